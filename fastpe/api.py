@@ -1,0 +1,326 @@
+"""The public verbs: check, plan, run; nothing else."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from . import checks, dispatch
+from . import positions as rows_of
+from .arrays import ITEMSIZE, Memory
+from .checks import describe, message
+from .encodings import NAMES, Sinusoidal
+from .operations import AddSinusoidal
+
+Array = TypeVar("Array")
+
+
+def add_encoding(
+    x: Array,
+    encoding: Sinusoidal | str | None = None,
+    *,
+    offset: Any = 0,
+    positions: Any = None,
+    cu_seqlens: Any = None,
+    mask: Any = None,
+    seq_axis: int = -2,
+    input_scale: float = 1.0,
+    seq_len: int | None = None,
+    out: Any = None,
+    validate: bool = False,
+) -> Array:
+    """Add a positional encoding to an array, in place.
+
+    ``x[..., t, :] = x[..., t, :] * input_scale + PE(position of row t)``
+
+    Parameters
+    ----------
+    x : (..., T, D) float16, bfloat16, float32 or float64 array of NumPy or CuPy
+        Any strides; written in place without a copy. T is ``seq_axis``, the first other axis but the last is the batch B, further
+        ones are heads.
+    encoding
+        A ``Sinusoidal``, the name ``"sinusoidal"``, or None for ``Sinusoidal()``.
+    offset : int or (B,) integers
+        Position of the first row: row t stands at ``offset + t``. With ``cu_seqlens``, an int or (n,) integers.
+    positions : (T,), (B, T) or x.shape[:-1] integers or real numbers
+        Position of every row, counted from 0; (B, T) in x's axis order. Real positions are rounded to 2^-32.
+    cu_seqlens : (n + 1,) integers
+        Boundaries along T, from 0 to T; positions restart at each.
+    mask : (T,) or (B, T) booleans
+        Rows that are False keep x unscaled (with ``out``, copied). A kept row stands at ``offset`` + the number of kept rows before
+        it in its sequence; with ``positions``, the mask only protects.
+    seq_axis
+        The axis of T; any but the last.
+    input_scale
+        Factor on x, such as ``math.sqrt(D)``. One multiply, then one add, each rounded.
+    seq_len
+        Length for an encoding that depends on it; ``Sinusoidal`` does not.
+    out : array like x
+        Write here and leave x alone. May be x; may not partly overlap it.
+    validate
+        Check values that lie on a GPU too, at the price of one synchronisation. Values on the host are always checked.
+
+    Returns
+    -------
+    x itself, not a copy (or ``out`` itself).
+
+    Raises
+    ------
+    TypeError
+        x is no array that fastpe knows or no floating-point array; an argument has the wrong type, dtype, library or device.
+    ValueError
+        A shape, layout or value is wrong: read-only or broadcast x, positions that are not finite or beyond 2^31, contradicting
+        arguments. Nothing has been written.
+
+    Notes
+    -----
+    Angles are exact at any position. Error against the true value: at most 2e-7 for float32, half a unit in the last place for
+    almost every float16 and bfloat16 element, 1e-12 for float64 up to position one million. The result for a position, width and
+    dtype has the same bits on every backend, for any batch, strides, number of threads and way of giving the position. NaN and inf
+    in x pass through. x on a GPU is written on the caller's current stream without synchronising.
+
+    Vaswani et al., "Attention Is All You Need", 2017, section 3.5.
+
+    Examples
+    --------
+    >>> import numpy as np, fastpe
+    >>> x = np.zeros((2, 3, 4), np.float32)      # (B, T, D)
+    >>> fastpe.add_encoding(x) is x
+    True
+    >>> x[1].round(4)
+    array([[0.    , 1.    , 0.    , 1.    ],
+           [0.8415, 0.5403, 0.01  , 1.    ],
+           [0.9093, -0.4161, 0.02  , 0.9998]], dtype=float32)
+    """
+    function = "add_encoding"
+    library, source = dispatch.memory(function, "x", x)
+    checks.floating(function, "x", source.dtype, x)
+    checks.has_rows(function, "x", source.shape)
+    axis = checks.axis(function, seq_axis, source.shape)
+    chosen = _encoding(function, encoding)
+    scale = checks.number(function, "input_scale", input_scale)
+    checks.sequence_length(function, seq_len)
+    target = source if out is None or out is x else _output(function, out, library, source.device, source.shape, source.dtype)
+    checks.writable(
+        function, "x" if target is source else "out", target.shape, target.strides, ITEMSIZE[target.dtype], target.writeable
+    )
+    if target is not source and _overlap(source, target):
+        raise ValueError(
+            message(
+                function, "out must be x or lie apart from it", "an out that partly overlaps x", "Pass out=x, or a new array."
+            )
+        )
+    rows = rows_of.resolve(rows_of.Target(function, library, source, axis, validate), offset, positions, cu_seqlens, mask)
+    if 0 not in target.shape:
+        operation = AddSinusoidal(source, target, rows, axis, chosen.plan(target.shape[-1]), scale)
+        dispatch.backend(target).run(operation)
+    result: Array = x if out is None else out
+    return result
+
+
+def encode(
+    positions: Any,
+    dim: int,
+    encoding: Sinusoidal | str | None = None,
+    *,
+    dtype: Any = None,
+    like: Any = None,
+    seq_len: int | None = None,
+    out: Any = None,
+    validate: bool = False,
+) -> Any:
+    """Write the encoding of positions: tables, diffusion timesteps, plots.
+
+    ``result[..., :] = PE(positions[...])``
+
+    Parameters
+    ----------
+    positions : number, sequence or array of integers or real numbers
+        Positions count from 0 and lie in [-2^31, 2^31); real ones are rounded to 2^-32.
+    dim
+        Width D >= 1.
+    encoding
+        A ``Sinusoidal``, the name ``"sinusoidal"``, or None for ``Sinusoidal()``.
+    dtype
+        float16, bfloat16, float32 or float64 (NumPy's bfloat16 needs ml_dtypes). None: that of ``out``, or float32.
+    like : array
+        Make the result in this array's library and on its device; positions on the host are copied there.
+    seq_len
+        Length for an encoding that depends on it; ``Sinusoidal`` does not.
+    out : array of shape positions.shape + (dim,)
+        Write here, whatever its strides.
+    validate
+        Check positions that lie on a GPU too, at the price of one synchronisation.
+
+    Returns
+    -------
+    array of shape ``positions.shape + (dim,)``, in the library and on the device of ``positions`` (or ``out`` itself).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As ``add_encoding``. ImportError: bfloat16 without ml_dtypes.
+
+    Notes
+    -----
+    The values are those that ``add_encoding`` adds, bit for bit.
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.encode([0, 1.5], 4).round(4)
+    array([[0.    , 1.    , 0.    , 1.    ],
+           [0.9975, 0.0707, 0.015 , 0.9999]], dtype=float32)
+    >>> fastpe.encode(131_071, 512, dtype="float64").shape
+    (512,)
+    """
+    function = "encode"
+    width = checks.width(function, "dim", dim)
+    chosen = _encoding(function, encoding)
+    checks.sequence_length(function, seq_len)
+    placed = _place(function, positions, like if like is not None else out, "like" if like is not None else "out")
+    library, found = dispatch.memory(function, "positions", placed)
+    shape = (*found.shape, width)
+    name = None if dtype is None else checks.dtype_name(function, dtype)
+    if out is None:
+        out = library.empty(shape, name or "float32", found.device)
+        target = library.memory(out)
+    else:
+        target = _output(function, out, library, found.device, shape, name)
+        checks.writable(function, "out", shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
+        if _overlap(found, target):
+            raise ValueError(message(function, "out must lie apart from positions", "an out that overlaps positions"))
+    rows = rows_of.of_positions(function, library, found, validate)
+    if 0 not in shape:
+        scalar = len(shape) == 1
+        if scalar:  # a single row
+            target = target._replace(shape=(1, *shape), strides=(0, *target.strides))
+        operation = AddSinusoidal(None, target, rows, 0 if scalar else len(shape) - 2, chosen.plan(width), 1.0)
+        dispatch.backend(target).run(operation)
+    return out
+
+
+def array_module() -> ModuleType:
+    """Return CuPy where a GPU is usable and NumPy otherwise, so that one pipeline runs on both.
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> xp = fastpe.array_module()
+    >>> x = fastpe.add_encoding(xp.zeros((2, 16, 64), "float32"))
+    """
+    from .backends import cuda
+
+    if cuda.problem() is not None:
+        return np
+    import cupy
+
+    module: ModuleType = cupy
+    return module
+
+
+def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
+    """Compile the kernels now, not in the first call (which takes about a second on the host; in CUDA graph capture it may not).
+
+    Parameters
+    ----------
+    dtypes
+        Names of element types.
+    device
+        None for the host, or the number of a CUDA device.
+
+    Raises
+    ------
+    ImportError, RuntimeError
+        The device cannot be used; the message says what is missing and how to install it.
+    """
+    import importlib
+
+    names = [checks.dtype_name("warmup", dtype) for dtype in ([dtypes] if isinstance(dtypes, str) else dtypes)]
+    if device is not None:
+        device = checks.integer("warmup", "device", device)
+    backend = importlib.import_module("fastpe.backends.numba" if device is None else "fastpe.backends.cuda")
+    for name in names:
+        backend.warmup(name, device)
+
+
+# ---- arguments ---------------------------------------------------------------------------------------------------------------
+
+
+def _encoding(function: str, encoding: Any) -> Sinusoidal:
+    if encoding is None:
+        return Sinusoidal()
+    if isinstance(encoding, Sinusoidal):
+        return encoding
+    known = ", ".join(repr(name) for name in NAMES)
+    rule = f"encoding must be an encoding such as Sinusoidal() or one of {known}"
+    if not isinstance(encoding, str):
+        raise TypeError(message(function, rule, describe(encoding)))
+    if encoding not in NAMES:
+        raise ValueError(message(function, rule, repr(encoding)))
+    return NAMES[encoding]()
+
+
+def _output(
+    function: str, out: Any, library: ModuleType, device: int | None, shape: tuple[int, ...], dtype: str | None
+) -> Memory:
+    """The memory of ``out``: of the same library, device, shape and dtype."""
+    found_library, found = dispatch.memory(function, "out", out)
+    if found_library is not library or found.device != device:
+        got = f"{found_library.NAME} on {_place_name(found.device)}"
+        wanted = f"{library.NAME} on {_place_name(device)}"
+        raise TypeError(
+            message(
+                function, f"out must be a {wanted} array like the input", got, "Nothing is copied between devices silently."
+            )
+        )
+    checks.floating(function, "out", found.dtype, out)
+    checks.same_shape(function, "out", found.shape, shape, found.dtype, found.dtype if dtype is None else dtype)
+    return found
+
+
+def _place_name(device: int | None) -> str:
+    return "the host" if device is None else f"device {device}"
+
+
+def _place(function: str, positions: Any, example: Any, name: str) -> Any:
+    """Positions as an array in the library and on the device of ``example`` (if there is one)."""
+    if dispatch.library_of(positions) is None:
+        positions = rows_of.host_numbers(function, "positions", positions)
+    if example is None:
+        return positions
+    library, found = dispatch.memory(function, name, example)
+    positions_library, memory = dispatch.memory(function, "positions", positions)
+    if positions_library is library and memory.device == found.device:
+        return positions
+    if memory.device is not None:
+        got = f"positions on {_place_name(memory.device)} and {name} on {_place_name(found.device)}"
+        raise TypeError(message(function, f"positions on a GPU must be on the device of {name}", got, "Copy them first."))
+    return library.from_host(positions, found.device)
+
+
+def _overlap(a: Memory, b: Memory) -> bool:
+    """Whether two arrays share an element without being the same view."""
+    if a.device != b.device or 0 in a.shape or 0 in b.shape:
+        return False
+    if (a.address, a.shape, a.strides, a.dtype) == (b.address, b.shape, b.strides, b.dtype):
+        return False
+    return bool(np.shares_memory(_shadow(a), _shadow(b)))
+
+
+class _Shadow:
+    def __init__(self, memory: Memory) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (memory.address, True),
+            "shape": memory.shape,
+            "strides": memory.strides,
+            "typestr": f"|V{np.dtype(memory.array.dtype).itemsize}",
+        }
+
+
+def _shadow(memory: Memory) -> Any:
+    """A NumPy array over the same addresses, never read: NumPy knows exactly whether two views overlap."""
+    return np.asarray(_Shadow(memory))

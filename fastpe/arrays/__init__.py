@@ -1,0 +1,22 @@
+"""An array library's arrays as memory: one small file per library."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+
+class Memory(NamedTuple):
+    """Where an array lies. Strides are in bytes; ``device`` is None on the host, else the CUDA device's number.
+
+    ``array`` keeps the memory alive.
+    """
+
+    array: Any
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    device: int | None
+    writeable: bool

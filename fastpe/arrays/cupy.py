@@ -1,0 +1,42 @@
+"""CuPy arrays as memory. Only imported once the caller has a CuPy array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cupy
+
+from . import Memory
+
+NAME = "cupy"
+
+
+def memory(array: Any) -> Memory:
+    return Memory(array, array.data.ptr, array.shape, array.strides, array.dtype.name, array.device.id, True)
+
+
+def empty(shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
+    """Allocate a new array on a device."""
+    if dtype == "bfloat16":
+        import ml_dtypes  # CuPy's own bfloat16
+
+        dtype = ml_dtypes.bfloat16
+    with cupy.cuda.Device(device):
+        return cupy.empty(shape, dtype)
+
+
+def from_host(array: Any, device: int | None) -> Any:
+    """Copy a host array to a device."""
+    with cupy.cuda.Device(device):
+        return cupy.asarray(array)
+
+
+def as_host(array: Any) -> Any:
+    """Copy an array to the host; synchronises."""
+    return cupy.asnumpy(array)
+
+
+def contiguous(array: Any, dtype: str) -> Any:
+    """The array itself, or a C-contiguous copy of this dtype."""
+    with cupy.cuda.Device(array.device.id):
+        return cupy.ascontiguousarray(array, dtype)

@@ -1,0 +1,44 @@
+"""NumPy arrays as memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import Memory
+
+NAME = "numpy"
+
+
+def memory(array: Any) -> Memory:
+    dtype = array.dtype
+    name = dtype.name if dtype.isnative else str(dtype)
+    return Memory(array, array.ctypes.data, array.shape, array.strides, name, None, array.flags.writeable)
+
+
+def empty(shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
+    """Allocate a new array (the host is the only device here)."""
+    return np.empty(shape, _dtype(dtype))
+
+
+def _dtype(name: str) -> Any:
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError(
+            "encode: NumPy has no bfloat16 of its own. Install ml_dtypes (pip install ml_dtypes), or pass out=."
+        ) from None
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def as_host(array: Any) -> Any:
+    """The array on the host (itself)."""
+    return array
+
+
+def from_host(array: Any, device: int | None) -> Any:
+    """A host array in this library (itself)."""
+    return array

@@ -1,0 +1,363 @@
+"""CUDA memory: compile a kernel with NVRTC on first use, choose its variant and its grid, launch it on the caller's stream.
+
+Nothing here synchronises, and nothing that lies on the GPU is read back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import hashlib
+import re
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .. import checks, kernels
+from ..arrays import ITEMSIZE, Memory
+from ..encodings import SinusoidalPlan
+from ..operations import AddSinusoidal, Tables
+from . import cache
+
+OPTIONS = ("--std=c++17", "-fmad=false")  # and no -ftz, which CuPy's own compiler would append: subnormal numbers survive
+KERNELS = Path(kernels.__file__).parent
+THREADS = 128
+BLOCKS_PER_MULTIPROCESSOR = 32  # two waves of resident blocks; more would only reread the tables
+MOST_BLOCKS_YZ = 65535
+
+_lock = threading.RLock()
+_modules: dict[tuple[str, str], Any] = {}
+_tables_found: dict[tuple[SinusoidalPlan, int], tuple[Tables, Any]] = {}
+
+
+# ---- is there a GPU ----------------------------------------------------------------------------------------------------------
+
+
+def problem() -> str | None:
+    """Say why CUDA cannot be used here and what to do about it; None if it can."""
+    found = _problem()
+    if found is not None:
+        _problem.cache_clear()  # it may be mended while this process runs
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _problem() -> str | None:
+    try:
+        import cupy
+    except ImportError as error:
+        if getattr(error, "name", None) == "cupy":
+            return "CuPy is not installed: pip install 'fastpe[cuda13]' (CUDA 13 driver) or 'fastpe[cuda12]' (CUDA 12 driver)"
+        return f"CuPy cannot be imported ({error}): reinstall it with pip install 'fastpe[cuda13]' or 'fastpe[cuda12]'"
+    runtime = cupy.cuda.runtime
+    if runtime.is_hip:
+        return "this CuPy is built for ROCm; fastpe's kernels are CUDA: pip install 'fastpe[cuda13]' or 'fastpe[cuda12]'"
+    if tuple(int(part) for part in re.findall(r"\d+", cupy.__version__)[:2]) < (14, 2):
+        return f"CuPy {cupy.__version__} is too old, 14.2 is needed: pip install -U 'fastpe[cuda13]' or 'fastpe[cuda12]'"
+    try:
+        devices = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        return f"no CUDA device can be used ({error}): install or update the NVIDIA driver"
+    if devices == 0:
+        return "no CUDA device was found: check nvidia-smi and CUDA_VISIBLE_DEVICES"
+    try:
+        from cupy.cuda import nvrtc
+
+        compiler = nvrtc.getVersion()[0]
+    except Exception as error:
+        package = "nvidia-cuda-nvrtc" if runtime.runtimeGetVersion() >= 13000 else "nvidia-cuda-nvrtc-cu12"
+        return f"NVRTC, the compiler, was not found ({type(error).__name__}): pip install {package}"
+    driver = runtime.driverGetVersion() // 1000
+    if compiler > driver:
+        return f"NVRTC {compiler} is newer than the driver's CUDA {driver}: pip install 'fastpe[cuda{driver}]', or update the driver"
+    return None
+
+
+def require() -> None:
+    """Raise ImportError with what to install if CUDA cannot be used."""
+    found = problem()
+    if found is not None:
+        raise ImportError(f"fastpe: {found}.")
+
+
+# ---- modules -----------------------------------------------------------------------------------------------------------------
+
+
+def source(name: str) -> str:
+    """The source of a kernel file with its includes in place, so that one string is all that is compiled."""
+    seen: set[str] = set()
+
+    def include(match: re.Match[str]) -> str:
+        file = match.group(1)
+        if file in seen:
+            return ""
+        seen.add(file)
+        return expand(file)
+
+    def expand(file: str) -> str:
+        return re.sub(r'#include "(\w+\.cuh)"\n', include, (KERNELS / file).read_text())
+
+    return expand(f"{name}.cu")
+
+
+def compile_source(name: str, architecture: str, *options: str) -> tuple[bytes, str]:
+    """Compile a kernel file for ``sm_XY`` (to a cubin) or ``compute_XY`` (to PTX); return the result and the compiler's log."""
+    from cupy.cuda import nvrtc
+
+    program = nvrtc.createProgram(source(name), f"{name}.cu", (), ())
+    try:
+        try:
+            nvrtc.compileProgram(program, (f"-arch={architecture}", *OPTIONS, *options))
+        except nvrtc.NVRTCError as error:
+            raise RuntimeError(
+                f"fastpe: {name}.cu does not compile for {architecture}:\n{nvrtc.getProgramLog(program)}"
+            ) from error
+        log: str = nvrtc.getProgramLog(program)
+        # CuPy takes the last byte of a cubin for the end of a string.
+        result = nvrtc.getCUBIN(program) + b"\0" if architecture.startswith("sm_") else nvrtc.getPTX(program)
+        return result, log
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+def _module(name: str, device: int) -> Any:
+    """The loaded module of a kernel file for a device's architecture."""
+    import cupy
+
+    architecture = f"sm_{cupy.cuda.Device(device).compute_capability}"
+    with _lock:
+        if (name, architecture) not in _modules:
+            require()
+            _modules[name, architecture] = cupy.RawModule(path=str(_cubin(name, architecture)))
+        return _modules[name, architecture]
+
+
+def _cubin(name: str, architecture: str) -> Path:
+    from cupy.cuda import nvrtc
+
+    version = ".".join(str(part) for part in nvrtc.getVersion())
+    text = "\n".join((source(name), version, architecture, *OPTIONS))
+    key = f"{name}-{architecture}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    place = cache.folder("cuda")
+    found = cache.load(place, key) if place is not None else None
+    if found is not None:
+        return found
+    content, _ = compile_source(name, architecture)
+    return (place and cache.store(place, key, content)) or _temporary(key, content)
+
+
+def _temporary(key: str, content: bytes) -> Path:
+    """A file for this process alone, where there is no cache."""
+    place = Path(tempfile.mkdtemp(prefix="fastpe-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    path = cache.store(place, key, content)
+    if path is None:
+        raise RuntimeError(
+            f"fastpe: no folder can hold a compiled kernel; set FASTPE_CACHE_DIR to one that can be written (tried {place})."
+        )
+    return path
+
+
+def _launch(name: str, entry: str, device: int, grid: tuple[int, ...], block: tuple[int, ...], arguments: Any) -> None:
+    import cupy
+
+    with cupy.cuda.Device(device):
+        _module(name, device).get_function(entry)(grid, block, (arguments,))
+
+
+@functools.lru_cache(maxsize=16)
+def _multiprocessors(device: int) -> int:
+    import cupy
+
+    count: int = cupy.cuda.Device(device).attributes["MultiProcessorCount"]
+    return count
+
+
+def _block(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    """An argument block as one structured element, which CuPy passes by value."""
+    reals = ("amplitude", "input_scale")
+    dtype = np.dtype([(name, "<f8" if name in reals else "<i8") for name in names])
+    return np.array([values], dtype)
+
+
+# ---- add_sinusoidal ----------------------------------------------------------------------------------------------------------
+
+# As in `add_sinusoidal.cu` and `kernels.add_sinusoidal.ARGUMENTS`.
+_ADD_SINUSOIDAL = (
+    *("x", "out", "batch", "rows", "heads", "width"),
+    *("x_batch_stride", "x_row_stride", "x_head_stride", "x_column_stride"),
+    *("out_batch_stride", "out_row_stride", "out_head_stride", "out_column_stride"),
+    *("positions", "positions_batch_stride", "positions_row_stride", "positions_head_stride", "start"),
+    *("mask", "mask_batch_stride", "mask_row_stride"),
+    *("frequencies", "whole_turns", "cosines", "sines"),
+    *("interleaved", "cosine_first", "second_half", "tail_column", "tail_is_cosine", "amplitude", "input_scale"),
+)
+_SUFFIX = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64"}
+_PAIRS = {"vec16_interleaved": 8, "vec16_concatenated": 16}  # bytes of a thread's pairs, counted once a pair
+
+
+def warmup(dtype: str, device: int) -> None:
+    """Compile and load every kernel for a device (the element types share one module)."""
+    require()
+    for name in ("add_sinusoidal", "locate_rows"):
+        _module(name, device)
+
+
+def run(operation: AddSinusoidal) -> None:
+    """Launch an operation on the caller's current stream."""
+    device = operation.out.device
+    assert device is not None
+    suffix, itemsize = _SUFFIX[operation.out.dtype], ITEMSIZE[operation.out.dtype]
+    tables = _tables(operation.plan, device)
+    for arguments in operation.arguments(tables):
+        call = dict(zip(_ADD_SINUSOIDAL, arguments, strict=True))
+        variant = _variant(call, itemsize)
+        if variant == "columns":
+            _check_alignment(call, itemsize)
+        pairs = (call["width"] + 1) // 2
+        units = pairs if variant == "columns" else pairs * itemsize // _PAIRS[variant]
+        grid, block = _grid(call, units, device)
+        entry = f"add_sinusoidal_{suffix}_{variant}"
+        _launch("add_sinusoidal", entry, device, grid, block, _block(_ADD_SINUSOIDAL, arguments))
+
+
+def _variant(call: dict[str, Any], itemsize: int) -> str:
+    """The 16-byte vector kernels where address, outer strides and width allow, else one pair of columns a thread."""
+    arrays = ("x", "out") if call["x"] else ("out",)
+    outer = [call[f"{array}{part}"] for array in arrays for part in ("", "_batch_stride", "_row_stride", "_head_stride")]
+    contiguous = all(call[f"{array}_column_stride"] == itemsize for array in arrays)
+    block = call["width"] if call["interleaved"] else call["second_half"]
+    if not contiguous or call["width"] % 2 or block * itemsize % 16 or any(value % 16 for value in outer):
+        return "columns"
+    return "vec16_interleaved" if call["interleaved"] else "vec16_concatenated"
+
+
+def _check_alignment(call: dict[str, Any], itemsize: int) -> None:
+    strides = [value for name, value in call.items() if name.startswith(("x_", "out_")) and name.endswith("_stride")]
+    if any(value % itemsize for value in (call["x"], call["out"], *strides)):
+        raise ValueError(
+            checks.message(
+                "add_encoding", "arrays on a GPU must be aligned to their element", "a view that is not", "Pass a copy."
+            )
+        )
+
+
+def _grid(call: dict[str, Any], units: int, device: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """Threads over units (x), groups of eight rows (y) and sequences (z)."""
+    wide = min(THREADS, 1 << max(units - 1, 0).bit_length())
+    tall = THREADS // wide
+    groups = (call["rows"] + 14) // 8 if call["positions"] == 0 else (call["rows"] + 7) // 8
+    columns = -(-units // wide)
+    blocks = _multiprocessors(device) * BLOCKS_PER_MULTIPROCESSOR
+    varies = call["positions_batch_stride"] or call["positions_head_stride"]
+    # Sequences that share their positions share a thread's rows, unless there are too few rows to fill the device.
+    down = min(-(-groups // tall), max(1, blocks // columns), MOST_BLOCKS_YZ)
+    deep = min(call["batch"], MOST_BLOCKS_YZ, call["batch"] if varies else max(1, blocks // (columns * down)))
+    return (columns, down, deep), (wide, tall)
+
+
+def _tables(plan: SinusoidalPlan, device: int) -> Tables:
+    """A plan's tables on a device, uploaded once."""
+    with _lock:
+        if (plan, device) not in _tables_found:
+            import cupy
+
+            require()
+            with cupy.cuda.Device(device):
+                arrays = [cupy.asarray(array) for array in (plan.turns.fraction, plan.turns.whole, *plan.rotations)]
+                cupy.cuda.get_current_stream().synchronize()  # once: any stream may read them from now on
+            _tables_found[plan, device] = Tables(*(array.data.ptr for array in arrays)), arrays
+        return _tables_found[plan, device][0]
+
+
+# ---- locate_rows -------------------------------------------------------------------------------------------------------------
+
+_LOCATE_ROWS = (
+    *("table", "batch", "rows", "positions", "positions_kind", "mask", "mask_batch_stride", "mask_row_stride"),
+    *("offset", "offsets", "offsets_kind", "offsets_stride"),
+    *("boundaries", "boundaries_kind", "boundaries_stride", "sequences", "segment"),
+)
+_KINDS = {"int32": 0, "int64": 1, "float32": 2, "float64": 3}
+_LOCATE_THREADS = 256
+
+
+def _locate(variant: str, device: int, grid: tuple[int, int], **given: int) -> None:
+    values = tuple(given.get(name, 0) for name in _LOCATE_ROWS)
+    _launch("locate_rows", f"locate_rows_{variant}", device, grid, (_LOCATE_THREADS,), _block(_LOCATE_ROWS, values))
+
+
+def _integers(library: ModuleType, memory: Memory) -> Memory:
+    """An integer array as int32 or int64."""
+    if memory.dtype in ("int32", "int64"):
+        return memory
+    result: Memory = library.memory(library.contiguous(memory.array, "int64"))
+    return result
+
+
+def locate_rows_given(library: ModuleType, positions: Memory) -> Memory:
+    require()
+    device = positions.device
+    assert device is not None
+    real = positions.array.dtype.kind == "f"
+    kind = positions.dtype if positions.dtype in _KINDS else "float32" if real else "int64"
+    flat = library.memory(library.contiguous(positions.array, kind))
+    table: Memory = library.memory(library.empty(positions.shape, "int64", device))
+    rows = int(np.prod(positions.shape, dtype=np.int64))
+    if rows:
+        grid = (-(-rows // _LOCATE_THREADS), 1)
+        _locate("given", device, grid, table=table.address, rows=rows, positions=flat.address, positions_kind=_KINDS[kind])
+    return table
+
+
+def locate_rows_ragged(library: ModuleType, rows: int, offsets: Memory | int, boundaries: Memory | None) -> Memory:
+    batch = 1 if isinstance(offsets, int) or boundaries is not None else offsets.shape[0]
+    return _counted(library, "ragged", batch, rows, None, offsets, boundaries)
+
+
+def locate_rows_counted(library: ModuleType, mask: Memory, offsets: Memory | int, boundaries: Memory | None) -> Memory:
+    batch = mask.shape[0] if len(mask.shape) == 2 else 1
+    if isinstance(offsets, Memory) and boundaries is None:
+        batch = offsets.shape[0]
+    return _counted(library, "counted", batch, mask.shape[-1], mask, offsets, boundaries)
+
+
+def _counted(
+    library: ModuleType,
+    variant: str,
+    batch: int,
+    rows: int,
+    mask: Memory | None,
+    offsets: Memory | int,
+    boundaries: Memory | None,
+) -> Memory:
+    require()
+    given = {"batch": batch, "rows": rows, "segment": -(-rows // _LOCATE_THREADS)}
+    known = [memory for memory in (mask, offsets, boundaries) if isinstance(memory, Memory)]
+    device = known[0].device
+    assert device is not None
+    if mask is not None:
+        by_batch = mask.strides[0] if len(mask.shape) == 2 else 0
+        given |= {"mask": mask.address, "mask_batch_stride": by_batch, "mask_row_stride": mask.strides[-1]}
+    if isinstance(offsets, int):
+        given["offset"] = offsets
+    else:
+        offsets = _integers(library, offsets)
+        given |= {"offsets": offsets.address, "offsets_kind": _KINDS[offsets.dtype], "offsets_stride": offsets.strides[0]}
+    if boundaries is not None:
+        boundaries = _integers(library, boundaries)
+        given |= {
+            "boundaries": boundaries.address,
+            "boundaries_kind": _KINDS[boundaries.dtype],
+            "boundaries_stride": boundaries.strides[0],
+            "sequences": boundaries.shape[0] - 1,
+        }
+    table: Memory = library.memory(library.empty((batch, rows), "int64", device))
+    if batch * rows:
+        grid = (batch, 1) if variant == "counted" else (-(-rows // _LOCATE_THREADS), min(batch, MOST_BLOCKS_YZ))
+        _locate(variant, device, grid, table=table.address, **given)
+    return table

@@ -1,0 +1,143 @@
+"""Host memory: compile a kernel for its element type on first use, lay out its argument block, share out the rows."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..arrays import ITEMSIZE, Memory
+from ..arrays import numpy as numpy_arrays
+from ..encodings import SinusoidalPlan
+from ..operations import AddSinusoidal, Tables
+from . import pool
+
+CHUNK_BYTES = 1 << 18  # of x; a chunk and its tables stay in a core's second-level cache
+BYTES_PER_HELPER = 1 << 20  # below this a helper wakes too late to help
+CONTIGUOUS_BYTES = 1 << 15  # of one sequence, before a chunk goes on to the next sequence
+
+# Compiling holds Numba's global lock; a child forked meanwhile would wait for it for ever. So every compilation holds this lock,
+# and a fork waits for it.
+_compiling = threading.RLock()
+_kernels: dict[tuple[Any, ...], Callable[..., None]] = {}
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_compiling.acquire, after_in_parent=_compiling.release, after_in_child=_compiling.release)
+
+
+def kernel(name: str, *variant: Any) -> Callable[..., None]:
+    """Return the compiled kernel of an operation; ``variant`` are the arguments of its module's ``build``."""
+    try:
+        return _kernels[name, *variant]
+    except KeyError:
+        with _compiling:
+            if (name, *variant) not in _kernels:
+                _kernels[name, *variant] = _compile(name, *variant)
+            return _kernels[name, *variant]
+
+
+def _compile(name: str, *variant: Any) -> Callable[..., None]:
+    import importlib
+
+    import numba
+
+    module = importlib.import_module(f"fastpe.kernels.{name}")
+    compiled = numba.njit(module.SIGNATURE, nogil=True, error_model="numpy", boundscheck=False)(module.build(*variant))
+    result: Callable[..., None] = compiled
+    return result
+
+
+def warmup(dtype: str, device: int | None) -> None:
+    """Compile what ``add_encoding(x)`` and ``encode`` run for one element type with the default layout."""
+    for mode in (_IN_PLACE, _ALONE):
+        kernel(AddSinusoidal.name, dtype, True, mode)
+
+
+def run(operation: AddSinusoidal) -> None:
+    """Run an operation to its end."""
+    x, out, plan = operation.x, operation.out, operation.plan
+    mode = _ALONE if x is None else _IN_PLACE if (x.address, x.strides) == (out.address, out.strides) else _OUT_OF_PLACE
+    compiled = kernel(operation.name, out.dtype, plan.interleaved, mode)
+    tables, alive = _tables(plan)
+    threads = pool.get_num_threads()
+    for arguments in operation.arguments(tables):
+        call = np.frombuffer(_BLOCK.pack(*arguments), np.int64)
+        control, helpers = _divide(operation, arguments, threads)
+        pool.run(compiled, call, control, helpers)
+    del alive
+
+
+_IN_PLACE, _OUT_OF_PLACE, _ALONE = 0, 1, 2  # kernels.add_sinusoidal
+_BLOCK = struct.Struct("=31q2d")
+_CONTROL_WORDS = 40  # kernels.add_sinusoidal.CONTROL_WORDS, and the places in it
+_CHUNKS, _ROWS_PER_CHUNK, _BATCH_PER_CHUNK, _YIELD = 32, 33, 34, 35
+
+
+def _divide(operation: AddSinusoidal, arguments: tuple[Any, ...], threads: int) -> tuple[Any, int]:
+    """Cut the rows into chunks; return the control block and how many helpers are worth waking."""
+    batch, rows, heads, width = arguments[2:6]
+    row_bytes = width * heads * ITEMSIZE[operation.out.dtype]
+    shared = batch > 1 and arguments[15] == 0
+    # Sequences that share their positions share the evaluation of a row: a chunk takes a few rows of many sequences.
+    target_rows = (CONTIGUOUS_BYTES if shared else CHUNK_BYTES) // row_bytes
+    rows_per_chunk = min(rows, max(8, target_rows // 8 * 8))
+    batch_per_chunk = min(batch, max(1, CHUNK_BYTES // (row_bytes * rows_per_chunk)))
+    chunks = -(-rows // rows_per_chunk) * -(-batch // batch_per_chunk)
+    control = np.zeros(_CONTROL_WORDS, np.int64)
+    control[_CHUNKS : _YIELD + 1] = chunks, rows_per_chunk, batch_per_chunk, _yield_function()
+    return control, min(threads - 1, chunks - 1, batch * rows * row_bytes // BYTES_PER_HELPER)
+
+
+@functools.lru_cache(maxsize=1)
+def _yield_function() -> int:
+    """Address of the C function that gives up the processor while the caller waits for a helper's last chunk; 0 to spin."""
+    with contextlib.suppress(OSError, AttributeError):
+        if sys.platform == "win32":
+            return ctypes.cast(ctypes.windll.kernel32.SwitchToThread, ctypes.c_void_p).value or 0
+        return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
+    return 0
+
+
+@functools.lru_cache(maxsize=64)
+def _tables(plan: SinusoidalPlan) -> tuple[Tables, tuple[Any, ...]]:
+    """Addresses of a plan's tables, and the arrays that hold them."""
+    cosines, sines = plan.rotations
+    arrays = plan.turns.fraction, plan.turns.whole, cosines, sines
+    return Tables(*(array.ctypes.data for array in arrays)), arrays
+
+
+# ---- positions ---------------------------------------------------------------------------------------------------------------
+
+
+def _int64(value: Memory | int) -> Any:
+    return np.array([value], np.int64) if isinstance(value, int) else value.array.astype(np.int64)
+
+
+def locate_rows_given(library: ModuleType, positions: Memory) -> Memory:
+    from ..kernels import locate_rows
+
+    return numpy_arrays.memory(locate_rows.locate_rows_given(positions.array))
+
+
+def locate_rows_ragged(library: ModuleType, rows: int, offsets: Memory | int, boundaries: Memory | None) -> Memory:
+    from ..kernels import locate_rows
+
+    table = locate_rows.locate_rows_ragged(rows, _int64(offsets), None if boundaries is None else _int64(boundaries))
+    return numpy_arrays.memory(table)
+
+
+def locate_rows_counted(library: ModuleType, mask: Memory, offsets: Memory | int, boundaries: Memory | None) -> Memory:
+    from ..kernels import locate_rows
+
+    kept = np.atleast_2d(mask.array)
+    table = locate_rows.locate_rows_counted(kept, _int64(offsets), None if boundaries is None else _int64(boundaries))
+    return numpy_arrays.memory(table)

@@ -1,0 +1,166 @@
+"""Every argument error, in one voice: function, argument and rule, what came, what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+POSITION_LIMIT = 2**31
+NOT_A_POSITION = -(2**63) + 1  # in units of 2^-32; its row is NaN
+
+
+def message(function: str, rule: str, got: str, remedy: str = "") -> str:
+    """``add_encoding: x must ..., got ... . Remedy.``"""
+    text = f"{function}: {rule}, got {got}."
+    return f"{text} {remedy}" if remedy else text
+
+
+def describe(value: Any) -> str:
+    """What came, in few words: dtype and shape of an array, type and value of anything else."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"{dtype} of shape {tuple(shape)}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+# ---- single values -----------------------------------------------------------------------------------------------------------
+
+
+def integer(function: str, name: str, value: Any, remedy: str = "") -> int:
+    """An int or anything that is one (NumPy integers, 0-d integer arrays on the host); never a bool."""
+    try:
+        if isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b":
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(message(function, f"{name} must be an integer", describe(value), remedy)) from None
+
+
+def number(function: str, name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        try:
+            if isinstance(value, (bool, str, bytes)) or getattr(value, "ndim", 0) != 0:
+                raise TypeError
+            value = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(message(function, f"{name} must be a real number", describe(value))) from None
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise ValueError(message(function, f"{name} must be finite", describe(value)))
+    return float(value)
+
+
+def positive_number(function: str, name: str, value: Any) -> float:
+    result = number(function, name, value)
+    if result <= 0:
+        raise ValueError(message(function, f"{name} must be greater than 0", describe(value)))
+    return result
+
+
+def boolean(function: str, name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(message(function, f"{name} must be True or False", describe(value)))
+
+
+def one_of(function: str, name: str, value: Any, known: Sequence[str]) -> None:
+    if value not in known:
+        names = ", ".join(repr(item) for item in known)
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(message(function, f"{name} must be one of {names}", describe(value)))
+
+
+def width(function: str, name: str, value: Any) -> int:
+    result = integer(function, name, value)
+    if result < 1:
+        raise ValueError(message(function, f"{name} must be at least 1", str(result)))
+    return result
+
+
+def sequence_length(function: str, value: Any) -> None:
+    if value is not None and integer(function, "seq_len", value) < 1:
+        raise ValueError(message(function, "seq_len must be at least 1", str(value)))
+
+
+def axis(function: str, value: Any, shape: tuple[int, ...]) -> int:
+    """Normalise ``seq_axis``; the last axis is the width."""
+    ndim = len(shape)
+    result = integer(function, "seq_axis", value)
+    normal = result + ndim if result < 0 else result
+    if not 0 <= normal < ndim - 1:
+        allowed = f"{-ndim} ... -2 or 0 ... {ndim - 2}"
+        raise ValueError(
+            message(function, f"seq_axis must be an axis of x other than the last ({allowed})", f"{result} for shape {shape}")
+        )
+    return normal
+
+
+def dtype_name(function: str, dtype: Any) -> str:
+    """Name of a floating-point dtype given as a name, a NumPy dtype or a scalar type."""
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", None)
+    if name not in FLOATS:
+        with contextlib.suppress(TypeError):
+            name = np.dtype(dtype).name
+    if name not in FLOATS:
+        raise TypeError(message(function, f"dtype must be one of {', '.join(FLOATS)}", describe(dtype)))
+    return str(name)
+
+
+# ---- arrays ------------------------------------------------------------------------------------------------------------------
+
+
+def floating(function: str, name: str, dtype: str, array: Any) -> None:
+    if dtype in FLOATS:
+        return
+    remedy = f'Convert it first, e.g. {name}.astype("float32").'
+    if dtype.startswith(("complex", "clongdouble")):
+        remedy = f"Encode its real view instead, e.g. {name}.view of the real type."
+    rule = f"{name} must be a floating-point array ({', '.join(FLOATS)})"
+    raise TypeError(message(function, rule, describe(array), remedy))
+
+
+def has_rows(function: str, name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) < 2:
+        remedy = f"A single row is {name}[None, :]." if len(shape) == 1 else ""
+        raise ValueError(message(function, f"{name} must have at least 2 axes, (..., T, D)", f"shape {shape}", remedy))
+    if shape[-1] < 1:
+        raise ValueError(message(function, f"{name} must have a last axis D of at least 1", f"shape {shape}"))
+
+
+def writable(
+    function: str, name: str, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, writeable: bool
+) -> None:
+    """Refuse memory that cannot be written element by element."""
+    if not writeable:
+        raise ValueError(
+            message(function, f"{name} must be writable", f"a read-only array of shape {shape}", "Pass a copy, or out=.")
+        )
+    if 0 in shape:
+        return
+    span = itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(strides, shape, strict=True) if size > 1):
+        if stride < span:
+            what = "a broadcast view" if stride == 0 else "a view whose elements overlap"
+            remedy = f"Write to an array of its own: {name}.copy(), or out=."
+            raise ValueError(
+                message(
+                    function, f"{name} must not hold one element twice", f"{what} of shape {shape}, strides {strides}", remedy
+                )
+            )
+        span = stride * (size - 1) + span
+
+
+def same_shape(function: str, name: str, shape: tuple[int, ...], expected: tuple[int, ...], dtype: str, wanted: str) -> None:
+    if shape != expected:
+        raise ValueError(message(function, f"{name} must have shape {expected}", f"{shape}"))
+    if dtype != wanted:
+        raise TypeError(message(function, f"{name} must have dtype {wanted}", dtype))

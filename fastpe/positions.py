@@ -1,0 +1,317 @@
+"""offset / positions / cu_seqlens / mask -> one canonical form.
+
+The kernels know one form only: row t stands at ``start + t``, or a table holds every row's position as int64 in units of 2^-32; a
+mask may protect rows. A table costs 8 bytes a row. Arguments on the host are always checked; arguments on a GPU are not read back
+unless the caller asks for it with ``validate=True``.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import checks, dispatch
+from .arrays import Memory
+from .checks import POSITION_LIMIT, describe, message
+
+ONE = 1 << 32  # one position, in the kernels' units
+KINDS = {"int32": 0, "int64": 1, "float32": 2, "float64": 3}  # what `locate_rows.cu` reads as it is
+
+
+class Rows(NamedTuple):
+    """Where the rows stand. Strides are in bytes, one for each axis of x but the last; 0 where an axis plays no part."""
+
+    start: int
+    table: int
+    table_strides: tuple[int, ...]
+    mask: int
+    mask_strides: tuple[int, ...]
+    alive: tuple[Any, ...]
+
+
+class Target(NamedTuple):
+    """The array whose rows are to be placed, and who asks."""
+
+    function: str
+    library: ModuleType
+    memory: Memory
+    seq_axis: int
+    validate: bool
+
+    @property
+    def rows(self) -> int:
+        return self.memory.shape[self.seq_axis]
+
+    @property
+    def batch_axis(self) -> int | None:
+        """The first axis that is neither seq_axis nor the last."""
+        return None if len(self.memory.shape) == 2 else 1 if self.seq_axis == 0 else 0
+
+    @property
+    def batch(self) -> int:
+        return 1 if self.batch_axis is None else self.memory.shape[self.batch_axis]
+
+
+def resolve(target: Target, offset: Any, positions: Any, cu_seqlens: Any, mask: Any) -> Rows:
+    """Check the four arguments against each other and against x, and bring them into the kernels' form."""
+    none = (0,) * (len(target.memory.shape) - 1)
+    if positions is None and cu_seqlens is None and mask is None and type(offset) is int:
+        return Rows(_affine(target, offset) * ONE, 0, none, 0, none, ())
+    function = target.function
+    if positions is not None:
+        for name, value in (("cu_seqlens", cu_seqlens), ("offset", None if _is_zero(offset) else offset)):
+            if value is not None:
+                raise ValueError(
+                    message(
+                        function,
+                        f"positions and {name} contradict each other",
+                        "both",
+                        f"Give positions alone, or {name} alone.",
+                    )
+                )
+    kept, mask_address, mask_strides, mask_memory = None, 0, none, None
+    if mask is not None:
+        kept = _mask(target, mask)
+        mask_memory = kept
+        mask_address, mask_strides = kept.address, _spread(target, kept.shape, kept.strides)
+    if positions is not None:
+        table, strides = _given(target, positions)
+    elif kept is None and cu_seqlens is None and not _is_array(offset):
+        return Rows(_affine(target, checks.integer(function, "offset", offset)) * ONE, 0, none, 0, none, ())
+    else:
+        table, strides = _counted(target, offset, cu_seqlens, kept)
+    return Rows(0, table.address, strides, mask_address, mask_strides, (table, mask_memory))
+
+
+def of_positions(function: str, library: ModuleType, found: Memory, validate: bool) -> Rows:
+    """The rows of ``encode``: one for every position, any shape."""
+    _check_positions(function, library, found, validate)
+    table = dispatch.backend(found).locate_rows_given(library, found)
+    strides = table.strides or (0,)
+    return Rows(0, table.address, strides, 0, (0,) * len(strides), (table,))
+
+
+# ---- offset ------------------------------------------------------------------------------------------------------------------
+
+
+def _is_zero(offset: Any) -> bool:
+    return not _is_array(offset) and offset == 0
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
+
+
+def _affine(target: Target, offset: int) -> int:
+    last = offset + max(target.rows - 1, 0)
+    if offset < -POSITION_LIMIT or last >= POSITION_LIMIT:
+        raise ValueError(
+            message(target.function, "every position must lie in [-2^31, 2^31)", f"offset {offset} with {target.rows} rows")
+        )
+    return offset
+
+
+def _offsets(target: Target, offset: Any, sequences: int | None) -> Memory | int:
+    """One offset, or the memory of (B,) or, with cu_seqlens, (n,) of them."""
+    function = target.function
+    if not _is_array(offset):
+        value = checks.integer(function, "offset", offset, "One offset a sequence is an array of shape (B,).")
+        if not -POSITION_LIMIT <= value < POSITION_LIMIT:
+            raise ValueError(message(function, "every position must lie in [-2^31, 2^31)", f"offset {value}"))
+        return value
+    expected, what = (sequences, "(n,), one a sequence of cu_seqlens") if sequences is not None else (target.batch, "(B,)")
+    if sequences is None and target.batch_axis is None:
+        remedy = "A 2-D x of shape (T, D) has no batch axis; give an int."
+        raise ValueError(message(function, "offset must be an integer", describe(offset), remedy))
+    found = _argument(target, "offset", offset, "iu")
+    if found.shape != (expected,):
+        raise ValueError(
+            message(function, f"offset must be an integer or have shape {what} = ({expected},)", f"shape {found.shape}")
+        )
+    _check_range(function, "offset", found, target)
+    return found
+
+
+# ---- cu_seqlens and mask -----------------------------------------------------------------------------------------------------
+
+
+def _counted(target: Target, offset: Any, cu_seqlens: Any, mask: Memory | None) -> tuple[Memory, tuple[int, ...]]:
+    boundaries = None if cu_seqlens is None else _boundaries(target, cu_seqlens)
+    offsets = _offsets(target, offset, None if boundaries is None else boundaries.shape[0] - 1)
+    backend = dispatch.backend(target.memory)
+    batch_axis = target.batch_axis
+    if mask is None:
+        table = backend.locate_rows_ragged(target.library, target.rows, offsets, boundaries)
+    else:
+        by_sequence = (
+            mask if len(mask.shape) == 1 or (batch_axis is not None and batch_axis < target.seq_axis) else _swapped(mask)
+        )
+        table = backend.locate_rows_counted(target.library, by_sequence, offsets, boundaries)
+    _check_table(target, table)
+    strides = [0] * (len(target.memory.shape) - 1)
+    strides[target.seq_axis] = table.strides[1]
+    if batch_axis is not None and table.shape[0] > 1:
+        strides[batch_axis] = table.strides[0]
+    return table, tuple(strides)
+
+
+def _swapped(mask: Memory) -> Memory:
+    return mask._replace(shape=mask.shape[::-1], strides=mask.strides[::-1], array=mask.array.T)
+
+
+def _boundaries(target: Target, cu_seqlens: Any) -> Memory:
+    function = target.function
+    found = _argument(target, "cu_seqlens", cu_seqlens, "iu")
+    if len(found.shape) != 1 or found.shape[0] < 1:
+        raise ValueError(
+            message(function, "cu_seqlens must have shape (n + 1,), starting at 0 and ending at T", f"shape {found.shape}")
+        )
+    if target.validate or found.device is None:
+        values = np.asarray(target.library.as_host(found.array))
+        rule = "cu_seqlens must start at 0, never decrease and end at T"
+        if values[0] != 0:
+            raise ValueError(message(function, rule, f"first value {values[0]}"))
+        falls = np.flatnonzero(values[1:] < values[:-1])
+        if falls.size:
+            raise ValueError(
+                message(function, rule, f"{values[falls[0] + 1]} after {values[falls[0]]} at index {falls[0] + 1}")
+            )
+        if values[-1] != target.rows:
+            raise ValueError(message(function, rule, f"last value {values[-1]} for T = {target.rows}"))
+    return found
+
+
+def _mask(target: Target, mask: Any) -> Memory:
+    function = target.function
+    found = _argument(target, "mask", mask, "b")
+    accepted = _row_shapes(target)
+    if found.shape not in accepted:
+        shapes = " or ".join(str(shape) for shape in accepted)
+        raise ValueError(message(function, f"mask must have shape {shapes}", f"shape {found.shape}"))
+    return found
+
+
+def _row_shapes(target: Target) -> list[tuple[int, ...]]:
+    """(T,) and, where there is a batch axis, (B, T) in x's axis order."""
+    shapes: list[tuple[int, ...]] = [(target.rows,)]
+    if target.batch_axis is not None:
+        order = sorted((target.batch_axis, target.seq_axis))
+        shapes.append(tuple(target.memory.shape[axis] for axis in order))
+    return shapes
+
+
+def _spread(target: Target, shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a (T,), (B, T) or x.shape[:-1] array for every leading axis of x."""
+    leading = len(target.memory.shape) - 1
+    if len(shape) == 1:
+        axes: list[int] = [target.seq_axis]
+    elif len(shape) == 2 and target.batch_axis is not None:
+        axes = sorted((target.batch_axis, target.seq_axis))
+    else:
+        axes = list(range(leading))
+    result = [0] * leading
+    for axis, stride, size in zip(axes, strides, shape, strict=True):
+        result[axis] = stride if size > 1 else 0
+    return tuple(result)
+
+
+# ---- positions ---------------------------------------------------------------------------------------------------------------
+
+
+def _given(target: Target, positions: Any) -> tuple[Memory, tuple[int, ...]]:
+    function = target.function
+    found = _argument(target, "positions", positions, "iuf")
+    accepted = _row_shapes(target)
+    if target.memory.shape[:-1] not in accepted:
+        accepted.append(target.memory.shape[:-1])
+    if found.shape not in accepted:
+        shapes = " or ".join(str(shape) for shape in accepted)
+        remedy = f"x has shape {target.memory.shape} and seq_axis {target.seq_axis}."
+        raise ValueError(message(function, f"positions must have shape {shapes}", f"shape {found.shape}", remedy))
+    _check_positions(function, target.library, found, target.validate)
+    table = dispatch.backend(found).locate_rows_given(target.library, found)
+    return table, _spread(target, found.shape, table.strides)
+
+
+def _check_positions(function: str, library: ModuleType, found: Memory, validate: bool) -> None:
+    if _kind(found) not in "iuf" or found.dtype == "bfloat16":
+        remedy = "bfloat16 holds integers only up to 256; use int64 or float32." if found.dtype == "bfloat16" else ""
+        raise TypeError(message(function, "positions must be integers or real numbers", describe(found.array), remedy))
+    if found.dtype not in ("float16", "float32", "float64") and _kind(found) == "f":
+        raise TypeError(message(function, "positions must be integers, float16, float32 or float64", describe(found.array)))
+    if validate or found.device is None:
+        _in_range(function, "positions", np.asarray(library.as_host(found.array)))
+
+
+def _check_range(function: str, name: str, found: Memory, target: Target) -> None:
+    if target.validate or found.device is None:
+        _in_range(function, name, np.asarray(target.library.as_host(found.array)))
+
+
+def _check_table(target: Target, table: Memory) -> None:
+    """Refuse rows that an offset has moved out of range (on the host the table shows it)."""
+    if target.validate or table.device is None:
+        values = np.asarray(target.library.as_host(table.array))
+        if values.size and int(values.min()) == checks.NOT_A_POSITION:
+            where = tuple(int(i) for i in np.unravel_index(int(values.argmin()), values.shape))
+            raise ValueError(
+                message(target.function, "every position must lie in [-2^31, 2^31)", f"a row beyond it at {where}")
+            )
+
+
+def _in_range(function: str, name: str, values: Any) -> None:
+    if values.size == 0:
+        return
+    low, high = values.min(), values.max()
+    if low >= -POSITION_LIMIT and high < POSITION_LIMIT:  # false for NaN, which min and max pass on
+        return
+    with np.errstate(invalid="ignore"):
+        bad = ~((values >= -POSITION_LIMIT) & (values < POSITION_LIMIT))
+    where = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
+    raise ValueError(message(function, f"{name} must be finite and lie in [-2^31, 2^31)", f"{values[where]} at index {where}"))
+
+
+# ---- arrays ------------------------------------------------------------------------------------------------------------------
+
+
+def _kind(found: Memory) -> str:
+    return str(found.array.dtype.kind)
+
+
+_WANTED = {"iu": "integers", "b": "booleans", "iuf": "integers or real numbers"}
+
+
+def _argument(target: Target, name: str, value: Any, kinds: str) -> Memory:
+    """An argument as an array of x's library on x's device; lists are taken when x is on the host."""
+    function, device = target.function, target.memory.device
+    library = dispatch.library_of(value)
+    if library is None and device is None:
+        value = host_numbers(function, name, value)
+        library = dispatch.library_of(value)
+    if library is not target.library:
+        got = f"{type(value).__module__}.{type(value).__qualname__}"
+        remedy = f"x is a {target.library.NAME} array; nothing is copied between libraries or devices silently."
+        raise TypeError(message(function, f"{name} must be a {target.library.NAME} array", got, remedy))
+    found: Memory = target.library.memory(value)
+    if found.device != device:
+        raise TypeError(message(function, f"{name} must be on x's device {device}", f"device {found.device}"))
+    if _kind(found) not in kinds:
+        remedy = f"Did you mean {name} = ({name} != 0)?" if kinds == "b" else ""
+        raise TypeError(message(function, f"{name} must be {_WANTED[kinds]}", describe(value), remedy))
+    return found
+
+
+def host_numbers(function: str, name: str, value: Any) -> Any:
+    """Numbers, sequences and ranges as a NumPy array."""
+    if not isinstance(value, (int, float, list, tuple, range)) and not isinstance(value, np.generic):
+        got = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise TypeError(message(function, f"{name} must be a number, a sequence of numbers or an array", got))
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(message(function, f"{name} must be a regular array of numbers", describe(value), str(error))) from None
+    if array.size == 0 and array.dtype == np.float64:
+        array = array.astype(np.int64 if name != "mask" else np.bool_)
+    return array

@@ -1,0 +1,172 @@
+// Phase, sine and cosine, 16-bit conversion and fused multiply-add for CUDA: the twin of arithmetic.py, bit for bit.
+//
+// Every float operation is a plain multiply, a plain add or an explicit fused multiply-add, in a fixed order: no fast intrinsics, no
+// libdevice trigonometry, no flush to zero. Angles are in turns: a phase is the fraction of a turn in fixed point, and integer
+// wrap-around is the range reduction. tests/fit_polynomials.py derives the constants. No header is needed.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef int i32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#define DEVICE __device__ __forceinline__
+
+// A row's position is i64 in units of 2^-32. This value stands for "not a position" and makes a NaN row; no integer and no
+// float64 in [-2^31, 2^31) converts to it.
+#define NOT_A_POSITION (-0x7fffffffffffffffLL)
+
+// ---- exact float steps ------------------------------------------------------------------------------------------------------
+
+DEVICE float fma_(float x, float y, float z) { return __fmaf_rn(x, y, z); }
+DEVICE double fma_(double x, double y, double z) { return __fma_rn(x, y, z); }
+DEVICE float mul_(float x, float y) { return __fmul_rn(x, y); }
+DEVICE double mul_(double x, double y) { return __dmul_rn(x, y); }
+DEVICE float add_(float x, float y) { return __fadd_rn(x, y); }
+DEVICE double add_(double x, double y) { return __dadd_rn(x, y); }
+DEVICE u32 bits_of(float value) { return __float_as_uint(value); }
+DEVICE u64 bits_of(double value) { return (u64)__double_as_longlong(value); }
+DEVICE float float_of(u32 bits) { return __uint_as_float(bits); }
+DEVICE double float_of(u64 bits) { return __longlong_as_double((i64)bits); }
+
+// ---- phase, sine and cosine -------------------------------------------------------------------------------------------------
+
+// Phase at a position: (position * frequency) mod one turn, in units of 2^-64 turn; the frequency is whole_turns +
+// fraction_of_turn * 2^-64 turns a position. Of the product with the position's fraction only bits below 2^-64 turn are dropped.
+DEVICE u64 phase(i64 position, u64 fraction_of_turn, u64 whole_turns) {
+    const u64 whole = (u64)(position >> 32);
+    const u64 part = (u64)position & 0xffffffffULL;
+    const u64 high = fraction_of_turn >> 32;
+    const u64 low = fraction_of_turn & 0xffffffffULL;
+    return whole * fraction_of_turn + ((part * whole_turns) << 32) + part * high + ((part * low) >> 32);
+}
+
+// Sine and cosine (f32) of the top 32 bits of a phase.
+DEVICE void sincos_of(u64 phase, float& sine_out, float& cosine_out) {
+    const u32 shifted = (u32)(phase >> 32) + 0x20000000u;
+    const i32 centred = (i32)(shifted & 0x3fffffffu) - 0x20000000;
+    const float r = mul_(__int2float_rn(centred), 0x1.0p-32f);
+    const float z = mul_(r, r);
+    float q = fma_(-0x1.2d9302p+6f, z, 0x1.465e92p+6f);
+    q = fma_(q, z, -0x1.4abbbap+5f);
+    q = fma_(q, z, -0x1.a32b8ap-23f);
+    const float s = fma_(r, 0x1.921fb6p+2f, mul_(q, r));
+    float c = fma_(0x1.d9f7b8p+5f, z, -0x1.55c664p+6f);
+    c = fma_(c, z, 0x1.03c1dep+6f);
+    c = fma_(c, z, -0x1.3bd3ccp+4f);
+    c = fma_(c, z, 1.0f);
+    const bool odd = (shifted & 0x40000000u) != 0;
+    const u32 sine = bits_of(odd ? c : s), cosine = bits_of(odd ? s : c);
+    sine_out = float_of(sine ^ (shifted & 0x80000000u));
+    cosine_out = float_of(cosine ^ ((shifted + 0x40000000u) & 0x80000000u));
+}
+
+// Sine and cosine (f64) of a phase.
+DEVICE void sincos_of(u64 phase, double& sine_out, double& cosine_out) {
+    const u64 shifted = phase + 0x2000000000000000ULL;
+    const i64 centred = (i64)(shifted & 0x3fffffffffffffffULL) - 0x2000000000000000LL;
+    const double r = mul_(__ll2double_rn(centred), 0x1.0p-64);
+    const double z = mul_(r, r);
+    double q = fma_(0x1.e3eed62bb3a55p+1, z, -0x1.e30063a1b8bb9p+3);
+    q = fma_(q, z, 0x1.50782fca3af0ap+5);
+    q = fma_(q, z, -0x1.32d2cce2d538ap+6);
+    q = fma_(q, z, 0x1.466bc67758700p+6);
+    q = fma_(q, z, -0x1.4abbce625be41p+5);
+    q = fma_(q, z, 0x1.026565a2ab64ap-52);
+    const double s = fma_(r, 0x1.921fb54442d18p+2, mul_(q, r));
+    double c = fma_(-0x1.b26fe92617f8cp+0, z, 0x1.f9cc6ad2607f8p+2);
+    c = fma_(c, z, -0x1.a6d1ecb743441p+4);
+    c = fma_(c, z, 0x1.e1f50683b4301p+5);
+    c = fma_(c, z, -0x1.55d3c7e3c95bcp+6);
+    c = fma_(c, z, 0x1.03c1f081b5ab0p+6);
+    c = fma_(c, z, -0x1.3bd3cc9be45dep+4);
+    c = fma_(c, z, 1.0);
+    const bool odd = (shifted & 0x4000000000000000ULL) != 0;
+    const u64 sine = bits_of(odd ? c : s), cosine = bits_of(odd ? s : c);
+    sine_out = float_of(sine ^ (shifted & 0x8000000000000000ULL));
+    cosine_out = float_of(cosine ^ ((shifted + 0x4000000000000000ULL) & 0x8000000000000000ULL));
+}
+
+DEVICE void set_nan(float& value) { value = float_of(0x7fc00000u); }
+DEVICE void set_nan(double& value) { value = float_of(0x7ff8000000000000ULL); }
+
+// ---- elements ---------------------------------------------------------------------------------------------------------------
+
+// An element type: its storage, the type of its arithmetic, and a 16-byte vector of N elements as reals.
+struct f32 {
+    typedef u32 storage;
+    typedef float real;
+    enum { N = 4 };
+    static DEVICE float load(u32 bits) { return float_of(bits); }
+    static DEVICE u32 store(float value) { return bits_of(value); }
+    static DEVICE void unpack(uint4 v, float* x) {
+        x[0] = float_of(v.x); x[1] = float_of(v.y); x[2] = float_of(v.z); x[3] = float_of(v.w);
+    }
+    static DEVICE uint4 pack(const float* x) {
+        return make_uint4(bits_of(x[0]), bits_of(x[1]), bits_of(x[2]), bits_of(x[3]));
+    }
+};
+
+struct f64 {
+    typedef u64 storage;
+    typedef double real;
+    enum { N = 2 };
+    static DEVICE double load(u64 bits) { return float_of(bits); }
+    static DEVICE u64 store(double value) { return bits_of(value); }
+    static DEVICE void unpack(uint4 v, double* x) {
+        x[0] = float_of((u64)v.y << 32 | v.x);
+        x[1] = float_of((u64)v.w << 32 | v.z);
+    }
+    static DEVICE uint4 pack(const double* x) {
+        const u64 a = bits_of(x[0]), b = bits_of(x[1]);
+        return make_uint4((u32)a, (u32)(a >> 32), (u32)b, (u32)(b >> 32));
+    }
+};
+
+struct f16 {
+    typedef u16 storage;
+    typedef float real;
+    enum { N = 8 };
+    static DEVICE float load(u16 bits) { float x; asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits)); return x; }
+    static DEVICE u16 store(float value) { u16 bits; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value)); return bits; }
+    static DEVICE u32 pack_pair(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+        u32 word; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low)); return word;
+#else
+        return (u32)store(low) | (u32)store(high) << 16;
+#endif
+    }
+    static DEVICE void unpack_pair(u32 word, float* x) { x[0] = load((u16)word); x[1] = load((u16)(word >> 16)); }
+    static DEVICE void unpack(uint4 v, float* x) {
+        unpack_pair(v.x, x); unpack_pair(v.y, x + 2); unpack_pair(v.z, x + 4); unpack_pair(v.w, x + 6);
+    }
+    static DEVICE uint4 pack(const float* x) {
+        return make_uint4(pack_pair(x[0], x[1]), pack_pair(x[2], x[3]), pack_pair(x[4], x[5]), pack_pair(x[6], x[7]));
+    }
+};
+
+struct bf16 {
+    typedef u16 storage;
+    typedef float real;
+    enum { N = 8 };
+    static DEVICE float load(u16 bits) { return float_of((u32)bits << 16); }
+    static DEVICE u16 store(float value) {
+        const u32 bits = bits_of(value);  // round to nearest even; a NaN stays one
+        return (u16)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+    }
+    static DEVICE u32 pack_pair(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+        u32 word; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low)); return word;
+#else
+        return (u32)store(low) | (u32)store(high) << 16;
+#endif
+    }
+    static DEVICE void unpack_pair(u32 word, float* x) { x[0] = float_of(word << 16); x[1] = float_of(word & 0xffff0000u); }
+    static DEVICE void unpack(uint4 v, float* x) {
+        unpack_pair(v.x, x); unpack_pair(v.y, x + 2); unpack_pair(v.z, x + 4); unpack_pair(v.w, x + 6);
+    }
+    static DEVICE uint4 pack(const float* x) {
+        return make_uint4(pack_pair(x[0], x[1]), pack_pair(x[2], x[3]), pack_pair(x[4], x[5]), pack_pair(x[6], x[7]));
+    }
+};

@@ -1,0 +1,146 @@
+// Positions of rows as i64 in units of 2^-32 from whatever the caller gave: the CUDA twin of locate_rows.py.
+//
+//     given:   P = round(position * 2^32), ties to even
+//     ragged:  P = (t - boundary of t's sequence + offset) * 2^32
+//     counted: P = (kept rows of t's sequence before t + offset) * 2^32
+//
+//     table: (B, T) i64, contiguous, written; `given`: (rows,)
+//     positions: (rows,) contiguous, kind 0: i32, 1: i64, 2: f32, 3: f64
+//     mask: (B, T) bytes, byte strides
+//     offsets: (B,), or (n,) where there are boundaries, of kind 0 or 1, byte stride, or 0: `offset` for all
+//     boundaries: (sequences + 1,) of kind 0 or 1, byte stride, or 0: one sequence
+//     segment: ceil(T / threads of a block), the rows that a thread of `counted` owns
+//
+// What is not a position in [-2^31, 2^31) becomes NOT_A_POSITION, whose row is NaN; no value makes an access out of bounds.
+// Grid: x over rows (given, ragged), y over sequences (ragged); one block a sequence (counted), whose threads own a segment of rows
+// each. Bytes moved: 8 written a row, and what is read.
+
+#include "arithmetic.cuh"
+
+struct Arguments {
+    i64 table;
+    i64 batch;
+    i64 rows;
+    i64 positions;
+    i64 positions_kind;
+    i64 mask;
+    i64 mask_batch_stride;
+    i64 mask_row_stride;
+    i64 offset;
+    i64 offsets;
+    i64 offsets_kind;
+    i64 offsets_stride;
+    i64 boundaries;
+    i64 boundaries_kind;
+    i64 boundaries_stride;
+    i64 sequences;
+    i64 segment;
+};
+
+DEVICE i64 from_integer(i64 position) {
+    return position >= -0x80000000LL && position < 0x80000000LL ? (i64)((u64)position << 32) : NOT_A_POSITION;
+}
+
+DEVICE i64 from_real(double position) {
+    if (!(position >= -2147483648.0 && position < 2147483648.0)) return NOT_A_POSITION;
+    return __double2ll_rn(__dmul_rn(position, 4294967296.0));
+}
+
+DEVICE i64 integer_at(i64 array, i64 kind, i64 stride, i64 index) {
+    const i64 address = array + index * stride;
+    return kind == 0 ? (i64)*(const i32*)address : *(const i64*)address;
+}
+
+DEVICE i64 boundary(const Arguments& call, i64 s) {
+    return integer_at(call.boundaries, call.boundaries_kind, call.boundaries_stride, s);
+}
+
+DEVICE i64 limited(i64 value, i64 low, i64 high) { return value < low ? low : value > high ? high : value; }
+
+// The last sequence that begins at or before t.
+DEVICE i64 sequence_of(const Arguments& call, i64 t) {
+    i64 low = 0, high = call.sequences - 1;
+    while (low < high) {
+        const i64 middle = (low + high + 1) >> 1;
+        if (boundary(call, middle) <= t) low = middle; else high = middle - 1;
+    }
+    return low;
+}
+
+DEVICE i64 offset_of(const Arguments& call, i64 b, i64 sequence) {
+    if (call.offsets == 0) return call.offset;
+    return integer_at(call.offsets, call.offsets_kind, call.offsets_stride, call.boundaries == 0 ? b : sequence);
+}
+
+// Offsets are limited before they are added, so that no sum wraps into the valid range.
+DEVICE i64 placed(i64 count, i64 offset) { return from_integer(count + limited(offset, -(1LL << 62), 1LL << 62)); }
+
+extern "C" __global__ void __launch_bounds__(256) locate_rows_given(const __grid_constant__ Arguments call) {
+    const i64 t = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (t >= call.rows) return;
+    i64 result;
+    if (call.positions_kind == 0) result = from_integer(((const i32*)call.positions)[t]);
+    else if (call.positions_kind == 1) result = from_integer(((const i64*)call.positions)[t]);
+    else if (call.positions_kind == 2) result = from_real((double)((const float*)call.positions)[t]);
+    else result = from_real(((const double*)call.positions)[t]);
+    ((i64*)call.table)[t] = result;
+}
+
+extern "C" __global__ void __launch_bounds__(256) locate_rows_ragged(const __grid_constant__ Arguments call) {
+    const i64 t = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (t >= call.rows) return;
+    i64 sequence = 0, first = 0;
+    if (call.boundaries != 0) {
+        sequence = sequence_of(call, t);
+        first = boundary(call, sequence);
+    }
+    for (i64 b = blockIdx.y; b < call.batch; b += gridDim.y)
+        ((i64*)call.table)[b * call.rows + t] = placed(t - limited(first, 0, call.rows), offset_of(call, b, sequence));
+}
+
+DEVICE i64 kept(const Arguments& call, i64 b, i64 t) {
+    return *(const u8*)(call.mask + b * call.mask_batch_stride + t * call.mask_row_stride) != 0;
+}
+
+extern "C" __global__ void __launch_bounds__(256) locate_rows_counted(const __grid_constant__ Arguments call) {
+    const i64 b = blockIdx.x;
+    const i64 length = call.segment;
+    const i64 begin = limited(threadIdx.x * length, 0, call.rows);
+    const i64 end = limited(begin + length, 0, call.rows);
+    i64* table = (i64*)call.table + b * call.rows;
+    // 1. Every segment's count, left in its first row.
+    i64 count = 0;
+    for (i64 t = begin; t < end; t++) count += kept(call, b, t);
+    if (begin < end) table[begin] = count;
+    __syncthreads();
+    // 2. Rows kept before this segment, and before the sequence that runs into it.
+    i64 sequence = 0, first = 0, before = 0, before_sequence = 0;
+    if (begin < end) {
+        if (call.boundaries != 0) {
+            sequence = sequence_of(call, begin);
+            first = limited(boundary(call, sequence), 0, begin);
+        }
+        for (i64 segment = 0; segment < begin; segment += length) {
+            if (first >= segment && first < segment + length) {
+                before_sequence = before;
+                for (i64 t = segment; t < first; t++) before_sequence += kept(call, b, t);
+            }
+            before += table[segment];
+        }
+        if (first == begin) before_sequence = before;
+    }
+    __syncthreads();
+    // 3. The positions.
+    i64 position = before - before_sequence;
+    for (i64 t = begin; t < end; t++) {
+        if (call.boundaries != 0) {
+            const i64 now = sequence_of(call, t);
+            if (now != sequence) {
+                sequence = now;
+                position = 0;
+            }
+        }
+        table[t] = placed(position, offset_of(call, b, sequence));
+        position += kept(call, b, t);
+    }
+}

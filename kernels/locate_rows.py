@@ -1,0 +1,56 @@
+"""Positions of rows as int64 in units of 2^-32 from whatever the caller gave: the CPU twin of ``locate_rows.cu``, in NumPy.
+
+    given:   P = round(position * 2^32), ties to even
+    ragged:  P = (t - boundary of t's sequence + offset) * 2^32
+    counted: P = (kept rows of t's sequence before t + offset) * 2^32
+
+What is not a position in [-2^31, 2^31) becomes NOT_A_POSITION, whose row is NaN. Bytes moved: 8 written a row, and what is read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+NOT_A_POSITION = -(2**63) + 1
+LIMIT = 2**31
+
+Int64s = npt.NDArray[np.int64]
+
+
+def locate_rows_given(positions: Any) -> Int64s:
+    """Convert real or integer positions of any shape."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        if positions.dtype.kind == "f":
+            wide = positions.astype(np.float64)
+            valid = (wide >= -LIMIT) & (wide < LIMIT)
+            wide *= 2.0**32
+            table = np.rint(wide, out=wide).astype(np.int64)
+        else:
+            valid = (positions >= -LIMIT) & (positions < LIMIT)
+            table = positions.astype(np.int64)
+            table <<= 32
+    table[~valid] = NOT_A_POSITION
+    return table
+
+
+def locate_rows_ragged(rows: int, offsets: Int64s, boundaries: Int64s | None) -> Int64s:
+    """Rows that restart at boundaries (n+1,) with offsets (n,) or (1,), or else all start at offsets (B,); -> (1, T) or (B, T)."""
+    t = np.arange(rows, dtype=np.int64)
+    if boundaries is None:
+        return locate_rows_given(offsets[:, None] + t)
+    sequence = np.searchsorted(boundaries, t, side="right") - 1
+    return locate_rows_given(t - boundaries[sequence] + (offsets[sequence] if offsets.size > 1 else offsets[:1]))[None, :]
+
+
+def locate_rows_counted(mask: npt.NDArray[np.bool_], offsets: Int64s, boundaries: Int64s | None) -> Int64s:
+    """Count the kept rows of a mask (B, T) or (1, T) -> (B, T) or (1, T)."""
+    count = np.cumsum(mask, axis=-1, dtype=np.int64)
+    count -= mask
+    if boundaries is None:
+        return locate_rows_given(count + offsets[:, None])
+    sequence = np.searchsorted(boundaries, np.arange(mask.shape[-1]), side="right") - 1
+    first = boundaries[sequence]
+    return locate_rows_given(count - count[:, first] + (offsets[sequence] if offsets.size > 1 else offsets[:1]))

@@ -1,0 +1,104 @@
+"""The encodings as their papers write them, slow and obvious. Imports nothing of fastpe.
+
+Angles are reduced with integers of 160 fractional bits and evaluated in float64: the error is that of NumPy's sine on [-pi, pi].
+"""
+
+from __future__ import annotations
+
+import mpmath
+import numpy as np
+
+BITS = 160
+
+
+def angular_frequencies(dim: int, base: float = 10000.0, shift: float = 0, scale: float = 1.0) -> list[mpmath.mpf]:
+    """w_f: base^(-2f/D) for shift 0 (Vaswani et al.), else base^(-f / max(D//2 - shift, 1)) (tensor2tensor)."""
+    with mpmath.workprec(220):
+        if shift == 0:
+            exponents = [mpmath.mpf(2 * f) / dim for f in range(-(-dim // 2))]
+        else:
+            denominator = max(mpmath.mpf(dim // 2) - mpmath.mpf(shift), mpmath.mpf(1))
+            exponents = [f / denominator for f in range(dim // 2)]
+        return [mpmath.mpf(scale) * mpmath.mpf(base) ** -exponent for exponent in exponents]
+
+
+def angles(positions: np.ndarray, frequencies: list[mpmath.mpf]) -> np.ndarray:
+    """Position times frequency modulo one turn, in radians: positions.shape + (F,) float64. Positions are taken exactly."""
+    with mpmath.workprec(220):
+        turns = [int(mpmath.nint(w / (2 * mpmath.pi) * mpmath.mpf(2) ** BITS)) for w in frequencies]
+    exact = [_scaled(p) for p in np.asarray(positions).reshape(-1).tolist()]
+    one = 1 << BITS
+    reduced = [[((p * w) >> 80) % one for w in turns] for p in exact]
+    fractions = [[(v - one if v > one // 2 else v) / one for v in row] for row in reduced]
+    return 2 * np.pi * np.array(fractions, np.float64).reshape(*np.shape(positions), len(turns))
+
+
+def _scaled(position: float) -> int:
+    """position * 2^80; float64 positions of any size that matters here have no finer bits."""
+    if isinstance(position, int):
+        return position << 80
+    numerator, denominator = position.as_integer_ratio()
+    return (numerator << 80) // denominator
+
+
+def sinusoidal(
+    positions: np.ndarray,
+    dim: int,
+    *,
+    base: float = 10000.0,
+    layout: str = "interleaved",
+    cos_first: bool = False,
+    frequency_shift: float = 0,
+    amplitude: float = 1.0,
+    position_scale: float = 1.0,
+) -> np.ndarray:
+    """PE of shape positions.shape + (dim,) in float64."""
+    angle = angles(positions, angular_frequencies(dim, base, frequency_shift, position_scale))
+    first, second = (np.cos(angle), np.sin(angle)) if cos_first else (np.sin(angle), np.cos(angle))
+    pairs = dim // 2
+    if layout == "concatenated":
+        result = np.concatenate([first, second[..., :pairs]], axis=-1)
+    else:
+        result = np.empty((*angle.shape[:-1], 2 * angle.shape[-1]))
+        result[..., 0::2], result[..., 1::2] = first, second
+        result = result[..., :dim]
+    if result.shape[-1] < dim:
+        result = np.concatenate([result, np.zeros((*result.shape[:-1], 1))], axis=-1)
+    return amplitude * result
+
+
+def rows(
+    shape: tuple[int, int],
+    *,
+    offset: object = 0,
+    positions: np.ndarray | None = None,
+    cu_seqlens: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+) -> np.ndarray:
+    """Position of every row of a (B, T) array, one row at a time."""
+    batch, length = shape
+    result = np.empty(shape, np.int64 if positions is None else np.asarray(positions).dtype)
+    for b in range(batch):
+        count, sequence = 0, -1
+        for t in range(length):
+            while cu_seqlens is not None and sequence + 1 < len(cu_seqlens) - 1 and t >= cu_seqlens[sequence + 1]:
+                sequence, count = sequence + 1, 0
+            kept = mask is None or (mask[b, t] if np.ndim(mask) == 2 else mask[t])
+            if positions is not None:
+                result[b, t] = positions[b, t] if np.ndim(positions) == 2 else positions[t]
+            else:
+                start = offset if np.ndim(offset) == 0 else offset[sequence if cu_seqlens is not None else b]
+                result[b, t] = start + count
+            count += bool(kept)
+    return result
+
+
+def add(
+    x: np.ndarray, positions: np.ndarray, *, mask: np.ndarray | None = None, input_scale: float = 1.0, **encoding: object
+) -> np.ndarray:
+    """x*input_scale + PE(positions) for x (B, T, D) in float64; masked rows keep x."""
+    result = np.asarray(x, np.float64) * input_scale + sinusoidal(positions, x.shape[-1], **encoding)
+    if mask is not None:
+        kept = np.broadcast_to(mask, positions.shape)[..., None]
+        result = np.where(kept, result, np.asarray(x, np.float64))
+    return result

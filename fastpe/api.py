@@ -90,9 +90,9 @@ def add_encoding(
     >>> fastpe.add_encoding(x) is x
     True
     >>> x[1].round(4)
-    array([[0.    , 1.    , 0.    , 1.    ],
-           [0.8415, 0.5403, 0.01  , 1.    ],
-           [0.9093, -0.4161, 0.02  , 0.9998]], dtype=float32)
+    array([[ 0.    ,  1.    ,  0.    ,  1.    ],
+           [ 0.8415,  0.5403,  0.01  ,  1.    ],
+           [ 0.9093, -0.4161,  0.02  ,  0.9998]], dtype=float32)
     """
     function = "add_encoding"
     library, source = dispatch.memory(function, "x", x)

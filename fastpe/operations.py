@@ -47,14 +47,17 @@ class AddSinusoidal(NamedTuple):
     plan: SinusoidalPlan
     input_scale: float
 
-    name = "add_sinusoidal"
+    @property
+    def name(self) -> str:
+        """Of its kernel."""
+        return "add_sinusoidal"
 
     def arguments(self, tables: Tables) -> Iterator[tuple[int | float, ...]]:
         """Yield the argument block of every kernel call, in the order of ``kernels.add_sinusoidal.ARGUMENTS``."""
         x, out, rows, t, plan = self.x, self.out, self.rows, self.seq_axis, self.plan
         x_strides = out.strides if x is None else x.strides
         axes = self._axes(x_strides)
-        batch, heads = (*axes[-2:], *(_NO_AXIS,) * (2 - len(axes[-2:])))
+        batch, heads = [*axes[-2:], _NO_AXIS, _NO_AXIS][:2]
         for steps in itertools.product(*(range(axis.size) for axis in axes[:-2])):
             skipped = [tuple(step * stride for stride in axis[1:]) for step, axis in zip(steps, axes, strict=False)]
             x_shift, out_shift, positions_shift, mask_shift = (
@@ -95,7 +98,8 @@ class AddSinusoidal(NamedTuple):
 
     def _axes(self, x_strides: tuple[int, ...]) -> list[Axis]:
         """The axes other than T and D, outermost first, merged where one stride serves."""
-        rows, found = self.rows, []
+        rows = self.rows
+        found: list[Axis] = []
         steps = zip(self.out.shape, x_strides, self.out.strides, rows.table_strides, rows.mask_strides, strict=False)
         for number, step in enumerate(steps):
             axis = Axis(*step)

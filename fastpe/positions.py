@@ -236,9 +236,9 @@ def _given(target: Target, positions: Any) -> tuple[Memory, tuple[int, ...]]:
 
 
 def _check_positions(function: str, library: ModuleType, found: Memory, validate: bool) -> None:
-    if _kind(found) not in "iuf" or found.dtype == "bfloat16":
+    if _kind(found) not in "iuf":
         remedy = "bfloat16 holds integers only up to 256; use int64 or float32." if found.dtype == "bfloat16" else ""
-        raise TypeError(message(function, "positions must be integers or real numbers", describe(found.array), remedy))
+        raise TypeError(message(function, f"positions must be {_WANTED['iuf']}", describe(found.array), remedy))
     if found.dtype not in ("float16", "float32", "float64") and _kind(found) == "f":
         raise TypeError(message(function, "positions must be integers, float16, float32 or float64", describe(found.array)))
     if validate or found.device is None:
@@ -264,7 +264,7 @@ def _check_table(target: Target, table: Memory) -> None:
 def _in_range(function: str, name: str, values: Any) -> None:
     if values.size == 0:
         return
-    low, high = values.min(), values.max()
+    low, high = values.min().item(), values.max().item()
     if low >= -POSITION_LIMIT and high < POSITION_LIMIT:  # false for NaN, which min and max pass on
         return
     with np.errstate(invalid="ignore"):
@@ -299,6 +299,8 @@ def _argument(target: Target, name: str, value: Any, kinds: str) -> Memory:
         raise TypeError(message(function, f"{name} must be on x's device {device}", f"device {found.device}"))
     if _kind(found) not in kinds:
         remedy = f"Did you mean {name} = ({name} != 0)?" if kinds == "b" else ""
+        if found.dtype == "bfloat16":
+            remedy = "bfloat16 holds integers only up to 256; use int64 or float32."
         raise TypeError(message(function, f"{name} must be {_WANTED[kinds]}", describe(value), remedy))
     return found
 

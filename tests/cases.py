@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -88,7 +89,7 @@ def _batch_inside(x: np.ndarray) -> np.ndarray:
 
 
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "contiguous": np.ascontiguousarray,
+    "contiguous": np.array,
     "sliced": _sliced,
     "strided_columns": _strided_columns,
     "misaligned_rows": _misaligned_rows,
@@ -97,6 +98,18 @@ VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "columns_reversed": _columns_reversed,
     "batch_inside": _batch_inside,
 }
+
+
+def memory_of(view: np.ndarray) -> tuple[np.ndarray, int]:
+    """A copy of the bytes that a view spans, gaps included, and where in them its first element lies."""
+    if view.size == 0:
+        return np.zeros(0, np.uint8), 0
+    spans = [stride * (size - 1) for stride, size in zip(view.strides, view.shape, strict=True)]
+    first = view.ctypes.data + sum(span for span in spans if span < 0)
+    last = view.ctypes.data + sum(span for span in spans if span > 0) + view.itemsize
+    raw = (ctypes.c_ubyte * (last - first)).from_address(first)
+    return np.frombuffer(bytearray(raw), np.uint8), view.ctypes.data - first
+
 
 # Ways to give the positions of a (B, T, D) array. Each returns the arguments; `reference.rows` turns them into positions.
 POSITION_MODES: dict[str, Callable[[int, int], dict[str, Any]]] = {
@@ -124,15 +137,19 @@ def bits(x: np.ndarray) -> np.ndarray:
     """The bits of an array as unsigned integers, every NaN the same."""
     contiguous = np.ascontiguousarray(x)
     unsigned = contiguous.view({2: np.uint16, 4: np.uint32, 8: np.uint64}[x.dtype.itemsize])
-    return np.where(np.isnan(contiguous.astype(np.float64)), 0, unsigned)
+    return np.where(_is_nan(contiguous), 0, unsigned)
+
+
+def _is_nan(x: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        return np.isnan(np.asarray(x).astype(np.float64))
 
 
 def assert_same_bits(got: np.ndarray, expected: np.ndarray) -> None:
     """Same shape, dtype, NaNs and bits."""
     assert got.shape == expected.shape, f"shape {got.shape}, expected {expected.shape}"
     assert got.dtype == expected.dtype, f"dtype {got.dtype}, expected {expected.dtype}"
-    nan_got, nan_expected = (np.isnan(np.asarray(x).astype(np.float64)) for x in (got, expected))
-    assert (nan_got == nan_expected).all(), "NaN in different places"
+    assert (_is_nan(got) == _is_nan(expected)).all(), "NaN in different places"
     different = bits(got) != bits(expected)
     if different.any():
         where = tuple(int(i) for i in np.argwhere(different)[0])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cases
 import numpy as np
 import pytest
 
@@ -21,11 +22,8 @@ class Platform:
 
     def array(self, view: np.ndarray) -> Any:
         """An array of this platform with the values and, where the platform can, the layout of a view; never the same memory."""
-        base = view
-        while isinstance(base.base, np.ndarray):
-            base = base.base
-        offset = view.ctypes.data - base.ctypes.data if view.size else 0
-        return np.ndarray(view.shape, view.dtype, base.copy(), offset, view.strides)
+        raw, offset = cases.memory_of(view)
+        return np.ndarray(view.shape, view.dtype, raw, offset, view.strides)
 
     def host(self, array: Any) -> np.ndarray:
         return np.array(array)
@@ -55,11 +53,8 @@ class CudaPlatform(Platform):
     def array(self, view: np.ndarray) -> Any:
         import cupy
 
-        base = view
-        while isinstance(base.base, np.ndarray):
-            base = base.base
-        whole = cupy.asarray(np.ascontiguousarray(base).reshape(-1).view(np.uint8))
-        offset = view.ctypes.data - base.ctypes.data if view.size else 0
+        raw, offset = cases.memory_of(view)
+        whole = cupy.asarray(raw)
         return cupy.ndarray(view.shape, view.dtype, whole.data + offset if view.size else None, view.strides)
 
     def host(self, array: Any) -> np.ndarray:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cases
 import numpy as np
 import pytest
 from ptx import Memory, Module
@@ -82,15 +83,10 @@ def asarray(host: np.ndarray) -> ndarray:
 
 
 def view_on_device(view: np.ndarray) -> ndarray:
-    """Copy a view's whole underlying allocation to the device and make the same view of it there."""
-    base = view
-    while isinstance(base.base, np.ndarray):
-        base = base.base
-    whole = asarray(np.ascontiguousarray(base).reshape(-1).view(np.uint8))
-    assert base.flags.c_contiguous
-    offset = view.ctypes.data - base.ctypes.data if view.size else 0
-    host = np.ndarray(view.shape, view.dtype, whole._host, offset, view.strides)
-    return ndarray(host, whole._owner)
+    """Copy the memory that a view spans to the device and make the same view of it there."""
+    raw, offset = cases.memory_of(view)
+    whole = asarray(raw)
+    return ndarray(np.ndarray(view.shape, view.dtype, whole._host, offset, view.strides), whole._owner)
 
 
 def asnumpy(array: ndarray) -> np.ndarray:

@@ -215,7 +215,7 @@ def run(operation: AddSinusoidal) -> None:
     suffix, itemsize = _SUFFIX[operation.out.dtype], ITEMSIZE[operation.out.dtype]
     tables = _tables(operation.plan, device)
     for arguments in operation.arguments(tables):
-        call = dict(zip(_ADD_SINUSOIDAL, arguments, strict=True))
+        call: dict[str, Any] = dict(zip(_ADD_SINUSOIDAL, arguments, strict=True))
         variant = _variant(call, itemsize)
         if variant == "columns":
             _check_alignment(call, itemsize)

@@ -59,7 +59,7 @@ def _compile(name: str, *variant: Any) -> Callable[..., None]:
 def warmup(dtype: str, device: int | None) -> None:
     """Compile what ``add_encoding(x)`` and ``encode`` run for one element type with the default layout."""
     for mode in (_IN_PLACE, _ALONE):
-        kernel(AddSinusoidal.name, dtype, True, mode)
+        kernel("add_sinusoidal", dtype, True, mode)
 
 
 def run(operation: AddSinusoidal) -> None:

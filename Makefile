@@ -1,0 +1,33 @@
+# Each target makes its own virtual environment first; `make VENV=path` uses another one.
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+CONSTRAINTS ?= constraints.txt
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
+
+.PHONY: demo test bench lint clean
+
+demo: $(VENV)/demo.installed
+	$(BIN)/python -m fastpe demo
+
+test: $(VENV)/dev.installed
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/dev.installed
+	mkdir -p bench/results
+	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-json bench/results/latest.json
+	$(BIN)/python bench/report.py --print bench/results/latest.json
+
+lint: $(VENV)/dev.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# A stamp for each set of packages, renewed when the metadata changes.
+$(VENV)/%.installed: pyproject.toml setup.cfg $(CONSTRAINTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable '.[$(if $(filter demo,$*),plot,$*)]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -1,0 +1,290 @@
+"""``python -m fastpe``: what is installed and usable, a demonstration on real text, a picture of an encoding."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import __version__
+from .backends import cache, cuda, pool
+from .checks import FLOATS
+from .encodings.sinusoidal import LAYOUTS, Sinusoidal
+
+CHECK_FAILED, BAD_ARGUMENT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+DEFAULT_PLOT = "heatmap.png"
+PACKAGES = ("numpy", "numba", "llvmlite", "cupy", "torch", "ml_dtypes", "matplotlib")
+CUPY_DISTRIBUTIONS = ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 1 (the demo's check failed), 2 (a bad argument), 130 (Ctrl-C)."""
+    try:
+        arguments = _parser().parse_args(argv)
+        code: int = arguments.command(arguments)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # argparse has printed help or an error
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has left. What Python still holds for it must go somewhere, or flushing at exit complains.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastpe", description="Positional encodings at memory speed, in place.")
+    parser.add_argument("--version", action="version", version=f"fastpe {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    info = commands.add_parser("info", help="say what is installed and usable here")
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+    info.set_defaults(command=_info)
+
+    demo = commands.add_parser("demo", help="encode a text in place, check the result, time it")
+    demo.add_argument(
+        "file", nargs="?", metavar="FILE", help="a text, or - for standard input (default: sonnets of Shakespeare)"
+    )
+    demo.add_argument("--json", action="store_true", help="print one JSON object")
+    demo.add_argument("--dim", type=int, default=512, metavar="D", help="width (default: 512)")
+    demo.add_argument("--dtype", choices=FLOATS, default="float32", help="element type (default: float32)")
+    picture = demo.add_mutually_exclusive_group()
+    picture.add_argument("--plot", metavar="PATH", help=f"where to save the heat map (default: {DEFAULT_PLOT})")
+    picture.add_argument("--no-plot", action="store_true", help="save no heat map")
+    demo.set_defaults(command=_demo)
+
+    plot = commands.add_parser("plot", help="save a heat map of an encoding")
+    plot.add_argument("path", metavar="PATH", help="the picture; its ending chooses the format")
+    plot.add_argument("--positions", type=int, default=128, metavar="N", help="number of positions (default: 128)")
+    plot.add_argument("--offset", type=int, default=0, metavar="P", help="the first position (default: 0)")
+    plot.add_argument("--dim", type=int, default=128, metavar="D", help="width (default: 128)")
+    plot.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help=f"order of the columns (default: {LAYOUTS[0]})")
+    plot.add_argument("--base", type=float, default=10000.0, help="the longest wavelength is 2 pi times this (default: 10000)")
+    plot.set_defaults(command=_plot)
+    return parser
+
+
+def _refuse(text: object) -> int:
+    print(" ".join(str(text).split()), file=sys.stderr)
+    return BAD_ARGUMENT
+
+
+# ---- demo and plot -----------------------------------------------------------------------------------------------------------
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from . import demo, plot
+
+    if not 1 <= arguments.dim <= demo.MOST_DIM:
+        return _refuse(f"demo: --dim must be between 1 and {demo.MOST_DIM}, got {arguments.dim}.")
+    asked = arguments.plot is not None
+    try:
+        if asked:  # say now what would be missing later
+            plot.require(arguments.plot)
+            _require_folder(arguments.plot)
+    except (ImportError, ValueError) as error:
+        return _refuse(error)
+    try:
+        with demo.Progress(sys.stderr) as progress:
+            report = demo.run(arguments.file, arguments.dim, arguments.dtype, progress)
+    except (demo.BadArgument, ImportError) as error:
+        return _refuse(error)
+    if not arguments.no_plot:
+        report.plot, report.plot_note = _picture(arguments.plot if asked else DEFAULT_PLOT, arguments.dim)
+    print(json.dumps(dataclasses.asdict(report)) if arguments.json else demo.table(report))
+    if not report.ok:
+        print("demo: the result differs from the formula by more than fastpe promises.", file=sys.stderr)
+        return CHECK_FAILED
+    return _refuse(f"demo: heat map {report.plot_note}.") if asked and report.plot is None else 0
+
+
+def _require_folder(path: str) -> None:
+    folder, name = os.path.split(path)
+    if not name or os.path.isdir(path) or not os.path.isdir(folder or "."):
+        raise ValueError(f"demo: --plot must name a file in a folder that exists, got {path!r}.")
+
+
+def _picture(path: str, dim: int) -> tuple[str | None, str | None]:
+    """Where the heat map was saved, or why it was not."""
+    from . import plot
+
+    try:
+        plot.heatmap(dim=dim, path=path)
+    except ImportError:
+        return None, f"not drawn: {plot.INSTALL}"
+    except OSError as error:
+        return None, f"not saved: {path}: {error.strerror or error}"
+    return os.path.abspath(path), None
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from . import plot
+
+    try:
+        encoding = Sinusoidal(base=arguments.base, layout=arguments.layout)
+        plot.heatmap(encoding, arguments.positions, arguments.dim, arguments.path, offset=arguments.offset)
+    except OSError as error:
+        return _refuse(f"plot: {arguments.path!r} cannot be written: {error.strerror or error}.")
+    except (ImportError, ValueError) as error:
+        return _refuse(error)
+    print(f"saved {os.path.abspath(arguments.path)}")
+    return 0
+
+
+# ---- info --------------------------------------------------------------------------------------------------------------------
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    found = information()
+    print(json.dumps(found) if arguments.json else _lines(found))
+    return 0
+
+
+def information() -> dict[str, Any]:
+    """What is installed and usable here. Never fails: what cannot be found out is None, or says why."""
+    versions = {name: _version(*(CUPY_DISTRIBUTIONS if name == "cupy" else (name,))) for name in PACKAGES}
+    gpu = _cuda()
+    folder = _try(lambda: cache.folder("cuda"))
+    return {
+        "versions": {"fastpe": __version__, "python": platform.python_version(), **versions},
+        "platform": {"system": platform.platform(), "cpu": _cpu(), "cores": os.cpu_count()},
+        "backends": {"numba": _numba(versions["numba"]), "cuda": gpu},
+        "array_module": "cupy" if gpu["usable"] else "numpy",
+        "cache": {"folder": None if folder is None else str(folder), "writable": folder is not None and _writable(folder)},
+    }
+
+
+def _try(question: Callable[[], Any]) -> Any:
+    """The answer, or None: a broken driver or package may raise anything, and this command is there to say so."""
+    try:
+        return question()
+    except Exception:
+        return None
+
+
+def _version(*distributions: str) -> str | None:
+    found = (_try(functools.partial(importlib.metadata.version, name)) for name in distributions)
+    return next((version for version in found if version), None)
+
+
+def _writable(folder: os.PathLike[str]) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"fastpe")
+    except OSError:
+        return False
+    return True
+
+
+def _cpu() -> str | None:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or None
+
+
+def _numba(version: str | None) -> dict[str, Any]:
+    problem = None
+    try:
+        importlib.import_module("numba")
+    except ImportError as error:
+        problem = f"Numba cannot be imported ({error}): pip install --force-reinstall numba"
+    except Exception as error:
+        problem = f"Numba cannot be imported ({type(error).__name__}: {error})"
+    threads, source = _threads()
+    return {"usable": problem is None, "problem": problem, "version": version, "threads": threads, "threads_from": source}
+
+
+def _threads() -> tuple[int | None, str]:
+    """The number of threads, and which of the rules in `pool.get_num_threads` decided it."""
+    threads: int | None = _try(pool.get_num_threads)
+    if pool._chosen is not None:
+        return threads, "set_num_threads"
+    if pool._positive(os.environ.get("FASTPE_NUM_THREADS")) is not None:
+        return threads, "FASTPE_NUM_THREADS"
+    if hasattr(sys.modules.get("torch"), "get_num_threads"):
+        return threads, "torch"
+    limits = [
+        ("OMP_NUM_THREADS", pool._positive(os.environ.get("OMP_NUM_THREADS"))),
+        ("the container's CPU quota", _try(pool._quota)),
+        ("the cores this process may use", _try(pool._cores)),
+    ]
+    return threads, next((name for name, limit in limits if limit == threads), "fastpe's upper limit")
+
+
+def _cuda() -> dict[str, Any]:
+    try:
+        problem = cuda.problem()
+    except Exception as error:
+        problem = f"CUDA cannot be examined ({type(error).__name__}: {error}): reinstall CuPy and the NVIDIA driver"
+    found: dict[str, Any] = {"usable": problem is None, "problem": problem, "devices": []}
+    if problem is not None:
+        return {**found, "driver": None, "runtime": None, "nvrtc": None}
+    cupy = importlib.import_module("cupy")
+    runtime = cupy.cuda.runtime
+    found["driver"] = _try(lambda: _dotted(runtime.driverGetVersion()))
+    found["runtime"] = _try(lambda: _dotted(runtime.runtimeGetVersion()))
+    found["nvrtc"] = _try(lambda: ".".join(str(part) for part in importlib.import_module("cupy.cuda.nvrtc").getVersion()))
+    for number in range(_try(runtime.getDeviceCount) or 0):
+        device = _try(functools.partial(_device, runtime, number))
+        found["devices"].append({"number": number, **(device or {"name": None, "memory": None, "compute_capability": None})})
+    return found
+
+
+def _device(runtime: Any, number: int) -> dict[str, Any]:
+    properties = runtime.getDeviceProperties(number)
+    return {
+        "name": properties["name"].decode(errors="replace"),
+        "memory": int(properties["totalGlobalMem"]),
+        "compute_capability": f"{properties['major']}.{properties['minor']}",
+    }
+
+
+def _dotted(version: int) -> str:
+    """12040 is 12.4."""
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _lines(found: dict[str, Any]) -> str:
+    versions, machine, backends, place = found["versions"], found["platform"], found["backends"], found["cache"]
+    numba, gpu = backends["numba"], backends["cuda"]
+    rows = [
+        ("fastpe", f"{versions['fastpe']}, Python {versions['python']}"),
+        ("platform", machine["system"]),
+        ("CPU", f"{machine['cpu']}, {machine['cores']} cores"),
+        ("numba", numba["problem"] or f"usable, {numba['threads']} threads (from {numba['threads_from']})"),
+    ]
+    if gpu["usable"]:
+        rows.append(("cuda", f"usable; driver for CUDA {gpu['driver']}, runtime {gpu['runtime']}, NVRTC {gpu['nvrtc']}"))
+    else:
+        rows.append(("cuda", f"not usable: {gpu['problem']}"))
+    for device in gpu["devices"]:
+        memory = f"{(device['memory'] or 0) / 2**30:.1f} GiB"
+        text = f"{device['name']}, {memory}, compute capability {device['compute_capability']}"
+        rows.append((f"  device {device['number']}", text))
+    rows.append(("array_module()", found["array_module"]))
+    if place["folder"] is None:
+        rows.append(
+            (
+                "cache",
+                "none: every process compiles CUDA kernels anew; set FASTPE_CACHE_DIR to a folder that only you can write",
+            )
+        )
+    else:
+        rows.append(("cache", f"{place['folder']} ({'can' if place['writable'] else 'cannot'} be written)"))
+    rows += [(name, versions[name] or "not installed") for name in PACKAGES]
+    return "\n".join(f"{label:<16}{' '.join(str(value).split())}" for label, value in rows)

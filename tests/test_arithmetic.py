@@ -1,0 +1,154 @@
+"""The shared arithmetic: phase, polynomials, 16-bit conversion, exhaustively where that is cheap."""
+
+from __future__ import annotations
+
+import cases
+import mpmath
+import numba
+import numpy as np
+import pytest
+import reference
+from fastpe.kernels import arithmetic as a
+
+from fastpe import phase
+
+
+@numba.njit
+def sincos_32(turns, sine, cosine):
+    for i in range(turns.size):
+        sine[i], cosine[i] = a.sincos_32(turns[i])
+
+
+@numba.njit
+def sincos_64(turns, sine, cosine):
+    for i in range(turns.size):
+        sine[i], cosine[i] = a.sincos_64(turns[i])
+
+
+@numba.njit
+def phases(positions, fraction, whole, out):
+    for i in range(positions.size):
+        out[i] = a.phase(positions[i], fraction, whole)
+
+
+def edges(bits):
+    """Every quadrant boundary with its neighbours, and random phases."""
+    step, one = 1 << (bits - 3), 1 << bits
+    near = [(k * step + d) % one for k in range(8) for d in (-2, -1, 0, 1, 2)]
+    rng = np.random.default_rng(0)
+    dtype = np.uint32 if bits == 32 else np.uint64
+    return np.concatenate([np.array(near, dtype), rng.integers(0, one, 200_000, dtype, endpoint=False)])
+
+
+def test_float32_sine_and_cosine():
+    turns = edges(32)
+    sine, cosine = np.empty(turns.size, np.float32), np.empty(turns.size, np.float32)
+    sincos_32(turns, sine, cosine)
+    angle = 2 * np.pi * (turns.astype(np.int32) / 2.0**32)
+    assert np.abs(sine - np.sin(angle)).max() < 7.5e-8
+    assert np.abs(cosine - np.cos(angle)).max() < 7.5e-8
+
+
+def test_float64_sine_and_cosine():
+    turns = edges(64)
+    sine, cosine = np.empty(turns.size), np.empty(turns.size)
+    sincos_64(turns, sine, cosine)
+    angle = 2 * np.pi * (turns.astype(np.int64) / 2.0**64)
+    assert np.abs(sine - np.sin(angle)).max() < 6e-16
+    assert np.abs(cosine - np.cos(angle)).max() < 6e-16
+
+
+def test_quarter_turns_are_exact():
+    turns = np.arange(4, dtype=np.uint32) << np.uint32(30)
+    sine, cosine = np.empty(4, np.float32), np.empty(4, np.float32)
+    sincos_32(turns, sine, cosine)
+    assert np.abs(sine).tolist() == [0, 1, 0, 1]
+    assert np.abs(cosine).tolist() == [1, 0, 1, 0]
+    assert (sine[1], cosine[0], sine[3], cosine[2]) == (1, 1, -1, -1)
+
+
+def test_phase_is_exact_for_integers_and_truncated_for_reals():
+    rng = np.random.default_rng(1)
+    positions = np.concatenate(
+        [
+            rng.integers(-(2**63), 2**63, 2000),
+            rng.integers(-(2**31), 2**31, 2000) << 32,
+            np.array([0, 1, -1, -(2**63), 2**63 - 1, 1 << 32, -(1 << 32)]),
+        ]
+    )
+    for fraction, whole in ((2**64 - 1, 2**32 - 1), (rng.integers(0, 2**63).item() * 2 + 1, 0), (12345, 159)):
+        got = np.empty(positions.size, np.uint64)
+        phases(positions, np.uint64(fraction), np.uint64(whole), got)
+        for p, value in zip(positions.tolist(), got.tolist(), strict=True):
+            # floor of each partial product: at most one unit below the floor of the whole product
+            exact = (p * (whole << 64 | fraction) >> 32) % 2**64
+            assert (exact - value) % 2**64 <= (0 if p % 2**32 == 0 else 1)
+
+
+# ---- frequencies -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("base", "scale"), [(10000.0, 1.0), (500000.0, 1.0), (1.5, 1000.0), (10000.0, 1 / 3)])
+def test_turns_are_rounded_once(base, scale):
+    _, turns = phase.geometric(base, (2, 768), 384, scale)
+    with mpmath.workprec(300):
+        for f, w in enumerate(reference.angular_frequencies(768, base, 0, scale)):
+            exact = w / (2 * mpmath.pi) * mpmath.mpf(2) ** 64
+            ours = (int(turns.whole[f]) << 64) + int(turns.fraction[f])
+            assert abs(exact - ours) <= mpmath.mpf("0.500001")
+
+
+def test_host_sine_and_cosine():
+    turns = edges(64)
+    sine, cosine = phase.sine_cosine(turns)
+    angle = 2 * np.pi * (turns.astype(np.int64) / 2.0**64)
+    assert np.abs(sine - np.sin(angle)).max() < 6e-16
+    assert np.abs(cosine - np.cos(angle)).max() < 6e-16
+
+
+# ---- 16 bits -----------------------------------------------------------------------------------------------------------------
+
+
+@numba.njit
+def widen(bits, hardware, integer):
+    for i in range(bits.size):
+        hardware[i] = a.f16_to_f32(bits[i])
+        integer[i] = a.f16_to_f32_integer(bits[i])
+
+
+@numba.njit
+def narrow(values, hardware, integer, bf16):
+    for i in range(values.size):
+        hardware[i] = a.f32_to_f16(values[i])
+        integer[i] = a.f32_to_f16_integer(values[i])
+        bf16[i] = a.f32_to_bf16(values[i])
+
+
+def test_every_float16_widens_exactly():
+    bits = np.arange(2**16, dtype=np.uint16)
+    hardware, integer = np.empty(2**16, np.float32), np.empty(2**16, np.float32)
+    widen(bits, hardware, integer)
+    expected = bits.view(np.float16).astype(np.float32)
+    cases.assert_same_bits(hardware, expected)
+    cases.assert_same_bits(integer, expected)
+
+
+def test_float32_narrows_as_numpy_and_ml_dtypes():
+    """Every 16-bit value, its neighbours and the midpoints to the next, and random bits."""
+    exact = np.arange(2**16, dtype=np.uint16)
+    halves = exact.view(np.float16).astype(np.float32).view(np.uint32)
+    brains = exact.astype(np.uint32) << 16
+    rng = np.random.default_rng(0)
+    parts = [
+        base + np.uint32(step) for base in (halves, brains) for step in (0, 1, 0xFFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001)
+    ]
+    bits = np.concatenate([*parts, rng.integers(0, 2**32, 500_000, dtype=np.uint32)])
+    values = bits.view(np.float32)
+    hardware, integer, bf16 = (np.empty(values.size, np.uint16) for _ in range(3))
+    narrow(values, hardware, integer, bf16)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = values.astype(np.float16)
+        expected_bf16 = values.astype(cases.DTYPES["bfloat16"])
+    cases.assert_same_bits(hardware.view(np.float16), expected)
+    cases.assert_same_bits(integer.view(np.float16), expected)
+    cases.assert_same_bits(bf16.view(cases.DTYPES["bfloat16"]), expected_bf16)

@@ -1,0 +1,202 @@
+"""The in-place contract, clause by clause."""
+
+from __future__ import annotations
+
+import re
+import tracemalloc
+
+import cases
+import numpy as np
+import pytest
+
+import fastpe
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+def test_the_object_returned_is_the_object_given(platform, dtype):
+    x = platform.array(cases.random((2, 5, 8), dtype))
+    assert fastpe.add_encoding(x) is x
+    out = platform.array(cases.random((2, 5, 8), dtype))
+    assert fastpe.add_encoding(x, out=out) is out
+    if dtype != "bfloat16":
+        table = platform.array(np.zeros((5, 8), cases.DTYPES[dtype]))
+        assert fastpe.encode(platform.array(np.arange(5)), 8, out=table) is table
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("view", cases.VIEWS)
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+def test_views_are_written_without_a_copy(dtype, view, layout):
+    """Whatever the strides: the same bits as contiguous memory, and not one byte beside the view."""
+    for width in (8, 5):
+        plain = cases.random((3, 11, width), dtype)
+        x = cases.VIEWS[view](plain)
+        base = x if x.base is None else x.base
+        before = base.copy()
+        encoding = fastpe.Sinusoidal(layout=layout)
+        expected = fastpe.add_encoding(plain.copy(), encoding, offset=3)
+        assert fastpe.add_encoding(x, encoding, offset=3) is x
+        cases.assert_same_bits(x, expected)
+        x[...] = plain  # what is left differs from before only where something beside the view was written
+        cases.assert_same_bits(base, before)
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("view", cases.VIEWS)
+def test_out_leaves_x_alone(platform, dtype, view):
+    x = cases.random((3, 11, 8), dtype)
+    expected = fastpe.add_encoding(x.copy(), input_scale=2.5)
+    source = platform.array(cases.VIEWS[view](x))
+    out = platform.array(cases.VIEWS[view](np.zeros_like(x)))
+    fastpe.add_encoding(source, out=out, input_scale=2.5)
+    cases.assert_same_bits(platform.host(out), expected)
+    cases.assert_same_bits(platform.host(source), x)
+
+
+def test_out_may_be_x():
+    x = cases.random((2, 9, 8), "float32")
+    expected = fastpe.add_encoding(x.copy())
+    same_view = x[:]
+    assert fastpe.add_encoding(x, out=same_view) is same_view
+    cases.assert_same_bits(x, expected)
+
+
+def test_out_may_not_partly_overlap_x():
+    whole = np.zeros((12, 8), np.float32)
+    for x, out in ((whole[:8], whole[1:9]), (whole[:8], whole[7::-1]), (whole[:, :4], whole[:, 2:6])):
+        with pytest.raises(ValueError, match="out must be x or lie apart from it"):
+            fastpe.add_encoding(x, out=out)
+    assert not whole.any()
+    fastpe.add_encoding(whole[::2], out=whole[1::2])  # interleaved, but no shared element
+    cases.assert_same_bits(whole[1::2].copy(), fastpe.encode(np.arange(6), 8))
+    assert not whole[::2].any()
+
+
+def test_out_must_match():
+    x = np.zeros((2, 3, 4), np.float32)
+    with pytest.raises(ValueError, match=re.escape("add_encoding: out must have shape (2, 3, 4), got (2, 3, 5).")):
+        fastpe.add_encoding(x, out=np.zeros((2, 3, 5), np.float32))
+    with pytest.raises(TypeError, match="out must have dtype float32, got float64"):
+        fastpe.add_encoding(x, out=np.zeros((2, 3, 4)))
+    with pytest.raises(TypeError, match=r"out must be a floating-point array .* got int64 of shape"):
+        fastpe.add_encoding(x, out=np.zeros((2, 3, 4), int))
+    with pytest.raises(TypeError, match="out must be a NumPy or CuPy array, got builtins.list"):
+        fastpe.add_encoding(x, out=[0.0])
+    read_only = np.zeros((2, 3, 4), np.float32)
+    read_only.flags.writeable = False
+    with pytest.raises(ValueError, match="out must be writable"):
+        fastpe.add_encoding(x, out=read_only)
+    fastpe.add_encoding(read_only, out=x)  # x itself may be read-only then
+
+
+def test_read_only():
+    x = np.zeros((2, 3, 4), np.float32)
+    x.flags.writeable = False
+    with pytest.raises(
+        ValueError, match=re.escape("x must be writable, got a read-only array of shape (2, 3, 4). Pass a copy, or out=.")
+    ):
+        fastpe.add_encoding(x)
+
+
+def test_one_element_twice(platform):
+    """Broadcast and sliding views hold an element more than once."""
+    row = np.zeros((1, 1, 4), np.float32)
+    views = [np.broadcast_to(row, (2, 3, 4)), np.lib.stride_tricks.as_strided(np.zeros(12, np.float32), (5, 4), (8, 4))]
+    for view in views:
+        view = np.lib.stride_tricks.as_strided(view, view.shape, view.strides, writeable=True)
+        array = platform.array(view)
+        with pytest.raises(ValueError, match="x must not hold one element twice"):
+            fastpe.add_encoding(array)
+        assert not platform.host(array).any()
+    size_one = np.lib.stride_tricks.as_strided(np.zeros((3, 4), np.float32), (1, 3, 4), (0, 16, 4), writeable=True)
+    fastpe.add_encoding(platform.array(size_one))  # a stride of 0 along an axis of one is no repetition
+    fastpe.add_encoding(row, out=np.zeros_like(row))
+
+
+def test_broadcast_x_with_out(platform):
+    """x is only read then, and may repeat itself."""
+    row = platform.array(np.ones((1, 1, 4), np.float32))
+    if platform.on_host:
+        out = np.zeros((2, 3, 4), np.float32)
+        fastpe.add_encoding(np.broadcast_to(row, (2, 3, 4)), out=out)
+        cases.assert_same_bits(out[1], fastpe.add_encoding(np.ones((3, 4), np.float32)))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0, 4), (0, 3, 4), (2, 0, 0, 4)])
+def test_empty_arrays_return_unchanged(platform, shape):
+    x = platform.array(np.zeros(shape, np.float32))
+    assert fastpe.add_encoding(x) is x
+    assert fastpe.encode(platform.array(np.zeros(shape)), 4).shape == (*shape, 4)
+
+
+def test_special_values_pass_through(platform):
+    x = np.array([np.nan, np.inf, -np.inf, 1e-45, 3e38], np.float32)[None, :].repeat(3, 0)
+    array = platform.array(x)
+    fastpe.add_encoding(array)
+    got = platform.host(array)
+    assert np.isnan(got[:, 0]).all()
+    assert (got[:, 1:3] == x[:, 1:3]).all()
+    tiny = platform.array(x)
+    fastpe.add_encoding(tiny, fastpe.Sinusoidal(amplitude=0.0))
+    assert platform.host(tiny)[0, 3] == np.float32(1e-45)
+
+
+def test_no_temporary_of_the_size_of_x():
+    x = np.zeros((4, 4096, 256), np.float32)  # 16 MB
+    positions = np.arange(4096)
+    fastpe.add_encoding(x, positions=positions)
+    for given in ({}, {"offset": 9}, {"positions": positions}, {"mask": positions % 2 == 0}, {"out": np.empty_like(x)}):
+        tracemalloc.start()
+        fastpe.add_encoding(x, **given)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 400_000, f"{given.keys()}: {peak} bytes"
+
+
+def test_resident_memory_does_not_grow():
+    """What the kernels allocate themselves, which tracemalloc does not see."""
+    resource = pytest.importorskip("resource")
+    x = np.zeros((1, 65_536, 256), np.float32)  # 64 MB
+    fastpe.add_encoding(x)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(5):
+        fastpe.add_encoding(x, offset=7)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096  # KiB
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("shape", [(1, 5000, 96), (7, 700, 96), (300, 3, 96)])
+def test_threads_and_chunks_do_not_change_bits(threads, shape):
+    x = cases.random(shape, "float32")
+    try:
+        fastpe.set_num_threads(1)
+        expected = fastpe.add_encoding(x.copy(), offset=3)
+        fastpe.set_num_threads(threads)
+        cases.assert_same_bits(fastpe.add_encoding(x, offset=3), expected)
+    finally:
+        fastpe.set_num_threads(None)
+    cases.assert_same_bits(expected[0], fastpe.add_encoding(cases.random(shape, "float32")[0], offset=3))
+
+
+def test_batch_and_width_do_not_change_a_row():
+    table = fastpe.encode(np.arange(40), 64)
+    x = np.zeros((9, 40, 64), np.float32)
+    fastpe.add_encoding(x)
+    for b in range(9):
+        cases.assert_same_bits(x[b], table)
+    for t in (0, 7, 8, 39):
+        cases.assert_same_bits(fastpe.add_encoding(np.zeros((1, 64), np.float32), offset=t)[0], table[t])
+
+
+def test_memmap_is_written(tmp_path):
+    x = np.memmap(tmp_path / "x", np.float32, "w+", shape=(3, 4))
+    assert fastpe.add_encoding(x) is x
+    x.flush()
+    cases.assert_same_bits(np.fromfile(tmp_path / "x", np.float32).reshape(3, 4), fastpe.encode(np.arange(3), 4))
+
+
+def test_scaled_input_is_a_multiply_then_an_add():
+    x = cases.random((1, 50, 64), "float32")
+    table = fastpe.encode(np.arange(50), 64)
+    expected = x * np.float32(np.sqrt(64.0)) + table
+    cases.assert_same_bits(fastpe.add_encoding(x, input_scale=np.sqrt(64.0)), expected)

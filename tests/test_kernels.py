@@ -1,0 +1,187 @@
+"""The kernel files: each written twice with one name, one argument block and one set of constants; and the compile gate."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+import fastpe.kernels
+import fit_polynomials
+import pytest
+from fastpe.kernels import add_sinusoidal, arithmetic, locate_rows
+
+from fastpe.backends import cuda
+from fastpe.backends import numba as numba_backend
+
+KERNELS = Path(fastpe.kernels.__file__).parent
+CUDA_FILES = sorted(path.stem for path in KERNELS.glob("*.cu"))
+ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
+
+
+def text(file):
+    return (KERNELS / file).read_text()
+
+
+# ---- twins -------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_kernel_has_its_twin():
+    assert CUDA_FILES == ["add_sinusoidal", "locate_rows"]
+    for name in [*CUDA_FILES, "arithmetic"]:
+        assert (KERNELS / f"{name}.py").exists()
+    twins = {path.stem for path in KERNELS.glob("*.py")} - {"__init__"}
+    assert twins == {*CUDA_FILES, "arithmetic"}
+
+
+def test_entry_points_carry_their_files_name():
+    for name in CUDA_FILES:
+        source = text(f"{name}.cu")
+        entries = re.findall(r"__launch_bounds__\([\d, ]+\)\s*\\?\s*(\w+?)(?:##|\()", source)
+        assert entries
+        assert all(entry.startswith(name) for entry in entries), entries
+    built = add_sinusoidal.build("float16", True, add_sinusoidal.IN_PLACE)
+    assert built.__name__ == "add_sinusoidal_f16_interleaved_in_place"
+    rows = [name for name in vars(locate_rows) if name.startswith("locate_rows")]
+    assert sorted(rows) == sorted(re.findall(r"(locate_rows_\w+)\(const", text("locate_rows.cu")))
+
+
+def struct_fields(name):
+    body = re.search(r"struct Arguments \{(.*?)\};", text(f"{name}.cu"), re.S).group(1)
+    return re.findall(r"(i64|double) (\w+);", body)
+
+
+def test_argument_blocks_agree():
+    """The struct in the .cu, the block of the Numba kernel and what the CUDA backend packs: same fields, same order."""
+    fields = struct_fields("add_sinusoidal")
+    assert tuple(name for _, name in fields) == add_sinusoidal.ARGUMENTS == cuda._ADD_SINUSOIDAL
+    packed = numba_backend._BLOCK.format
+    assert packed == f"={sum(kind == 'i64' for kind, _ in fields)}q{sum(kind == 'double' for kind, _ in fields)}d"
+    assert [kind for kind, _ in fields] == sorted((kind for kind, _ in fields), reverse=True)
+    assert tuple(name for _, name in struct_fields("locate_rows")) == cuda._LOCATE_ROWS
+
+
+def test_control_block_agrees():
+    assert numba_backend._CONTROL_WORDS == add_sinusoidal.CONTROL_WORDS
+    ours = (numba_backend._CHUNKS, numba_backend._ROWS_PER_CHUNK, numba_backend._BATCH_PER_CHUNK, numba_backend._YIELD)
+    assert ours == tuple(
+        getattr(add_sinusoidal, name) for name in ("CHUNKS", "ROWS_PER_CHUNK", "BATCH_PER_CHUNK", "YIELD_FUNCTION")
+    )
+    modes = (numba_backend._IN_PLACE, numba_backend._OUT_OF_PLACE, numba_backend._ALONE)
+    assert modes == (add_sinusoidal.IN_PLACE, add_sinusoidal.OUT_OF_PLACE, add_sinusoidal.ALONE)
+
+
+def test_kernels_is_no_top_level_package():
+    import subprocess
+    import sys
+
+    run = subprocess.run([sys.executable, "-c", "import kernels"], cwd=KERNELS.parent, capture_output=True, text=True)
+    if KERNELS.name == "kernels" and (KERNELS / "__init__.py").exists():
+        assert run.returncode != 0
+        assert "fastpe.kernels" in run.stderr or "No module named" in run.stderr
+
+
+# ---- constants ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_polynomials_are_the_fitted_ones(dtype):
+    """Refit by Remez; a unit in the last place of slack, for another version of the arithmetic library."""
+    fitted = fit_polynomials.constants(dtype)
+    bits = "32" if dtype == "float32" else "64"
+    for name, values in fitted.items():
+        ours = getattr(arithmetic, f"{name}_{bits}")
+        ours = tuple(float(value) for value in (ours if isinstance(ours, tuple) else (ours,)))
+        assert len(ours) == len(values)
+        for got, expected in zip(ours, values, strict=True):
+            assert abs(_ordinal(got, dtype) - _ordinal(expected, dtype)) <= 1, (name, got, expected)
+
+
+def _ordinal(value, dtype):
+    """Position of a float among the floats of its type."""
+    kind, unsigned = ("<f", "<I") if dtype == "float32" else ("<d", "<Q")
+    return struct.unpack(unsigned, struct.pack(kind, value))[0]
+
+
+def test_constants_are_the_same_in_both_languages():
+    here = []
+    for bits in ("32", "64"):
+        for name in ("SIN_HIGH", "SIN_LOW", "SIN", "COS"):
+            value = getattr(arithmetic, f"{name}_{bits}")
+            here += [float(v) for v in (value if isinstance(value, tuple) else (value,))]
+    literals = re.findall(r"-?0x1\.[0-9a-f]+p[+-]\d+f?", text("arithmetic.cuh"))
+    there = [float.fromhex(literal.rstrip("f")) for literal in literals]
+    scales = {2.0**-32, 2.0**-64}
+    assert sorted(value for value in there if value not in scales) == sorted(here)
+    assert scales <= set(there)
+
+
+# ---- CUDA house rules and the compile gate -----------------------------------------------------------------------------------
+
+
+def test_cuda_house_rules():
+    """No headers, no fast or library functions, no operator that the compiler may contract."""
+    for name in [f"{name}.cu" for name in CUDA_FILES] + ["arithmetic.cuh"]:
+        code = re.sub(r"//[^\n]*", "", text(name))
+        assert re.findall(r"#include\s+(\S+)", code) in ([], ['"arithmetic.cuh"'])
+        assert not re.search(r"\b(__sinf|__cosf|__sincosf|sinf?|cosf?|sincosf?|sincospi|powf?|expf?|fdividef)\s*\(", code)
+        assert not re.search(r"__half|__nv_bfloat16|__shared__|atomic", code)
+
+
+@pytest.fixture(scope="module")
+def nvrtc():
+    pytest.importorskip("cupy", reason="NVRTC is reached through CuPy")
+    from cupy.cuda import nvrtc
+
+    return nvrtc
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", CUDA_FILES)
+def test_compile_gate(nvrtc, name, architecture):
+    """Every kernel for every architecture: no warning, no stack frame, no spilled register."""
+    cubin, log = cuda.compile_source(name, f"sm_{architecture}", "--ptxas-options=-v")
+    assert faults(log) == []
+    assert cubin.startswith(b"\x7fELF")
+    assert len(re.findall("Compiling entry function", log)) == len(re.findall(r"Used \d+ registers", log)) > 0
+
+
+def faults(log):
+    warnings = [line for line in log.splitlines() if "warning" in line.lower()]
+    uses = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    return warnings + [use for use in uses if use != ("0", "0", "0")]
+
+
+SPILLING = """
+extern "C" __global__ void spills(float* x, int n) {
+    float v[64];
+    for (int i = 0; i < 64; i++) v[i] = x[i];
+    for (int i = 0; i < n; i++) v[(int)x[i] & 63] += v[(int)x[i + n] & 63];
+    for (int i = 0; i < 64; i++) x[i] = v[i];
+}
+"""
+
+
+def test_the_gate_catches_faults(nvrtc, monkeypatch):
+    monkeypatch.setattr(cuda, "source", lambda name: SPILLING)
+    _, log = cuda.compile_source("spills", "sm_90", "--ptxas-options=-v")
+    assert faults(log)
+    monkeypatch.setattr(cuda, "source", lambda name: 'extern "C" __global__ void warns() { int unused; }')
+    _, log = cuda.compile_source("warns", "sm_90", "--ptxas-options=-v")
+    assert faults(log)
+    monkeypatch.setattr(cuda, "source", lambda name: "this is not CUDA")
+    with pytest.raises(RuntimeError, match=r"broken\.cu does not compile for sm_90"):
+        cuda.compile_source("broken", "sm_90")
+
+
+def test_source_is_one_string_without_includes():
+    for name in CUDA_FILES:
+        source = cuda.source(name)
+        assert "#include" not in source
+        assert source.count("#define DEVICE ") == 1
+
+
+def test_subnormals_are_not_flushed(nvrtc):
+    """CuPy's own compiler would append -ftz=true."""
+    ptx, _ = cuda.compile_source("add_sinusoidal", "compute_90")
+    assert b".ftz" not in (ptx if isinstance(ptx, bytes) else ptx.encode())

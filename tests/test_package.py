@@ -1,0 +1,202 @@
+"""Imports, dependencies between modules, what the wheel and the source archive hold, the documentation's examples."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import json
+import statistics
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import fastpe
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def python(code, *flags, **environment):
+    """Run code in a fresh interpreter and return what it printed."""
+    import os
+
+    run = subprocess.run(
+        [sys.executable, *flags, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT / "tests",
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+# ---- imports -----------------------------------------------------------------------------------------------------------------
+
+OPTIONAL = ("cupy", "torch", "numba", "llvmlite", "matplotlib", "ml_dtypes", "jax", "tensorflow")
+
+
+def test_import_loads_numpy_only():
+    names = python("import sys, json, fastpe; print(json.dumps(sorted(sys.modules)))")
+    loaded = {name.partition(".")[0] for name in json.loads(names)}
+    assert "numpy" in loaded
+    assert not loaded & set(OPTIONAL)
+
+
+def test_the_cpu_path_imports_no_other_library():
+    names = python(
+        "import sys, json, numpy, fastpe; fastpe.add_encoding(numpy.zeros((2, 4))); print(json.dumps(sorted(sys.modules)))"
+    )
+    loaded = {name.partition(".")[0] for name in json.loads(names)}
+    assert not loaded & (set(OPTIONAL) - {"numba", "llvmlite"})
+
+
+def test_import_is_quick():
+    """At most 30 ms on top of NumPy."""
+    code = "import numpy, time; t = time.perf_counter(); import fastpe; print(time.perf_counter() - t)"
+    assert statistics.median(float(python(code)) for _ in range(7)) < 0.030
+
+
+def test_works_where_the_optional_libraries_are_missing():
+    block = f"import sys; sys.modules.update(dict.fromkeys({[name for name in OPTIONAL if name not in ('numba', 'llvmlite')]}))"
+    code = (
+        f"{block}; import numpy, fastpe; print(fastpe.add_encoding(numpy.zeros((1, 2)))[0, 1], fastpe.array_module().__name__)"
+    )
+    assert python(code).split() == ["1.0", "numpy"]
+
+
+# ---- dependencies point one way ----------------------------------------------------------------------------------------------
+
+# Each module may import those listed; nothing points back up.
+LEAVES = {"checks", "arrays", "phase"}
+MAY_IMPORT = {
+    "checks": set(),
+    "arrays": {"arrays"},
+    "phase": set(),
+    "encodings": {"checks", "phase", "encodings"},
+    "dispatch": {"checks", "arrays"},
+    "positions": {"checks", "arrays", "dispatch"},
+    "operations": {"arrays", "encodings", "positions"},
+    "backends": {"checks", "arrays", "encodings", "operations", "backends", "kernels"},
+    "api": {"checks", "arrays", "dispatch", "encodings", "operations", "positions", "backends"},
+    "kernels": {"kernels"},
+}
+
+
+def imports_of(path, package):
+    """fastpe's modules that a file imports, by their first name below fastpe."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            if node.level == 0:
+                names = [node.module] if node.module != "fastpe" else [f"fastpe.{alias.name}" for alias in node.names]
+            else:
+                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
+                names = (
+                    [".".join([*parent, node.module])]
+                    if node.module
+                    else [".".join([*parent, alias.name]) for alias in node.names]
+                )
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("fastpe.")}
+    return found
+
+
+def test_dependencies_point_one_way():
+    checked = 0
+    for folder, package in (("fastpe", "fastpe"), ("kernels", "fastpe.kernels")):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            module = "kernels" if folder == "kernels" else parts[0]
+            if module not in MAY_IMPORT:
+                continue
+            inside = ".".join([package, *parts[:-1]])
+            unknown = imports_of(path, inside) - MAY_IMPORT[module]
+            assert not unknown, f"{path.relative_to(ROOT)} imports {unknown}"
+            checked += 1
+    assert checked >= 14
+
+
+def test_dispatch_is_short_and_imports_no_library():
+    source = (ROOT / "fastpe" / "dispatch.py").read_text()
+    code = [line for line in source.splitlines() if line.strip() and not line.strip().startswith(("#", '"""'))]
+    assert len(code) <= 60
+    assert not {"cupy", "torch", "numba", "numpy"} & {
+        alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import) for alias in node.names
+    }
+
+
+# ---- archives ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """The wheel and the source archive, built from a copy of what belongs in them."""
+    import shutil
+
+    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    for name in ("fastpe", "kernels", "tests", "bench", "docs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    for path in ROOT.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copy(path, copy)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(copy)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert run.returncode == 0, run.stdout + run.stderr
+    (wheel,), (source,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    return set(zipfile.ZipFile(wheel).namelist()), {name.partition("/")[2] for name in tarfile.open(source).getnames()}
+
+
+def test_wheel_and_source_archive_hold_every_file(archives):
+    wheel, source = archives
+    kernels = {path.name for path in (ROOT / "kernels").iterdir() if path.suffix in (".cu", ".cuh", ".py")}
+    assert {"add_sinusoidal.cu", "locate_rows.cu", "arithmetic.cuh"} <= kernels
+    assert {f"fastpe/kernels/{name}" for name in kernels} <= wheel
+    assert {f"kernels/{name}" for name in kernels} <= source
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "fastpe").rglob("*.py")}
+    extra = {"fastpe/py.typed", *(str(path.relative_to(ROOT)) for path in (ROOT / "fastpe" / "data").iterdir())}
+    assert modules | extra <= wheel
+    assert modules | extra | {"LICENSE", "CHANGELOG.md", "README.md", "tests/data/truth.npz", "tests/conftest.py"} <= source
+    assert not any(name.startswith(("tests/", "bench/", "kernels/")) for name in wheel)
+
+
+def test_version_is_the_packages():
+    from importlib.metadata import version
+
+    assert version("fastpe") == fastpe.__version__
+
+
+# ---- documentation -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fastpe.api", "fastpe.encodings.sinusoidal", "fastpe.backends.pool"])
+def test_docstring_examples(name):
+    results = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert results.failed == 0
+    if name != "fastpe.backends.pool":
+        assert results.attempted > 0
+
+
+def test_readme_examples():
+    import re
+
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("name", [*fastpe.__all__])
+def test_public_docstrings(name):
+    documented = getattr(fastpe, name).__doc__
+    assert documented
+    assert documented.strip()

@@ -1,0 +1,172 @@
+"""The CUDA backend around the kernels: variants, grids, the cubin cache, what is launched. No GPU needed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import cases
+import numpy as np
+import pytest
+
+import fastpe
+from fastpe.backends import cache, cuda
+
+
+@pytest.fixture
+def device(ptx_folder):
+    """A simulated GPU that records what is launched on it."""
+    pytest.importorskip("cupy")
+    import simulated_cupy
+    from conftest import SimulatedPlatform
+
+    with simulated_cupy.installed("90", ptx_folder):
+        platform = SimulatedPlatform()
+        platform.launched = simulated_cupy.launched
+        platform.launched.clear()
+        yield platform
+
+
+# ---- variants and grids ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "suffix"), [("float32", "f32"), ("float64", "f64"), ("float16", "f16"), ("bfloat16", "bf16")]
+)
+def test_aligned_arrays_take_the_vector_kernels(device, dtype, suffix):
+    for layout in cases.LAYOUTS:
+        fastpe.add_encoding(device.array(cases.random((2, 5, 32), dtype)), fastpe.Sinusoidal(layout=layout))
+        assert device.launched[-1][0] == f"add_sinusoidal_{suffix}_vec16_{layout}"
+    for x in (cases.random((2, 5, 33), dtype), cases.VIEWS["misaligned_rows"](cases.random((2, 5, 32), dtype))):
+        fastpe.add_encoding(device.array(x))
+        assert device.launched[-1][0] == f"add_sinusoidal_{suffix}_columns"
+
+
+def test_concatenated_vectors_need_whole_vectors_in_each_half(device):
+    fastpe.add_encoding(device.array(np.zeros((1, 3, 12), np.float32)), fastpe.Sinusoidal(layout="concatenated"))
+    assert device.launched[-1][0] == "add_sinusoidal_f32_columns"  # 6 columns a half are one and a half vectors
+    fastpe.add_encoding(device.array(np.zeros((1, 3, 12), np.float32)))
+    assert device.launched[-1][0] == "add_sinusoidal_f32_vec16_interleaved"
+
+
+def test_one_launch_for_any_number_of_sequences(device):
+    fastpe.add_encoding(device.array(np.zeros((5, 4, 3, 2, 16), np.float32)), seq_axis=1)
+    assert len(device.launched) == 1
+    device.launched.clear()
+    fastpe.add_encoding(device.array(np.zeros((2, 3, 5, 16), np.float32)), positions=device.array(np.arange(5)))
+    assert [name for name, _, _ in device.launched] == ["locate_rows_given", "add_sinusoidal_f32_vec16_interleaved"]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 1000, 10**7, 2**31])
+@pytest.mark.parametrize("batch", [1, 3, 10**5])
+@pytest.mark.parametrize("units", [1, 17, 128, 5000])
+def test_grids_are_within_cuda_limits(monkeypatch, rows, batch, units):
+    monkeypatch.setattr(cuda, "_multiprocessors", lambda device: 132)
+    for varies in (0, 8):
+        call = {"rows": rows, "batch": batch, "positions": varies, "positions_batch_stride": varies, "positions_head_stride": 0}
+        (x, y, z), (wide, tall) = cuda._grid(call, units, 0)
+        assert x * wide >= units > (x - 1) * wide
+        assert 1 <= y <= 65535
+        assert 1 <= z <= min(batch, 65535)
+        assert 32 <= wide * tall <= 128 or wide * tall == 128
+
+
+def test_few_rows_spread_over_sequences(monkeypatch):
+    """Decoding one row of many sequences keeps the device busy; a long array keeps its encoding in registers."""
+    monkeypatch.setattr(cuda, "_multiprocessors", lambda device: 132)
+    call = {"rows": 1, "batch": 4096, "positions": 0, "positions_batch_stride": 0, "positions_head_stride": 0}
+    assert cuda._grid(call, 256, 0)[0][2] > 100
+    assert cuda._grid(call | {"rows": 10**6, "batch": 32}, 256, 0)[0][2] == 1
+
+
+def test_many_rows_few_blocks(device, monkeypatch):
+    """Groups and sequences beyond the grid are reached by striding."""
+    monkeypatch.setattr(cuda, "MOST_BLOCKS_YZ", 2)
+    monkeypatch.setattr(cuda, "THREADS", 8)
+    x = cases.random((5, 200, 16), "float32")
+    for given in ({"offset": 5}, {"offset": np.arange(5) * 100}):
+        here, there = x.copy(), device.array(x)
+        fastpe.add_encoding(here, **given)
+        fastpe.add_encoding(there, **device.arguments(given))
+        cases.assert_same_bits(device.host(there), here)
+    assert max(grid[1] for _, grid, _ in device.launched) <= 2
+
+
+def test_misaligned_elements_are_refused(device):
+    raw = np.zeros(4 * 3 * 4 + 2, np.uint8)
+    x = device.array(raw)
+    view = type(x)(np.ndarray((1, 3, 4), np.float32, x._host, 2), x._owner)
+    with pytest.raises(ValueError, match="arrays on a GPU must be aligned to their element"):
+        fastpe.add_encoding(view)
+
+
+# ---- the cubin cache ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache_folder(tmp_path, monkeypatch):
+    pytest.importorskip("cupy")
+    monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path / "cache"))
+    compiled = []
+    compile_source = cuda.compile_source
+    monkeypatch.setattr(cuda, "compile_source", lambda *args: compiled.append(args) or compile_source(*args))
+    return tmp_path / "cache" / "cuda", compiled
+
+
+def test_a_cubin_is_compiled_once(cache_folder):
+    folder, compiled = cache_folder
+    first = cuda._cubin("locate_rows", "sm_90")
+    assert first.parent == folder
+    assert first.read_bytes().startswith(b"\x7fELF")
+    assert cuda._cubin("locate_rows", "sm_90") == first
+    assert len(compiled) == 1
+    assert cuda._cubin("locate_rows", "sm_80") != first
+    assert [path for path in folder.iterdir() if not path.name.endswith(".bin")] == []
+
+
+def test_a_damaged_cubin_is_compiled_anew(cache_folder):
+    _, compiled = cache_folder
+    path = cuda._cubin("locate_rows", "sm_90")
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:100], whole[:-1] + b"x"):
+        path.write_bytes(damaged)
+        assert cuda._cubin("locate_rows", "sm_90").read_bytes() == whole
+    assert len(compiled) == 4
+
+
+def test_another_source_is_another_key(cache_folder, monkeypatch):
+    first = cuda._cubin("locate_rows", "sm_90")
+    source = cuda.source("locate_rows")
+    monkeypatch.setattr(cuda, "source", lambda name: source + "// changed\n")
+    assert cuda._cubin("locate_rows", "sm_90").name.split("-")[:2] == first.name.split("-")[:2]
+    assert cuda._cubin("locate_rows", "sm_90") != first
+
+
+def test_without_a_cache_a_temporary_file_serves(cache_folder, monkeypatch):
+    monkeypatch.setattr(cache, "folder", lambda name: None)
+    path = cuda._cubin("locate_rows", "sm_90")
+    assert path.read_bytes().startswith(b"\x7fELF")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file modes are POSIX's")
+def test_only_a_private_folder_is_trusted(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path))
+    place = cache.folder("cuda")
+    assert place == tmp_path / "cuda"
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    place.chmod(0o777)
+    assert cache.folder("cuda") is None
+
+
+def test_cache_places(tmp_path, monkeypatch):
+    monkeypatch.delenv("FASTPE_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.folder("cuda") == tmp_path / "xdg" / "fastpe" / "cuda"
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path / "file"))
+    assert cache.folder("cuda") is None
+    monkeypatch.delenv("FASTPE_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert cache.folder("cuda") is None

@@ -12,8 +12,10 @@ PE[p, sine column f] = sin(p w_f), PE[p, cosine column f] = cos(p w_f)  (Vaswani
 is one rotation of it: first' = fma(first, cos, second*sin), second' = fma(second, cos, -(first*sin)), where `first` and `second` are
 the functions (sine, cosine, or cosine, sine) in the order of their columns. float64 arrays: the polynomial at the position itself.
 
-Threads claim chunks of rows from an atomic counter in the control block; whoever calls with ``waits`` set returns when all chunks
-are finished. Bytes moved per element: read and write of x, and from the caches 4 of tables and 4 of anchors.
+A chunk is worked on in blocks of a few rows: the encoding is made in a buffer in column order, then added to every sequence and head
+that shares the positions. Adding streams through x alone, which is what lets it run at the memory's speed. Threads claim chunks from
+an atomic counter in the control block; whoever calls with ``waits`` set returns when all chunks are finished. Bytes moved per
+element: read and write of x, and 8 (12 where made) from the caches.
 """
 
 from __future__ import annotations
@@ -103,6 +105,9 @@ NEXT_CHUNK, FINISHED_CHUNKS, CHUNKS, ROWS_PER_CHUNK, BATCH_PER_CHUNK, YIELD_FUNC
 CONTROL_WORDS = 40
 
 ANCHOR_ROWS = 8
+BLOCK_BYTES = (
+    1 << 14
+)  # of encoding made at a time: beside the rotations it stays in the first-level cache; twice that where shared
 _ANCHOR_32 = ~((ANCHOR_ROWS - 1) << 32)  # clears the three lowest integer bits of a position
 _ANCHOR_64 = -1  # float64: every position is its own anchor
 
@@ -121,8 +126,10 @@ def _position(call, b, t, h):
 
 
 @a.inline
-def _evaluate_32(call, amplitude, position, first, second):
-    count = first.size
+def _evaluate_32(call, amplitude, position, turns_at, first_at, second_at):
+    count = (call[WIDTH] + 1) // 2
+    first = carray(a.pointer_f32(first_at), (count,))
+    second = carray(a.pointer_f32(second_at), (count,))
     if position == a.NOT_A_POSITION:
         first[:] = np.float32(np.nan)
         second[:] = np.float32(np.nan)
@@ -130,24 +137,27 @@ def _evaluate_32(call, amplitude, position, first, second):
     sine, cosine = first, second
     if call[COSINE_FIRST] != 0:
         sine, cosine = second, first
+    turns = carray(a.pointer_u32(turns_at), (count,))
     frequencies = carray(a.pointer_u64(np.uint64(call[FREQUENCIES])), (count,))
     if np.uint64(position) & np.uint64(0xFFFFFFFF) == np.uint64(0):
         whole = np.uint64(position >> 32)
         for f in range(count):
-            s, c = a.sincos_32(np.uint32((whole * frequencies[f]) >> np.uint64(32)))
-            sine[f] = s * amplitude
-            cosine[f] = c * amplitude
+            turns[f] = np.uint32((whole * frequencies[f]) >> np.uint64(32))
     else:
         whole_turns = carray(a.pointer_u64(np.uint64(call[WHOLE_TURNS])), (count,))
         for f in range(count):
-            s, c = a.sincos_32(np.uint32(a.phase(position, frequencies[f], whole_turns[f]) >> np.uint64(32)))
-            sine[f] = s * amplitude
-            cosine[f] = c * amplitude
+            turns[f] = np.uint32(a.phase(position, frequencies[f], whole_turns[f]) >> np.uint64(32))
+    for f in range(count):  # a loop of its own: twice the lanes of one that holds 64-bit phases
+        s, c = a.sincos_32(turns[f])
+        sine[f] = s * amplitude
+        cosine[f] = c * amplitude
 
 
 @a.inline
-def _evaluate_64(call, amplitude, position, first, second):
-    count = first.size
+def _evaluate_64(call, amplitude, position, turns_at, first_at, second_at):
+    count = (call[WIDTH] + 1) // 2
+    first = carray(a.pointer_f64(first_at), (count,))
+    second = carray(a.pointer_f64(second_at), (count,))
     if position == a.NOT_A_POSITION:
         first[:] = np.nan
         second[:] = np.nan
@@ -170,6 +180,53 @@ def _evaluate_64(call, amplitude, position, first, second):
             cosine[f] = c * amplitude
 
 
+# ---- rows of the encoding ----------------------------------------------------------------------------------------------------
+
+
+@a.inline
+def _rotate_row(call, j, first_at, second_at, row_at):
+    """Rotate the anchor by j positions into a row in column order."""
+    count, pairs = (call[WIDTH] + 1) // 2, call[WIDTH] // 2
+    first, second = carray(a.pointer_f32(first_at), (count,)), carray(a.pointer_f32(second_at), (count,))
+    row = carray(a.pointer_f32(row_at), (call[WIDTH],))
+    cosines = carray(a.pointer_f32(np.uint64(call[COSINES] + 4 * count * j)), (count,))
+    sines = carray(a.pointer_f32(np.uint64(call[SINES] + 4 * count * j)), (count,))
+    if call[INTERLEAVED] != 0:
+        for f in range(pairs):
+            row[2 * f] = a.fma(first[f], cosines[f], second[f] * sines[f])
+            row[2 * f + 1] = a.fma(second[f], cosines[f], -(first[f] * sines[f]))
+    else:
+        second_block = carray(a.pointer_f32(row_at + np.uint64(4 * call[SECOND_HALF])), (pairs,))
+        for f in range(pairs):
+            row[f] = a.fma(first[f], cosines[f], second[f] * sines[f])
+            second_block[f] = a.fma(second[f], cosines[f], -(first[f] * sines[f]))
+    if call[TAIL_COLUMN] >= 0:
+        f = pairs
+        u = a.fma(first[f], cosines[f], second[f] * sines[f])
+        v = a.fma(second[f], cosines[f], -(first[f] * sines[f]))
+        row[call[TAIL_COLUMN]] = u if (call[TAIL_IS_COSINE] != 0) == (call[COSINE_FIRST] != 0) else v
+
+
+@a.inline
+def _place_row(call, j, first_at, second_at, row_at):
+    """float64: the anchor is the row itself, and is only put into column order."""
+    count, pairs = (call[WIDTH] + 1) // 2, call[WIDTH] // 2
+    first, second = carray(a.pointer_f64(first_at), (count,)), carray(a.pointer_f64(second_at), (count,))
+    row = carray(a.pointer_f64(row_at), (call[WIDTH],))
+    if call[INTERLEAVED] != 0:
+        for f in range(pairs):
+            row[2 * f] = first[f]
+            row[2 * f + 1] = second[f]
+    else:
+        second_block = carray(a.pointer_f64(row_at + np.uint64(8 * call[SECOND_HALF])), (pairs,))
+        for f in range(pairs):
+            row[f] = first[f]
+            second_block[f] = second[f]
+    if call[TAIL_COLUMN] >= 0:
+        takes_first = (call[TAIL_IS_COSINE] != 0) == (call[COSINE_FIRST] != 0)
+        row[call[TAIL_COLUMN]] = first[pairs] if takes_first else second[pairs]
+
+
 # ---- one element type --------------------------------------------------------------------------------------------------------
 
 
@@ -180,49 +237,22 @@ class _Element(NamedTuple):
     itemsize: int
     real: Any  # the type of the arithmetic
     pointer: Any  # address -> pointer to elements
-    pair_pointer: Any  # address -> pointer to two adjacent 16-bit elements as one word, or None
     load: Any  # stored bits -> real
     store: Any  # real -> stored bits
     load_at: Any  # address of any alignment -> stored bits
     store_at: Any
     anchor_bits: int  # which bits of a position its anchor keeps
     evaluate: Any
+    write_row: Any
 
 
 _same = a.inline(lambda value: value)
+_F32, _F64 = (_ANCHOR_32, _evaluate_32, _rotate_row), (_ANCHOR_64, _evaluate_64, _place_row)
 ELEMENTS = {
-    "float32": _Element(
-        "f32", 4, np.float32, a.pointer_f32, None, _same, _same, a.load_f32, a.store_f32, _ANCHOR_32, _evaluate_32
-    ),
-    "float64": _Element(
-        "f64", 8, np.float64, a.pointer_f64, None, _same, _same, a.load_f64, a.store_f64, _ANCHOR_64, _evaluate_64
-    ),
-    "float16": _Element(
-        "f16",
-        2,
-        np.float32,
-        a.pointer_u16,
-        a.pointer_u32,
-        a.f16_to_f32,
-        a.f32_to_f16,
-        a.load_u16,
-        a.store_u16,
-        _ANCHOR_32,
-        _evaluate_32,
-    ),
-    "bfloat16": _Element(
-        "bf16",
-        2,
-        np.float32,
-        a.pointer_u16,
-        a.pointer_u32,
-        a.bf16_to_f32,
-        a.f32_to_bf16,
-        a.load_u16,
-        a.store_u16,
-        _ANCHOR_32,
-        _evaluate_32,
-    ),
+    "float32": _Element("f32", 4, np.float32, a.pointer_f32, _same, _same, a.load_f32, a.store_f32, *_F32),
+    "float64": _Element("f64", 8, np.float64, a.pointer_f64, _same, _same, a.load_f64, a.store_f64, *_F64),
+    "float16": _Element("f16", 2, np.float32, a.pointer_u16, a.f16_to_f32, a.f32_to_f16, a.load_u16, a.store_u16, *_F32),
+    "bfloat16": _Element("bf16", 2, np.float32, a.pointer_u16, a.bf16_to_f32, a.f32_to_bf16, a.load_u16, a.store_u16, *_F32),
 }
 
 # Where x is. Each mode is a kernel of its own: the compiler must know that a row in place reads what it writes.
@@ -230,50 +260,32 @@ IN_PLACE, OUT_OF_PLACE, ALONE = 0, 1, 2
 MODES = {IN_PLACE: "in_place", OUT_OF_PLACE: "out", ALONE: "alone"}
 
 
-def _rotation(element: _Element) -> Any:
-    """(first, second, cosines, sines, f) -> the two values of a row; `cosines` and `sines` are the row's rotation."""
-    if element.anchor_bits == _ANCHOR_64:
-
-        @a.inline
-        def values(first, second, cosines, sines, f):
-            return first[f], second[f]
-    else:
-
-        @a.inline
-        def values(first, second, cosines, sines, f):
-            return (
-                a.fma(first[f], cosines[f], second[f] * sines[f]),
-                a.fma(second[f], cosines[f], -(first[f] * sines[f])),
-            )
-
-    return values
-
-
-def _row_in_columns(element: _Element, mode: int, values: Any) -> Any:
-    """Row loop for any strides and the tail: one address for each column."""
-    load, store, load_at, store_at = element.load, element.store, element.load_at, element.store_at
+def _adders(element: _Element, mode: int) -> Any:
+    """Loops that add rows of the encoding to x: contiguous elements, any strides, and the copy of a masked row."""
+    load, store, pointer, load_at, store_at = element.load, element.store, element.pointer, element.load_at, element.store_at
+    real_pointer = a.pointer_f64 if element.real is np.float64 else a.pointer_f32
 
     @a.inline
-    def write_column(call, source, target, column, value, scale):
-        if mode != ALONE:
-            value = load(load_at(np.uint64(source + column * call[X_COLUMN_STRIDE]))) * scale + value
-        store_at(np.uint64(target + column * call[OUT_COLUMN_STRIDE]), store(value))
+    def add_contiguous(source, target, rows_at, size, scale):
+        rows = carray(real_pointer(rows_at), (size,))
+        out = carray(pointer(np.uint64(target)), (size,))
+        x = out
+        if mode == OUT_OF_PLACE:
+            x = carray(pointer(np.uint64(source)), (size,))
+        for d in range(size):
+            value = rows[d]
+            if mode != ALONE:
+                value = load(x[d]) * scale + value
+            out[d] = store(value)
 
     @a.inline
-    def write_row(call, source, target, first, second, cosines, sines, scale):
-        step = 2 if call[INTERLEAVED] != 0 else 1
-        second_column = 1 if call[INTERLEAVED] != 0 else call[SECOND_HALF]
-        for f in range(call[WIDTH] // 2):
-            u, v = values(first, second, cosines, sines, f)
-            write_column(call, source, target, step * f, u, scale)
-            write_column(call, source, target, step * f + second_column, v, scale)
-
-    @a.inline
-    def write_tail(call, source, target, first, second, cosines, sines, scale):
-        if call[TAIL_COLUMN] >= 0:
-            u, v = values(first, second, cosines, sines, call[WIDTH] // 2)
-            takes_first = (call[TAIL_IS_COSINE] != 0) == (call[COSINE_FIRST] != 0)
-            write_column(call, source, target, call[TAIL_COLUMN], u if takes_first else v, scale)
+    def add_strided(call, source, target, row_at, scale):
+        row = carray(real_pointer(row_at), (call[WIDTH],))
+        for d in range(call[WIDTH]):
+            value = row[d]
+            if mode != ALONE:
+                value = load(load_at(np.uint64(source + d * call[X_COLUMN_STRIDE]))) * scale + value
+            store_at(np.uint64(target + d * call[OUT_COLUMN_STRIDE]), store(value))
 
     @a.inline
     def copy_row(call, source, target):
@@ -282,82 +294,19 @@ def _row_in_columns(element: _Element, mode: int, values: Any) -> Any:
                 bits = load_at(np.uint64(source + d * call[X_COLUMN_STRIDE]))
                 store_at(np.uint64(target + d * call[OUT_COLUMN_STRIDE]), bits)
 
-    return write_row, write_tail, copy_row
-
-
-def _row_interleaved(element: _Element, mode: int, values: Any) -> Any:
-    """Row loop for contiguous interleaved columns: pairs side by side."""
-    load, store, pointer, pair_pointer = element.load, element.store, element.pointer, element.pair_pointer
-
-    @a.inline
-    def write_row(call, source, target, first, second, cosines, sines, scale):
-        pairs = call[WIDTH] // 2
-        out = carray(pointer(np.uint64(target)), (2 * pairs,))
-        x = out
-        if mode == OUT_OF_PLACE:
-            x = carray(pointer(np.uint64(source)), (2 * pairs,))
-        for f in range(pairs):
-            u, v = values(first, second, cosines, sines, f)
-            if mode != ALONE:
-                u = load(x[2 * f]) * scale + u
-                v = load(x[2 * f + 1]) * scale + v
-            out[2 * f] = store(u)
-            out[2 * f + 1] = store(v)
-
-    @a.inline
-    def write_row_of_words(call, source, target, first, second, cosines, sines, scale):
-        pairs = call[WIDTH] // 2
-        out = carray(pair_pointer(np.uint64(target)), (pairs,))
-        x = out
-        if mode == OUT_OF_PLACE:
-            x = carray(pair_pointer(np.uint64(source)), (pairs,))
-        for f in range(pairs):
-            u, v = values(first, second, cosines, sines, f)
-            if mode != ALONE:
-                word = x[f]
-                u = load(np.uint16(word)) * scale + u
-                v = load(np.uint16(word >> np.uint32(16))) * scale + v
-            out[f] = np.uint32(store(u)) | (np.uint32(store(v)) << np.uint32(16))
-
-    return write_row if pair_pointer is None else write_row_of_words
-
-
-def _row_concatenated(element: _Element, mode: int, values: Any) -> Any:
-    """Row loop for contiguous concatenated columns: two blocks."""
-    load, store, pointer, itemsize = element.load, element.store, element.pointer, element.itemsize
-
-    @a.inline
-    def write_row(call, source, target, first, second, cosines, sines, scale):
-        pairs = call[WIDTH] // 2
-        skip = itemsize * call[SECOND_HALF]
-        out_first = carray(pointer(np.uint64(target)), (pairs,))
-        out_second = carray(pointer(np.uint64(target + skip)), (pairs,))
-        x_first, x_second = out_first, out_second
-        if mode == OUT_OF_PLACE:
-            x_first = carray(pointer(np.uint64(source)), (pairs,))
-            x_second = carray(pointer(np.uint64(source + skip)), (pairs,))
-        for f in range(pairs):
-            u, v = values(first, second, cosines, sines, f)
-            if mode != ALONE:
-                u = load(x_first[f]) * scale + u
-                v = load(x_second[f]) * scale + v
-            out_first[f] = store(u)
-            out_second[f] = store(v)
-
-    return write_row
+    return add_contiguous, add_strided, copy_row
 
 
 # ---- the kernel --------------------------------------------------------------------------------------------------------------
 
 
-def build(dtype: str, interleaved: bool, mode: int) -> Any:
-    """Return the kernel, not compiled yet, of an element type, a layout and a mode."""
+def build(dtype: str, mode: int) -> Any:
+    """Return the kernel, not compiled yet, of an element type and a mode."""
     element = ELEMENTS[dtype]
-    real, itemsize, anchor_bits, evaluate = element.real, element.itemsize, element.anchor_bits, element.evaluate
-    values = _rotation(element)
-    write_row_in_columns, write_tail, copy_row = _row_in_columns(element, mode, values)
-    write_row = (_row_interleaved if interleaved else _row_concatenated)(element, mode, values)
-    alignment = (itemsize if element.pair_pointer is None or not interleaved else 2 * itemsize) - 1
+    real, itemsize, anchor_bits = element.real, element.itemsize, element.anchor_bits
+    evaluate, write_row = element.evaluate, element.write_row
+    real_bytes = np.dtype(real).itemsize
+    add_contiguous, add_strided, copy_row = _adders(element, mode)
 
     @a.inline
     def is_contiguous(call):
@@ -367,32 +316,37 @@ def build(dtype: str, interleaved: bool, mode: int) -> Any:
             bits |= call[X] | call[X_BATCH_STRIDE] | call[X_ROW_STRIDE] | call[X_HEAD_STRIDE]
             if call[X_COLUMN_STRIDE] != itemsize:
                 return False
-        return call[OUT_COLUMN_STRIDE] == itemsize and (bits & alignment) == 0
+        return call[OUT_COLUMN_STRIDE] == itemsize and (bits & (itemsize - 1)) == 0
 
     @a.inline
-    def write_run(call, contiguous, b, t0, t1, h, first, second, scale):
-        """Write rows t0 ... t1 - 1 of one sequence and head; they share an anchor."""
-        count = first.size
+    def is_dense(call):
+        """Whether a sequence's rows lie one behind the other."""
+        row_bytes = itemsize * call[WIDTH]
+        dense = call[MASK] == 0 and call[OUT_ROW_STRIDE] == row_bytes
+        return dense and (mode == ALONE or call[X_ROW_STRIDE] == row_bytes)
+
+    @a.inline
+    def add_block(call, contiguous, dense, b, t0, count, h, block_at, scale):
+        """Add `count` rows of the encoding to rows t0 ... of one sequence and head."""
+        row_bytes = np.uint64(real_bytes * call[WIDTH])
         source = np.int64(0)
         target = call[OUT] + b * call[OUT_BATCH_STRIDE] + t0 * call[OUT_ROW_STRIDE] + h * call[OUT_HEAD_STRIDE]
         if mode != ALONE:
             source = call[X] + b * call[X_BATCH_STRIDE] + t0 * call[X_ROW_STRIDE] + h * call[X_HEAD_STRIDE]
-        for t in range(t0, t1):
+        if contiguous and dense:
+            add_contiguous(source, target, block_at, count * call[WIDTH], scale)
+            return
+        for r in range(count):
             kept = True
             if call[MASK] != 0:
-                byte = call[MASK] + b * call[MASK_BATCH_STRIDE] + t * call[MASK_ROW_STRIDE]
+                byte = call[MASK] + b * call[MASK_BATCH_STRIDE] + (t0 + r) * call[MASK_ROW_STRIDE]
                 kept = carray(a.pointer_u8(np.uint64(byte)), (1,))[0] != 0
-            if kept:
-                j = (_position(call, b, t, h) >> 32) & (ANCHOR_ROWS - 1)
-                cosines = carray(a.pointer_f32(np.uint64(call[COSINES] + 4 * count * j)), (count,))
-                sines = carray(a.pointer_f32(np.uint64(call[SINES] + 4 * count * j)), (count,))
-                if contiguous:
-                    write_row(call, source, target, first, second, cosines, sines, scale)
-                else:
-                    write_row_in_columns(call, source, target, first, second, cosines, sines, scale)
-                write_tail(call, source, target, first, second, cosines, sines, scale)
-            else:
+            if not kept:
                 copy_row(call, source, target)
+            elif contiguous:
+                add_contiguous(source, target, block_at + np.uint64(r) * row_bytes, call[WIDTH], scale)
+            else:
+                add_strided(call, source, target, block_at + np.uint64(r) * row_bytes, scale)
             target += call[OUT_ROW_STRIDE]
             source += call[X_ROW_STRIDE]
 
@@ -414,10 +368,19 @@ def build(dtype: str, interleaved: bool, mode: int) -> Any:
         control = carray(a.pointer_i64(control_address), (CONTROL_WORDS,))
         scales = carray(a.pointer_f64(call_address), (len(ARGUMENTS),))
         amplitude, scale = real(scales[AMPLITUDE]), real(scales[INPUT_SCALE])
-        count = (call[WIDTH] + 1) // 2
-        first, second = np.empty(count, real), np.empty(count, real)
-        contiguous = is_contiguous(call)
+        width = call[WIDTH]
+        count = (width + 1) // 2
         batch_varies, heads_vary = call[POSITIONS_BATCH_STRIDE] != 0, call[POSITIONS_HEAD_STRIDE] != 0
+        shared = (call[BATCH] > 1 and not batch_varies) or (call[HEADS] > 1 and not heads_vary)
+        block_rows = max(1, (2 * BLOCK_BYTES if shared else BLOCK_BYTES) // (width * real_bytes))
+        block_rows = min(block_rows, control[ROWS_PER_CHUNK])
+        # One allocation, used by address: an array that Numba slices costs two atomic operations a slice.
+        scratch = np.empty(2 * count + block_rows * width + count, real)
+        first_at = np.uint64(scratch.ctypes.data)
+        second_at = first_at + np.uint64(real_bytes * count)
+        turns_at = second_at + np.uint64(real_bytes * count)
+        block_at = turns_at + np.uint64(real_bytes * count)
+        contiguous, dense = is_contiguous(call), is_dense(call)
         rows_per_chunk, batch_per_chunk, chunks = control[ROWS_PER_CHUNK], control[BATCH_PER_CHUNK], control[CHUNKS]
         batch_chunks = (call[BATCH] + batch_per_chunk - 1) // batch_per_chunk
         while True:
@@ -428,26 +391,31 @@ def build(dtype: str, interleaved: bool, mode: int) -> Any:
             t_last = min(call[ROWS], t_first + rows_per_chunk)
             b_first = (chunk % batch_chunks) * batch_per_chunk
             b_last = min(call[BATCH], b_first + batch_per_chunk)
-            # Sequences and heads whose positions differ are outer loops; those that share them are inner loops of one anchor.
+            # Sequences and heads whose positions differ are outer loops; those that share them are inner loops of one block.
             for b_outer in range(b_first, b_last if batch_varies else b_first + 1):
                 for h_outer in range(call[HEADS] if heads_vary else 1):
-                    t = t_first
+                    t, run = t_first, t_first
                     while t < t_last:
-                        anchor = _position(call, b_outer, t, h_outer) & anchor_bits
-                        end = run_end(call, b_outer, t, t_last, h_outer, anchor)
-                        evaluate(call, amplitude, anchor, first, second)
+                        t0 = t
+                        while t < t_last and t - t0 < block_rows:
+                            position = _position(call, b_outer, t, h_outer)
+                            if t == run:
+                                anchor = position & anchor_bits
+                                run = run_end(call, b_outer, t, t_last, h_outer, anchor)
+                                evaluate(call, amplitude, anchor, turns_at, first_at, second_at)
+                            j = (position >> 32) & (ANCHOR_ROWS - 1)
+                            write_row(call, j, first_at, second_at, block_at + np.uint64((t - t0) * width * real_bytes))
+                            t += 1
                         for b in range(b_outer, b_outer + 1 if batch_varies else b_last):
                             for h in range(h_outer, h_outer + 1 if heads_vary else call[HEADS]):
-                                write_run(call, contiguous, b, t, end, h, first, second, scale)
-                        t = end
+                                add_block(call, contiguous, dense, b, t0, t - t0, h, block_at, scale)
             a.fetch_add(control_address + np.uint64(8 * FINISHED_CHUNKS), 1)
         if waits:
             while a.atomic_load(control_address + np.uint64(8 * FINISHED_CHUNKS)) < chunks:
                 if control[YIELD_FUNCTION] != 0:
                     a.call_function(np.uint64(control[YIELD_FUNCTION]))
 
-    layout = "interleaved" if interleaved else "concatenated"
-    kernel.__name__ = kernel.__qualname__ = f"add_sinusoidal_{element.suffix}_{layout}_{MODES[mode]}"
+    kernel.__name__ = kernel.__qualname__ = f"add_sinusoidal_{element.suffix}_{MODES[mode]}"
     return kernel
 
 

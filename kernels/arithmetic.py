@@ -117,6 +117,20 @@ store_u16, store_f32, store_f64 = _store(types.uint16), _store(types.float32), _
 
 
 @intrinsic
+def prefetch(typingctx, address):  # type: ignore[no-untyped-def]
+    """Ask for the cache line at an address, which need not be valid, in the second-level cache."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        builder.call(function, [pointer, _I32(0), _I32(2), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.uint64), generate
+
+
+@intrinsic
 def fetch_add(typingctx, address, value):  # type: ignore[no-untyped-def]
     """Add to an int64 in memory atomically; return what it was."""
 
@@ -259,15 +273,13 @@ def bf16_to_f32(bits):
 
 @intrinsic
 def f32_to_bf16(typingctx, value):  # type: ignore[no-untyped-def]
-    """Round to nearest even. A NaN keeps its top bits and stays a NaN."""
+    """Round to nearest even, for sums with a bfloat16: their NaNs have no bit below the sixteen that stay, so none is lost."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         bits = builder.bitcast(arguments[0], _I32)
         lowest = builder.and_(builder.lshr(bits, _I32(16)), _I32(1))
         rounded = builder.lshr(builder.add(bits, builder.add(lowest, _I32(0x7FFF))), _I32(16))
-        quiet = builder.or_(builder.lshr(bits, _I32(16)), _I32(0x40))
-        is_nan = builder.icmp_unsigned(">", builder.and_(bits, _I32(0x7FFFFFFF)), _I32(0x7F800000))
-        return builder.trunc(builder.select(is_nan, quiet, rounded), _I16)
+        return builder.trunc(rounded, _I16)
 
     return types.uint16(types.float32), generate
 

@@ -61,10 +61,8 @@ _FLOAT_FUNCTIONS = {
 
 def _float_arithmetic(parts: list[str]) -> Operation | None:
     opcode, modifiers, dtype = parts[0], set(parts[1:-1]), TYPES[parts[-1]]
-    if opcode in ("fma", "mad"):
-        function = compute.fma_f32 if dtype == F32 else compute.fma_f64
-    else:
-        function = _FLOAT_FUNCTIONS.get(opcode)
+    fused = compute.fma_f32 if dtype == F32 else compute.fma_f64
+    function = fused if opcode in ("fma", "mad") else _FLOAT_FUNCTIONS.get(opcode)
     allowed = {"rn", "ftz", "sat"} if dtype == F32 else {"rn"}
     needs_rounding = opcode in ("fma", "mad", "div", "sqrt", "rcp")
     if function is None or not modifiers <= allowed or (needs_rounding and "rn" not in modifiers):

@@ -12,7 +12,7 @@ import types
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cases
 import numpy as np
@@ -106,7 +106,7 @@ def ascontiguousarray(array: ndarray, dtype: Any) -> ndarray:
 class RawModule:
     """Runs the PTX in a file."""
 
-    _parsed: dict[str, Module] = {}
+    _parsed: ClassVar[dict[str, Module]] = {}
 
     def __init__(self, *, path: str) -> None:
         text = Path(path).read_text()

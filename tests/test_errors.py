@@ -65,7 +65,7 @@ def test_other_libraries(x, way_round):
 def test_torch_tensor_by_its_memory():
     torch = pytest.importorskip("torch")
     x = torch.zeros(2, 3, 4)
-    with pytest.raises(TypeError, match="Pass x.numpy"):
+    with pytest.raises(TypeError, match="Pass x"):
         fastpe.add_encoding(x)
     fastpe.add_encoding(x.numpy())
     cases.assert_same_bits(x[1].numpy(), fastpe.encode(np.arange(3), 4))

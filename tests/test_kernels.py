@@ -40,8 +40,8 @@ def test_entry_points_carry_their_files_name():
         entries = re.findall(r"__launch_bounds__\([\d, ]+\)\s*\\?\s*(\w+?)(?:##|\()", source)
         assert entries
         assert all(entry.startswith(name) for entry in entries), entries
-    built = add_sinusoidal.build("float16", True, add_sinusoidal.IN_PLACE)
-    assert built.__name__ == "add_sinusoidal_f16_interleaved_in_place"
+    built = add_sinusoidal.build("float16", add_sinusoidal.IN_PLACE)
+    assert built.__name__ == "add_sinusoidal_f16_in_place"
     rows = [name for name in vars(locate_rows) if name.startswith("locate_rows")]
     assert sorted(rows) == sorted(re.findall(r"(locate_rows_\w+)\(const", text("locate_rows.cu")))
 

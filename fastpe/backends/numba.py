@@ -36,13 +36,14 @@ if hasattr(os, "register_at_fork"):
 
 def kernel(name: str, *variant: Any) -> Callable[..., None]:
     """Return the compiled kernel of an operation; ``variant`` are the arguments of its module's ``build``."""
+    key = (name, *variant)
     try:
-        return _kernels[name, *variant]
+        return _kernels[key]
     except KeyError:
         with _compiling:
-            if (name, *variant) not in _kernels:
-                _kernels[name, *variant] = _compile(name, *variant)
-            return _kernels[name, *variant]
+            if key not in _kernels:
+                _kernels[key] = _compile(name, *variant)
+            return _kernels[key]
 
 
 def _compile(name: str, *variant: Any) -> Callable[..., None]:
@@ -59,14 +60,14 @@ def _compile(name: str, *variant: Any) -> Callable[..., None]:
 def warmup(dtype: str, device: int | None) -> None:
     """Compile what ``add_encoding(x)`` and ``encode`` run for one element type with the default layout."""
     for mode in (_IN_PLACE, _ALONE):
-        kernel("add_sinusoidal", dtype, True, mode)
+        kernel("add_sinusoidal", dtype, mode)
 
 
 def run(operation: AddSinusoidal) -> None:
     """Run an operation to its end."""
     x, out, plan = operation.x, operation.out, operation.plan
     mode = _ALONE if x is None else _IN_PLACE if (x.address, x.strides) == (out.address, out.strides) else _OUT_OF_PLACE
-    compiled = kernel(operation.name, out.dtype, plan.interleaved, mode)
+    compiled = kernel(operation.name, out.dtype, mode)
     tables, alive = _tables(plan)
     threads = pool.get_num_threads()
     for arguments in operation.arguments(tables):

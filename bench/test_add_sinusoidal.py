@@ -13,9 +13,9 @@ import subprocess
 import sys
 from typing import Any
 
+import contenders
 import pytest
-import ratios
-from ratios import CONTENDERS, CUDA_CONTENDERS, Case, Contender, Timed, Work
+from contenders import CONTENDERS, CUDA_CONTENDERS, Case, Contender, Timed, Work
 
 from fastpe.backends import cuda
 
@@ -54,10 +54,10 @@ def work_of(case: Case, library: str) -> Work:
     return _current[case, library]
 
 
-def run(benchmark: Any, work: Work, contender: Contender, seconds: float, clock: Any = ratios.seconds_per_call) -> None:
+def run(benchmark: Any, work: Work, contender: Contender, seconds: float, clock: Any = contenders.seconds_per_call) -> None:
     """Check, then time."""
     call = contender.prepare(work)
-    ratios.check(work, contender, call)
+    contenders.check(work, contender, call)
     timed = Timed(call, work.spend, clock)
     benchmark.group = f"{work.case} {work.library.__name__}"
     rounds = timed.rounds_in(seconds, MOST_ROUNDS)
@@ -80,12 +80,12 @@ def record(benchmark: Any, case: Case, contender: Contender, roofline: float, **
         benchmark.extra_info.update(bandwidth=bandwidth, share_of_roofline=bandwidth / roofline)
 
 
-def _parameters(contenders: dict[str, Contender]) -> list[Any]:
+def _parameters(known: dict[str, Contender]) -> list[Any]:
     """All cases, each with the contenders that suit it; a case's contenders stand together."""
     return [
         pytest.param(case, contender, id=f"{contender.name}-{case}")
-        for case in ratios.all_cases(ratios.is_small())
-        for contender in contenders.values()
+        for case in contenders.all_cases(contenders.is_small())
+        for contender in known.values()
         if contender.suits(case)
     ]
 
@@ -151,5 +151,5 @@ def gpu() -> str:
 def test_add_sinusoidal_cuda(
     benchmark: Any, gpu: str, cuda_roofline: Any, seconds: float, case: Case, contender: Contender
 ) -> None:
-    run(benchmark, work_of(case, "cupy"), contender, seconds, ratios.cuda_seconds_per_call)
+    run(benchmark, work_of(case, "cupy"), contender, seconds, contenders.cuda_seconds_per_call)
     record(benchmark, case, contender, cuda_roofline.bandwidth(case.nbytes), device="cuda", device_name=gpu)

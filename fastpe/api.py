@@ -16,6 +16,8 @@ from .operations import AddSinusoidal
 
 Array = TypeVar("Array")
 
+_DEFAULT = Sinusoidal()
+
 
 def add_encoding(
     x: Array,
@@ -251,7 +253,7 @@ def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
 
 def _encoding(function: str, encoding: Any) -> Sinusoidal:
     if encoding is None:
-        return Sinusoidal()
+        return _DEFAULT
     if isinstance(encoding, Sinusoidal):
         return encoding
     known = ", ".join(repr(name) for name in NAMES)

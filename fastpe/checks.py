@@ -35,6 +35,8 @@ def describe(value: Any) -> str:
 
 def integer(function: str, name: str, value: Any, remedy: str = "") -> int:
     """An int or anything that is one (NumPy integers, 0-d integer arrays on the host); never a bool."""
+    if type(value) is int:
+        return value
     try:
         if isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b":
             raise TypeError
@@ -44,6 +46,8 @@ def integer(function: str, name: str, value: Any, remedy: str = "") -> int:
 
 
 def number(function: str, name: str, value: Any) -> float:
+    if type(value) is float and math.isfinite(value):
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         try:
             if isinstance(value, (bool, str, bytes)) or getattr(value, "ndim", 0) != 0:
@@ -146,6 +150,8 @@ def writable(
         )
     if 0 in shape:
         return
+    if _is_dense(shape, strides, itemsize):
+        return
     span = itemsize
     for stride, size in sorted((abs(stride), size) for stride, size in zip(strides, shape, strict=True) if size > 1):
         if stride < span:
@@ -157,6 +163,16 @@ def writable(
                 )
             )
         span = stride * (size - 1) + span
+
+
+def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    """Whether the elements lie one behind the other in C order: the usual case, decided without sorting."""
+    expected = itemsize
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def same_shape(function: str, name: str, shape: tuple[int, ...], expected: tuple[int, ...], dtype: str, wanted: str) -> None:

@@ -58,43 +58,42 @@ class AddSinusoidal(NamedTuple):
         x_strides = out.strides if x is None else x.strides
         axes = self._axes(x_strides)
         batch, heads = [*axes[-2:], _NO_AXIS, _NO_AXIS][:2]
+        block = (
+            0 if x is None else x.address,
+            out.address,
+            batch.size,
+            out.shape[t],
+            heads.size,
+            plan.width,
+            batch.x,
+            x_strides[t],
+            heads.x,
+            x_strides[-1],
+            batch.out,
+            out.strides[t],
+            heads.out,
+            out.strides[-1],
+            rows.table,
+            batch.positions,
+            rows.table_strides[t],
+            heads.positions,
+            rows.start,
+            rows.mask,
+            batch.mask,
+            rows.mask_strides[t],
+            *tables,
+            *plan.columns,
+            self.input_scale,
+        )
+        if len(axes) <= 2:
+            yield block
+            return
         for steps in itertools.product(*(range(axis.size) for axis in axes[:-2])):
-            skipped = [tuple(step * stride for stride in axis[1:]) for step, axis in zip(steps, axes, strict=False)]
-            x_shift, out_shift, positions_shift, mask_shift = (
-                sum(column) for column in zip(_NO_AXIS[1:], *skipped, strict=True)
-            )
-            yield (
-                0 if x is None else x.address + x_shift,
-                out.address + out_shift,
-                batch.size,
-                out.shape[t],
-                heads.size,
-                plan.width,
-                batch.x,
-                x_strides[t],
-                heads.x,
-                x_strides[-1],
-                batch.out,
-                out.strides[t],
-                heads.out,
-                out.strides[-1],
-                rows.table and rows.table + positions_shift,
-                batch.positions,
-                rows.table_strides[t],
-                heads.positions,
-                rows.start,
-                rows.mask and rows.mask + mask_shift,
-                batch.mask,
-                rows.mask_strides[t],
-                *tables,
-                plan.interleaved,
-                plan.cosine_first,
-                plan.second_half,
-                plan.tail_column,
-                plan.tail_is_cosine,
-                plan.amplitude,
-                self.input_scale,
-            )
+            moved = list(block)
+            for step, axis in zip(steps, axes, strict=False):
+                for place, stride in zip(_ADDRESSES, axis[1:], strict=True):
+                    moved[place] += step * stride if moved[place] else 0
+            yield tuple(moved)
 
     def _axes(self, x_strides: tuple[int, ...]) -> list[Axis]:
         """The axes other than T and D, outermost first, merged where one stride serves."""
@@ -113,3 +112,4 @@ class AddSinusoidal(NamedTuple):
 
 
 _NO_AXIS = Axis(1, 0, 0, 0, 0)
+_ADDRESSES = (0, 1, 14, 19)  # of x, out, positions and mask in the argument block

@@ -87,8 +87,7 @@ def resolve(target: Target, offset: Any, positions: Any, cu_seqlens: Any, mask: 
 
 def of_positions(function: str, library: ModuleType, found: Memory, validate: bool) -> Rows:
     """The rows of ``encode``: one for every position, any shape."""
-    _check_positions(function, library, found, validate)
-    table = dispatch.backend(found).locate_rows_given(library, found)
+    table = _located(function, library, found, validate)
     strides = table.strides or (0,)
     return Rows(0, table.address, strides, 0, (0,) * len(strides), (table,))
 
@@ -130,7 +129,12 @@ def _offsets(target: Target, offset: Any, sequences: int | None) -> Memory | int
         raise ValueError(
             message(function, f"offset must be an integer or have shape {what} = ({expected},)", f"shape {found.shape}")
         )
-    _check_range(function, "offset", found, target)
+    if target.validate or found.device is None:
+        values = np.asarray(target.library.as_host(found.array))
+        bad = np.flatnonzero((values < -POSITION_LIMIT) | (values >= POSITION_LIMIT))
+        if bad.size:
+            got = f"{values[bad[0]]} at index ({bad[0]},)"
+            raise ValueError(message(function, "offset must lie in [-2^31, 2^31)", got))
     return found
 
 
@@ -149,7 +153,9 @@ def _counted(target: Target, offset: Any, cu_seqlens: Any, mask: Memory | None) 
             mask if len(mask.shape) == 1 or (batch_axis is not None and batch_axis < target.seq_axis) else _swapped(mask)
         )
         table = backend.locate_rows_counted(target.library, by_sequence, offsets, boundaries)
-    _check_table(target, table)
+    where = _first_bad(target.library, table, target.validate)
+    if where is not None:
+        raise ValueError(message(target.function, "every position must lie in [-2^31, 2^31)", f"a row beyond it at {where}"))
     strides = [0] * (len(target.memory.shape) - 1)
     strides[target.seq_axis] = table.strides[1]
     if batch_axis is not None and table.shape[0] > 1:
@@ -230,47 +236,33 @@ def _given(target: Target, positions: Any) -> tuple[Memory, tuple[int, ...]]:
         shapes = " or ".join(str(shape) for shape in accepted)
         remedy = f"x has shape {target.memory.shape} and seq_axis {target.seq_axis}."
         raise ValueError(message(function, f"positions must have shape {shapes}", f"shape {found.shape}", remedy))
-    _check_positions(function, target.library, found, target.validate)
-    table = dispatch.backend(found).locate_rows_given(target.library, found)
+    table = _located(function, target.library, found, target.validate)
     return table, _spread(target, found.shape, table.strides)
 
 
-def _check_positions(function: str, library: ModuleType, found: Memory, validate: bool) -> None:
+def _located(function: str, library: ModuleType, found: Memory, validate: bool) -> Memory:
+    """The table of given positions."""
     if _kind(found) not in "iuf":
         remedy = "bfloat16 holds integers only up to 256; use int64 or float32." if found.dtype == "bfloat16" else ""
         raise TypeError(message(function, f"positions must be {_WANTED['iuf']}", describe(found.array), remedy))
     if found.dtype not in ("float16", "float32", "float64") and _kind(found) == "f":
         raise TypeError(message(function, "positions must be integers, float16, float32 or float64", describe(found.array)))
-    if validate or found.device is None:
-        _in_range(function, "positions", np.asarray(library.as_host(found.array)))
+    table: Memory = dispatch.backend(found).locate_rows_given(library, found)
+    where = _first_bad(library, table, validate)
+    if where is not None:
+        value = np.asarray(library.as_host(found.array))[where]
+        raise ValueError(message(function, "positions must be finite and lie in [-2^31, 2^31)", f"{value} at index {where}"))
+    return table
 
 
-def _check_range(function: str, name: str, found: Memory, target: Target) -> None:
-    if target.validate or found.device is None:
-        _in_range(function, name, np.asarray(target.library.as_host(found.array)))
-
-
-def _check_table(target: Target, table: Memory) -> None:
-    """Refuse rows that an offset has moved out of range (on the host the table shows it)."""
-    if target.validate or table.device is None:
-        values = np.asarray(target.library.as_host(table.array))
-        if values.size and int(values.min()) == checks.NOT_A_POSITION:
-            where = tuple(int(i) for i in np.unravel_index(int(values.argmin()), values.shape))
-            raise ValueError(
-                message(target.function, "every position must lie in [-2^31, 2^31)", f"a row beyond it at {where}")
-            )
-
-
-def _in_range(function: str, name: str, values: Any) -> None:
-    if values.size == 0:
-        return
-    low, high = values.min().item(), values.max().item()
-    if low >= -POSITION_LIMIT and high < POSITION_LIMIT:  # false for NaN, which min and max pass on
-        return
-    with np.errstate(invalid="ignore"):
-        bad = ~((values >= -POSITION_LIMIT) & (values < POSITION_LIMIT))
-    where = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
-    raise ValueError(message(function, f"{name} must be finite and lie in [-2^31, 2^31)", f"{values[where]} at index {where}"))
+def _first_bad(library: ModuleType, table: Memory, validate: bool) -> tuple[int, ...] | None:
+    """Index of the first row that is no position. A table on a GPU is read back only to validate."""
+    if table.device is not None and not validate:
+        return None
+    bad = np.asarray(library.as_host(table.array)) == checks.NOT_A_POSITION
+    if not bad.any():
+        return None
+    return tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
 
 
 # ---- arrays ------------------------------------------------------------------------------------------------------------------

@@ -22,17 +22,21 @@ Int64s = npt.NDArray[np.int64]
 
 def locate_rows_given(positions: Any) -> Int64s:
     """Convert real or integer positions of any shape."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        if positions.dtype.kind == "f":
-            wide = positions.astype(np.float64)
-            valid = (wide >= -LIMIT) & (wide < LIMIT)
-            wide *= 2.0**32
-            table = np.rint(wide, out=wide).astype(np.int64)
-        else:
+    if positions.size == 0:
+        return np.zeros(positions.shape, np.int64)
+    low, high = positions.min().item(), positions.max().item()  # NaN if there is one, and then no comparison holds
+    valid = None
+    if not (low >= -LIMIT and high < LIMIT):
+        with np.errstate(invalid="ignore"):
             valid = (positions >= -LIMIT) & (positions < LIMIT)
-            table = positions.astype(np.int64)
-            table <<= 32
-    table[~valid] = NOT_A_POSITION
+        positions = np.where(valid, positions, positions.dtype.type(0))
+    table = np.empty(positions.shape, np.int64)
+    if positions.dtype.kind == "f":
+        table[...] = np.rint(positions.astype(np.float64) * 2.0**32)
+    else:
+        np.left_shift(positions.astype(np.int64), 32, out=table)
+    if valid is not None:
+        table[~valid] = NOT_A_POSITION
     return table
 
 

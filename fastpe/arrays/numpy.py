@@ -10,10 +10,15 @@ from . import Memory
 
 NAME = "numpy"
 
+_names: dict[Any, str] = {}  # of dtypes: NumPy makes the name anew each time (1.5 us)
+
 
 def memory(array: Any) -> Memory:
     dtype = array.dtype
-    name = dtype.name if dtype.isnative else str(dtype)
+    name = _names.get(dtype)
+    if name is None:
+        name = dtype.name if dtype.isnative else str(dtype)
+        _names[dtype] = name
     return Memory(array, array.ctypes.data, array.shape, array.strides, name, None, array.flags.writeable)
 
 

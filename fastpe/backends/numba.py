@@ -67,13 +67,10 @@ def run(operation: AddSinusoidal) -> None:
     """Run an operation to its end."""
     x, out, plan = operation.x, operation.out, operation.plan
     mode = _ALONE if x is None else _IN_PLACE if (x.address, x.strides) == (out.address, out.strides) else _OUT_OF_PLACE
-    compiled = kernel(operation.name, out.dtype, mode)
+    compiled = kernel("add_sinusoidal", out.dtype, mode)
     tables, alive = _tables(plan)
-    threads = pool.get_num_threads()
     for arguments in operation.arguments(tables):
-        call = np.frombuffer(_BLOCK.pack(*arguments), np.int64)
-        control, helpers = _divide(operation, arguments, threads)
-        pool.run(compiled, call, control, helpers)
+        _run(compiled, arguments, ITEMSIZE[out.dtype])
     del alive
 
 
@@ -81,21 +78,50 @@ _IN_PLACE, _OUT_OF_PLACE, _ALONE = 0, 1, 2  # kernels.add_sinusoidal
 _BLOCK = struct.Struct("=31q2d")
 _CONTROL_WORDS = 40  # kernels.add_sinusoidal.CONTROL_WORDS, and the places in it
 _CHUNKS, _ROWS_PER_CHUNK, _BATCH_PER_CHUNK, _YIELD = 32, 33, 34, 35
+_NEXT, _FINISHED = 0, 16
+_CONTROL, _COUNTER = struct.Struct("=4q"), struct.Struct("=q")
 
 
-def _divide(operation: AddSinusoidal, arguments: tuple[Any, ...], threads: int) -> tuple[Any, int]:
-    """Cut the rows into chunks; return the control block and how many helpers are worth waking."""
+class _Blocks:
+    """The memory of one call's control block and argument block."""
+
+    def __init__(self) -> None:
+        array = np.zeros(8 * _CONTROL_WORDS + _BLOCK.size, np.uint8)
+        self.memory = array.data
+        self.control: int = array.ctypes.data
+        self.call = self.control + 8 * _CONTROL_WORDS
+
+
+_free: list[_Blocks] = []  # blocks of calls that had no helpers, which could still look at theirs
+
+
+def _run(compiled: Callable[..., None], arguments: tuple[Any, ...], itemsize: int) -> None:
+    """Cut the rows into chunks and let the caller, and helpers where they are worth waking, work them off."""
     batch, rows, heads, width = arguments[2:6]
-    row_bytes = width * heads * ITEMSIZE[operation.out.dtype]
+    row_bytes = width * heads * itemsize
+    # Sequences that share their positions share the making of a row: a chunk takes a few rows of many sequences.
     shared = batch > 1 and arguments[15] == 0
-    # Sequences that share their positions share the evaluation of a row: a chunk takes a few rows of many sequences.
     target_rows = (CONTIGUOUS_BYTES if shared else CHUNK_BYTES) // row_bytes
     rows_per_chunk = min(rows, max(8, target_rows // 8 * 8))
     batch_per_chunk = min(batch, max(1, CHUNK_BYTES // (row_bytes * rows_per_chunk)))
     chunks = -(-rows // rows_per_chunk) * -(-batch // batch_per_chunk)
-    control = np.zeros(_CONTROL_WORDS, np.int64)
-    control[_CHUNKS : _YIELD + 1] = chunks, rows_per_chunk, batch_per_chunk, _yield_function()
-    return control, min(threads - 1, chunks - 1, batch * rows * row_bytes // BYTES_PER_HELPER)
+    helpers = min(chunks - 1, batch * rows * row_bytes // BYTES_PER_HELPER)
+    if helpers > 0:
+        helpers = min(helpers, pool.get_num_threads() - 1)
+    try:
+        blocks = _free.pop()
+    except IndexError:
+        blocks = _Blocks()
+    memory = blocks.memory
+    _CONTROL.pack_into(memory, 8 * _CHUNKS, chunks, rows_per_chunk, batch_per_chunk, _yield_function())
+    _BLOCK.pack_into(memory, 8 * _CONTROL_WORDS, *arguments)
+    if helpers > 0:
+        pool.run(compiled, (blocks.call, blocks.control), helpers, blocks)
+        return
+    compiled(blocks.call, blocks.control, True)
+    _COUNTER.pack_into(memory, 8 * _NEXT, 0)
+    _COUNTER.pack_into(memory, 8 * _FINISHED, 0)
+    _free.append(blocks)
 
 
 @functools.lru_cache(maxsize=1)
@@ -120,7 +146,7 @@ def _tables(plan: SinusoidalPlan) -> tuple[Tables, tuple[Any, ...]]:
 
 
 def _int64(value: Memory | int) -> Any:
-    return np.array([value], np.int64) if isinstance(value, int) else value.array.astype(np.int64)
+    return np.array([value], np.int64) if isinstance(value, int) else value.array.astype(np.int64, copy=False)
 
 
 def locate_rows_given(library: ModuleType, positions: Memory) -> Memory:

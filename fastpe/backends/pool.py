@@ -11,11 +11,13 @@ the child of a fork, and the third is not found where pip installs it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .. import checks
@@ -75,23 +77,21 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)
 
 
-def run(kernel: Callable[..., None], call: Any, control: Any, helpers: int) -> None:
-    """Run ``kernel(call address, control address, waits)`` on the caller's thread and up to ``helpers`` others."""
-    call_address, control_address = call.ctypes.data, control.ctypes.data
-    if helpers <= 0:
-        kernel(call_address, control_address, True)
-        return
-    # The job holds the two blocks: a helper that took it late still reads live memory.
-    job: list[Any] = [_run_helper, kernel, call, control]
+def run(kernel: Callable[..., None], addresses: tuple[int, ...], helpers: int, alive: Any) -> None:
+    """Run ``kernel(*addresses, waits)`` on the caller's thread and on up to ``helpers`` others.
+
+    ``alive`` owns the memory at the addresses: a helper that took the job late still reads it, and finds nothing to do.
+    """
+    job: list[Any] = [_help, kernel, addresses, alive]
     _pool.share(job, helpers)
     try:
-        kernel(call_address, control_address, True)
+        kernel(*addresses, True)
     finally:
         job.clear()
 
 
-def _run_helper(kernel: Callable[..., None], call: Any, control: Any) -> None:
-    kernel(call.ctypes.data, control.ctypes.data, False)
+def _help(kernel: Callable[..., None], addresses: tuple[int, ...], alive: Any) -> None:
+    kernel(*addresses, False)
 
 
 # ---- how many threads --------------------------------------------------------------------------------------------------------
@@ -157,18 +157,8 @@ def _quota() -> int | None:
 
 
 def _read_quota(root: str) -> int | None:
-    try:
-        with open(f"{root}/cpu.max") as file:
-            quota, period = file.read().split()
-    except (OSError, ValueError):
-        try:
-            with open(f"{root}/cpu/cpu.cfs_quota_us") as file:
-                quota = file.read().strip()
-            with open(f"{root}/cpu/cpu.cfs_period_us") as file:
-                period = file.read().strip()
-        except OSError:
-            return None
-    try:
-        return max(1, int(quota) // int(period)) if int(quota) > 0 else None
-    except ValueError:  # "max"
-        return None
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # the other version, or nothing that makes sense
+            quota, period = " ".join(Path(root, name).read_text() for name in files).split()
+            return max(1, int(quota) // int(period)) if quota != "max" and int(quota) > 0 else None
+    return None

@@ -117,6 +117,18 @@ class SinusoidalPlan:
     amplitude: float
 
     @functools.cached_property
+    def columns(self) -> tuple[int | float, ...]:
+        """The layout as the kernels' argument block has it."""
+        return (
+            int(self.interleaved),
+            int(self.cosine_first),
+            self.second_half,
+            self.tail_column,
+            int(self.tail_is_cosine),
+            self.amplitude,
+        )
+
+    @functools.cached_property
     def rotations(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """cos(j w_f) and sin(j w_f), each (8, F) float32, for j = 0 ... 7.
 

@@ -238,12 +238,10 @@ def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
     ImportError, RuntimeError
         The device cannot be used; the message says what is missing and how to install it.
     """
-    import importlib
-
     names = [checks.dtype_name("warmup", dtype) for dtype in ([dtypes] if isinstance(dtypes, str) else dtypes)]
     if device is not None:
         device = checks.integer("warmup", "device", device)
-    backend = importlib.import_module("fastpe.backends.numba" if device is None else "fastpe.backends.cuda")
+    backend = dispatch.backend_on(device)
     for name in names:
         backend.warmup(name, device)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import checks
 from .arrays import Memory
+from .locks import unforkable
 
 # (module, class) of an array type -> the file that knows it. A new array library is one file and one row.
 _LIBRARIES = {
@@ -32,7 +33,7 @@ def library_of(value: Any) -> ModuleType | None:
     except KeyError:
         names = ((base.__module__.partition(".")[0], base.__name__) for base in kind.__mro__)
         file = next((_LIBRARIES[name] for name in names if name in _LIBRARIES), None)
-        module = _found[kind] = importlib.import_module(file) if file else None
+        module = _found[kind] = _load(file) if file else None
         return module
 
 
@@ -50,4 +51,18 @@ def memory(function: str, name: str, array: Any) -> tuple[ModuleType, Memory]:
 
 def backend(memory: Memory) -> ModuleType:
     """Memory on the host runs Numba, memory on a CUDA device runs CUDA."""
-    return importlib.import_module("fastpe.backends.numba" if memory.device is None else "fastpe.backends.cuda")
+    return backend_on(memory.device)
+
+
+def backend_on(device: int | None) -> ModuleType:
+    file = "fastpe.backends.numba" if device is None else "fastpe.backends.cuda"
+    return _loaded.get(file) or _load(file)
+
+
+def _load(file: str) -> ModuleType:
+    with unforkable:
+        module = _loaded[file] = importlib.import_module(file)
+        return module
+
+
+_loaded: dict[str, ModuleType] = {}

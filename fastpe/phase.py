@@ -7,6 +7,7 @@ decimal digits, so the only error is the last rounding: 2^-65 turn per position,
 
 from __future__ import annotations
 
+import decimal
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +34,6 @@ def geometric(base: float, step: tuple[float, float], count: int, scale: float) 
     ``step`` is a ratio (numerator, denominator) of exactly represented numbers. Returns the angular frequencies in radians per
     position, correctly rounded to float64, and the same in exact turns.
     """
-    import decimal
-
     with decimal.localcontext(decimal.Context(prec=DIGITS, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)):
         exponent = decimal.Decimal(step[0]) / decimal.Decimal(step[1])
         ratio = (-exponent * decimal.Decimal(base).ln()).exp()
@@ -59,8 +58,6 @@ def sine_cosine(phase: UInt64s) -> tuple[Float64s, Float64s]:
 
     Only multiplications and additions, one at a time: the same bits on every machine, which a C library's sine is not.
     """
-    import decimal
-
     shifted = phase + np.uint64(1 << 61)
     centred = (shifted & np.uint64((1 << 62) - 1)).astype(np.int64) - np.int64(1 << 61)
     turns = centred.astype(np.float64) * 2.0**-64

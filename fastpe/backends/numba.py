@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import os
+import importlib
 import struct
 import sys
-import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -18,6 +17,8 @@ import numpy as np
 from ..arrays import ITEMSIZE, Memory
 from ..arrays import numpy as numpy_arrays
 from ..encodings import SinusoidalPlan
+from ..kernels import locate_rows
+from ..locks import unforkable
 from ..operations import AddSinusoidal, Tables
 from . import pool
 
@@ -25,13 +26,7 @@ CHUNK_BYTES = 1 << 18  # of x; a chunk and its tables stay in a core's second-le
 BYTES_PER_HELPER = 1 << 20  # below this a helper wakes too late to help
 CONTIGUOUS_BYTES = 1 << 15  # of one sequence, before a chunk goes on to the next sequence
 
-# Compiling holds Numba's global lock; a child forked meanwhile would wait for it for ever. So every compilation holds this lock,
-# and a fork waits for it.
-_compiling = threading.RLock()
 _kernels: dict[tuple[Any, ...], Callable[..., None]] = {}
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_compiling.acquire, after_in_parent=_compiling.release, after_in_child=_compiling.release)
 
 
 def kernel(name: str, *variant: Any) -> Callable[..., None]:
@@ -40,15 +35,13 @@ def kernel(name: str, *variant: Any) -> Callable[..., None]:
     try:
         return _kernels[key]
     except KeyError:
-        with _compiling:
+        with unforkable:
             if key not in _kernels:
                 _kernels[key] = _compile(name, *variant)
             return _kernels[key]
 
 
 def _compile(name: str, *variant: Any) -> Callable[..., None]:
-    import importlib
-
     import numba
 
     module = importlib.import_module(f"fastpe.kernels.{name}")
@@ -150,21 +143,15 @@ def _int64(value: Memory | int) -> Any:
 
 
 def locate_rows_given(library: ModuleType, positions: Memory) -> Memory:
-    from ..kernels import locate_rows
-
     return numpy_arrays.memory(locate_rows.locate_rows_given(positions.array))
 
 
 def locate_rows_ragged(library: ModuleType, rows: int, offsets: Memory | int, boundaries: Memory | None) -> Memory:
-    from ..kernels import locate_rows
-
     table = locate_rows.locate_rows_ragged(rows, _int64(offsets), None if boundaries is None else _int64(boundaries))
     return numpy_arrays.memory(table)
 
 
 def locate_rows_counted(library: ModuleType, mask: Memory, offsets: Memory | int, boundaries: Memory | None) -> Memory:
-    from ..kernels import locate_rows
-
     kept = np.atleast_2d(mask.array)
     table = locate_rows.locate_rows_counted(kept, _int64(offsets), None if boundaries is None else _int64(boundaries))
     return numpy_arrays.memory(table)

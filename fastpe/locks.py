@@ -6,6 +6,7 @@ release it, and would wait for ever. So fastpe imports and compiles lazily under
 
 from __future__ import annotations
 
+import logging  # noqa: F401  (a fork's "before" hooks run last registered first: logging's must not hold its lock while ours waits)
 import os
 import threading
 

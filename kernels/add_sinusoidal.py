@@ -383,6 +383,7 @@ def build(dtype: str, mode: int) -> Any:
         contiguous, dense = is_contiguous(call), is_dense(call)
         rows_per_chunk, batch_per_chunk, chunks = control[ROWS_PER_CHUNK], control[BATCH_PER_CHUNK], control[CHUNKS]
         batch_chunks = (call[BATCH] + batch_per_chunk - 1) // batch_per_chunk
+        float_mode = a.exchange_float_mode(a.DEFAULT_FLOAT_MODE)
         while True:
             chunk = a.fetch_add(control_address + np.uint64(8 * NEXT_CHUNK), 1)
             if chunk >= chunks:
@@ -410,6 +411,7 @@ def build(dtype: str, mode: int) -> Any:
                             for h in range(h_outer, h_outer + 1 if heads_vary else call[HEADS]):
                                 add_block(call, contiguous, dense, b, t0, t - t0, h, block_at, scale)
             a.fetch_add(control_address + np.uint64(8 * FINISHED_CHUNKS), 1)
+        a.exchange_float_mode(float_mode)
         if waits:
             while a.atomic_load(control_address + np.uint64(8 * FINISHED_CHUNKS)) < chunks:
                 if control[YIELD_FUNCTION] != 0:

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
@@ -158,6 +159,42 @@ def call_function(typingctx, address):  # type: ignore[no-untyped-def]
         return builder.call(builder.inttoptr(arguments[0], function.as_pointer()), [])
 
     return types.int32(types.uint64), generate
+
+
+# ---- the processor's float mode ----------------------------------------------------------------------------------------------
+
+_X86 = cpu_target.target_context.codegen().magic_tuple()[0].startswith(("x86_64", "i386", "i686"))
+_ARM = cpu_target.target_context.codegen().magic_tuple()[0].startswith(("aarch64", "arm64"))
+DEFAULT_FLOAT_MODE = 0x1F80 if _X86 else 0  # round to nearest, nothing trapped, subnormal numbers kept
+
+
+@intrinsic
+def exchange_float_mode(typingctx, mode):  # type: ignore[no-untyped-def]
+    """Set this thread's float mode (MXCSR on x86, FPCR on ARM) and return what it was.
+
+    Flushing subnormal numbers to zero is a setting of each thread, so without this a result could depend on who computed it.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        if _X86:
+            place = cgutils.alloca_once(builder, _I32, size=2)
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
+            store = builder.module.declare_intrinsic("llvm.x86.sse.stmxcsr", fnty=kind)
+            load = builder.module.declare_intrinsic("llvm.x86.sse.ldmxcsr", fnty=kind)
+            new = builder.gep(place, [_I32(1)])
+            builder.store(builder.trunc(arguments[0], _I32), new)
+            builder.call(store, [builder.bitcast(place, ir.IntType(8).as_pointer())])
+            builder.call(load, [builder.bitcast(new, ir.IntType(8).as_pointer())])
+            return builder.zext(builder.load(place), _I64)
+        if _ARM:
+            get = builder.module.declare_intrinsic("llvm.aarch64.get.fpcr", fnty=ir.FunctionType(_I64, []))
+            put = builder.module.declare_intrinsic("llvm.aarch64.set.fpcr", fnty=ir.FunctionType(ir.VoidType(), [_I64]))
+            old = builder.call(get, [])
+            builder.call(put, [arguments[0]])
+            return old
+        return arguments[0]
+
+    return types.int64(types.int64), generate
 
 
 # ---- exact float steps -------------------------------------------------------------------------------------------------------

@@ -200,3 +200,22 @@ def test_scaled_input_is_a_multiply_then_an_add():
     table = fastpe.encode(np.arange(50), 64)
     expected = x * np.float32(np.sqrt(64.0)) + table
     cases.assert_same_bits(fastpe.add_encoding(x, input_scale=np.sqrt(64.0)), expected)
+
+
+def test_flushing_subnormals_is_the_callers_own_business():
+    """The setting belongs to a thread; a result must not depend on which thread computed it. And it is left as it was."""
+    torch = pytest.importorskip("torch")
+    x = np.full((1, 20_000, 64), 1e-41, np.float32)
+    none = fastpe.Sinusoidal(amplitude=0.0)
+    fastpe.set_num_threads(4)
+    try:
+        expected = fastpe.add_encoding(x.copy(), none)
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this CPU cannot flush subnormal numbers")
+        for _ in range(5):
+            cases.assert_same_bits(fastpe.add_encoding(x.copy(), none), expected)
+        assert float((torch.tensor([1e-41]) * 1.0)[0]) == 0.0
+    finally:
+        torch.set_flush_denormal(False)
+        fastpe.set_num_threads(None)
+    assert (expected > 0).all()

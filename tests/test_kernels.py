@@ -63,10 +63,16 @@ def test_argument_blocks_agree():
 
 def test_control_block_agrees():
     assert numba_backend._CONTROL_WORDS == add_sinusoidal.CONTROL_WORDS
-    ours = (numba_backend._CHUNKS, numba_backend._ROWS_PER_CHUNK, numba_backend._BATCH_PER_CHUNK, numba_backend._YIELD)
-    assert ours == tuple(
-        getattr(add_sinusoidal, name) for name in ("CHUNKS", "ROWS_PER_CHUNK", "BATCH_PER_CHUNK", "YIELD_FUNCTION")
-    )
+    names = {
+        "_NEXT": "NEXT_CHUNK",
+        "_FINISHED": "FINISHED_CHUNKS",
+        "_CHUNKS": "CHUNKS",
+        "_ROWS_PER_CHUNK": "ROWS_PER_CHUNK",
+        "_BATCH_PER_CHUNK": "BATCH_PER_CHUNK",
+        "_YIELD": "YIELD_FUNCTION",
+    }
+    for ours, theirs in names.items():
+        assert getattr(numba_backend, ours) == getattr(add_sinusoidal, theirs)
     modes = (numba_backend._IN_PLACE, numba_backend._OUT_OF_PLACE, numba_backend._ALONE)
     assert modes == (add_sinusoidal.IN_PLACE, add_sinusoidal.OUT_OF_PLACE, add_sinusoidal.ALONE)
 

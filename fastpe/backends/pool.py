@@ -27,22 +27,26 @@ MOST_THREADS = 16  # the operation is bound by memory, which a few cores saturat
 _chosen: int | None = None
 
 
+# A list of one call (kernel, addresses, alive), which its caller empties when it is done, so that no job keeps an array alive.
+Job = list[tuple[Callable[..., None], tuple[int, ...], Any]]
+
+
 class Pool:
-    """Daemon threads that serve one queue of jobs. A job is a list the caller empties when it is done, so that none outlives it."""
+    """Daemon threads that serve one queue of jobs."""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._started = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer that calls fastpe may run while this thread holds it
 
-    def share(self, job: list[Any], helpers: int) -> None:
-        """Offer ``job`` = [kernel, *arguments] to so many helpers."""
+    def share(self, job: Job, helpers: int) -> None:
+        """Offer a job to so many helpers."""
         self._start(helpers)
         for _ in range(min(helpers, self._started)):
             self._jobs.put(job)
 
     def _start(self, wanted: int) -> None:
-        if self._started >= wanted:
+        if self._started >= wanted or sys.is_finalizing():  # at the end of the interpreter a new thread would never begin
             return
         with self._lock:
             while self._started < wanted:
@@ -54,15 +58,15 @@ class Pool:
                 self._started += 1
 
 
-def _serve(jobs: queue.SimpleQueue[list[Any]]) -> None:
+def _serve(jobs: queue.SimpleQueue[Job]) -> None:
     while True:
         job = jobs.get()
         try:
-            kernel, *arguments = job
-        except ValueError:  # emptied: the caller has finished without us
+            kernel, addresses, alive = job[0]  # one step: the caller may empty the list at any moment
+        except IndexError:  # it has finished without us
             continue
-        kernel(*arguments)
-        del job, kernel, arguments
+        kernel(*addresses, False)
+        del job, kernel, addresses, alive
 
 
 _pool = Pool()
@@ -82,16 +86,14 @@ def run(kernel: Callable[..., None], addresses: tuple[int, ...], helpers: int, a
 
     ``alive`` owns the memory at the addresses: a helper that took the job late still reads it, and finds nothing to do.
     """
-    job: list[Any] = [_help, kernel, addresses, alive]
-    _pool.share(job, helpers)
+    job: Job = [(kernel, addresses, alive)]
     try:
-        kernel(*addresses, True)
-    finally:
-        job.clear()
-
-
-def _help(kernel: Callable[..., None], addresses: tuple[int, ...], alive: Any) -> None:
-    kernel(*addresses, False)
+        _pool.share(job, helpers)
+    finally:  # even when interrupted: the kernel waits for the helpers that have begun
+        try:
+            kernel(*addresses, True)
+        finally:
+            job.clear()
 
 
 # ---- how many threads --------------------------------------------------------------------------------------------------------

@@ -116,19 +116,13 @@ class SinusoidalPlan:
     tail_is_cosine: bool
     amplitude: float
 
-    @functools.cached_property
+    @property
     def columns(self) -> tuple[int | float, ...]:
         """The layout as the kernels' argument block has it."""
-        return (
-            int(self.interleaved),
-            int(self.cosine_first),
-            self.second_half,
-            self.tail_column,
-            int(self.tail_is_cosine),
-            self.amplitude,
-        )
+        return (self.interleaved, self.cosine_first, self.second_half, self.tail_column, self.tail_is_cosine, self.amplitude)
 
-    @functools.cached_property
+    # No cached_property: before Python 3.12 it holds a lock, which a fork could leave locked. The backends keep what they need.
+    @property
     def rotations(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """cos(j w_f) and sin(j w_f), each (8, F) float32, for j = 0 ... 7.
 

@@ -1,0 +1,342 @@
+"""Threads, forks, worker processes, interruptions and the end of the interpreter; and how many threads a call uses.
+
+What may hang or end a process runs in one of its own, from ``concurrency_scenarios.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import cases
+import concurrency_scenarios
+import numpy as np
+import pytest
+
+import fastpe
+from fastpe.backends import pool
+
+SCRIPT = Path(concurrency_scenarios.__file__)
+SECONDS = concurrency_scenarios.SECONDS + 30  # the script ends itself first, and shows where it stood
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork on this system")
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+
+
+def run(*names: str) -> subprocess.CompletedProcess[str]:
+    """Run scenarios in a process of their own, and end what they leave behind."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("FASTPE_NUM_THREADS", "OMP_NUM_THREADS")}
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *names],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        end(process)
+        output, errors = process.communicate()
+        pytest.fail(f"{names} did not end; standard output:\n{output}\nstandard error:\n{errors}")
+    finally:
+        end(process)
+    return subprocess.CompletedProcess(names, process.returncode, output, errors)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """End a process and its children."""
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its session is its group
+    else:
+        process.kill()
+
+
+def check(*names: str, later: tuple[str, ...] = ()) -> None:
+    """Every scenario reports success, then whatever is said ``later``; and no thread has failed silently."""
+    result = run(*names)
+    report = f"standard output:\n{result.stdout}\nstandard error:\n{result.stderr}"
+    assert result.returncode == 0, f"{names} ended with {result.returncode}; {report}"
+    assert result.stdout.splitlines() == [*(f"ok {name}" for name in names), *later], report
+    assert "Traceback" not in result.stderr, report
+
+
+def test_every_scenario_is_run():
+    text = Path(__file__).read_text()
+    missing = [name for name in concurrency_scenarios.SCENARIOS if f'"{name}"' not in text]
+    assert not missing
+
+
+# ---- threads -----------------------------------------------------------------------------------------------------------------
+
+
+def test_threads():
+    check(
+        "eight_threads",
+        "executor",
+        "nested_threads",
+        "threads_cannot_start",
+        "helpers_get_jobs",
+        "stale_jobs_hold_nothing",
+        "memory_does_not_grow",
+        "collector_in_helpers",
+    )
+
+
+def test_first_call_from_eight_threads():
+    check("first_call_from_eight_threads")
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """The numbers of helpers that calls ask for."""
+    found, original = [], pool.run
+
+    def record(kernel, addresses, helpers, alive):
+        found.append(helpers)
+        original(kernel, addresses, helpers, alive)
+
+    monkeypatch.setattr(pool, "run", record)
+    return found
+
+
+ODD_SHAPES = (
+    (1, 20_011, 129),
+    (3, 1021, 701),
+    (7, 333, 1001),
+    (613, 17, 257),
+    (1_250_003, 3),
+    (5, 1, 500_009),
+    (2, 1025, 3, 341),
+)
+
+
+@pytest.mark.parametrize("shape", ODD_SHAPES, ids=str)
+def test_any_number_of_threads_gives_the_same_bits(restored, recorded, shape):
+    given = cases.random(shape, "float32")
+    axis = 1 if len(shape) == 4 else -2
+    rows = shape[0] if len(shape) == 2 else shape[1]
+    mask = np.arange(rows) % 5 != 2
+    for arguments in ({"offset": 1_000_003}, {"mask": mask}):
+        fastpe.set_num_threads(1)
+        expected = fastpe.add_encoding(given.copy(), seq_axis=axis, **arguments)
+        assert not recorded
+        for threads in (2, 3, 8):
+            fastpe.set_num_threads(threads)
+            got = fastpe.add_encoding(given.copy(), seq_axis=axis, **arguments)
+            assert len(recorded) == 1
+            assert 1 <= recorded.pop() <= threads - 1
+            cases.assert_same_bits(got, expected)
+
+
+def test_small_arrays_wake_nobody(restored, recorded):
+    fastpe.set_num_threads(8)
+    fastpe.add_encoding(np.zeros((8, 31, 1024), np.float32))
+    assert not recorded
+
+
+# ---- forks and worker processes ----------------------------------------------------------------------------------------------
+
+
+@needs_fork
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("fork_after_a_call", "fork_of_a_fork"),
+        ("fork_while_threads_call", "fork_in_a_thread_while_threads_call"),
+        ("fork_while_a_thread_plans",),
+        ("fork_while_a_thread_compiles",),
+        ("fork_during_the_first_call",),
+    ],
+    ids="-".join,
+)
+def test_fork(names):
+    check(*names)
+
+
+def test_process_pools():
+    check("process_pools")
+
+
+@needs_torch
+def test_torch():
+    check("torch_workers", "torch_threads")
+
+
+# ---- the end of the interpreter, and interruption ----------------------------------------------------------------------------
+
+
+def test_calls_at_exit():
+    check("calls_at_exit", later=("atexit ok", "cycle ok"))
+
+
+def test_first_helpers_wanted_at_the_end():
+    check("first_helpers_wanted_at_the_end", later=("cycle ok",))
+
+
+def test_destroyed_with_its_module():
+    """A call after Python has taken its modules down may fail, as imports do then, but neither hang nor write wrong values."""
+    result = run("destroyed_with_its_module")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() in (["ok destroyed_with_its_module"], ["ok destroyed_with_its_module", "module ok"])
+
+
+def test_exit_while_daemon_threads_call():
+    check("exit_while_daemon_threads_call")
+
+
+@pytest.mark.parametrize("name", ["interrupted_calls", "interrupted_while_helpers_are_called"])
+def test_interruption(name):
+    check(name)
+
+
+# ---- how many threads --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def restored():
+    before = pool._chosen
+    yield
+    fastpe.set_num_threads(before)
+
+
+@pytest.fixture
+def machine(monkeypatch, restored):
+    """64 cores without quota, torch or environment, and nothing chosen."""
+    fastpe.set_num_threads(None)
+    for name in ("FASTPE_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(pool, "_cores", lambda: 64)
+    monkeypatch.setattr(pool, "_quota", lambda: None)
+    return monkeypatch
+
+
+def test_order_of_precedence(machine):
+    assert fastpe.get_num_threads() == 16
+    machine.setattr(pool, "_cores", lambda: 12)
+    assert fastpe.get_num_threads() == 12
+    machine.setattr(pool, "_quota", lambda: 7)
+    assert fastpe.get_num_threads() == 7
+    machine.setenv("OMP_NUM_THREADS", "5")
+    assert fastpe.get_num_threads() == 5
+    machine.setitem(sys.modules, "torch", SimpleNamespace(get_num_threads=lambda: 24))
+    assert fastpe.get_num_threads() == 24
+    machine.setenv("FASTPE_NUM_THREADS", "20")
+    assert fastpe.get_num_threads() == 20
+    fastpe.set_num_threads(3)
+    assert fastpe.get_num_threads() == 3
+    fastpe.set_num_threads(None)
+    assert fastpe.get_num_threads() == 20
+
+
+def test_smallest_limit_counts(machine):
+    machine.setenv("OMP_NUM_THREADS", "15")
+    machine.setattr(pool, "_cores", lambda: 9)
+    machine.setattr(pool, "_quota", lambda: 11)
+    assert fastpe.get_num_threads() == 9
+    machine.setattr(pool, "_cores", lambda: 64)
+    assert fastpe.get_num_threads() == 11
+
+
+def test_torch_while_it_is_being_imported(machine):
+    machine.setitem(sys.modules, "torch", SimpleNamespace())
+    assert fastpe.get_num_threads() == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("4", 4), (" 4 ", 4), ("4,3,2", 4), ("0", 16), ("-2", 16), ("", 16), ("many", 16), ("2.5", 16)]
+)
+@pytest.mark.parametrize("variable", ["FASTPE_NUM_THREADS", "OMP_NUM_THREADS"])
+def test_environment(machine, variable, text, expected):
+    machine.setenv(variable, text)
+    assert fastpe.get_num_threads() == expected
+
+
+@pytest.mark.parametrize("count", [2, np.int64(2), np.array(2, np.uint8)], ids=repr)
+def test_numbers_that_are_taken(restored, count):
+    fastpe.set_num_threads(count)
+    assert fastpe.get_num_threads() == 2
+    assert type(fastpe.get_num_threads()) is int
+
+
+@pytest.mark.parametrize(
+    ("count", "error"),
+    [
+        (0, ValueError),
+        (-1, ValueError),
+        (1.0, TypeError),
+        ("2", TypeError),
+        (True, TypeError),
+        ([2], TypeError),
+        (np.array([2, 3]), TypeError),
+    ],
+    ids=repr,
+)
+def test_numbers_that_are_refused(restored, count, error):
+    fastpe.set_num_threads(5)
+    with pytest.raises(error, match=r"^set_num_threads: count must be .*, got "):
+        fastpe.set_num_threads(count)
+    assert fastpe.get_num_threads() == 5
+
+
+def test_cores_are_those_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 5, 7}, raising=False)
+    assert pool._cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert pool._cores() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert pool._cores() == 1
+
+
+V2 = "cpu.max"
+V1_QUOTA, V1_PERIOD = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
+CGROUPS = {
+    "no files": ({}, None),
+    "v2 without limit": ({V2: b"max 100000\n"}, None),
+    "v2 one and a half": ({V2: b"150000 100000\n"}, 1),
+    "v2 four": ({V2: b"400000 100000\n"}, 4),
+    "v2 less than one": ({V2: b"25000 100000\n"}, 1),
+    "v2 before v1": ({V2: b"300000 100000\n", V1_QUOTA: b"800000\n", V1_PERIOD: b"100000\n"}, 3),
+    "v1 two and a half": ({V1_QUOTA: b"250000\n", V1_PERIOD: b"100000\n"}, 2),
+    "v1 without limit": ({V1_QUOTA: b"-1\n", V1_PERIOD: b"100000\n"}, None),
+    "v1 zero": ({V1_QUOTA: b"0\n", V1_PERIOD: b"100000\n"}, None),
+    "v1 without period": ({V1_QUOTA: b"250000\n"}, None),
+    "v2 empty": ({V2: b""}, None),
+    "v2 one word": ({V2: b"100000\n"}, None),
+    "v2 words": ({V2: b"one two\n"}, None),
+    "v2 broken, v1 good": ({V2: b"?\n", V1_QUOTA: b"500000\n", V1_PERIOD: b"100000\n"}, 5),
+    "v2 period zero": ({V2: b"100000 0\n"}, None),
+    "v2 no text": ({V2: b"\xff\xfe \xff"}, None),
+    "v1 words": ({V1_QUOTA: b"much\n", V1_PERIOD: b"100000\n"}, None),
+    "v1 empty": ({V1_QUOTA: b"", V1_PERIOD: b""}, None),
+    "v1 no text": ({V1_QUOTA: b"\xff\xfe", V1_PERIOD: b"\xff"}, None),
+    "v1 period zero": ({V1_QUOTA: b"100000\n", V1_PERIOD: b"0\n"}, None),
+}
+
+
+@pytest.mark.parametrize("name", CGROUPS)
+def test_quota_of_a_container(tmp_path, name):
+    files, expected = CGROUPS[name]
+    for path, content in files.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    assert pool._read_quota(str(tmp_path)) == expected
+
+
+def test_quota_is_read_once(monkeypatch):
+    reads = []
+    monkeypatch.setattr(pool, "_quota_found", [])
+    monkeypatch.setattr(pool, "_read_quota", lambda root: reads.append(root))
+    assert pool._quota() is None
+    assert pool._quota() is None
+    assert reads == ["/sys/fs/cgroup"]

@@ -45,6 +45,7 @@ DECODED_APART = 61
 ROUND_SECONDS = 2e-4  # calls are repeated to fill a round: far above the clock's resolution
 RESTORE_AFTER = 1000  # calls; each adds at most 1 to an element, and float16 ends at 65504
 FEWEST_ROUNDS = 3
+WARMED_SECONDS = 0.2  # rounds up to this long are preceded by a call that is not counted
 
 
 # ---- cases -------------------------------------------------------------------------------------------------------------------
@@ -312,14 +313,21 @@ class Timed:
         clock: Callable[[Call, int], float] = seconds_per_call,
     ) -> None:
         self._call, self._spend, self._clock = call, spend, clock
-        self.calls = 1
+        self.calls, self._warms = 1, False
         first = self.round()
         self.calls = max(1, min(RESTORE_AFTER // 2, int(ROUND_SECONDS / max(first, 1e-9))))
         self._round_seconds = max((first if self.calls == 1 else self.round()) * self.calls, 1e-9)
+        self._warms = self._round_seconds < WARMED_SECONDS
 
     def round(self) -> float:
-        """Seconds per call."""
-        self._spend(self.calls)
+        """Seconds per call, after one call that is not counted.
+
+        That call finds the caches and the processor as the previous contender left them: torch's threads, for one, go on spinning
+        for a while on the cores that the next one needs.
+        """
+        self._spend(self.calls + self._warms)
+        if self._warms:
+            self._call()
         return self._clock(self._call, self.calls)
 
     def rounds_in(self, seconds: float, most: int) -> int:

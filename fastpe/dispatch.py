@@ -14,9 +14,11 @@ from .locks import unforkable
 _LIBRARIES = {
     ("numpy", "ndarray"): "fastpe.arrays.numpy",
     ("cupy", "ndarray"): "fastpe.arrays.cupy",
+    ("numpy", "MaskedArray"): "",  # an ndarray whose hidden elements must not be written: not known
 }
-# Well-known types that have another way in.
+# Well-known types that have another way in, by class or module.
 _WAYS_ROUND = {
+    "MaskedArray": "Pass x.data, and mask= for whole rows.",
     "torch": "Pass x.numpy(), which shares the tensor's memory.",
     "jax": "JAX arrays cannot be written: add fastpe.encode(positions, dim), or pass a NumPy copy.",
     "jaxlib": "JAX arrays cannot be written: add fastpe.encode(positions, dim), or pass a NumPy copy.",
@@ -41,9 +43,10 @@ def memory(function: str, name: str, array: Any) -> tuple[ModuleType, Memory]:
     """Return an array's library and memory; TypeError for anything else."""
     library = library_of(array)
     if library is None:
-        root = type(array).__module__.partition(".")[0]
-        remedy = _WAYS_ROUND.get(root, f"Convert it first, e.g. {name} = numpy.asarray({name}, dtype='float32').")
-        got = f"{type(array).__module__}.{type(array).__qualname__}"
+        kind = type(array)
+        convert = f"Convert it first, e.g. {name} = numpy.asarray({name}, dtype='float32')."
+        remedy = _WAYS_ROUND.get(kind.__name__) or _WAYS_ROUND.get(kind.__module__.partition(".")[0], convert)
+        got = f"{kind.__module__}.{kind.__qualname__}"
         raise TypeError(checks.message(function, f"{name} must be a NumPy or CuPy array", got, remedy))
     found: Memory = library.memory(array)
     return library, found
@@ -55,6 +58,7 @@ def backend(memory: Memory) -> ModuleType:
 
 
 def backend_on(device: int | None) -> ModuleType:
+    """The backend of a CUDA device, or of the host."""
     file = "fastpe.backends.numba" if device is None else "fastpe.backends.cuda"
     return _loaded.get(file) or _load(file)
 

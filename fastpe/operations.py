@@ -47,11 +47,6 @@ class AddSinusoidal(NamedTuple):
     plan: SinusoidalPlan
     input_scale: float
 
-    @property
-    def name(self) -> str:
-        """Of its kernel."""
-        return "add_sinusoidal"
-
     def arguments(self, tables: Tables) -> Iterator[tuple[int | float, ...]]:
         """Yield the argument block of every kernel call, in the order of ``kernels.add_sinusoidal.ARGUMENTS``."""
         x, out, rows, t, plan = self.x, self.out, self.rows, self.seq_axis, self.plan

@@ -101,6 +101,21 @@ def test_misaligned_elements_are_refused(device):
         fastpe.add_encoding(view)
 
 
+def test_the_first_call_may_not_be_captured(device, monkeypatch):
+    import cupy
+
+    x = device.array(np.zeros((1, 3, 24), np.float32))
+    stream = cupy.cuda.get_current_stream()
+    monkeypatch.setattr(stream, "is_capturing", lambda: True, raising=False)
+    with pytest.raises(RuntimeError, match=r"call fastpe\.warmup"):
+        fastpe.add_encoding(x)
+    assert not device.host(x).any()
+    monkeypatch.setattr(stream, "is_capturing", lambda: False)
+    fastpe.add_encoding(x)
+    monkeypatch.setattr(stream, "is_capturing", lambda: True)
+    fastpe.add_encoding(x)  # nothing is left to load
+
+
 # ---- the cubin cache ---------------------------------------------------------------------------------------------------------
 
 

@@ -133,8 +133,21 @@ def _module(name: str, device: int) -> Any:
     with _lock:
         if (name, architecture) not in _modules:
             require()
+            _refuse_capture()
             _modules[name, architecture] = cupy.RawModule(path=str(_cubin(name, architecture)))
         return _modules[name, architecture]
+
+
+def _refuse_capture() -> None:
+    """Loading kernels and uploading tables is not allowed while a stream is captured into a graph."""
+    import cupy
+
+    capturing = getattr(cupy.cuda.get_current_stream(), "is_capturing", lambda: False)
+    if capturing():
+        remedy = "call fastpe.warmup(device=...) and this function once before the capture"
+        raise RuntimeError(
+            f"fastpe: the first call for a width loads kernels and tables, which a graph capture forbids: {remedy}."
+        )
 
 
 def _cubin(name: str, architecture: str) -> Path:
@@ -268,6 +281,7 @@ def _tables(plan: SinusoidalPlan, device: int) -> Tables:
             import cupy
 
             require()
+            _refuse_capture()
             with cupy.cuda.Device(device):
                 arrays = [cupy.asarray(array) for array in (plan.turns.fraction, plan.turns.whole, *plan.rotations)]
                 cupy.cuda.get_current_stream().synchronize()  # once: any stream may read them from now on

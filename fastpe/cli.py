@@ -27,6 +27,9 @@ PACKAGES = ("numpy", "numba", "llvmlite", "cupy", "torch", "ml_dtypes", "matplot
 CUPY_DISTRIBUTIONS = ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")
 
 
+NO_CACHE = "none: every process compiles the kernels anew; set FASTPE_CACHE_DIR to a folder that only you can write"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 (the demo's check failed), 2 (a bad argument), 130 (Ctrl-C)."""
     try:
@@ -74,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help=f"order of the columns (default: {LAYOUTS[0]})")
     plot.add_argument("--base", type=float, default=10000.0, help="the longest wavelength is 2 pi times this (default: 10000)")
     plot.set_defaults(command=_plot)
+
+    kept = commands.add_parser("cache", help="say what compiled kernels are kept, or delete them")
+    what = kept.add_mutually_exclusive_group()
+    what.add_argument("--info", action="store_true", help="say what is kept and where (the default)")
+    what.add_argument("--clear", action="store_true", help="delete every compiled kernel")
+    kept.set_defaults(command=_cache)
     return parser
 
 
@@ -144,6 +153,18 @@ def _plot(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _cache(arguments: argparse.Namespace) -> int:
+    place = cache.root()
+    if place is None:
+        print(NO_CACHE)
+    elif arguments.clear:
+        print(f"deleted {cache.clear()} compiled kernels in {place}")
+    else:
+        found = cache.files()
+        print(f"{len(found)} compiled kernels, {sum(path.stat().st_size for path in found) / 2**20:.1f} MiB, in {place}")
+    return 0
+
+
 # ---- info --------------------------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +178,7 @@ def information() -> dict[str, Any]:
     """What is installed and usable here. Never fails: what cannot be found out is None, or says why."""
     versions = {name: _version(*(CUPY_DISTRIBUTIONS if name == "cupy" else (name,))) for name in PACKAGES}
     gpu = _cuda()
-    folder = _try(lambda: cache.folder("cuda"))
+    folder = _try(cache.root)
     return {
         "versions": {"fastpe": __version__, "python": platform.python_version(), **versions},
         "platform": {"system": platform.platform(), "cpu": _cpu(), "cores": os.cpu_count()},
@@ -238,7 +259,7 @@ def _cuda() -> dict[str, Any]:
     runtime = cupy.cuda.runtime
     found["driver"] = _try(lambda: _dotted(runtime.driverGetVersion()))
     found["runtime"] = _try(lambda: _dotted(runtime.runtimeGetVersion()))
-    found["nvrtc"] = _try(lambda: ".".join(str(part) for part in importlib.import_module("cupy.cuda.nvrtc").getVersion()))
+    found["nvrtc"] = _try(lambda: ".".join(str(part) for part in cupy.cuda.nvrtc.getVersion()))
     for number in range(_try(runtime.getDeviceCount) or 0):
         device = _try(functools.partial(_device, runtime, number))
         found["devices"].append({"number": number, **(device or {"name": None, "memory": None, "compute_capability": None})})
@@ -278,12 +299,7 @@ def _lines(found: dict[str, Any]) -> str:
         rows.append((f"  device {device['number']}", text))
     rows.append(("array_module()", found["array_module"]))
     if place["folder"] is None:
-        rows.append(
-            (
-                "cache",
-                "none: every process compiles CUDA kernels anew; set FASTPE_CACHE_DIR to a folder that only you can write",
-            )
-        )
+        rows.append(("cache", NO_CACHE))
     else:
         rows.append(("cache", f"{place['folder']} ({'can' if place['writable'] else 'cannot'} be written)"))
     rows += [(name, versions[name] or "not installed") for name in PACKAGES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
+
+# Compiled kernels are kept for this run only: in the tests' own folder, which the processes that they start share.
+_cache = tempfile.TemporaryDirectory(prefix="fastpe-tests-")
+os.environ["FASTPE_CACHE_DIR"] = _cache.name
 
 REQUIRE_CUDA = os.environ.get("FASTPE_REQUIRE_CUDA") == "1"
 

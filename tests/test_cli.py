@@ -6,7 +6,6 @@ import importlib.resources
 import io
 import json
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -371,7 +370,10 @@ def test_codes_of_the_parser(argv: list[str], code: int, capsys: pytest.CaptureF
 
 
 def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(demo, "run", lambda *_: signal.raise_signal(signal.SIGINT))
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run", interrupted)
     assert cli.main(["demo"]) == 130
     assert capsys.readouterr() == ("", "")
 

@@ -29,6 +29,27 @@ def folder(name: str) -> Path | None:
     return None
 
 
+def root() -> Path | None:
+    """The folder that holds those of all kinds; None if there is no safe place."""
+    found = folder("numba")
+    return None if found is None else found.parent
+
+
+def files() -> list[Path]:
+    """Every compiled kernel in the cache."""
+    place = root()
+    return [] if place is None else sorted(place.glob("*/*.bin"))
+
+
+def clear() -> int:
+    """Delete every compiled kernel in the cache; return how many there were."""
+    found = files()
+    for path in found:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return len(found)
+
+
 def _roots() -> Iterator[Path]:
     if os.environ.get("FASTPE_CACHE_DIR"):
         yield Path(os.environ["FASTPE_CACHE_DIR"])
@@ -49,6 +70,11 @@ def _is_private(path: Path) -> bool:
         return True  # profile folders are private there
     status = path.stat()
     return status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
+def key(name: str, *facts: object) -> str:
+    """A file's name from what its content depends on."""
+    return f"{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
 
 
 def load(place: Path, key: str) -> Path | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import hashlib
 import re
 import shutil
 import tempfile
@@ -153,9 +152,7 @@ def _refuse_capture() -> None:
 def _cubin(name: str, architecture: str) -> Path:
     from cupy.cuda import nvrtc
 
-    version = ".".join(str(part) for part in nvrtc.getVersion())
-    text = "\n".join((source(name), version, architecture, *OPTIONS))
-    key = f"{name}-{architecture}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    key = cache.key(f"{name}-{architecture}", source(name), nvrtc.getVersion(), OPTIONS)
     place = cache.folder("cuda")
     found = cache.load(place, key) if place is not None else None
     if found is not None:

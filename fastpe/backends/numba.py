@@ -6,21 +6,24 @@ import contextlib
 import ctypes
 import functools
 import importlib
+import pickle
 import struct
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from ..arrays import ITEMSIZE, Memory
 from ..arrays import numpy as numpy_arrays
 from ..encodings import SinusoidalPlan
 from ..kernels import locate_rows
 from ..locks import unforkable
 from ..operations import AddSinusoidal, Tables
-from . import pool
+from . import cache, pool
 
 CHUNK_BYTES = 1 << 18  # of x; a chunk and its tables stay in a core's second-level cache
 BYTES_PER_HELPER = 1 << 20  # below this a helper wakes too late to help
@@ -42,12 +45,74 @@ def kernel(name: str, *variant: Any) -> Callable[..., None]:
 
 
 def _compile(name: str, *variant: Any) -> Callable[..., None]:
+    """Load a kernel from the cache, or compile it and store it there."""
+    with contextlib.suppress(Exception):  # the cache leans on Numba's internals; whatever fails there, compiling works
+        stored = _load(name, variant)
+        if stored is not None:
+            return stored
     import numba
 
     module = importlib.import_module(f"fastpe.kernels.{name}")
     compiled = numba.njit(module.SIGNATURE, nogil=True, error_model="numpy", boundscheck=False)(module.build(*variant))
-    result: Callable[..., None] = compiled
-    return result
+    (result,) = compiled.overloads.values()
+    with contextlib.suppress(Exception):
+        _store(name, variant, result)
+    return _entry(result)
+
+
+_alive: list[Any] = []  # compile results own the machine code
+
+
+def _entry(result: Any) -> Callable[..., None]:
+    """What runs the machine code; called directly, without Numba's dispatch on argument types."""
+    _alive.append(result)
+    entry: Callable[..., None] = result.entry_point
+    return entry
+
+
+# ---- the kernels on disk -----------------------------------------------------------------------------------------------------
+
+
+def _key(name: str, variant: tuple[Any, ...]) -> str:
+    """Everything that machine code depends on: versions, the CPU compiled for, Numba's settings, the kernels' sources."""
+    import llvmlite
+    import numba
+    from numba.core.registry import cpu_target
+
+    settings = [getattr(numba.config, setting, None) for setting in ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK")]
+    facts = [
+        sys.version,
+        sys.platform,
+        numba.__version__,
+        llvmlite.__version__,
+        cpu_target.target_context.codegen().magic_tuple(),
+    ]
+    sources = [path.read_text() for path in sorted(Path(kernels.__file__).parent.glob("*.py"))]
+    return cache.key("-".join((name, *(str(part) for part in variant))), *facts, settings, *sources)
+
+
+def _load(name: str, variant: tuple[Any, ...]) -> Callable[..., None] | None:
+    place = cache.folder("numba")
+    content = None if place is None else cache.load(place, _key(name, variant))
+    if content is None:
+        return None
+    from numba.core.compiler import CompileResult
+    from numba.core.registry import cpu_target
+
+    context: Any = cpu_target.target_context
+    context.refresh()  # makes Numba's runtime known; without it the first call of loaded code crashes
+    rebuild: Any = CompileResult._rebuild
+    # Unpickling runs what the file says: the folder is this user's alone, and the file's name is the hash of its content.
+    return _entry(rebuild(context, *pickle.loads(content.read_bytes())))
+
+
+def _store(name: str, variant: tuple[Any, ...], result: Any) -> None:
+    from numba.core import serialize
+
+    place = cache.folder("numba")
+    if place is not None:
+        dumps: Any = serialize.dumps
+        cache.store(place, _key(name, variant), dumps(result._reduce()))
 
 
 def warmup(dtype: str, device: int | None) -> None:

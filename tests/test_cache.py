@@ -1,0 +1,147 @@
+"""The compiled kernels on disk: found again, never wrong, never needed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cases
+import numpy as np
+import pytest
+
+import fastpe
+from fastpe import cli
+from fastpe.backends import cache
+from fastpe.backends import numba as numba_backend
+
+# Adds to a fixed array of every element type named, prints the bytes and whether a kernel was compiled for it.
+PROGRAM = """
+import sys, numpy, fastpe
+from fastpe.backends import numba as backend
+compiled, store = [], backend._store
+backend._store = lambda *arguments: (compiled.append(arguments), store(*arguments))
+for dtype in sys.argv[1:]:
+    import ml_dtypes
+    x = numpy.linspace(-2, 2, 3 * 40 * 34).reshape(3, 40, 34).astype(dtype)
+    fastpe.add_encoding(x, offset=1_000_003, input_scale=3.0)
+    print(x.tobytes().hex())
+print("compiled" if compiled else "loaded")
+"""
+
+
+def start(place: Path | str | None, *dtypes: str, changes: dict[str, str | None] | None = None, before: str = ""):
+    """Run the program with a cache folder; return the results and whether it compiled."""
+    environment = dict(os.environ) | {"FASTPE_CACHE_DIR": str(place)}
+    for name, value in (changes or {}).items():
+        environment.pop(name, None)
+        if value is not None:
+            environment[name] = value
+    run = subprocess.run(
+        [sys.executable, "-c", before + PROGRAM, *(dtypes or ("float32",))],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=200,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    *results, how = run.stdout.split()
+    return results, how
+
+
+def expected(dtype: str = "float32") -> str:
+    x = np.linspace(-2, 2, 3 * 40 * 34).reshape(3, 40, 34).astype(cases.DTYPES[dtype])
+    return fastpe.add_encoding(x, offset=1_000_003, input_scale=3.0).tobytes().hex()
+
+
+def test_the_second_process_compiles_nothing(tmp_path):
+    assert start(tmp_path) == ([expected()], "compiled")
+    (file,) = (tmp_path / "numba").iterdir()
+    assert start(tmp_path) == ([expected()], "loaded")
+    assert list((tmp_path / "numba").iterdir()) == [file]
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", None])
+def test_a_damaged_file_is_replaced(tmp_path, damage):
+    start(tmp_path)
+    (file,) = (tmp_path / "numba").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if damage is None else damage)
+    assert start(tmp_path) == ([expected()], "compiled")
+    assert start(tmp_path) == ([expected()], "loaded")
+
+
+def test_a_whole_file_that_is_no_kernel_is_not_fatal(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path))
+    key = numba_backend._key("add_sinusoidal", ("float32", numba_backend._IN_PLACE))
+    cache.store(cache.folder("numba"), key, pickle.dumps(("not", "a", "kernel")))
+    assert start(tmp_path) == ([expected()], "compiled")
+
+
+def test_eight_processes_start_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as executor:
+        results = list(executor.map(lambda _: start(tmp_path), range(8)))
+    assert [values for values, _ in results] == [[expected()]] * 8
+    assert start(tmp_path) == ([expected()], "loaded")
+    assert [path for path in (tmp_path / "numba").iterdir() if path.suffix != ".bin"] == []
+
+
+def test_without_a_folder_every_process_compiles(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert start(tmp_path / "file") == ([expected()], "compiled")
+    nowhere = {"FASTPE_CACHE_DIR": None, "XDG_CACHE_HOME": None, "HOME": os.devnull}
+    assert start(None, changes=nowhere) == ([expected()], "compiled")
+
+
+def test_an_unset_home_is_not_fatal(tmp_path):
+    changes = {"HOME": None, "FASTPE_CACHE_DIR": None, "XDG_CACHE_HOME": str(tmp_path)}
+    assert start(None, changes=changes) == ([expected()], "compiled")
+    assert (tmp_path / "fastpe" / "numba").is_dir()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process are POSIX's")
+def test_a_full_disk_is_not_fatal(tmp_path):
+    """Files may grow to 1000 bytes only: every write of a kernel fails half way."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+    assert start(tmp_path, before=limit) == ([expected()], "compiled")
+    assert list((tmp_path / "numba").iterdir()) == []
+
+
+def test_another_cpu_has_its_own_kernels_and_the_same_bits(tmp_path):
+    """Code for a CPU without vectors, fused multiply-add and float16 conversion: slower, and not one bit different."""
+    start(tmp_path)
+    results, how = start(tmp_path, *cases.DTYPES, changes={"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""})
+    assert how == "compiled"
+    assert results == [expected(dtype) for dtype in cases.DTYPES]
+    assert start(tmp_path) == ([expected()], "loaded")
+
+
+def test_the_key_holds_what_the_code_depends_on(monkeypatch):
+    import numba
+
+    first = numba_backend._key("add_sinusoidal", ("float32", 0))
+    assert numba_backend._key("add_sinusoidal", ("float32", 0)) == first
+    assert numba_backend._key("add_sinusoidal", ("float32", 1)) != first
+    with monkeypatch.context() as patch:
+        patch.setattr(numba, "__version__", "0")
+        assert numba_backend._key("add_sinusoidal", ("float32", 0)) != first
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path: read_text(path) + ("#" if path.name == "arithmetic.py" else ""))
+    assert numba_backend._key("add_sinusoidal", ("float32", 0)) != first
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path))
+    start(tmp_path)
+    assert cli.main(["cache", "--info"]) == cli.main(["cache"]) == 0
+    assert capsys.readouterr().out.count(f"1 compiled kernels, 0.2 MiB, in {tmp_path}\n") == 2
+    assert cli.main(["cache", "--clear"]) == 0
+    assert f"deleted 1 compiled kernels in {tmp_path}" in capsys.readouterr().out
+    assert cache.files() == []
+    monkeypatch.setenv("FASTPE_CACHE_DIR", os.devnull)
+    assert cli.main(["cache"]) == 0
+    assert "every process compiles" in capsys.readouterr().out

@@ -64,7 +64,7 @@ def test_info_json(tmp_path: Path) -> None:
     assert found["backends"]["numba"]["usable"] is True
     assert found["backends"]["numba"]["threads"] == 3
     assert found["backends"]["numba"]["threads_from"] == "FASTPE_NUM_THREADS"
-    assert found["cache"] == {"folder": str(tmp_path / "cuda"), "writable": True}
+    assert found["cache"] == {"folder": str(tmp_path), "writable": True}
     gpu = found["backends"]["cuda"]
     assert gpu["usable"] is (gpu["problem"] is None)
     assert found["array_module"] == ("cupy" if gpu["usable"] else "numpy")
@@ -107,8 +107,8 @@ def test_info_on_a_gpu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     versions = {"driverGetVersion": lambda: 13010, "runtimeGetVersion": lambda: 12040, "getDeviceCount": lambda: 1}
     runtime = types.SimpleNamespace(**versions, getDeviceProperties=lambda number: properties)
     monkeypatch.setattr(cuda, "problem", lambda: None)
-    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime)))
-    monkeypatch.setitem(sys.modules, "cupy.cuda.nvrtc", types.SimpleNamespace(getVersion=lambda: (13, 0)))
+    nvrtc = types.SimpleNamespace(getVersion=lambda: (13, 0))
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime, nvrtc=nvrtc)))
     assert cli.main(["info", "--json"]) == 0
     gpu = json.loads(capsys.readouterr().out)["backends"]["cuda"]
     assert (gpu["driver"], gpu["runtime"], gpu["nvrtc"]) == ("13.1", "12.4", "13.0")

@@ -49,7 +49,7 @@ def remez(target: Callable[[mpmath.mpf], mpmath.mpf], weight: Callable[[mpmath.m
             right[row] = target(z)
         solution = mpmath.lu_solve(matrix, right)
         coefficients = [solution[power] for power in range(terms)]
-        errors = [weight(z) * (mpmath.polyval(coefficients[::-1], z) - target(z)) for z in grid]
+        errors = [weight(z) * (mpmath.fdot((c, z**power) for power, c in enumerate(coefficients)) - target(z)) for z in grid]
         extrema = _alternating_extrema(errors)
         if len(extrema) < terms + 1:
             break

@@ -32,7 +32,7 @@ WRONG_X = [
         TypeError,
         "x must be a NumPy or CuPy array, got builtins.list. Convert it first, e.g. x = numpy.asarray(x, dtype='float32').",
     ),
-    (np.ma.zeros((2, 3)), TypeError, "got numpy.ma.MaskedArray. Pass x.data, and mask= for whole rows."),
+    (np.ma.zeros((2, 3)), TypeError, "MaskedArray. Pass x.data, and mask= for whole rows."),
     (None, TypeError, "x must be a NumPy or CuPy array, got builtins.NoneType."),
     ("text", TypeError, "x must be a NumPy or CuPy array, got builtins.str."),
 ]

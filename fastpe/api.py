@@ -81,7 +81,7 @@ def add_encoding(
     Angles are exact at any position. Error against the true value: at most 2e-7 for float32, half a unit in the last place for
     almost every float16 and bfloat16 element, 1e-12 for float64 up to position one million. The result for a position, width and
     dtype has the same bits on every backend, for any batch, strides, number of threads and way of giving the position. NaN and inf
-    in x pass through. x on a GPU is written on the caller's current stream without synchronising.
+    in x pass through. x on a GPU is written on the current stream of its device without synchronising.
 
     Vaswani et al., "Attention Is All You Need", 2017, section 3.5.
 
@@ -104,6 +104,7 @@ def add_encoding(
     chosen = _encoding(function, encoding)
     scale = checks.number(function, "input_scale", input_scale)
     checks.sequence_length(function, seq_len)
+    checks.boolean(function, "validate", validate)
     target = source if out is None or out is x else _output(function, out, library, source.device, source.shape, source.dtype)
     checks.writable(
         function, "x" if target is source else "out", target.shape, target.strides, ITEMSIZE[target.dtype], target.writeable
@@ -114,6 +115,8 @@ def add_encoding(
                 function, "out must be x or lie apart from it", "an out that partly overlaps x", "Pass out=x, or a new array."
             )
         )
+    checks.fits(function, "input_scale", scale, target.dtype)
+    checks.fits(function, "the encoding's amplitude", chosen.amplitude, target.dtype)
     rows = rows_of.resolve(rows_of.Target(function, library, source, axis, validate), offset, positions, cu_seqlens, mask)
     if 0 not in target.shape:
         operation = AddSinusoidal(source, target, rows, axis, chosen.plan(target.shape[-1]), scale)
@@ -182,6 +185,7 @@ def encode(
     width = checks.width(function, "dim", dim)
     chosen = _encoding(function, encoding)
     checks.sequence_length(function, seq_len)
+    checks.boolean(function, "validate", validate)
     placed = _place(function, positions, like if like is not None else out, "like" if like is not None else "out")
     library, found = dispatch.memory(function, "positions", placed)
     shape = (*found.shape, width)
@@ -194,6 +198,7 @@ def encode(
         checks.writable(function, "out", shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
         if _overlap(found, target):
             raise ValueError(message(function, "out must lie apart from positions", "an out that overlaps positions"))
+    checks.fits(function, "the encoding's amplitude", chosen.amplitude, target.dtype)
     rows = rows_of.of_positions(function, library, found, validate)
     if 0 not in shape:
         scalar = len(shape) == 1
@@ -238,7 +243,7 @@ def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
     ImportError, RuntimeError
         The device cannot be used; the message says what is missing and how to install it.
     """
-    names = [checks.dtype_name("warmup", dtype) for dtype in ([dtypes] if isinstance(dtypes, str) else dtypes)]
+    names = [checks.dtype_name("warmup", dtype) for dtype in (dtypes if isinstance(dtypes, (list, tuple)) else [dtypes])]
     if device is not None:
         device = checks.integer("warmup", "device", device)
     backend = dispatch.backend_on(device)
@@ -305,7 +310,7 @@ def _overlap(a: Memory, b: Memory) -> bool:
     """Whether two arrays share an element without being the same view."""
     if a.device != b.device or 0 in a.shape or 0 in b.shape:
         return False
-    if (a.address, a.shape, a.strides, a.dtype) == (b.address, b.shape, b.strides, b.dtype):
+    if a.same_elements(b):
         return False
     return bool(np.shares_memory(_shadow(a), _shadow(b)))
 

@@ -12,6 +12,7 @@ import numpy as np
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 POSITION_LIMIT = 2**31
+LARGEST_FLOAT32 = 2.0**128 - 2.0**103  # from here on float32 rounds to infinity
 NOT_A_POSITION = -(2**63) + 1  # in units of 2^-32; its row is NaN
 
 
@@ -38,7 +39,7 @@ def integer(function: str, name: str, value: Any, remedy: str = "") -> int:
     if type(value) is int:
         return value
     try:
-        if isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b":
+        if isinstance(value, bool) or _is_boolean(value):
             raise TypeError
         return operator.index(value)
     except TypeError:
@@ -46,22 +47,30 @@ def integer(function: str, name: str, value: Any, remedy: str = "") -> int:
 
 
 def number(function: str, name: str, value: Any) -> float:
+    """A finite real number of any kind, as a float."""
     if type(value) is float and math.isfinite(value):
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        try:
-            if isinstance(value, (bool, str, bytes)) or getattr(value, "ndim", 0) != 0:
-                raise TypeError
-            value = float(value)
-        except (TypeError, ValueError):
-            raise TypeError(message(function, f"{name} must be a real number", describe(value))) from None
     try:
-        finite = math.isfinite(value)
+        if isinstance(value, (bool, str, bytes)) or getattr(value, "ndim", 0) != 0 or _is_boolean(value):
+            raise TypeError
+        result = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(message(function, f"{name} must be a real number", describe(value))) from None
     except OverflowError:
-        finite = False
-    if not finite:
+        result = math.inf
+    if not math.isfinite(result):
         raise ValueError(message(function, f"{name} must be finite", describe(value)))
-    return float(value)
+    return result
+
+
+def _is_boolean(value: Any) -> bool:
+    return getattr(getattr(value, "dtype", None), "kind", "") == "b"
+
+
+def fits(function: str, name: str, value: float, dtype: str) -> None:
+    """Refuse a finite factor that the arithmetic of an element type would round to infinity."""
+    if dtype != "float64" and abs(value) >= LARGEST_FLOAT32:
+        raise ValueError(message(function, f"{name} must be finite in float32, the arithmetic of {dtype} arrays", f"{value}"))
 
 
 def positive_number(function: str, name: str, value: Any) -> float:
@@ -77,7 +86,7 @@ def boolean(function: str, name: str, value: Any) -> None:
 
 
 def one_of(function: str, name: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         names = ", ".join(repr(item) for item in known)
         kind = ValueError if isinstance(value, str) else TypeError
         raise kind(message(function, f"{name} must be one of {names}", describe(value)))
@@ -111,9 +120,9 @@ def axis(function: str, value: Any, shape: tuple[int, ...]) -> int:
 def dtype_name(function: str, dtype: Any) -> str:
     """Name of a floating-point dtype given as a name, a NumPy dtype or a scalar type."""
     name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", None)
-    if name not in FLOATS:
+    if name not in FLOATS and dtype is not None:
         with contextlib.suppress(TypeError):
-            name = np.dtype(dtype).name
+            name = np.dtype(dtype).name if np.dtype(dtype).isnative else None
     if name not in FLOATS:
         raise TypeError(message(function, f"dtype must be one of {', '.join(FLOATS)}", describe(dtype)))
     return str(name)

@@ -45,9 +45,7 @@ def geometric(base: float, step: tuple[float, float], count: int, scale: float) 
             angular[f] = float(frequency)
             in_units = int(frequency / two_pi * unit + half)
             if in_units >= 2**96:
-                raise ValueError(
-                    f"frequency {f} is {angular[f]:g} radians a position; the kernels hold at most 2^32 turns a position"
-                )
+                raise OverflowError(f"{angular[f]:g} radians a position")
             whole[f], fraction[f] = in_units >> 64, in_units & (2**64 - 1)
             frequency *= ratio
     return angular, Turns(fraction, whole)

@@ -17,7 +17,6 @@ from .arrays import Memory
 from .checks import POSITION_LIMIT, describe, message
 
 ONE = 1 << 32  # one position, in the kernels' units
-KINDS = {"int32": 0, "int64": 1, "float32": 2, "float64": 3}  # what `locate_rows.cu` reads as it is
 
 
 class Rows(NamedTuple):
@@ -61,6 +60,8 @@ def resolve(target: Target, offset: Any, positions: Any, cu_seqlens: Any, mask: 
         return Rows(_affine(target, offset) * ONE, 0, none, 0, none, ())
     function = target.function
     if positions is not None:
+        if not _is_array(offset):
+            checks.integer(function, "offset", offset)
         for name, value in (("cu_seqlens", cu_seqlens), ("offset", None if _is_zero(offset) else offset)):
             if value is not None:
                 raise ValueError(
@@ -77,7 +78,7 @@ def resolve(target: Target, offset: Any, positions: Any, cu_seqlens: Any, mask: 
         mask_memory = kept
         mask_address, mask_strides = kept.address, _spread(target, kept.shape, kept.strides)
     if positions is not None:
-        table, strides = _given(target, positions)
+        table, strides = _given(target, positions, kept)
     elif kept is None and cu_seqlens is None and not _is_array(offset):
         return Rows(_affine(target, checks.integer(function, "offset", offset)) * ONE, 0, none, 0, none, ())
     else:
@@ -100,7 +101,7 @@ def _is_zero(offset: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
+    return isinstance(value, (list, tuple, range)) or getattr(value, "ndim", 0) > 0
 
 
 def _affine(target: Target, offset: int) -> int:
@@ -146,14 +147,16 @@ def _counted(target: Target, offset: Any, cu_seqlens: Any, mask: Memory | None) 
     offsets = _offsets(target, offset, None if boundaries is None else boundaries.shape[0] - 1)
     backend = dispatch.backend(target.memory)
     batch_axis = target.batch_axis
+    kept = None
     if mask is None:
         table = backend.locate_rows_ragged(target.library, target.rows, offsets, boundaries)
     else:
-        by_sequence = (
-            mask if len(mask.shape) == 1 or (batch_axis is not None and batch_axis < target.seq_axis) else _swapped(mask)
-        )
+        swapped = len(mask.shape) == 2 and target.seq_axis == 0
+        by_sequence = _swapped(mask) if swapped else mask
         table = backend.locate_rows_counted(target.library, by_sequence, offsets, boundaries)
-    where = _first_bad(target.library, table, target.validate)
+        if target.validate or table.device is None:
+            kept = np.asarray(target.library.as_host(by_sequence.array))
+    where = _first_bad(target.library, table, target.validate, kept)
     if where is not None:
         raise ValueError(message(target.function, "every position must lie in [-2^31, 2^31)", f"a row beyond it at {where}"))
     strides = [0] * (len(target.memory.shape) - 1)
@@ -174,6 +177,9 @@ def _boundaries(target: Target, cu_seqlens: Any) -> Memory:
         raise ValueError(
             message(function, "cu_seqlens must have shape (n + 1,), starting at 0 and ending at T", f"shape {found.shape}")
         )
+    if found.shape[0] == 1 and target.rows > 0:
+        got = f"shape (1,) for T = {target.rows}"
+        raise ValueError(message(function, "cu_seqlens must have shape (n + 1,), starting at 0 and ending at T", got))
     if target.validate or found.device is None:
         values = np.asarray(target.library.as_host(found.array))
         rule = "cu_seqlens must start at 0, never decrease and end at T"
@@ -210,23 +216,36 @@ def _row_shapes(target: Target) -> list[tuple[int, ...]]:
 
 def _spread(target: Target, shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
     """Strides of a (T,), (B, T) or x.shape[:-1] array for every leading axis of x."""
-    leading = len(target.memory.shape) - 1
-    if len(shape) == 1:
-        axes: list[int] = [target.seq_axis]
-    elif len(shape) == 2 and target.batch_axis is not None:
-        axes = sorted((target.batch_axis, target.seq_axis))
-    else:
-        axes = list(range(leading))
-    result = [0] * leading
-    for axis, stride, size in zip(axes, strides, shape, strict=True):
+    result = [0] * (len(target.memory.shape) - 1)
+    for axis, stride, size in zip(_axes(target, len(shape)), strides, shape, strict=True):
         result[axis] = stride if size > 1 else 0
     return tuple(result)
+
+
+def _axes(target: Target, ndim: int) -> list[int]:
+    """The axes of x that a (T,), (B, T) or x.shape[:-1] array has."""
+    if ndim == 1:
+        return [target.seq_axis]
+    if ndim == 2 and target.batch_axis is not None:
+        return sorted((target.batch_axis, target.seq_axis))
+    return list(range(len(target.memory.shape) - 1))
+
+
+def _kept(target: Target, mask: Memory | None, ndim: int) -> Any:
+    """Which rows of a table of so many axes are kept by the mask in any sequence and head; None for all."""
+    if mask is None or (mask.device is not None and not target.validate):
+        return None
+    values = np.asarray(target.library.as_host(mask.array))
+    masked, wanted = _axes(target, values.ndim), _axes(target, ndim)
+    leading = range(len(target.memory.shape) - 1)
+    spread = values.reshape([values.shape[masked.index(axis)] if axis in masked else 1 for axis in leading])
+    return spread.any(axis=tuple(axis for axis in leading if axis not in wanted))
 
 
 # ---- positions ---------------------------------------------------------------------------------------------------------------
 
 
-def _given(target: Target, positions: Any) -> tuple[Memory, tuple[int, ...]]:
+def _given(target: Target, positions: Any, mask: Memory | None) -> tuple[Memory, tuple[int, ...]]:
     function = target.function
     found = _argument(target, "positions", positions, "iuf")
     accepted = _row_shapes(target)
@@ -236,30 +255,32 @@ def _given(target: Target, positions: Any) -> tuple[Memory, tuple[int, ...]]:
         shapes = " or ".join(str(shape) for shape in accepted)
         remedy = f"x has shape {target.memory.shape} and seq_axis {target.seq_axis}."
         raise ValueError(message(function, f"positions must have shape {shapes}", f"shape {found.shape}", remedy))
-    table = _located(function, target.library, found, target.validate)
+    table = _located(function, target.library, found, target.validate, _kept(target, mask, len(found.shape)))
     return table, _spread(target, found.shape, table.strides)
 
 
-def _located(function: str, library: ModuleType, found: Memory, validate: bool) -> Memory:
-    """The table of given positions."""
+def _located(function: str, library: ModuleType, found: Memory, validate: bool, kept: Any = None) -> Memory:
+    """The table of given positions; only ``kept`` rows need have one."""
     if _kind(found) not in "iuf":
         remedy = "bfloat16 holds integers only up to 256; use int64 or float32." if found.dtype == "bfloat16" else ""
         raise TypeError(message(function, f"positions must be {_WANTED['iuf']}", describe(found.array), remedy))
     if found.dtype not in ("float16", "float32", "float64") and _kind(found) == "f":
         raise TypeError(message(function, "positions must be integers, float16, float32 or float64", describe(found.array)))
     table: Memory = dispatch.backend(found).locate_rows_given(library, found)
-    where = _first_bad(library, table, validate)
+    where = _first_bad(library, table, validate, kept)
     if where is not None:
         value = np.asarray(library.as_host(found.array))[where]
         raise ValueError(message(function, "positions must be finite and lie in [-2^31, 2^31)", f"{value} at index {where}"))
     return table
 
 
-def _first_bad(library: ModuleType, table: Memory, validate: bool) -> tuple[int, ...] | None:
-    """Index of the first row that is no position. A table on a GPU is read back only to validate."""
+def _first_bad(library: ModuleType, table: Memory, validate: bool, kept: Any) -> tuple[int, ...] | None:
+    """Index of the first kept row that is no position. A table on a GPU is read back only to validate."""
     if table.device is not None and not validate:
         return None
     bad = np.asarray(library.as_host(table.array)) == checks.NOT_A_POSITION
+    if kept is not None:
+        bad &= kept
     if not bad.any():
         return None
     return tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))

@@ -367,6 +367,7 @@ def build(dtype: str, mode: int) -> Any:
         call = carray(a.pointer_i64(call_address), (len(ARGUMENTS),))
         control = carray(a.pointer_i64(control_address), (CONTROL_WORDS,))
         scales = carray(a.pointer_f64(call_address), (len(ARGUMENTS),))
+        float_mode = a.exchange_float_mode(a.DEFAULT_FLOAT_MODE)  # before the first float is rounded
         amplitude, scale = real(scales[AMPLITUDE]), real(scales[INPUT_SCALE])
         width = call[WIDTH]
         count = (width + 1) // 2
@@ -383,7 +384,6 @@ def build(dtype: str, mode: int) -> Any:
         contiguous, dense = is_contiguous(call), is_dense(call)
         rows_per_chunk, batch_per_chunk, chunks = control[ROWS_PER_CHUNK], control[BATCH_PER_CHUNK], control[CHUNKS]
         batch_chunks = (call[BATCH] + batch_per_chunk - 1) // batch_per_chunk
-        float_mode = a.exchange_float_mode(a.DEFAULT_FLOAT_MODE)
         while True:
             chunk = a.fetch_add(control_address + np.uint64(8 * NEXT_CHUNK), 1)
             if chunk >= chunks:
@@ -412,6 +412,7 @@ def build(dtype: str, mode: int) -> Any:
                                 add_block(call, contiguous, dense, b, t0, t - t0, h, block_at, scale)
             a.fetch_add(control_address + np.uint64(8 * FINISHED_CHUNKS), 1)
         a.exchange_float_mode(float_mode)
+        scratch[0] = real(0)  # Numba frees an array after its last use, and does not see the uses by address
         if waits:
             while a.atomic_load(control_address + np.uint64(8 * FINISHED_CHUNKS)) < chunks:
                 if control[YIELD_FUNCTION] != 0:

@@ -118,20 +118,6 @@ store_u16, store_f32, store_f64 = _store(types.uint16), _store(types.float32), _
 
 
 @intrinsic
-def prefetch(typingctx, address):  # type: ignore[no-untyped-def]
-    """Ask for the cache line at an address, which need not be valid, in the second-level cache."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-        builder.call(function, [pointer, _I32(0), _I32(2), _I32(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.uint64), generate
-
-
-@intrinsic
 def fetch_add(typingctx, address, value):  # type: ignore[no-untyped-def]
     """Add to an int64 in memory atomically; return what it was."""
 

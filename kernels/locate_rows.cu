@@ -5,10 +5,10 @@
 //     counted: P = (kept rows of t's sequence before t + offset) * 2^32
 //
 //     table: (B, T) i64, contiguous, written; `given`: (rows,)
-//     positions: (rows,) contiguous, kind 0: i32, 1: i64, 2: f32, 3: f64
+//     positions: (rows,) contiguous, kind 0: i32, 1: i64, 2: f32, 3: f64, 4: u64
 //     mask: (B, T) bytes, byte strides
-//     offsets: (B,), or (n,) where there are boundaries, of kind 0 or 1, byte stride, or 0: `offset` for all
-//     boundaries: (sequences + 1,) of kind 0 or 1, byte stride, or 0: one sequence
+//     offsets: (B,), or (n,) where there are boundaries, of kind 0, 1 or 4, byte stride, or 0: `offset` for all
+//     boundaries: (sequences + 1,) of kind 0, 1 or 4, byte stride, or 0: one sequence
 //     segment: ceil(T / threads of a block), the rows that a thread of `counted` owns
 //
 // What is not a position in [-2^31, 2^31) becomes NOT_A_POSITION, whose row is NaN; no value makes an access out of bounds.
@@ -46,9 +46,12 @@ DEVICE i64 from_real(double position) {
     return __double2ll_rn(__dmul_rn(position, 4294967296.0));
 }
 
+// An integer of kind 0, 1 or 4; a u64 beyond i64 becomes the largest i64, which is no position.
 DEVICE i64 integer_at(i64 array, i64 kind, i64 stride, i64 index) {
     const i64 address = array + index * stride;
-    return kind == 0 ? (i64)*(const i32*)address : *(const i64*)address;
+    if (kind == 0) return *(const i32*)address;
+    const i64 value = *(const i64*)address;
+    return kind == 4 && value < 0 ? 0x7fffffffffffffffLL : value;
 }
 
 DEVICE i64 boundary(const Arguments& call, i64 s) {
@@ -79,10 +82,9 @@ extern "C" __global__ void __launch_bounds__(256) locate_rows_given(const __grid
     const i64 t = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= call.rows) return;
     i64 result;
-    if (call.positions_kind == 0) result = from_integer(((const i32*)call.positions)[t]);
-    else if (call.positions_kind == 1) result = from_integer(((const i64*)call.positions)[t]);
-    else if (call.positions_kind == 2) result = from_real((double)((const float*)call.positions)[t]);
-    else result = from_real(((const double*)call.positions)[t]);
+    if (call.positions_kind == 2) result = from_real((double)((const float*)call.positions)[t]);
+    else if (call.positions_kind == 3) result = from_real(((const double*)call.positions)[t]);
+    else result = from_integer(integer_at(call.positions, call.positions_kind, call.positions_kind == 0 ? 4 : 8, t));
     ((i64*)call.table)[t] = result;
 }
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tracemalloc
 
 import cases
@@ -113,13 +116,49 @@ def test_one_element_twice(platform):
     fastpe.add_encoding(row, out=np.zeros_like(row))
 
 
-def test_broadcast_x_with_out(platform):
+def test_broadcast_x_with_out():
     """x is only read then, and may repeat itself."""
-    row = platform.array(np.ones((1, 1, 4), np.float32))
-    if platform.on_host:
-        out = np.zeros((2, 3, 4), np.float32)
-        fastpe.add_encoding(np.broadcast_to(row, (2, 3, 4)), out=out)
-        cases.assert_same_bits(out[1], fastpe.add_encoding(np.ones((3, 4), np.float32)))
+    out = np.zeros((2, 3, 4), np.float32)
+    fastpe.add_encoding(np.broadcast_to(np.ones((1, 1, 4), np.float32), (2, 3, 4)), out=out)
+    cases.assert_same_bits(out[1], fastpe.add_encoding(np.ones((3, 4), np.float32)))
+
+
+def test_out_with_another_stride_along_an_axis_of_one():
+    """The same elements, whatever the stride that no step is taken along."""
+    x = np.zeros((5, 3, 4), np.float32)
+    fastpe.add_encoding(x[:1], out=x[::2][:1])
+    cases.assert_same_bits(x[0], fastpe.encode(np.arange(3), 4))
+
+
+def run_alone(code, **environment):
+    """Run code in a process of its own."""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=200
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"MALLOC_ARENA_MAX": "1"}, {"MALLOC_MMAP_THRESHOLD_": "131072"}, {"MALLOC_PERTURB_": "85"}],
+    ids=["default", "one arena", "small mappings", "freed memory overwritten"],
+)
+def test_scratch_memory_lives_as_long_as_the_kernel(environment):
+    """Whatever the allocator does with memory that is freed too early, nothing changes."""
+    code = """
+import numpy as np, fastpe
+fastpe.add_encoding(np.zeros((1, 4, 8), np.float32))
+for shape in ((1, 20_000, 512), (2, 16, 200_000), (1, 8, 3_000_000)):
+    x = np.zeros(shape, np.float32)
+    fastpe.set_num_threads(1)
+    alone = fastpe.add_encoding(x.copy())
+    fastpe.set_num_threads(2)
+    wrong = sum(not np.array_equal(fastpe.add_encoding(x.copy()), alone) for _ in range(5))
+    table = fastpe.encode(np.arange(4), shape[-1])
+    print(wrong, np.array_equal(alone[0, :4], table), abs(float(table[1, 0]) - 0.8414709848) < 1e-6)
+"""
+    assert run_alone(code, **environment).splitlines() == ["0 True True"] * 3
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0, 4), (0, 3, 4), (2, 0, 0, 4)])
@@ -207,15 +246,22 @@ def test_flushing_subnormals_is_the_callers_own_business():
     torch = pytest.importorskip("torch")
     x = np.full((1, 20_000, 64), 1e-41, np.float32)
     none = fastpe.Sinusoidal(amplitude=0.0)
+    tiny = fastpe.Sinusoidal(amplitude=1e-40)
     fastpe.set_num_threads(4)
     try:
         expected = fastpe.add_encoding(x.copy(), none)
+        table = fastpe.encode(np.arange(20_000), 64, tiny)
+        scaled = fastpe.add_encoding(np.ones_like(x), none, input_scale=1e-40)
         if not torch.set_flush_denormal(True):
             pytest.skip("this CPU cannot flush subnormal numbers")
         for _ in range(5):
             cases.assert_same_bits(fastpe.add_encoding(x.copy(), none), expected)
+            cases.assert_same_bits(fastpe.encode(np.arange(20_000), 64, tiny), table)
+            cases.assert_same_bits(fastpe.add_encoding(np.ones_like(x), none, input_scale=1e-40), scaled)
         assert float((torch.tensor([1e-41]) * 1.0)[0]) == 0.0
     finally:
         torch.set_flush_denormal(False)
         fastpe.set_num_threads(None)
     assert (expected > 0).all()
+    assert (scaled > 0).all()
+    assert np.abs(table).max() > 0

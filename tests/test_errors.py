@@ -234,5 +234,9 @@ def test_warmup_arguments():
     fastpe.warmup("float32")
     with pytest.raises(TypeError, match="warmup: dtype must be one of"):
         fastpe.warmup(["int8"])
+    fastpe.warmup(np.float32)
+    for wrong in (None, [None], 5, ">f4"):
+        with pytest.raises(TypeError, match="warmup: dtype must be one of"):
+            fastpe.warmup(wrong)
     with pytest.raises(TypeError, match="warmup: device must be an integer"):
         fastpe.warmup(device="gpu")

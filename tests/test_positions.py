@@ -62,6 +62,47 @@ def test_every_way_gives_the_same_bits(platform, dtype):
         cases.assert_same_bits(result, results[0])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_position(platform, dtype, value):
+    """Refused where values are looked at; a NaN row on a GPU."""
+    positions = np.array([1, value, 2], dtype)
+    x = platform.array(np.zeros((1, 3, 8), np.float32))
+    if platform.on_host:
+        with pytest.raises(ValueError, match=r"got -?(nan|inf) at index \(1,\)"):
+            fastpe.add_encoding(x, positions=positions)
+        assert not x.any()
+    else:
+        fastpe.add_encoding(x, positions=platform.array(positions))
+        assert np.isnan(platform.host(x)).all(axis=(0, 2)).tolist() == [False, True, False]
+
+
+def test_unsigned_positions_do_not_wrap(gpu):
+    for name, value, dtype in (("positions", [5, 2**64 - 5], np.uint64), ("offset", [2**64 - 5], np.uint64)):
+        given = np.array(value, dtype)
+        x = gpu.array(np.zeros((1, 2, 8), np.float32))
+        fastpe.add_encoding(x, **{name: gpu.array(given)})
+        assert np.isnan(gpu.host(x)[0, 1]).all()
+        with pytest.raises(ValueError, match=r"lie in \[-2\^31, 2\^31\)"):
+            fastpe.add_encoding(x, **{name: gpu.array(given)}, validate=True)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_masked_rows_need_no_position(axis):
+    x = np.zeros((2, 3, 4) if axis == 1 else (3, 2, 4), np.float32)
+    mask = np.array([[True, False, False], [True, True, False]])
+    mask = mask if axis == 1 else mask.T
+    positions = np.where(mask, 7.0, np.nan)
+    fastpe.add_encoding(x.copy(), seq_axis=axis, mask=mask, positions=positions)
+    fastpe.add_encoding(x.copy(), seq_axis=axis, mask=mask, offset=2**31 - 2)
+    fastpe.add_encoding(x.copy(), seq_axis=axis, mask=mask, positions=[7, 8, np.inf])
+    with pytest.raises(ValueError, match="got nan at index"):
+        fastpe.add_encoding(x, seq_axis=axis, mask=mask, positions=[np.nan, 8, 9])
+    with pytest.raises(ValueError, match="a row beyond it"):
+        fastpe.add_encoding(x, seq_axis=axis, mask=mask, offset=2**31 - 1)
+    assert not x.any()
+
+
 def test_negative_zero_and_integral_reals(platform):
     array = platform.array(np.zeros((1, 3, 8), np.float32))
     fastpe.add_encoding(array, positions=platform.array(np.array([-0.0, 3.0, -5.0])))
@@ -182,6 +223,10 @@ BAD = [
     ("offset", 2**31 - T + 1, ValueError, "every position must lie in"),
     ("offset", -(2**31) - 1, ValueError, "every position must lie in"),
     ("offset", 1.0, TypeError, "offset must be an integer, got float 1.0"),
+    ("validate", "no", TypeError, "validate must be True or False"),
+    ("input_scale", 1e300, ValueError, "input_scale must be finite in float32, the arithmetic of float32 arrays, got 1e+300"),
+    ("encoding", fastpe.Sinusoidal(amplitude=1e300), ValueError, "the encoding's amplitude must be finite in float32"),
+    ("cu_seqlens", np.array([0]), ValueError, "got shape (1,) for T = 21"),
     ("offset", True, TypeError, "offset must be an integer, got bool True"),
     ("offset", None, TypeError, "offset must be an integer"),
     ("offset", np.zeros(B), TypeError, "offset must be integers, got float64"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import cases
@@ -197,6 +198,16 @@ def test_is_a_value():
         fastpe.Sinusoidal().base = 3.0
 
 
+@pytest.mark.parametrize("two", [2, np.float32(2), np.int64(2), np.array(2.0), Fraction(2)])
+def test_any_kind_of_number(two):
+    encoding = fastpe.Sinusoidal(base=two, amplitude=two, position_scale=two, frequency_shift=two)
+    assert encoding == fastpe.Sinusoidal(base=2.0, amplitude=2.0, position_scale=2.0, frequency_shift=2.0)
+    assert hash(encoding) == hash(fastpe.Sinusoidal(2.0, frequency_shift=2.0, amplitude=2.0, position_scale=2.0))
+    cases.assert_same_bits(
+        fastpe.encode(3, 8, encoding), fastpe.encode(3, 8, fastpe.Sinusoidal(2.0, "interleaved", False, 2, 2, 2))
+    )
+
+
 def test_position_scale_stretches_the_context():
     stretched = fastpe.Sinusoidal(position_scale=0.25)
     np.testing.assert_allclose(fastpe.encode(np.arange(0, 64, 4), 32, stretched), fastpe.encode(np.arange(16), 32), atol=3e-7)
@@ -213,6 +224,9 @@ def test_encoding_by_name():
         ({"base": float("inf")}, ValueError, "base must be finite"),
         ({"base": "10000"}, TypeError, "base must be a real number, got str '10000'."),
         ({"base": True}, TypeError, "base must be a real number"),
+        ({"base": np.True_}, TypeError, "base must be a real number"),
+        ({"base": Fraction(10**400)}, ValueError, "base must be finite"),
+        ({"layout": np.array(["a", "b"])}, TypeError, "layout must be one of"),
         ({"layout": "half"}, ValueError, "layout must be one of 'interleaved', 'concatenated', got str 'half'."),
         ({"layout": 0}, TypeError, "layout must be one of"),
         ({"cos_first": 1}, TypeError, "cos_first must be True or False, got int 1."),
@@ -235,5 +249,5 @@ def test_invalid_width():
 
 
 def test_too_fast_a_frequency():
-    with pytest.raises(ValueError, match="at most 2\\^32 turns a position"):
+    with pytest.raises(ValueError, match=r"must give frequencies below 2\^32 turns a position, got 1e\+12 radians"):
         fastpe.encode(1, 4, fastpe.Sinusoidal(position_scale=1e12))

@@ -20,3 +20,10 @@ class Memory(NamedTuple):
     dtype: str
     device: int | None
     writeable: bool
+
+    def same_elements(self, other: Memory) -> bool:
+        """Whether both are the same view: axes of one element may have any stride."""
+        if (self.address, self.shape, self.dtype) != (other.address, other.shape, other.dtype):
+            return False
+        pairs = zip(self.strides, other.strides, self.shape, strict=True)
+        return self.strides == other.strides or all(a == b or size == 1 for a, b, size in pairs)

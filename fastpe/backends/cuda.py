@@ -31,7 +31,7 @@ MOST_BLOCKS_YZ = 65535
 
 _lock = threading.RLock()
 _modules: dict[tuple[str, str], Any] = {}
-_tables_found: dict[tuple[SinusoidalPlan, int], tuple[Tables, Any]] = {}
+_tables_found: dict[tuple[object, int], tuple[Tables, Any]] = {}  # never freed: a graph may hold their addresses
 
 
 # ---- is there a GPU ----------------------------------------------------------------------------------------------------------
@@ -132,21 +132,29 @@ def _module(name: str, device: int) -> Any:
     with _lock:
         if (name, architecture) not in _modules:
             require()
-            _refuse_capture()
+            _refuse_capture(device, _FIRST_CALL)
             _modules[name, architecture] = cupy.RawModule(path=str(_cubin(name, architecture)))
         return _modules[name, architecture]
 
 
-def _refuse_capture() -> None:
-    """Loading kernels and uploading tables is not allowed while a stream is captured into a graph."""
+_FIRST_CALL = (
+    "the first call for a width loads kernels and tables, which a graph capture forbids: "
+    "call fastpe.warmup(device=...) and this function once before the capture"
+)
+_TABLE = (
+    "positions, mask, cu_seqlens and arrays of offsets make a table that would not outlive the call, but a captured graph would "
+    "read it: give an int offset"
+)
+
+
+def _refuse_capture(device: int, reason: str) -> None:
+    """Refuse what is not allowed, or not safe, while the current stream is captured into a graph."""
     import cupy
 
-    capturing = getattr(cupy.cuda.get_current_stream(), "is_capturing", lambda: False)
-    if capturing():
-        remedy = "call fastpe.warmup(device=...) and this function once before the capture"
-        raise RuntimeError(
-            f"fastpe: the first call for a width loads kernels and tables, which a graph capture forbids: {remedy}."
-        )
+    with cupy.cuda.Device(device):
+        capturing = getattr(cupy.cuda.get_current_stream(), "is_capturing", lambda: False)
+        if capturing():
+            raise RuntimeError(f"fastpe: {reason}.")
 
 
 def _cubin(name: str, architecture: str) -> Path:
@@ -222,13 +230,14 @@ def run(operation: AddSinusoidal) -> None:
     """Launch an operation on the caller's current stream."""
     device = operation.out.device
     assert device is not None
+    for memory in (operation.x, operation.out):
+        if memory is not None:
+            _check_alignment("encode" if operation.x is None else "add_encoding", memory)
     suffix, itemsize = _SUFFIX[operation.out.dtype], ITEMSIZE[operation.out.dtype]
     tables = _tables(operation.plan, device)
     for arguments in operation.arguments(tables):
         call: dict[str, Any] = dict(zip(_ADD_SINUSOIDAL, arguments, strict=True))
         variant = _variant(call, itemsize)
-        if variant == "columns":
-            _check_alignment(call, itemsize)
         pairs = (call["width"] + 1) // 2
         units = pairs if variant == "columns" else pairs * itemsize // _PAIRS[variant]
         grid, block = _grid(call, units, device)
@@ -247,14 +256,12 @@ def _variant(call: dict[str, Any], itemsize: int) -> str:
     return "vec16_interleaved" if call["interleaved"] else "vec16_concatenated"
 
 
-def _check_alignment(call: dict[str, Any], itemsize: int) -> None:
-    strides = [value for name, value in call.items() if name.startswith(("x_", "out_")) and name.endswith("_stride")]
-    if any(value % itemsize for value in (call["x"], call["out"], *strides)):
-        raise ValueError(
-            checks.message(
-                "add_encoding", "arrays on a GPU must be aligned to their element", "a view that is not", "Pass a copy."
-            )
-        )
+def _check_alignment(function: str, memory: Memory) -> None:
+    itemsize = ITEMSIZE[memory.dtype]
+    strides = [stride for stride, size in zip(memory.strides, memory.shape, strict=True) if size > 1]
+    if any(value % itemsize for value in (memory.address, *strides)):
+        rule = "an array on a GPU must be aligned to its elements"
+        raise ValueError(checks.message(function, rule, f"{memory.dtype} with strides {memory.strides}", "Pass a copy."))
 
 
 def _grid(call: dict[str, Any], units: int, device: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
@@ -274,16 +281,16 @@ def _grid(call: dict[str, Any], units: int, device: int) -> tuple[tuple[int, int
 def _tables(plan: SinusoidalPlan, device: int) -> Tables:
     """A plan's tables on a device, uploaded once."""
     with _lock:
-        if (plan, device) not in _tables_found:
+        if (plan.key, device) not in _tables_found:
             import cupy
 
             require()
-            _refuse_capture()
+            _refuse_capture(device, _FIRST_CALL)
             with cupy.cuda.Device(device):
                 arrays = [cupy.asarray(array) for array in (plan.turns.fraction, plan.turns.whole, *plan.rotations)]
                 cupy.cuda.get_current_stream().synchronize()  # once: any stream may read them from now on
-            _tables_found[plan, device] = Tables(*(array.data.ptr for array in arrays)), arrays
-        return _tables_found[plan, device][0]
+            _tables_found[plan.key, device] = Tables(*(array.data.ptr for array in arrays)), arrays
+        return _tables_found[plan.key, device][0]
 
 
 # ---- locate_rows -------------------------------------------------------------------------------------------------------------
@@ -293,18 +300,19 @@ _LOCATE_ROWS = (
     *("offset", "offsets", "offsets_kind", "offsets_stride"),
     *("boundaries", "boundaries_kind", "boundaries_stride", "sequences", "segment"),
 )
-_KINDS = {"int32": 0, "int64": 1, "float32": 2, "float64": 3}
+_KINDS = {"int32": 0, "int64": 1, "float32": 2, "float64": 3, "uint64": 4}
 _LOCATE_THREADS = 256
 
 
 def _locate(variant: str, device: int, grid: tuple[int, int], **given: int) -> None:
+    _refuse_capture(device, _TABLE)
     values = tuple(given.get(name, 0) for name in _LOCATE_ROWS)
     _launch("locate_rows", f"locate_rows_{variant}", device, grid, (_LOCATE_THREADS,), _block(_LOCATE_ROWS, values))
 
 
 def _integers(library: ModuleType, memory: Memory) -> Memory:
-    """An integer array as int32 or int64."""
-    if memory.dtype in ("int32", "int64"):
+    """An integer array as int32, int64 or uint64."""
+    if memory.dtype in ("int32", "int64", "uint64"):
         return memory
     result: Memory = library.memory(library.contiguous(memory.array, "int64"))
     return result

@@ -124,7 +124,7 @@ def warmup(dtype: str, device: int | None) -> None:
 def run(operation: AddSinusoidal) -> None:
     """Run an operation to its end."""
     x, out, plan = operation.x, operation.out, operation.plan
-    mode = _ALONE if x is None else _IN_PLACE if (x.address, x.strides) == (out.address, out.strides) else _OUT_OF_PLACE
+    mode = _ALONE if x is None else _IN_PLACE if x.same_elements(out) else _OUT_OF_PLACE
     compiled = kernel("add_sinusoidal", out.dtype, mode)
     tables, alive = _tables(plan)
     for arguments in operation.arguments(tables):

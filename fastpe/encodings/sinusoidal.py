@@ -57,12 +57,16 @@ class Sinusoidal:
     position_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.positive_number("Sinusoidal", "base", self.base)
+        numbers = {
+            "base": checks.positive_number("Sinusoidal", "base", self.base),
+            "frequency_shift": checks.number("Sinusoidal", "frequency_shift", self.frequency_shift),
+            "amplitude": checks.number("Sinusoidal", "amplitude", self.amplitude),
+            "position_scale": checks.positive_number("Sinusoidal", "position_scale", self.position_scale),
+        }
         checks.one_of("Sinusoidal", "layout", self.layout, LAYOUTS)
         checks.boolean("Sinusoidal", "cos_first", self.cos_first)
-        checks.number("Sinusoidal", "frequency_shift", self.frequency_shift)
-        checks.number("Sinusoidal", "amplitude", self.amplitude)
-        checks.positive_number("Sinusoidal", "position_scale", self.position_scale)
+        for name, value in numbers.items():  # plain floats, whatever kind of number came
+            object.__setattr__(self, name, value)
 
     def frequencies(self, dim: int) -> tuple[npt.NDArray[np.float64], float]:
         """Return the angular frequencies for a width and the amplitude.
@@ -107,6 +111,7 @@ class SinusoidalPlan:
     partner (-1 if D is even); its frequency is the last one.
     """
 
+    key: tuple[Sinusoidal, int]
     width: int
     turns: phase.Turns
     interleaved: bool
@@ -136,13 +141,18 @@ class SinusoidalPlan:
 
 @functools.lru_cache(maxsize=128)
 def _plan(encoding: Sinusoidal, dim: int) -> SinusoidalPlan:
-    _, turns = encoding._spectrum(dim)
+    try:
+        _, turns = encoding._spectrum(dim)
+    except OverflowError as error:
+        rule = "base and position_scale must give frequencies below 2^32 turns a position"
+        raise ValueError(checks.message("Sinusoidal", rule, f"{error} for {encoding} and width {dim}")) from None
     odd, source_pads = dim % 2 == 1, encoding.frequency_shift != 0
     if odd and source_pads:  # the zero column: the sine of frequency zero
         turns = phase.Turns(np.append(turns.fraction, np.uint64(0)), np.append(turns.whole, np.uint64(0)))
     interleaved = encoding.layout == "interleaved"
     tail = -1 if not odd else dim // 2 if not interleaved and not source_pads else dim - 1
     return SinusoidalPlan(
+        key=(encoding, dim),
         width=dim,
         turns=turns,
         interleaved=interleaved,

@@ -325,7 +325,7 @@ def table(report: Report) -> str:
         ("backend", f"{report.backend} ({library} arrays, {report.device})"),
         ("array", f"{batch} sequences x {length} tokens x {dim} columns, {report.dtype}, {report.bytes / 2**20:.1f} MiB"),
         ("", ""),
-        ("first call", f"{_milliseconds(report.seconds_first_call)}  with compiling"),
+        ("first call", f"{_milliseconds(report.seconds_first_call)}  compiling, or loading from the cache, included"),
         ("fastpe.add_encoding", f"{_milliseconds(fast)}  {report.gigabytes_per_second:,.1f} GB/s read and written"),
         (f"{library}, table kept", f"{_milliseconds(kept)}  {kept / fast:.2f} times that"),
         (f"{library}, table built", f"{_milliseconds(built)}  {built / fast:.2f} times that"),

@@ -229,7 +229,9 @@ def array_module() -> ModuleType:
 
 
 def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
-    """Compile the kernels now, not in the first call (on the host about two seconds, or 0.2 from the disk cache; while a CUDA graph is captured it is not allowed).
+    """Compile the kernels now, not in the first call.
+
+    On the host that takes about two seconds, or 0.2 from the disk cache; while a CUDA graph is captured it is not allowed.
 
     Parameters
     ----------

@@ -72,10 +72,9 @@ def resolve(target: Target, offset: Any, positions: Any, cu_seqlens: Any, mask: 
                         f"Give positions alone, or {name} alone.",
                     )
                 )
-    kept, mask_address, mask_strides, mask_memory = None, 0, none, None
+    kept, mask_address, mask_strides = None, 0, none
     if mask is not None:
         kept = _mask(target, mask)
-        mask_memory = kept
         mask_address, mask_strides = kept.address, _spread(target, kept.shape, kept.strides)
     if positions is not None:
         table, strides = _given(target, positions, kept)
@@ -83,7 +82,7 @@ def resolve(target: Target, offset: Any, positions: Any, cu_seqlens: Any, mask: 
         return Rows(_affine(target, checks.integer(function, "offset", offset)) * ONE, 0, none, 0, none, ())
     else:
         table, strides = _counted(target, offset, cu_seqlens, kept)
-    return Rows(0, table.address, strides, mask_address, mask_strides, (table, mask_memory))
+    return Rows(0, table.address, strides, mask_address, mask_strides, (table, kept))
 
 
 def of_positions(function: str, library: ModuleType, found: Memory, validate: bool) -> Rows:

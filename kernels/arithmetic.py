@@ -1,4 +1,4 @@
-"""Phase, sine and cosine, 16-bit conversion and fused multiply-add for Numba: the twin of ``arithmetic.cuh``, bit for bit.
+"""Phase, sine and cosine, rotation and 16-bit conversion for Numba: the twin of ``arithmetic.cuh``, bit for bit.
 
 Every float operation is a plain multiply, a plain add or an explicit fused multiply-add, in a fixed order and without fastmath.
 Angles are in turns: a phase is the fraction of a turn in fixed point, and integer wrap-around is the range reduction.
@@ -7,7 +7,8 @@ Angles are in turns: a phase is the fraction of a turn in fixed point, and integ
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -17,18 +18,20 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-# sin(2 pi r) = r (SIN_HIGH + SIN_LOW + SIN[0] z + ...), cos(2 pi r) = 1 + COS[0] z + ...; z = r*r, |r| <= 1/8 turn.
+from . import lanes
+from .lanes import F16, F32, F64, I16, I32, I64, Lanes, fma, polynomial
+
+# sin(2 pi r) = r (SIN_HIGH + SIN[0] + SIN[1] z + ...), cos(2 pi r) = COS[0] + COS[1] z + ...; z = r*r, |r| <= 1/8 turn.
 # float32: polynomial errors 3.2e-9 (relative) and 5.4e-11; with roundings the result errs by at most 7.4e-8.
-SIN_HIGH_32 = np.float32(float.fromhex("0x1.921fb6p+2"))
-SIN_LOW_32 = np.float32(float.fromhex("-0x1.a32b8ap-23"))
-SIN_32 = tuple(np.float32(float.fromhex(c)) for c in ("-0x1.4abbbap+5", "0x1.465e92p+6", "-0x1.2d9302p+6"))
-COS_32 = tuple(np.float32(float.fromhex(c)) for c in ("-0x1.3bd3ccp+4", "0x1.03c1dep+6", "-0x1.55c664p+6", "0x1.d9f7b8p+5"))
+SIN_HIGH_32 = float.fromhex("0x1.921fb6p+2")
+SIN_32 = tuple(float.fromhex(c) for c in ("-0x1.a32b8ap-23", "-0x1.4abbbap+5", "0x1.465e92p+6", "-0x1.2d9302p+6"))
+COS_32 = tuple(float.fromhex(c) for c in ("1", "-0x1.3bd3ccp+4", "0x1.03c1dep+6", "-0x1.55c664p+6", "0x1.d9f7b8p+5"))
 # float64: polynomial errors 3.3e-18 and 3.3e-20.
 SIN_HIGH_64 = float.fromhex("0x1.921fb54442d18p+2")
-SIN_LOW_64 = float.fromhex("0x1.026565a2ab64ap-52")
 SIN_64 = tuple(
     float.fromhex(c)
     for c in (
+        "0x1.026565a2ab64ap-52",
         "-0x1.4abbce625be41p+5",
         "0x1.466bc67758700p+6",
         "-0x1.32d2cce2d538ap+6",
@@ -40,6 +43,7 @@ SIN_64 = tuple(
 COS_64 = tuple(
     float.fromhex(c)
     for c in (
+        "1",
         "-0x1.3bd3cc9be45dep+4",
         "0x1.03c1f081b5ab0p+6",
         "-0x1.55d3c7e3c95bcp+6",
@@ -49,20 +53,29 @@ COS_64 = tuple(
         "-0x1.b26fe92617f8cp+0",
     )
 )
-TURNS_PER_UNIT_32 = np.float32(2.0**-32)
-TURNS_PER_UNIT_64 = 2.0**-64
 
 # A row's position is int64 in units of 2^-32. This value stands for "not a position" and makes a NaN row; no integer and no
 # float64 in [-2^31, 2^31) converts to it.
 NOT_A_POSITION = -(2**63) + 1
 
-_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
-_F32 = ir.FloatType()
-
 
 def inline(function: Any) -> Any:
-    """Compile a helper that LLVM inlines into its caller."""
-    return numba.njit(nogil=True, error_model="numpy")(function)
+    """Compile a helper that LLVM may inline into its caller."""
+    return numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+
+
+def inline_as(variant: str) -> Callable[[Any], Any]:
+    """``inline`` for a helper of which there are variants, each under a name of its own.
+
+    Numba tells functions of one name and signature apart by a number that counts up in each process. Kernels loaded from the disk,
+    compiled by different processes, would share such a name, and one would run the other's helper.
+    """
+
+    def decorate(function: Any) -> Any:
+        function.__name__ = function.__qualname__ = f"{function.__name__}_{variant}"
+        return inline(function)
+
+    return decorate
 
 
 # ---- memory ------------------------------------------------------------------------------------------------------------------
@@ -79,42 +92,7 @@ def _pointer(element: Any) -> Any:
     return pointer
 
 
-pointer_u8, pointer_u16, pointer_u32 = _pointer(types.uint8), _pointer(types.uint16), _pointer(types.uint32)
-pointer_u64, pointer_i64, pointer_f32, pointer_f64 = (
-    _pointer(types.uint64),
-    _pointer(types.int64),
-    _pointer(types.float32),
-    _pointer(types.float64),
-)
-
-
-def _load(element: Any) -> Any:
-    @intrinsic
-    def load(typingctx, address):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            pointer = builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(element)))
-            return builder.load(pointer, align=1)
-
-        return element(address), generate
-
-    return load
-
-
-def _store(element: Any) -> Any:
-    @intrinsic
-    def store(typingctx, address, value):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            pointer = builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(element)))
-            builder.store(arguments[1], pointer, align=1)
-            return context.get_dummy_value()
-
-        return types.void(address, element), generate
-
-    return store
-
-
-load_u16, load_f32, load_f64 = _load(types.uint16), _load(types.float32), _load(types.float64)
-store_u16, store_f32, store_f64 = _store(types.uint16), _store(types.float32), _store(types.float64)
+pointer_u8, pointer_i64, pointer_f64 = _pointer(types.uint8), _pointer(types.int64), _pointer(types.float64)
 
 
 @intrinsic
@@ -122,7 +100,7 @@ def fetch_add(typingctx, address, value):  # type: ignore[no-untyped-def]
     """Add to an int64 in memory atomically; return what it was."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        pointer = builder.inttoptr(arguments[0], _I64.as_pointer())
+        pointer = builder.inttoptr(arguments[0], I64.as_pointer())
         return builder.atomic_rmw("add", pointer, arguments[1], "seq_cst")
 
     return types.int64(types.uint64, types.int64), generate
@@ -131,9 +109,46 @@ def fetch_add(typingctx, address, value):  # type: ignore[no-untyped-def]
 @intrinsic
 def atomic_load(typingctx, address):  # type: ignore[no-untyped-def]
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.load_atomic(builder.inttoptr(arguments[0], _I64.as_pointer()), "seq_cst", 8)
+        return builder.load_atomic(builder.inttoptr(arguments[0], I64.as_pointer()), "seq_cst", 8)
 
     return types.int64(types.uint64), generate
+
+
+@intrinsic
+def atomic_store(typingctx, address, value):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        builder.store_atomic(arguments[1], builder.inttoptr(arguments[0], I64.as_pointer()), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.int64), generate
+
+
+@intrinsic
+def exchange_if(typingctx, address, expected, value):  # type: ignore[no-untyped-def]
+    """Set an int64 in memory atomically if it is what was expected; return whether it was."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        pointer = builder.inttoptr(arguments[0], I64.as_pointer())
+        result = builder.cmpxchg(pointer, arguments[1], arguments[2], "seq_cst", "seq_cst")
+        return builder.extract_value(result, 1)
+
+    return types.boolean(types.uint64, types.int64, types.int64), generate
+
+
+@intrinsic
+def pause(typingctx):  # type: ignore[no-untyped-def]
+    """Tell the processor that this is a loop that waits."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        if _X86:
+            function = builder.module.declare_intrinsic("llvm.x86.sse2.pause", fnty=ir.FunctionType(ir.VoidType(), []))
+            builder.call(function, [])
+        elif _ARM:
+            function = builder.module.declare_intrinsic("llvm.aarch64.hint", fnty=ir.FunctionType(ir.VoidType(), [I32]))
+            builder.call(function, [I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 @intrinsic
@@ -141,7 +156,7 @@ def call_function(typingctx, address):  # type: ignore[no-untyped-def]
     """Call the C function ``int f(void)`` at this address."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        function = ir.FunctionType(_I32, [])
+        function = ir.FunctionType(I32, [])
         return builder.call(builder.inttoptr(arguments[0], function.as_pointer()), [])
 
     return types.int32(types.uint64), generate
@@ -163,18 +178,18 @@ def exchange_float_mode(typingctx, mode):  # type: ignore[no-untyped-def]
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         if _X86:
-            place = cgutils.alloca_once(builder, _I32, size=2)
+            place = cgutils.alloca_once(builder, I32, size=2)
             kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
             store = builder.module.declare_intrinsic("llvm.x86.sse.stmxcsr", fnty=kind)
             load = builder.module.declare_intrinsic("llvm.x86.sse.ldmxcsr", fnty=kind)
-            new = builder.gep(place, [_I32(1)])
-            builder.store(builder.trunc(arguments[0], _I32), new)
+            new = builder.gep(place, [I32(1)])
+            builder.store(builder.trunc(arguments[0], I32), new)
             builder.call(store, [builder.bitcast(place, ir.IntType(8).as_pointer())])
             builder.call(load, [builder.bitcast(new, ir.IntType(8).as_pointer())])
-            return builder.zext(builder.load(place), _I64)
+            return builder.zext(builder.load(place), I64)
         if _ARM:
-            get = builder.module.declare_intrinsic("llvm.aarch64.get.fpcr", fnty=ir.FunctionType(_I64, []))
-            put = builder.module.declare_intrinsic("llvm.aarch64.set.fpcr", fnty=ir.FunctionType(ir.VoidType(), [_I64]))
+            get = builder.module.declare_intrinsic("llvm.aarch64.get.fpcr", fnty=ir.FunctionType(I64, []))
+            put = builder.module.declare_intrinsic("llvm.aarch64.set.fpcr", fnty=ir.FunctionType(ir.VoidType(), [I64]))
             old = builder.call(get, [])
             builder.call(put, [arguments[0]])
             return old
@@ -183,188 +198,100 @@ def exchange_float_mode(typingctx, mode):  # type: ignore[no-untyped-def]
     return types.int64(types.int64), generate
 
 
-# ---- exact float steps -------------------------------------------------------------------------------------------------------
-
-
-@intrinsic
-def fma(typingctx, x, y, z):  # type: ignore[no-untyped-def]
-    """x*y + z with one rounding, in the type of the arguments."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.fma(*arguments)
-
-    return x(x, x, x), generate
-
-
-@intrinsic
-def bits_of(typingctx, value):  # type: ignore[no-untyped-def]
-    """The bits of a float32 or float64 as an unsigned integer."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
-
-    return (types.uint32 if value == types.float32 else types.uint64)(value), generate
-
-
-@intrinsic
-def float_of(typingctx, bits):  # type: ignore[no-untyped-def]
-    """The float32 or float64 with these bits."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
-
-    return (types.float32 if bits == types.uint32 else types.float64)(bits), generate
-
-
 # ---- phase, sine and cosine --------------------------------------------------------------------------------------------------
 
 
-@inline
-def phase(position, fraction_of_turn, whole_turns):
-    """Phase at a position: (position * frequency) mod one turn, in units of 2^-64 turn.
+def phase(whole: Lanes, part: Lanes, fraction_of_turn: Lanes, whole_turns: Lanes) -> Lanes:
+    """Phase at a position: (position * frequency) mod one turn, in units of 2^-64 turn (all uint64).
 
-    ``position``: int64 in units of 2^-32. The frequency is ``whole_turns + fraction_of_turn * 2^-64`` turns a position (both
-    uint64). The product of the integer part wraps exactly; of the product with the fraction only bits below 2^-64 turn are
-    dropped.
+    The position is ``whole + part * 2^-32``, ``whole`` in two's complement; the frequency is
+    ``whole_turns + fraction_of_turn * 2^-64`` turns a position. The product of the integer part wraps exactly; of the product with
+    the fraction only bits below 2^-64 turn are dropped.
     """
-    whole = np.uint64(position >> 32)
-    part = np.uint64(position) & np.uint64(0xFFFFFFFF)
-    high = fraction_of_turn >> np.uint64(32)
-    low = fraction_of_turn & np.uint64(0xFFFFFFFF)
-    return whole * fraction_of_turn + ((part * whole_turns) << np.uint64(32)) + part * high + ((part * low) >> np.uint64(32))
+    high, low = fraction_of_turn >> 32, fraction_of_turn & 0xFFFFFFFF
+    return whole * fraction_of_turn + ((part * whole_turns) << 32) + part * high + ((part * low) >> 32)
 
 
-@inline
-def sincos_32(turns):
+def sincos_32(turns: Lanes) -> tuple[Lanes, Lanes]:
     """Sine and cosine (float32) of ``turns / 2^32`` turns (uint32)."""
-    shifted = np.uint32(turns + np.uint32(0x20000000))
-    centred = np.int32(np.int32(shifted & np.uint32(0x3FFFFFFF)) - np.int32(0x20000000))
-    r = np.float32(centred) * TURNS_PER_UNIT_32
+    shifted = turns + 0x20000000
+    r = ((shifted & 0x3FFFFFFF) - 0x20000000).to(F32) * 2.0**-32
     z = r * r
-    q = fma(SIN_32[2], z, SIN_32[1])
-    q = fma(q, z, SIN_32[0])
-    q = fma(q, z, SIN_LOW_32)
-    s = fma(r, SIN_HIGH_32, q * r)
-    c = fma(COS_32[3], z, COS_32[2])
-    c = fma(c, z, COS_32[1])
-    c = fma(c, z, COS_32[0])
-    c = fma(c, z, np.float32(1.0))
-    odd = (shifted & np.uint32(0x40000000)) != np.uint32(0)
-    sine = c if odd else s
-    cosine = s if odd else c
-    sine_sign = np.uint32(shifted & np.uint32(0x80000000))
-    cosine_sign = np.uint32(np.uint32(shifted + np.uint32(0x40000000)) & np.uint32(0x80000000))
-    return float_of(np.uint32(bits_of(sine) ^ sine_sign)), float_of(np.uint32(bits_of(cosine) ^ cosine_sign))
+    sine = fma(r, SIN_HIGH_32, polynomial(z, SIN_32) * r)
+    cosine = polynomial(z, COS_32)
+    odd = (shifted & 0x40000000).compare("!=", 0)
+    sine_sign, cosine_sign = shifted & 0x80000000, (shifted + 0x40000000) & 0x80000000
+    return _signed(odd.choose(cosine, sine), sine_sign), _signed(odd.choose(sine, cosine), cosine_sign)
 
 
-@inline
-def sincos_64(turns):
+def sincos_64(turns: Lanes) -> tuple[Lanes, Lanes]:
     """Sine and cosine (float64) of ``turns / 2^64`` turns (uint64)."""
-    shifted = turns + np.uint64(0x2000000000000000)
-    centred = np.int64(shifted & np.uint64(0x3FFFFFFFFFFFFFFF)) - np.int64(0x2000000000000000)
-    r = np.float64(centred) * TURNS_PER_UNIT_64
+    shifted = turns + (1 << 61)
+    r = ((shifted & ((1 << 62) - 1)) - (1 << 61)).to(F64) * 2.0**-64
     z = r * r
-    q = fma(SIN_64[5], z, SIN_64[4])
-    q = fma(q, z, SIN_64[3])
-    q = fma(q, z, SIN_64[2])
-    q = fma(q, z, SIN_64[1])
-    q = fma(q, z, SIN_64[0])
-    q = fma(q, z, SIN_LOW_64)
-    s = fma(r, SIN_HIGH_64, q * r)
-    c = fma(COS_64[6], z, COS_64[5])
-    c = fma(c, z, COS_64[4])
-    c = fma(c, z, COS_64[3])
-    c = fma(c, z, COS_64[2])
-    c = fma(c, z, COS_64[1])
-    c = fma(c, z, COS_64[0])
-    c = fma(c, z, 1.0)
-    odd = (shifted & np.uint64(0x4000000000000000)) != np.uint64(0)
-    sine = c if odd else s
-    cosine = s if odd else c
-    sine_sign = shifted & np.uint64(0x8000000000000000)
-    cosine_sign = (shifted + np.uint64(0x4000000000000000)) & np.uint64(0x8000000000000000)
-    return float_of(bits_of(sine) ^ sine_sign), float_of(bits_of(cosine) ^ cosine_sign)
+    sine = fma(r, SIN_HIGH_64, polynomial(z, SIN_64) * r)
+    cosine = polynomial(z, COS_64)
+    odd = (shifted & (1 << 62)).compare("!=", 0)
+    sine_sign, cosine_sign = shifted & (1 << 63), (shifted + (1 << 62)) & (1 << 63)
+    return _signed(odd.choose(cosine, sine), sine_sign), _signed(odd.choose(sine, cosine), cosine_sign)
+
+
+def _signed(value: Lanes, sign: Lanes) -> Lanes:
+    return (value.bits() ^ sign).as_float()
+
+
+def rotate(first: Lanes, second: Lanes, cosine: Lanes, sine: Lanes) -> tuple[Lanes, Lanes]:
+    """The pair turned by an angle of this cosine and sine."""
+    return fma(first, cosine, second * sine), fma(second, cosine, -(first * sine))
 
 
 # ---- 16-bit storage ----------------------------------------------------------------------------------------------------------
 
 
-@inline
-def bf16_to_f32(bits):
-    return float_of(np.uint32(np.uint32(bits) << np.uint32(16)))
+def bf16_to_f32(bits: Lanes) -> Lanes:
+    return (bits.to(I32) << 16).as_float()
 
 
-@intrinsic
-def f32_to_bf16(typingctx, value):  # type: ignore[no-untyped-def]
+def f32_to_bf16(value: Lanes) -> Lanes:
     """Round to nearest even, for sums with a bfloat16: their NaNs have no bit below the sixteen that stay, so none is lost."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        bits = builder.bitcast(arguments[0], _I32)
-        lowest = builder.and_(builder.lshr(bits, _I32(16)), _I32(1))
-        rounded = builder.lshr(builder.add(bits, builder.add(lowest, _I32(0x7FFF))), _I32(16))
-        return builder.trunc(rounded, _I16)
-
-    return types.uint16(types.float32), generate
+    bits = value.bits()
+    return ((bits + ((bits >> 16) & 1) + 0x7FFF) >> 16).to(I16)
 
 
-@intrinsic
-def _f16_to_f32_hardware(typingctx, bits):  # type: ignore[no-untyped-def]
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), _F32)
-
-    return types.float32(types.uint16), generate
+def f16_to_f32_hardware(bits: Lanes) -> Lanes:
+    return bits.as_float().to(F32)
 
 
-@intrinsic
-def _f32_to_f16_hardware(typingctx, value):  # type: ignore[no-untyped-def]
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), _I16)
-
-    return types.uint16(types.float32), generate
+def f32_to_f16_hardware(value: Lanes) -> Lanes:
+    return value.to(F16).bits()
 
 
-@intrinsic
-def f16_to_f32_integer(typingctx, bits):  # type: ignore[no-untyped-def]
+def f16_to_f32_integer(bits: Lanes) -> Lanes:
     """Exact, in integer steps and one exact multiply: for CPUs without a conversion instruction."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        wide = builder.zext(arguments[0], _I32)
-        sign = builder.shl(builder.and_(wide, _I32(0x8000)), _I32(16))
-        magnitude = builder.and_(wide, _I32(0x7FFF))
-        shifted = builder.shl(magnitude, _I32(13))
-        # 2^112 moves the exponent bias from 15 to 127; subnormals come out normalised.
-        finite = builder.bitcast(builder.fmul(builder.bitcast(shifted, _F32), ir.Constant(_F32, 2.0**112)), _I32)
-        special = builder.or_(shifted, _I32(0x7F800000))
-        is_nan = builder.icmp_unsigned(">", magnitude, _I32(0x7C00))
-        special = builder.select(is_nan, builder.or_(special, _I32(0x400000)), special)
-        is_special = builder.icmp_unsigned(">=", magnitude, _I32(0x7C00))
-        return builder.bitcast(builder.or_(builder.select(is_special, special, finite), sign), _F32)
-
-    return types.float32(types.uint16), generate
+    wide = bits.to(I32)
+    magnitude = wide & 0x7FFF
+    shifted = magnitude << 13
+    # 2^112 moves the exponent bias from 15 to 127; subnormals come out normalised.
+    finite = (shifted.as_float() * 2.0**112).bits()
+    special = shifted | 0x7F800000
+    special = magnitude.compare(">", 0x7C00).choose(special | 0x400000, special)
+    return (magnitude.compare(">=", 0x7C00).choose(special, finite) | ((wide & 0x8000) << 16)).as_float()
 
 
-@intrinsic
-def f32_to_f16_integer(typingctx, value):  # type: ignore[no-untyped-def]
+def f32_to_f16_integer(value: Lanes) -> Lanes:
     """Round to nearest even, overflow to infinity: for CPUs without a conversion instruction."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        bits = builder.bitcast(arguments[0], _I32)
-        sign = builder.lshr(builder.and_(bits, _I32(0x80000000)), _I32(16))
-        magnitude = builder.and_(bits, _I32(0x7FFFFFFF))
-        odd = builder.and_(builder.lshr(magnitude, _I32(13)), _I32(1))
-        rebias = _I32((((15 - 127) << 23) + 0xFFF) & 0xFFFFFFFF)
-        normal = builder.lshr(builder.add(builder.add(magnitude, rebias), odd), _I32(13))
-        # Adding 2^-1 leaves a subnormal's rounded bits at the bottom of the float.
-        magic = _I32(((127 - 15) + (23 - 10) + 1) << 23)
-        added = builder.fadd(builder.bitcast(magnitude, _F32), builder.bitcast(magic, _F32))
-        subnormal = builder.sub(builder.bitcast(added, _I32), magic)
-        result = builder.select(builder.icmp_unsigned("<", magnitude, _I32(113 << 23)), subnormal, normal)
-        result = builder.select(builder.icmp_unsigned(">=", magnitude, _I32(0x47800000)), _I32(0x7C00), result)
-        nan = builder.or_(builder.and_(builder.lshr(magnitude, _I32(13)), _I32(0x3FF)), _I32(0x7E00))
-        result = builder.select(builder.icmp_unsigned(">", magnitude, _I32(0x7F800000)), nan, result)
-        return builder.trunc(builder.or_(result, sign), _I16)
-
-    return types.uint16(types.float32), generate
+    bits = value.bits()
+    magnitude = bits & 0x7FFFFFFF
+    odd = (magnitude >> 13) & 1
+    normal = (magnitude + ((((15 - 127) << 23) + 0xFFF) & 0xFFFFFFFF) + odd) >> 13
+    # Adding 2^-1 leaves a subnormal's rounded bits at the bottom of the float.
+    magic = magnitude.like(((127 - 15) + (23 - 10) + 1) << 23)
+    subnormal = (magnitude.as_float() + magic.as_float()).bits() - magic
+    result = magnitude.compare("<", 113 << 23).choose(subnormal, normal)
+    result = magnitude.compare(">=", 0x47800000).choose(result.like(0x7C00), result)
+    nan = ((magnitude >> 13) & 0x3FF) | 0x7E00
+    result = magnitude.compare(">", 0x7F800000).choose(nan, result)
+    return (result | ((bits & 0x80000000) >> 16)).to(I16)
 
 
 def _converts_f16_in_hardware() -> bool:
@@ -377,6 +304,73 @@ def _converts_f16_in_hardware() -> bool:
 
 
 if _converts_f16_in_hardware():
-    f16_to_f32, f32_to_f16 = _f16_to_f32_hardware, _f32_to_f16_hardware
+    f16_to_f32, f32_to_f16 = f16_to_f32_hardware, f32_to_f16_hardware
 else:
     f16_to_f32, f32_to_f16 = f16_to_f32_integer, f32_to_f16_integer
+
+
+# ---- element types -----------------------------------------------------------------------------------------------------------
+
+
+class Element(NamedTuple):
+    """How an element type is stored and computed with."""
+
+    suffix: str
+    itemsize: int
+    stored: ir.Type
+    real: ir.Type  # the type of the arithmetic
+    read: Callable[[Lanes], Lanes]  # stored -> real
+    write: Callable[[Lanes], Lanes]  # real -> stored
+
+    @property
+    def real_bytes(self) -> int:
+        return 8 if self.real is F64 else 4
+
+    @property
+    def number(self) -> type[np.floating[Any]]:
+        """The type of the arithmetic, in NumPy's words."""
+        return np.float64 if self.real is F64 else np.float32
+
+    @property
+    def lanes(self) -> int:
+        """Numbers in a vector of 64 bytes; LLVM cuts it into what the CPU has."""
+        return 64 // self.real_bytes
+
+
+def _same(value: Lanes) -> Lanes:
+    return value
+
+
+ELEMENTS = {
+    "float32": Element("f32", 4, F32, F32, _same, _same),
+    "float64": Element("f64", 8, F64, F64, _same, _same),
+    "float16": Element("f16", 2, I16, F32, f16_to_f32, f32_to_f16),
+    "bfloat16": Element("bf16", 2, I16, F32, bf16_to_f32, f32_to_bf16),
+}
+
+
+def add(
+    element: Element,
+    reads: bool,
+    values: Lanes,
+    source: ir.Value,
+    target: ir.Value,
+    scale: ir.Value,
+    ahead: ir.Value,
+    streams: bool = False,
+) -> None:
+    """``target = source*scale + values`` in stored elements of any alignment; without ``reads``, ``target = values``.
+
+    x is asked for ``ahead`` bytes before it is needed: left to itself the processor keeps too few lines on their way from memory
+    while it computes. ``streams`` writes past the caches, to a target that begins on a line.
+    """
+    builder, count = values.builder, values.value.type.count
+    if reads:
+        for line in range(0, count * element.itemsize, LINE_BYTES):
+            lanes.prefetch(builder, builder.add(source, builder.add(ahead, ahead.type(line))))
+        x = element.read(lanes.load(builder, source, element.stored, count, 1))
+        values = x * lanes.spread(builder, scale, count) + values
+    lanes.store(element.write(values), target, LINE_BYTES if streams else 1, streams)
+
+
+LINE_BYTES = 64

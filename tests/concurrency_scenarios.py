@@ -16,6 +16,7 @@ import gc
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -234,11 +235,11 @@ def threads_cannot_start() -> None:
     threading.Thread.start = refuse
     try:
         work()
-        assert pool._pool._started == 0
+        assert len(pool._pool._threads) == 0
     finally:
         threading.Thread.start = start
     work()
-    assert pool._pool._started == THREADS - 1
+    assert len(pool._pool._threads) == THREADS - 1
 
 
 @scenario
@@ -281,14 +282,17 @@ def stale_jobs_hold_nothing() -> None:
     blocking = threading.Thread(target=pool.run, args=(blocked, (), THREADS - 1, None))
     blocking.start()
     busy.wait(30)
+    limit = time.monotonic() + 30
+    while any(seats.taken() for seats in pool._seats.values()) and time.monotonic() < limit:
+        time.sleep(0.01)  # helpers of the pool before leave their seats
 
     references: list[weakref.ref] = []
     run = pool.run
 
-    def remember(kernel: Any, addresses: Any, count: int, alive: Any) -> None:
+    def remember(kernel: Any, addresses: Any, count: int, alive: Any, seats: Any) -> None:
         assert count == THREADS - 1
         references.append(weakref.ref(alive))
-        run(kernel, addresses, count, alive)
+        run(kernel, addresses, count, alive, seats)
 
     pool.run = remember
     try:
@@ -350,6 +354,146 @@ def collector_in_helpers() -> None:
         gc.callbacks.remove(pause)
     assert not dead, dead[0].exc_value
     assert helpers() == started
+
+
+@scenario
+def busy_neighbour() -> None:
+    """A process that spins on a core: the caller waits for a helper there no longer than the helper's last chunk takes."""
+    prepare()
+    cores = sorted(os.sched_getaffinity(0))[:2] if hasattr(os, "sched_getaffinity") else []
+    if cores:
+        os.sched_setaffinity(0, set(cores))
+    x = np.zeros((1, 16_384, 1024), np.float32)
+
+    def median(threads: int) -> float:
+        fastpe.set_num_threads(threads)
+        found = []
+        for _ in range(31):
+            begin = time.perf_counter()
+            fastpe.add_encoding(x)
+            found.append(time.perf_counter() - begin)
+        return sorted(found)[15]
+
+    median(2)
+    alone = median(1)
+    code = "import os, sys\nif len(sys.argv) > 1: os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
+    spinning = subprocess.Popen([sys.executable, "-c", code, *(str(core) for core in cores[1:])])
+    try:
+        time.sleep(0.2)
+        shared = median(2)
+    finally:
+        spinning.kill()
+        spinning.wait()
+    # Half a core less: at worst the caller's core and a helper that comes and goes.
+    assert shared < 2 * alone, f"{shared * 1e3:.2f} ms beside a busy process, {alone * 1e3:.2f} ms on one thread without"
+
+
+def _float64_encoding(positions: np.ndarray, width: int, encoding: fastpe.Sinusoidal) -> np.ndarray:
+    """The usual formula: good to 1e-9 up to position 2^20. (The tests' reference sets a precision for the whole process.)"""
+    frequencies, _ = encoding.frequencies(width)
+    angles = positions[..., None] * frequencies
+    sine, cosine, pairs = np.sin(angles), np.cos(angles), width // 2
+    out = np.zeros((*positions.shape, width))
+    half = pairs if encoding.frequency_shift else (width + 1) // 2
+    left, right = (
+        (slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2))
+        if encoding.layout == "interleaved"
+        else (
+            slice(0, pairs),
+            slice(half, half + pairs),
+        )
+    )
+    out[..., left], out[..., right] = sine[..., :pairs], cosine[..., :pairs]
+    if width % 2 and not encoding.frequency_shift:
+        out[..., width - 1 if encoding.layout == "interleaved" else half - 1] = sine[..., -1]
+    return out
+
+
+def _random_calls(seed: int, seconds: float) -> int:
+    """Random calls until the time is over; AssertionError at a wrong element."""
+    rng = np.random.default_rng(seed)
+    dtypes = [np.float32, np.float64, np.float16]
+    sides = [fastpe.Sinusoidal(), fastpe.Sinusoidal(layout="concatenated"), fastpe.Sinusoidal(base=77.0, frequency_shift=1)]
+    end, count = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        rows, width, batch = int(rng.choice([1, 7, 64, 700])), int(rng.choice([1, 8, 65, 512])), int(rng.choice([1, 2, 5]))
+        encoding = sides[rng.integers(3)]
+        if encoding.frequency_shift and width < 2:
+            continue
+        x = rng.standard_normal((batch, rows, width)).astype(dtypes[rng.integers(3)])
+        form, offset = rng.integers(6), int(rng.integers(-(1 << 20), 1 << 20)) if rng.random() < 0.5 else 0
+        where = np.broadcast_to(offset + np.arange(rows), (batch, rows))
+        kept = np.ones((batch, rows), bool)
+        given: dict[str, Any] = {"offset": offset}
+        if form == 1:
+            where = rng.integers(0, 1 << 20, (batch, rows))
+            given = {"positions": where}
+        elif form == 2:
+            offsets = rng.integers(0, 1 << 20, batch)
+            where, given = offsets[:, None] + np.arange(rows), {"offset": offsets}
+        elif form == 3:
+            kept = rng.random((batch, rows)) < 0.7
+            where, given = offset + np.cumsum(kept, 1) - 1, {"mask": kept, "offset": offset}
+        elif form == 4:
+            cut = int(rng.integers(0, rows + 1))
+            where = np.broadcast_to(np.concatenate([np.arange(cut), np.arange(rows - cut)]), (batch, rows))
+            given = {"cu_seqlens": [0, cut, rows]}
+        out = np.empty_like(x) if form == 5 else None
+        result = fastpe.add_encoding(x.copy(), encoding, out=out, **given)
+        chosen = np.unique(rng.integers(0, rows, 4))
+        expected = _float64_encoding(where[:, chosen], width, encoding)
+        expected = np.where(kept[:, chosen, None], expected, 0) + x[:, chosen].astype(np.float64)
+        slack = {np.float32: 1e-6, np.float64: 1e-8, np.float16: 4e-3}[x.dtype.type]
+        wrong = np.abs(result[:, chosen].astype(np.float64) - expected) > slack
+        assert not wrong.any(), f"seed {seed}, call {count}: {x.dtype} {x.shape}, {encoding}, {sorted(given)}"
+        count += 1
+    return count
+
+
+def _resident_bytes() -> int:
+    gc.collect()
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # only Linux says so
+        return 0
+
+
+def _random_calls_in_a_process(seed: int, seconds: float) -> None:
+    for threads in (1, 2):
+        fastpe.set_num_threads(threads)
+        _random_calls(seed + threads, seconds / 2)
+
+
+@scenario
+def stress() -> None:
+    """Random calls from 8 threads and 4 forked processes at once: no wrong element, no hang, no growing memory.
+
+    Six seconds; FASTPE_STRESS_SECONDS for longer.
+    """
+    import multiprocessing
+
+    seconds = float(os.environ.get("FASTPE_STRESS_SECONDS", "6"))
+    faulthandler.dump_traceback_later(seconds + SECONDS, exit=True)
+    prepare()
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    _random_calls(99, 1.0)
+    processes = [context.Process(target=_random_calls_in_a_process, args=(1000 * n, seconds)) for n in range(4)]
+    for process in processes:
+        process.start()
+    counts: list[int] = []
+    resident = []
+    for turn in range(4):
+        in_threads([lambda seed=100 * turn + n: counts.append(_random_calls(seed, seconds / 4)) for n in range(8)])
+        resident.append(_resident_bytes())
+    for process in processes:
+        process.join(seconds + 60)
+        assert process.exitcode == 0, f"a process ended with {process.exitcode}"
+    assert len(counts) == 32, "a thread ended early"
+    assert sum(counts) > 50 * seconds, f"only {sum(counts)} calls"
+    # The allocator keeps what threads have freed, more or less of it; a call that kept its array would show in every turn.
+    assert resident[3] - resident[1] < 200 << 20, f"resident memory after each quarter: {resident}"
 
 
 # ---- forks -------------------------------------------------------------------------------------------------------------------

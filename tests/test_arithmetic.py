@@ -9,27 +9,56 @@ import numpy as np
 import pytest
 import reference
 from fastpe.kernels import arithmetic as a
+from fastpe.kernels.lanes import Lanes
+from numba import types
+from numba.extending import intrinsic
 
 import fastpe
 from fastpe import phase
 
 
+def emitted(function, result, *arguments):
+    """A function of Lanes as one that Numba can call, for single numbers."""
+
+    def generate(context, builder, signature, values):
+        found = function(*(Lanes(builder, value) for value in values))
+        if isinstance(found, tuple):
+            return context.make_tuple(builder, signature.return_type, [one.value for one in found])
+        return found.value
+
+    names = ", ".join(f"x{number}" for number in range(len(arguments)))
+    scope = {"generate": generate, "signature": result(*arguments)}
+    exec(f"def made(typingctx, {names}): return signature, generate", scope)
+    return intrinsic(scope["made"])
+
+
+pair_of = types.UniTuple
+one_sincos_32 = emitted(a.sincos_32, pair_of(types.float32, 2), types.uint32)
+one_sincos_64 = emitted(a.sincos_64, pair_of(types.float64, 2), types.uint64)
+one_phase = emitted(a.phase, types.uint64, types.uint64, types.uint64, types.uint64, types.uint64)
+f16_to_f32, f16_to_f32_integer = (emitted(f, types.float32, types.uint16) for f in (a.f16_to_f32, a.f16_to_f32_integer))
+f32_to_f16, f32_to_f16_integer, f32_to_bf16 = (
+    emitted(f, types.uint16, types.float32) for f in (a.f32_to_f16, a.f32_to_f16_integer, a.f32_to_bf16)
+)
+
+
 @numba.njit
 def sincos_32(turns, sine, cosine):
     for i in range(turns.size):
-        sine[i], cosine[i] = a.sincos_32(turns[i])
+        sine[i], cosine[i] = one_sincos_32(turns[i])
 
 
 @numba.njit
 def sincos_64(turns, sine, cosine):
     for i in range(turns.size):
-        sine[i], cosine[i] = a.sincos_64(turns[i])
+        sine[i], cosine[i] = one_sincos_64(turns[i])
 
 
 @numba.njit
 def phases(positions, fraction, whole, out):
     for i in range(positions.size):
-        out[i] = a.phase(positions[i], fraction, whole)
+        position = positions[i]
+        out[i] = one_phase(np.uint64(position >> 32), np.uint64(position) & np.uint64(0xFFFFFFFF), fraction, whole)
 
 
 def edges(bits):
@@ -113,16 +142,16 @@ def test_host_sine_and_cosine():
 @numba.njit
 def widen(bits, hardware, integer):
     for i in range(bits.size):
-        hardware[i] = a.f16_to_f32(bits[i])
-        integer[i] = a.f16_to_f32_integer(bits[i])
+        hardware[i] = f16_to_f32(bits[i])
+        integer[i] = f16_to_f32_integer(bits[i])
 
 
 @numba.njit
 def narrow(values, hardware, integer, bf16):
     for i in range(values.size):
-        hardware[i] = a.f32_to_f16(values[i])
-        integer[i] = a.f32_to_f16_integer(values[i])
-        bf16[i] = a.f32_to_bf16(values[i])
+        hardware[i] = f32_to_f16(values[i])
+        integer[i] = f32_to_f16_integer(values[i])
+        bf16[i] = f32_to_bf16(values[i])
 
 
 def test_every_float16_widens_exactly():

@@ -145,3 +145,11 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FASTPE_CACHE_DIR", os.devnull)
     assert cli.main(["cache"]) == 0
     assert "every process compiles" in capsys.readouterr().out
+
+
+def test_kernels_that_different_processes_compiled_work_side_by_side(tmp_path):
+    """Helpers of the same name and signature must not be taken for one another (they were, and wrote beyond their memory)."""
+    for dtype in cases.DTYPES:
+        assert start(tmp_path, dtype)[1] == "compiled"
+    for order in (tuple(cases.DTYPES), tuple(reversed(cases.DTYPES))):
+        assert start(tmp_path, *order) == ([expected(dtype) for dtype in order], "loaded")

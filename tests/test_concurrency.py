@@ -101,11 +101,12 @@ def recorded(monkeypatch):
     """The numbers of helpers that calls ask for."""
     found, original = [], pool.run
 
-    def record(kernel, addresses, helpers, alive):
+    def record(kernel, addresses, helpers, alive, seats):
         found.append(helpers)
-        original(kernel, addresses, helpers, alive)
+        original(kernel, addresses, helpers, alive, seats)
 
     monkeypatch.setattr(pool, "run", record)
+    monkeypatch.setattr(pool.Seats, "taken", lambda self: 0)  # as if none waited in a seat
     return found
 
 
@@ -140,8 +141,18 @@ def test_any_number_of_threads_gives_the_same_bits(restored, recorded, shape):
 
 def test_small_arrays_wake_nobody(restored, recorded):
     fastpe.set_num_threads(8)
-    fastpe.add_encoding(np.zeros((8, 31, 1024), np.float32))
+    fastpe.add_encoding(np.zeros((8, 23, 1024), np.float32))
     assert not recorded
+
+
+@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)) < 2, reason="one core")
+def test_a_busy_neighbour_costs_at_most_its_share():
+    """With a process that spins on a core of this one's, a call takes less than twice as long as one thread alone."""
+    check("busy_neighbour")
+
+
+def test_random_calls_from_threads_and_processes():
+    check("stress")
 
 
 # ---- forks and worker processes ----------------------------------------------------------------------------------------------

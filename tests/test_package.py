@@ -82,7 +82,8 @@ MAY_IMPORT = {
     "positions": {"checks", "arrays", "dispatch"},
     "operations": {"arrays", "encodings", "positions"},
     "backends": {"checks", "arrays", "encodings", "operations", "backends", "kernels", "locks"},
-    "api": {"checks", "arrays", "dispatch", "encodings", "operations", "positions", "backends"},
+    "repeated": {"checks"},
+    "api": {"repeated", "checks", "arrays", "dispatch", "encodings", "operations", "positions", "backends"},
     "kernels": {"kernels"},
 }
 

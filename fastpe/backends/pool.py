@@ -12,6 +12,8 @@ the child of a fork, and the third is not found where pip installs it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
 import queue
 import sys
@@ -20,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import checks
 
 MOST_THREADS = 16  # the operation is bound by memory, which a few cores saturate; more helpers only take longer to wake
@@ -27,8 +31,14 @@ MOST_THREADS = 16  # the operation is bound by memory, which a few cores saturat
 _chosen: int | None = None
 
 
-# A list of one call (kernel, addresses, alive), which its caller empties when it is done, so that no job keeps an array alive.
-Job = list[tuple[Callable[..., None], tuple[int, ...], Any]]
+class Job:
+    """A call, until its caller is done; then what a helper that comes late is to do instead, so that no job keeps an array alive."""
+
+    __slots__ = ("taken", "work")
+
+    def __init__(self, kernel: Callable[..., None], addresses: tuple[int, ...], alive: Any) -> None:
+        self.work: tuple[Callable[..., None], tuple[int, ...], Any] | None = (kernel, addresses, alive)
+        self.taken = False
 
 
 class Pool:
@@ -36,64 +46,155 @@ class Pool:
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._started = 0
+        self._threads: list[threading.Thread] = []
+        self._missed = 0  # calls in a row to which no helper came
         self._lock = threading.RLock()  # a finalizer that calls fastpe may run while this thread holds it
 
     def share(self, job: Job, helpers: int) -> None:
         """Offer a job to so many helpers."""
         self._start(helpers)
-        for _ in range(min(helpers, self._started)):
+        for _ in range(min(helpers, len(self._threads))):
             self._jobs.put(job)
 
+    def look_after(self, job: Job) -> None:
+        """Move the helpers to another core when they did not come to a second call in a row.
+
+        On a system with few cores Linux may leave a thread that it wakes waiting behind its waker, for the 3 ms of a time slice,
+        with another core idle (measured: 2 cores, one of them busy a moment before).
+        """
+        self._missed = 0 if job.taken else self._missed + 1
+        if self._missed < 2 or not hasattr(os, "sched_setaffinity"):
+            return
+        self._missed = 0
+        here = _current_core()
+        for thread in self._threads:
+            with contextlib.suppress(OSError, TypeError):  # not allowed here, or not yet started
+                cores = os.sched_getaffinity(thread.native_id)  # type: ignore[arg-type]
+                if len(cores) > 1 and here in cores:
+                    os.sched_setaffinity(thread.native_id, cores - {here})  # type: ignore[arg-type]
+                    os.sched_setaffinity(thread.native_id, cores)  # type: ignore[arg-type]
+
     def _start(self, wanted: int) -> None:
-        if self._started >= wanted or sys.is_finalizing():  # at the end of the interpreter a new thread would never begin
+        if len(self._threads) >= wanted or sys.is_finalizing():  # at the end of the interpreter a new thread would never begin
             return
         with self._lock:
-            while self._started < wanted:
-                thread = threading.Thread(target=_serve, args=(self._jobs,), name=f"fastpe-{self._started}", daemon=True)
+            while len(self._threads) < wanted:
+                name = f"fastpe-{len(self._threads)}"
+                thread = threading.Thread(target=_serve, args=(self._jobs,), name=name, daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:  # no more threads, or the interpreter is shutting down: the caller works alone
                     return
-                self._started += 1
+                self._threads.append(thread)
 
 
 def _serve(jobs: queue.SimpleQueue[Job]) -> None:
     while True:
         job = jobs.get()
-        try:
-            kernel, addresses, alive = job[0]  # one step: the caller may empty the list at any moment
-        except IndexError:  # it has finished without us
-            continue
-        kernel(*addresses, False)
-        del job, kernel, addresses, alive
+        job.taken = True
+        work = job.work  # one step: the caller may replace it at any moment
+        if work is not None:
+            work[0](*work[1], False)
+        del job, work
 
 
 _pool = Pool()
 
 
+# ---- helpers that wait -------------------------------------------------------------------------------------------------------
+
+SEAT_WORDS, SEAT_COUNT, CONTROL_WORDS = 16, 16, 64  # kernels.add_sinusoidal
+_WAITS, _CALLED, _LEFT, _SEATS, _YIELD = 1, 57, 32, 55, 51
+
+
+class Seats:
+    """Where helpers wait for the next call of one kernel, for some microseconds, on the processor and without the GIL.
+
+    A thread that sleeps in a queue begins to work after 20 to 40 us, in which two cores add 2 MB. ``idle`` is the address of a
+    control block for a helper that came too late for the call that woke it: it has nothing to do but to wait for the next.
+    """
+
+    def __init__(self) -> None:
+        self._words = np.zeros(SEAT_WORDS * (SEAT_COUNT + 1) + CONTROL_WORDS, np.int64)
+        begin = -self._words.ctypes.data % (8 * SEAT_WORDS) // 8  # on cache lines of their own
+        self.idle: int = self._words[-CONTROL_WORDS:].ctypes.data
+        self._states = self._words[begin : begin + SEAT_WORDS * SEAT_COUNT : SEAT_WORDS].data
+        self.address: int = self._words[begin:].ctypes.data
+        self._words[_SEATS - CONTROL_WORDS], self._words[_YIELD - CONTROL_WORDS] = self.address, yield_function()
+        self._kept: dict[int, Any] = {}
+
+    def taken(self) -> int:
+        """How many helpers wait."""
+        return self._states.tolist().count(_WAITS)
+
+    def keep(self, blocks: Any) -> None:
+        """Keep the memory of a call until it and all whom it calls have left, whatever becomes of the caller."""
+        self._kept[id(blocks)] = blocks
+        if len(self._kept) > SEAT_COUNT:
+            for old in list(self._kept.values()):
+                self.let_go(old)
+
+    def let_go(self, blocks: Any) -> bool:
+        """Keep them no longer, if nobody will look at them again."""
+        if blocks.words[_CALLED] != blocks.words[_LEFT]:
+            return False
+        self._kept.pop(id(blocks), None)
+        return True
+
+
+_seats: dict[Any, Seats] = {}
+
+
+def seats(kernel: Callable[..., None]) -> Seats:
+    """The seats of a kernel."""
+    try:
+        return _seats[kernel]
+    except KeyError:
+        return _seats.setdefault(kernel, Seats())
+
+
 def _renew() -> None:
     global _pool
     _pool = Pool()
+    _seats.clear()
+    _settings.clear()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)
 
 
-def run(kernel: Callable[..., None], addresses: tuple[int, ...], helpers: int, alive: Any) -> None:
-    """Run ``kernel(*addresses, waits)`` on the caller's thread and on up to ``helpers`` others.
+def run(kernel: Callable[..., None], addresses: tuple[int, ...], helpers: int, alive: Any, seats: Seats | None = None) -> None:
+    """Run ``kernel(*addresses, waits)`` on the caller's thread and on up to ``helpers`` others that sleep.
 
     ``alive`` owns the memory at the addresses: a helper that took the job late still reads it, and finds nothing to do.
     """
-    job: Job = [(kernel, addresses, alive)]
+    job = Job(kernel, addresses, alive)
     try:
         _pool.share(job, helpers)
     finally:  # even when interrupted: the kernel waits for the helpers that have begun
         try:
             kernel(*addresses, True)
         finally:
-            job.clear()
+            job.work = None if seats is None else (kernel, (0, seats.idle), seats)
+    _pool.look_after(job)
+
+
+@functools.lru_cache(maxsize=1)
+def yield_function() -> int:
+    """Address of the C function that gives up the processor while the caller waits for a helper's last chunk; 0 to spin."""
+    with contextlib.suppress(OSError, AttributeError):
+        if sys.platform == "win32":
+            return ctypes.cast(ctypes.windll.kernel32.SwitchToThread, ctypes.c_void_p).value or 0
+        return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
+    return 0
+
+
+def _current_core() -> int:
+    try:
+        return int(ctypes.CDLL(None).sched_getcpu())
+    except (OSError, AttributeError):
+        return -1
 
 
 # ---- how many threads --------------------------------------------------------------------------------------------------------
@@ -119,18 +220,30 @@ def get_num_threads() -> int:
     """Return how many threads a call on the host may use.
 
     The first of: ``set_num_threads``; the environment variable ``FASTPE_NUM_THREADS``; torch's number, when torch is loaded; the
-    smallest of ``OMP_NUM_THREADS``, the cores this process may run on, the container's CPU quota, and 16.
+    smallest of ``OMP_NUM_THREADS``, the cores this process may run on, the container's CPU quota, and 16. The environment and the
+    cores are looked at by this function and by a process's first call.
     """
+    _settings.clear()
+    return threads()
+
+
+def threads() -> int:
+    """What ``get_num_threads`` said last, or torch says now: asking the system takes longer (4 us) than adding 256 KiB."""
     if _chosen is not None:
         return _chosen
-    wanted = _positive(os.environ.get("FASTPE_NUM_THREADS"))
+    if not _settings:
+        limits = [MOST_THREADS, _cores(), _quota(), _positive(os.environ.get("OMP_NUM_THREADS"))]
+        _settings.append((_positive(os.environ.get("FASTPE_NUM_THREADS")), min(limit for limit in limits if limit is not None)))
+    wanted, default = _settings[0]
     if wanted is not None:
         return wanted
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
         return max(1, int(torch.get_num_threads()))
-    limits = [MOST_THREADS, _cores(), _quota(), _positive(os.environ.get("OMP_NUM_THREADS"))]
-    return min(limit for limit in limits if limit is not None)
+    return default
+
+
+_settings: list[tuple[int | None, int]] = []  # FASTPE_NUM_THREADS, and the number without it and torch
 
 
 def _positive(text: str | None) -> int | None:

@@ -1,0 +1,211 @@
+"""Calls like an earlier one: what is skipped, what is not, and that the results are the same; finished rows; streaming stores."""
+
+from __future__ import annotations
+
+import cases
+import numpy as np
+import pytest
+import reference
+
+import fastpe
+from fastpe import Sinusoidal, repeated
+from fastpe.backends import numba as backend
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch):
+    """Start without known calls and finished rows."""
+    monkeypatch.setattr(repeated, "_calls", {})
+    backend._finished_of.cache_clear()
+
+
+def fresh(shape=(2, 5, 12), dtype="float32", seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(cases.DTYPES[dtype])
+
+
+# ---- what is looked at every time --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("encoding", [None, "sinusoidal", Sinusoidal(layout="concatenated", base=500.0)])
+def test_every_further_call_has_the_bits_of_the_first(dtype, encoding):
+    x = fresh(dtype=dtype)
+    for offset in (0, 7, 1 << 20, -3):
+        expected = fastpe.add_encoding(x.copy(), encoding, positions=offset + np.arange(5))  # takes another way
+        for _ in range(4):
+            got = x.copy()
+            assert fastpe.add_encoding(got, encoding, offset=offset) is got
+            cases.assert_same_bits(got, expected)
+    assert len(repeated._calls) == 1
+
+
+def test_a_known_call_takes_arrays_of_its_form_only():
+    fastpe.add_encoding(fresh())
+    others = [fresh((2, 6, 12)), fresh((2, 5, 14)), fresh((10, 12)), fresh((2, 5, 24))[..., ::2], fresh(dtype="float64")]
+    others += [fresh((5, 2, 12)).transpose(1, 0, 2), fresh((2, 5, 13))[..., 1:]]
+    for x in others:
+        before = x.astype(np.float64)
+        fastpe.add_encoding(x)
+        encoding = reference.sinusoidal(np.arange(x.shape[-2]), x.shape[-1])
+        cases.assert_close(x, before + encoding, str(x.dtype))
+
+
+def test_a_known_call_sees_a_read_only_array():
+    x = fresh()
+    fastpe.add_encoding(x)
+    x.flags.writeable = False
+    with pytest.raises(ValueError, match="writ"):
+        fastpe.add_encoding(x)
+
+
+def test_a_known_call_sees_an_offset_out_of_range():
+    x = fresh()
+    fastpe.add_encoding(x)
+    before = x.copy()
+    for offset in (2**31 - 4, -(2**31) - 1, 2**70):
+        with pytest.raises(ValueError, match=r"2\^31"):
+            fastpe.add_encoding(x, offset=offset)
+    fastpe.add_encoding(x, offset=2**31 - 5)
+    assert (x != before).any()
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"seq_axis": -2.0}, TypeError),
+        ({"seq_axis": True}, TypeError),
+        ({"input_scale": True}, TypeError),
+        ({"input_scale": float("nan")}, ValueError),
+        ({"offset": 0.0}, TypeError),
+        ({"offset": False}, TypeError),
+        ({"encoding": []}, TypeError),
+        ({"validate": 0}, TypeError),
+        ({"seq_len": -1}, ValueError),
+    ],
+)
+def test_what_equals_a_known_argument_is_still_refused(given, error):
+    x = fresh()
+    fastpe.add_encoding(x, seq_axis=1)
+    fastpe.add_encoding(x)
+    before = x.copy()
+    with pytest.raises(error):
+        fastpe.add_encoding(x, **given)
+    cases.assert_same_bits(x, before)
+
+
+def test_out_of_place():
+    x, out = fresh(), np.empty((2, 5, 12), np.float32)
+    expected = fastpe.add_encoding(x.copy(), positions=3 + np.arange(5))
+    before = x.copy()
+    for _ in range(4):
+        out.fill(np.nan)
+        assert fastpe.add_encoding(x, offset=3, out=out) is out
+        cases.assert_same_bits(out, expected)
+        cases.assert_same_bits(x, before)
+    room = np.zeros((3, 5, 12), np.float32)
+    for bad in (room[1:], np.broadcast_to(np.float32(0), (2, 5, 12))):  # partly over the x below; not writable
+        with pytest.raises(ValueError, match="out must"):
+            fastpe.add_encoding(room[:2], offset=3, out=bad)
+    assert not room.any()
+    again = x.copy()  # the same elements by another view: in place, and not taken for a pair of arrays afterwards
+    cases.assert_same_bits(fastpe.add_encoding(again, offset=3, out=again[:]), expected)
+    cases.assert_same_bits(fastpe.add_encoding(x, offset=3, out=out), expected)
+    strided = np.zeros((2, 5, 24), np.float32)
+    for _ in range(3):
+        cases.assert_same_bits(np.ascontiguousarray(fastpe.add_encoding(x, offset=3, out=strided[..., ::2])), expected)
+
+
+def test_a_view_of_x_as_out_is_not_taken_for_a_pair_of_arrays():
+    x, out = fresh(), np.empty((2, 5, 12), np.float32)
+    expected = fastpe.add_encoding(x.copy())
+    same = x.copy()
+    fastpe.add_encoding(same, out=same[:])
+    for _ in range(3):
+        cases.assert_same_bits(fastpe.add_encoding(x, out=out), expected)
+
+
+def test_one_row_with_an_offset_for_each_sequence():
+    x, offsets = fresh((6, 1, 20)), np.array([0, 5, 4095, -7, 2**31 - 1, 12])
+    expected = fastpe.add_encoding(x.copy(), positions=offsets[:, None])
+    for _ in range(3):
+        cases.assert_same_bits(fastpe.add_encoding(x.copy(), offset=offsets), expected)
+    cases.assert_same_bits(fastpe.add_encoding(x.copy(), offset=offsets.astype(np.int32) * 1), expected)
+    before = x.copy()
+    for bad in (np.array([0, 0, 0, 0, 0, 2**31]), np.array([0, -(2**31) - 1, 0, 0, 0, 0]), offsets[:5], offsets.astype(float)):
+        with pytest.raises((ValueError, TypeError)):
+            fastpe.add_encoding(x, offset=bad)
+    cases.assert_same_bits(x, before)
+    every_second = np.repeat(offsets, 2)[::2]
+    cases.assert_same_bits(fastpe.add_encoding(x.copy(), offset=every_second), expected)
+
+
+def test_known_calls_are_bounded():
+    for rows in range(1, repeated.MOST_FORMS + 20):
+        fastpe.add_encoding(np.zeros((rows, 2), np.float32))
+    assert 0 < len(repeated._calls) <= repeated.MOST_FORMS
+
+
+# ---- finished rows -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("layout", ["interleaved", "concatenated"])
+@pytest.mark.parametrize("shape", [(40, 64), (3, 40, 33), (2, 40, 3, 20)])
+def test_finished_rows_have_the_same_bits(dtype, layout, shape):
+    encoding = Sinusoidal(layout=layout, amplitude=-1.5)
+    axis = len(shape) - 2 if len(shape) < 4 else 1
+    x = fresh(shape, dtype)
+    for offset in (0, 3, 100, 1 << 17):
+        expected = fastpe.add_encoding(x.copy(), encoding, positions=offset + np.arange(40), seq_axis=axis)
+        for _ in range(3):
+            cases.assert_same_bits(fastpe.add_encoding(x.copy(), encoding, offset=offset, seq_axis=axis), expected)
+    plan = encoding.plan(shape[-1])
+    made = backend._finished(plan, dtype)._made
+    assert made[1] >= 140, "no rows were finished: this tests nothing"
+
+
+def test_finished_rows_are_bounded(monkeypatch):
+    monkeypatch.setattr(backend, "_with_rows", type(backend._with_rows)())
+    for width in range(16, 16 + 3 * backend.FINISHED_PLANS):
+        x = np.zeros((8, width), np.float32)
+        for _ in range(3):
+            fastpe.add_encoding(x)
+    held = [finished._made[2].nbytes for finished in backend._with_rows]
+    assert len(held) == backend.FINISHED_PLANS
+    assert max(held) <= backend.FINISHED_BYTES
+    wide = np.zeros((4, 1_000_000), np.float32)  # more than FINISHED_BYTES a call
+    for _ in range(3):
+        fastpe.add_encoding(wide)
+    assert len(backend._with_rows) == backend.FINISHED_PLANS
+
+
+# ---- streaming stores --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("layout", ["interleaved", "concatenated"])
+@pytest.mark.parametrize("width", [1, 7, 64, 515])
+@pytest.mark.parametrize("shift", [0, 1, 3])
+def test_streaming_stores_write_the_same_bits(monkeypatch, dtype, layout, width, shift):
+    """Targets that begin anywhere in a line, dense and with gaps; what lies around them is not touched."""
+    encoding = Sinusoidal(layout=layout)
+    x = fresh((3, 11, width), dtype)
+    mask = np.arange(11) % 3 > 0
+    positions = np.arange(11)
+    expected = fastpe.add_encoding(x.copy(), encoding), fastpe.add_encoding(x.copy(), encoding, mask=mask)
+    table = fastpe.encode(positions, width, encoding, dtype=cases.DTYPES[dtype])
+    monkeypatch.setattr(backend, "cache_bytes", lambda: 0)
+    for padding in (0, 5):
+        room = np.zeros((3 * 11 * (width + padding) + shift + 8), cases.DTYPES[dtype])
+        whole = room[shift : shift + 3 * 11 * (width + padding)].reshape(3, 11, width + padding)
+        for given, want in zip(({}, {"mask": mask}), expected, strict=True):
+            room.fill(9)
+            fastpe.add_encoding(x, encoding, out=whole[..., :width], **given)
+            cases.assert_same_bits(np.ascontiguousarray(whole[..., :width]), want)
+            assert (whole[..., width:] == 9).all()
+            assert (room[:shift] == 9).all()
+            assert (room[shift + whole.size :] == 9).all()
+        room.fill(9)
+        fastpe.encode(positions, width, encoding, out=whole[1, :, :width])
+        cases.assert_same_bits(np.ascontiguousarray(whole[1, :, :width]), table)
+        assert (whole[[0, 2]] == 9).all()

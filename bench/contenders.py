@@ -45,7 +45,10 @@ DECODED_APART = 61
 ROUND_SECONDS = 2e-4  # calls are repeated to fill a round: far above the clock's resolution
 RESTORE_AFTER = 1000  # calls; each adds at most 1 to an element, and float16 ends at 65504
 FEWEST_ROUNDS = 3
-WARMED_SECONDS = 0.2  # rounds up to this long are preceded by a call that is not counted
+WARMED_SECONDS = 0.2  # rounds up to this long are preceded by calls that are not counted,
+WARMING_CALLS = 8  # so many
+WARMING_SECONDS = 0.01  # or for so long,
+QUIET_SECONDS = 0.012  # and by a pause: OpenMP's threads, torch's for one, spin for 10 ms after a call
 
 
 # ---- cases -------------------------------------------------------------------------------------------------------------------
@@ -313,21 +316,24 @@ class Timed:
         clock: Callable[[Call, int], float] = seconds_per_call,
     ) -> None:
         self._call, self._spend, self._clock = call, spend, clock
-        self.calls, self._warms = 1, False
+        self.calls, self._warming = 1, 0
         first = self.round()
         self.calls = max(1, min(RESTORE_AFTER // 2, int(ROUND_SECONDS / max(first, 1e-9))))
         self._round_seconds = max((first if self.calls == 1 else self.round()) * self.calls, 1e-9)
-        self._warms = self._round_seconds < WARMED_SECONDS
+        if self._round_seconds < WARMED_SECONDS:
+            self._warming = max(1, min(WARMING_CALLS, int(WARMING_SECONDS * self.calls / self._round_seconds)))
 
     def round(self) -> float:
-        """Seconds per call, after one call that is not counted.
+        """Seconds per call, after calls that are not counted.
 
-        That call finds the caches and the processor as the previous contender left them: torch's threads, for one, go on spinning
-        for a while on the cores that the next one needs.
+        They find the caches, the processor and the threads as the previous contender left them.
         """
-        self._spend(self.calls + self._warms)
-        if self._warms:
-            self._call()
+        self._spend(self.calls + self._warming)
+        if self._warming:
+            if not is_small():
+                time.sleep(QUIET_SECONDS)
+            for _ in range(self._warming):
+                self._call()
         return self._clock(self._call, self.calls)
 
     def rounds_in(self, seconds: float, most: int) -> int:

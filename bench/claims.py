@@ -1,0 +1,397 @@
+"""What fastpe claims of the CPU, each as a ratio inside one run: ``python bench/claims.py [--only NAME] [--quick] [--json FILE]``.
+
+Contenders take turns, round by round, and their medians are compared. Without ``--only`` all of it takes about 15 minutes and 13 GB
+of memory. A line that misses its target says so; ``docs/performance.md`` explains the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from contenders import DTYPES, Call, Timed, _add_one, _split, _tensor, interleave, is_small, settle_threads
+from report import describe, machine
+
+import fastpe
+
+MB = 1 << 20
+
+
+class Claim(NamedTuple):
+    """A measured figure and what it is to be."""
+
+    what: str
+    figure: float
+    target: float
+    at_least: bool
+    detail: str
+
+    @property
+    def holds(self) -> bool:
+        return self.figure >= self.target if self.at_least else self.figure <= self.target
+
+    def __str__(self) -> str:
+        sign = ">=" if self.at_least else "<="
+        return f"{self.what:<58} {self.figure:7.2f} {sign} {self.target:<6g} {'' if self.holds else 'MISSED':<7}{self.detail}"
+
+
+class Run(NamedTuple):
+    """How long to measure, how many threads, and how much smaller than real."""
+
+    threads: int
+    seconds: float
+    shrink: int
+
+    def medians(self, calls: dict[str, Call]) -> dict[str, float]:
+        for call in calls.values():  # compiles, and makes what later calls find made
+            for _ in range(3):
+                call()
+        return interleave({name: Timed(call) for name, call in calls.items()}, self.seconds * len(calls) / 3, 61)
+
+
+def _milliseconds(medians: dict[str, float]) -> str:
+    return ", ".join(f"{name} {seconds * 1e3:.3g}" for name, seconds in medians.items()) + " ms"
+
+
+def _array(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    return np.ones(shape, DTYPES[dtype])
+
+
+# ---- beyond the caches -------------------------------------------------------------------------------------------------------
+
+
+def large(run: Run) -> Iterator[Claim]:
+    """Share of the bandwidth of the fastest ``x += 1``, and speed over torch's cached table."""
+    concatenated = fastpe.Sinusoidal(layout="concatenated")
+    for dtype in ("float32", "float64", "float16", "bfloat16"):
+        for batch in (32, 1):
+            item = DTYPES[dtype].itemsize
+            rows = 512 * MB // run.shrink // 1024 // max(item, 4) // batch
+            x = _array((batch, rows, 1024), dtype)
+            padded = _array((batch, rows, 1536), dtype)
+            view = padded[..., :1024]
+            probes = _probes(x, run.threads)
+            calls: dict[str, Call] = {
+                "interleaved": lambda x=x: fastpe.add_encoding(x),
+                "concatenated": lambda x=x: fastpe.add_encoding(x, concatenated),
+                "torch": _torch_add(x, rows),
+                **probes,
+            }
+            medians = run.medians({name: call for name, call in calls.items() if call is not None})
+            roofline = min(medians[name] for name in probes)
+            target = 0.90 if item >= 4 else 0.75 if batch > 1 else 0.60
+            shape = f"{dtype} ({batch}, {rows}, 1024)"
+            for layout in ("interleaved", "concatenated"):
+                yield Claim(f"{shape} {layout}: roofline", roofline / medians[layout], target, True, _milliseconds(medians))
+            if "torch" in medians:
+                ratio = medians["torch"] / max(medians["interleaved"], medians["concatenated"])
+                yield Claim(f"{shape}: over torch's cached table", ratio, 1.0, True, "")
+            del x, calls
+            probes = _strided_probes(view)
+            medians = run.medians({"fastpe": lambda view=view: fastpe.add_encoding(view), **probes})
+            roofline = min(medians[name] for name in probes)
+            yield Claim(
+                f"{shape} of rows 1536 wide: roofline", roofline / medians["fastpe"], target, True, _milliseconds(medians)
+            )
+            del view, padded, probes
+            gc.collect()
+
+
+def _probes(x: np.ndarray, threads: int) -> dict[str, Call]:
+    """``x += 1`` over the same bytes, as float32."""
+    ones = np.zeros(x.nbytes // 4, np.float32)
+    add_one = _add_one()
+    probes: dict[str, Call] = {"numpy +1": lambda: np.add(ones, 1, out=ones), "numba +1": _split(add_one, ones, threads)}
+    torch = _torch()
+    if torch is not None:
+        tensor = torch.from_numpy(ones)
+        probes["torch +1"] = lambda: tensor.add_(1)
+    return probes
+
+
+def _strided_probes(view: np.ndarray) -> dict[str, Call]:
+    """``x += 1`` of the same rows; those of 16 bits as pairs in a float32."""
+    same = view if view.dtype.itemsize >= 4 else view.view(np.float32)
+    probes: dict[str, Call] = {"numpy +1": lambda: np.add(same, 1, out=same)}
+    torch = _torch()
+    if torch is not None:
+        tensor = torch.from_numpy(same)
+        probes["torch +1"] = lambda: tensor.add_(1)
+    return probes
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
+
+
+def _torch_add(x: np.ndarray, rows: int) -> Call | None:
+    if _torch() is None:
+        return None
+    tensor, table = _tensor(x), _tensor(_table(rows, x.shape[-1], x.dtype))
+    return lambda: tensor.add_(table[:rows])
+
+
+def _table(rows: int, width: int, dtype: Any) -> np.ndarray:
+    return np.ones((rows, width), dtype)
+
+
+# ---- in the caches -----------------------------------------------------------------------------------------------------------
+
+
+def cached(run: Run) -> Iterator[Claim]:
+    """Against ``x += table[:T]`` of NumPy and torch with the table in the caches too."""
+    shapes = [(1, 32, 768), (1, 128, 768), (4, 64, 512), (1, 256, 768), (1, 256, 1024), (1, 512, 1024), (8, 256, 512)]
+    shapes += [(1, 1024, 1024), (1, 2048, 1024), (8, 1024, 512), (1, 4096, 1024), (16, 256, 1024)]
+    for dtype in ("float32", "float64", "float16", "bfloat16"):
+        for batch, rows, width in shapes:
+            x = _array((batch, rows, width), dtype)
+            if x.nbytes > 17_000_000 or x.nbytes * run.shrink < 100_000:
+                continue
+            table = _table(rows, width, x.dtype)
+            calls: dict[str, Call] = {"fastpe": lambda x=x: fastpe.add_encoding(x), "torch": _torch_add(x, rows)}
+            if dtype in ("float32", "float64"):
+                calls["numpy"] = lambda x=x, table=table, rows=rows: np.add(x, table[:rows], out=x)
+            medians = run.medians({name: call for name, call in calls.items() if call is not None})
+            ours = medians.pop("fastpe")
+            best = min(medians.values(), default=ours)
+            what = f"{dtype} ({batch}, {rows}, {width}) {x.nbytes / 1e6:.2f} MB"
+            detail = f"fastpe {ours * 1e6:.1f}, " + ", ".join(f"{name} {value * 1e6:.1f}" for name, value in medians.items())
+            if x.nbytes >= 1_000_000:
+                yield Claim(f"{what}: speed over the best", best / ours, 1.0, True, detail + " us")
+            else:
+                yield Claim(f"{what}: us behind the best", (ours - best) * 1e6, 5.0, False, detail + " us")
+
+
+def row(run: Run) -> Iterator[Claim]:
+    """One row: decoding."""
+    table = np.random.default_rng(0).random((5000, 1024)).astype(np.float32)
+    torch = _torch()
+    starts = 4095 - 61 * np.arange(32)
+    for batch, offset in ((1, 4095), (32, starts)):
+        x = _array((batch, 1, 1024), "float32")
+        calls: dict[str, Call] = {"fastpe": lambda x=x, offset=offset: fastpe.add_encoding(x, offset=offset)}
+        if batch == 1:
+            calls["numpy"] = lambda x=x: np.add(x, table[4095], out=x)
+        else:
+            calls["numpy"] = lambda x=x: np.add(x, table[starts][:, None], out=x)
+        if torch is not None:
+            tensor, tensors, where = _tensor(x), _tensor(table), torch.from_numpy(starts)
+            if batch == 1:
+                calls["torch"] = lambda tensor=tensor, tensors=tensors: tensor.add_(tensors[4095:4096])
+            else:
+                calls["torch"] = lambda tensor=tensor, tensors=tensors, where=where: tensor.add_(tensors[where].unsqueeze(1))
+        medians = run.medians(calls)
+        detail = ", ".join(f"{name} {value * 1e6:.2f}" for name, value in medians.items()) + " us"
+        what = f"float32 ({batch}, 1, 1024)"
+        yield Claim(f"{what}: us above NumPy", (medians["fastpe"] - medians["numpy"]) * 1e6, 6.0, False, detail)
+        if torch is not None:
+            yield Claim(f"{what}: times torch", medians["fastpe"] / medians["torch"], 1.5, False, "")
+
+
+# ---- positions, out, size ----------------------------------------------------------------------------------------------------
+
+
+def positions(run: Run) -> Iterator[Claim]:
+    """``positions=`` against an offset."""
+    for batch in (1, 32):
+        rows = 512 * MB // run.shrink // 4096 // batch
+        x = _array((batch, rows, 1024), "float32")
+        consecutive = np.arange(rows)
+        scattered = np.random.default_rng(0).integers(0, 1 << 20, (batch, rows))
+        medians = run.medians(
+            {
+                "offset": lambda x=x: fastpe.add_encoding(x, offset=5),
+                "consecutive": lambda x=x, p=consecutive: fastpe.add_encoding(x, positions=p),
+                "random": lambda x=x, p=scattered: fastpe.add_encoding(x, positions=p),
+            }
+        )
+        what = f"float32 ({batch}, {rows}, 1024)"
+        detail = _milliseconds(medians)
+        yield Claim(
+            f"{what}: consecutive positions, times offset", medians["consecutive"] / medians["offset"], 1.15, False, detail
+        )
+        yield Claim(f"{what}: random positions, times offset", medians["random"] / medians["offset"], 2.5, False, "")
+
+
+def out(run: Run) -> Iterator[Claim]:
+    """Out of place against ``np.add(x, table, out=out)``, one thread each."""
+    fastpe.set_num_threads(1)
+    try:
+        for batch, rows in ((32, 4096), (1, 131072), (1, 65536), (8, 256), (1, 128)):
+            if rows > 1024:
+                rows //= run.shrink
+            x = _array((batch, rows, 1024), "float32")
+            target, table = np.empty_like(x), _table(rows, 1024, x.dtype)
+            calls = {
+                "fastpe": lambda x=x, target=target: fastpe.add_encoding(x, out=target),
+                "numpy": lambda x=x, target=target, table=table: np.add(x, table, out=target),
+            }
+            medians = run.medians(calls)
+            is_large = x.nbytes > 64 * MB
+            ratio = medians["numpy"] / medians["fastpe"]
+            what = f"float32 ({batch}, {rows}, 1024), out: speed over np.add"
+            if is_large or x.nbytes >= 8 * MB:
+                yield Claim(what, ratio, 1.3 if is_large else 1.0, True, _milliseconds(medians))
+            else:
+                behind = (medians["fastpe"] - medians["numpy"]) * 1e6
+                yield Claim(what.replace("speed over", "us behind"), behind, 30.0, False, _milliseconds(medians))
+    finally:
+        fastpe.set_num_threads(None)
+
+
+def size(run: Run) -> Iterator[Claim]:
+    """Time per byte from 64 MB to 4 GB, and memory beside x."""
+    import resource
+
+    per_byte: dict[int, float] = {}
+    block = _array((1, 4096 * MB // run.shrink // 4096, 1024), "float32")
+    fastpe.add_encoding(block[:, :4096])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    calls: dict[str, Call] = {}
+    nbytes = 64 * MB // run.shrink
+    while nbytes <= block.nbytes:
+        calls[str(nbytes)] = lambda x=block[:, : nbytes // 4096]: fastpe.add_encoding(x)
+        nbytes *= 2
+    medians = run.medians(calls)
+    per_byte = {int(name): seconds / int(name) for name, seconds in medians.items()}
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6
+    detail = ", ".join(f"{n // MB} MB {2 / t / 1e9:.1f} GB/s" for n, t in per_byte.items())
+    yield Claim(
+        "time per byte, 64 MB to 4 GB: most over least", max(per_byte.values()) / min(per_byte.values()), 1.15, False, detail
+    )
+    yield Claim("memory beside x, MB", grown, 2.0, False, "")
+
+
+# ---- start and threads -------------------------------------------------------------------------------------------------------
+
+
+def start(run: Run) -> Iterator[Claim]:
+    """``import fastpe`` and a first call, over ``import numpy``."""
+    code = (
+        "import numpy as np, time; t = time.perf_counter(); import fastpe; fastpe.add_encoding(np.zeros((1, 8, 64), np.float32));"
+        "print(time.perf_counter() - t)"
+    )
+
+    def once(folder: str) -> float:
+        environment = {**os.environ, "FASTPE_CACHE_DIR": folder}
+        command = [sys.executable, "-c", code]
+        return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+    with tempfile.TemporaryDirectory() as folder:
+        folders = [Path(folder, str(number)) for number in range(3)]
+        for one in folders:
+            one.mkdir(mode=0o700)
+        compiled = sorted(once(str(one)) for one in folders)[1]
+        loaded = sorted(once(str(folders[0])) for _ in range(5))[2]
+    yield Claim("first call, kernel compiled, s", compiled, 3.0, False, "")
+    yield Claim("first call, kernel from the disk cache, s", loaded, 1.0, False, "")
+
+
+def threads(run: Run) -> Iterator[Claim]:
+    """One thread and all, small and large."""
+    most = run.threads
+    for shape in ((1, 64, 768), (1, 1024, 1024), (8, 1024, 512), (1, 131072 // run.shrink, 1024)):
+        x = _array(shape, "float32")
+
+        def with_threads(count: int, x: np.ndarray = x) -> Call:
+            def call() -> None:
+                fastpe.set_num_threads(count)
+                fastpe.add_encoding(x)
+
+            return call
+
+        medians = run.medians({"1": with_threads(1), str(most): with_threads(most)} if most > 1 else {"1": with_threads(1)})
+        what = f"float32 {shape}: speed of {most} threads over one"
+        yield Claim(what, medians["1"] / medians[str(most)], 0.95, True, _milliseconds(medians))
+    fastpe.set_num_threads(None)
+
+
+CLAIM_SECONDS = 1e-7  # an atomic addition that other cores want too, one after the other
+HAND_OVER_SECONDS = 1e-7  # of the caller, for a helper that waits in a seat
+WAKE_SECONDS, COME_SECONDS = 5e-6, 5e-5  # of the caller, for one that sleeps; until it comes
+CORE_BYTES, SOCKET_BYTES = 25e9, 200e9  # bytes of x a second that a core and all cores together can add to
+
+
+def simulate(nbytes: int, cores: int, asleep: bool) -> float:
+    """Seconds of a call on so many cores: helpers come one after the other, and claims are served one at a time."""
+    chunk = 256 << 10
+    chunks = -(-nbytes // chunk)
+    helpers = max(0, min(chunks - 1, nbytes // (768 << 10), min(cores, 16) - 1))
+    calling = WAKE_SECONDS if asleep else HAND_OVER_SECONDS
+    coming = COME_SECONDS if asleep else 0.0
+    free = [calling * helpers, *(calling * (number + 1) + coming for number in range(helpers))]
+    rate = min(CORE_BYTES, SOCKET_BYTES / (helpers + 1))
+    counter, end = 0.0, 0.0
+    for number in range(chunks):
+        worker = min(range(len(free)), key=free.__getitem__)
+        counter = max(counter, free[worker]) + (CLAIM_SECONDS if helpers else 0.0)
+        free[worker] = counter + min(chunk, nbytes - number * chunk) / rate
+        end = max(end, free[worker])
+    return end
+
+
+def cores(run: Run) -> Iterator[Claim]:
+    """Simulated: what claims and calling helpers cost on machines with more cores than this one."""
+    for nbytes in (256 << 10, 1 << 20, 4 << 20, 16 << 20, 256 << 20):
+        for asleep in (False, True):
+            alone = simulate(nbytes, 1, asleep)
+            speedups = {count: alone / simulate(nbytes, count, asleep) for count in (2, 4, 16, 64)}
+            what = f"{nbytes / MB:g} MB, helpers {'asleep' if asleep else 'waiting'}: slowest of 2 to 64 cores over one"
+            detail = ", ".join(f"{count} cores {value:.2f}x" for count, value in speedups.items())
+            yield Claim(what, min(speedups.values()), 0.8, True, detail)
+
+
+SECTIONS: dict[str, Callable[[Run], Iterator[Claim]]] = {
+    "row": row,
+    "start": start,
+    "cached": cached,
+    "threads": threads,
+    "cores": cores,
+    "positions": positions,
+    "out": out,
+    "large": large,
+    "size": size,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=tuple(SECTIONS), help="one section")
+    parser.add_argument("--quick", action="store_true", help="small arrays and few rounds: does it run?")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    given = parser.parse_args(arguments)
+    quick = given.quick or is_small()
+    run = Run(settle_threads(), 0.02 if quick else 2.0, 64 if quick else 1)
+    known = machine(run.threads)
+    print(describe(known))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, section in SECTIONS.items():
+        if given.only in (None, name):
+            print(f"\n{name}: {section.__doc__}")
+            begin = time.perf_counter()
+            for claim in section(run):
+                print(claim, flush=True)
+                found.setdefault(name, []).append({**claim._asdict(), "holds": claim.holds})
+            print(f"({time.perf_counter() - begin:.0f} s)")
+            gc.collect()
+    if given.json is not None:
+        given.json.write_text(json.dumps({"machine": known, "claims": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

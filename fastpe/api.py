@@ -243,7 +243,7 @@ def array_module() -> ModuleType:
 def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
     """Compile the kernels now, not in the first call.
 
-    On the host that takes about two seconds, or 0.2 from the disk cache; while a CUDA graph is captured it is not allowed.
+    On the host that takes about three seconds, or 0.2 from the disk cache; while a CUDA graph is captured it is not allowed.
 
     Parameters
     ----------

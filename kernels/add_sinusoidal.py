@@ -13,10 +13,10 @@ PE[p, sine column f] = sin(p w_f), PE[p, cosine column f] = cos(p w_f)  (Vaswani
 is one rotation of it: first' = fma(first, cos, second*sin), second' = fma(second, cos, -(first*sin)), where `first` and `second` are
 the functions (sine, cosine, or cosine, sine) in the order of their columns. float64 arrays: the polynomial at the position itself.
 
-A chunk is worked on in blocks of a few rows: the encoding is made in a buffer in column order, then added to every sequence and head
-that shares the positions. Adding streams through x alone, which is what lets it run at the memory's speed. Threads claim chunks from
-an atomic counter in the control block; whoever calls with ``waits`` set returns when all chunks are finished. Bytes moved per
-element: read and write of x, and 8 (12 where made) from the caches.
+A row that shares its positions with no other is made and added in one pass. Where sequences or heads share them, or the result is
+streamed past the caches, a block of rows is made in a buffer in column order and then added to each. Vectors, and what asks for x ahead
+of time, are in `lanes.py`. Threads claim chunks from an atomic counter in the control block; whoever calls with ``waits`` set returns
+when all chunks are finished. Bytes moved per element: read and write of x, and 4 to 8 from the caches.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ WAIT_TURNS = 1 << 13  # pauses: about 0.3 ms, no more than twice what it takes t
 ANCHOR_ROWS = 8
 STREAMED_BYTES = 1 << 13  # of encoding made at a time before it is streamed out, where nothing shares it
 MARGIN = 16  # numbers behind the frequencies and what is made of them: all is evaluated in whole vectors
-SHARED_BYTES = 1 << 16  # of encoding made at a time where sequences or heads share it
-AHEAD_BYTES = 1 << 12  # how long before it is needed x is asked for
+SHARED_BYTES = 1 << 16  # of encoding made at a time where sequences or heads share it: stays in the second-level cache
+AHEAD_BYTES = 1 << 12  # how many bytes before it is needed x is asked for
 _ANCHOR_32 = ~((ANCHOR_ROWS - 1) << 32)  # clears the three lowest integer bits of a position
 _ANCHOR_64 = -1  # float64: every position is its own anchor
 

@@ -227,7 +227,8 @@ def first_call_from_eight_threads() -> None:
 def threads_cannot_start() -> None:
     """Without helpers the caller works alone; once threads can be started again, they are."""
     prepare()
-    start, pool._pool = threading.Thread.start, pool.Pool()
+    start = threading.Thread.start
+    renew_pool()
 
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -245,7 +246,7 @@ def threads_cannot_start() -> None:
 @scenario
 def helpers_get_jobs() -> None:
     """A helper enters the kernel while the caller is in it, with the same addresses."""
-    pool._pool = pool.Pool()
+    renew_pool()
     seen, entered = [], threading.Event()
 
     def kernel(call: int, control: int, waits: bool) -> None:
@@ -257,6 +258,14 @@ def helpers_get_jobs() -> None:
 
     pool.run(kernel, (3, 4), 1, None)
     assert sorted(seen) == [(3, 4, False, "fastpe-0"), (3, 4, True, threading.current_thread().name)]
+
+
+def renew_pool() -> None:
+    """A pool without threads, when the helpers of the one before have left their seats: a call would go on finding them there."""
+    limit = time.monotonic() + 30
+    while any(seats.taken() for seats in pool._seats.values()) and time.monotonic() < limit:
+        time.sleep(0.01)
+    pool._pool = pool.Pool()
 
 
 def wait_until_served() -> None:
@@ -271,7 +280,7 @@ def wait_until_served() -> None:
 def stale_jobs_hold_nothing() -> None:
     """While every helper is busy elsewhere, a call ends, and what it used is freed at once."""
     prepare()
-    pool._pool = pool.Pool()
+    renew_pool()
     busy, release = threading.Barrier(THREADS), threading.Event()
 
     def blocked(waits: bool) -> None:
@@ -282,9 +291,6 @@ def stale_jobs_hold_nothing() -> None:
     blocking = threading.Thread(target=pool.run, args=(blocked, (), THREADS - 1, None))
     blocking.start()
     busy.wait(30)
-    limit = time.monotonic() + 30
-    while any(seats.taken() for seats in pool._seats.values()) and time.monotonic() < limit:
-        time.sleep(0.01)  # helpers of the pool before leave their seats
 
     references: list[weakref.ref] = []
     run = pool.run
@@ -782,7 +788,7 @@ def interrupted_calls() -> None:
 def interrupted_while_helpers_are_called() -> None:
     """Ctrl-C after a job was queued and before the caller has begun its own part."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    pool._pool = pool.Pool()
+    renew_pool()
     jobs, taken = pool._pool._jobs, threading.Event()
 
     class Interrupting:

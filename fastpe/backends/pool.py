@@ -110,7 +110,7 @@ _WAITS, _CALLED, _LEFT, _SEATS, _YIELD = 1, 57, 32, 55, 51
 class Seats:
     """Where helpers wait for the next call of one kernel, for some microseconds, on the processor and without the GIL.
 
-    A thread that sleeps in a queue begins to work after 20 to 40 us, in which two cores add 2 MB. ``idle`` is the address of a
+    A thread that sleeps in a queue begins to work after 40 to 300 us, in which two cores add 2 to 10 MB. ``idle`` is the address of a
     control block for a helper that came too late for the call that woke it: it has nothing to do but to wait for the next.
     """
 

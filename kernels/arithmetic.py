@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic
 
+from . import blocks as at
 from . import lanes
-from .lanes import F16, F32, F64, I16, I32, I64, Lanes, fma, polynomial
+from .lanes import F16, F32, F64, I16, I32, Lanes, fma, polynomial
 
 # sin(2 pi r) = r (SIN_HIGH + SIN[0] + SIN[1] z + ...), cos(2 pi r) = COS[0] + COS[1] z + ...; z = r*r, |r| <= 1/8 turn.
 # float32: polynomial errors 3.2e-9 (relative) and 5.4e-11; with roundings the result errs by at most 7.4e-8.
@@ -57,145 +54,6 @@ COS_64 = tuple(
 # A row's position is int64 in units of 2^-32. This value stands for "not a position" and makes a NaN row; no integer and no
 # float64 in [-2^31, 2^31) converts to it.
 NOT_A_POSITION = -(2**63) + 1
-
-
-def inline(function: Any) -> Any:
-    """Compile a helper that LLVM may inline into its caller."""
-    return numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
-
-
-def inline_as(variant: str) -> Callable[[Any], Any]:
-    """``inline`` for a helper of which there are variants, each under a name of its own.
-
-    Numba tells functions of one name and signature apart by a number that counts up in each process. Kernels loaded from the disk,
-    compiled by different processes, would share such a name, and one would run the other's helper.
-    """
-
-    def decorate(function: Any) -> Any:
-        function.__name__ = function.__qualname__ = f"{function.__name__}_{variant}"
-        return inline(function)
-
-    return decorate
-
-
-# ---- memory ------------------------------------------------------------------------------------------------------------------
-
-
-def _pointer(element: Any) -> Any:
-    @intrinsic
-    def pointer(typingctx, address):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-        return types.CPointer(element)(address), generate
-
-    return pointer
-
-
-pointer_u8, pointer_i64, pointer_f64 = _pointer(types.uint8), _pointer(types.int64), _pointer(types.float64)
-
-
-@intrinsic
-def fetch_add(typingctx, address, value):  # type: ignore[no-untyped-def]
-    """Add to an int64 in memory atomically; return what it was."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        pointer = builder.inttoptr(arguments[0], I64.as_pointer())
-        return builder.atomic_rmw("add", pointer, arguments[1], "seq_cst")
-
-    return types.int64(types.uint64, types.int64), generate
-
-
-@intrinsic
-def atomic_load(typingctx, address):  # type: ignore[no-untyped-def]
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.load_atomic(builder.inttoptr(arguments[0], I64.as_pointer()), "seq_cst", 8)
-
-    return types.int64(types.uint64), generate
-
-
-@intrinsic
-def atomic_store(typingctx, address, value):  # type: ignore[no-untyped-def]
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        builder.store_atomic(arguments[1], builder.inttoptr(arguments[0], I64.as_pointer()), "seq_cst", 8)
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.int64), generate
-
-
-@intrinsic
-def exchange_if(typingctx, address, expected, value):  # type: ignore[no-untyped-def]
-    """Set an int64 in memory atomically if it is what was expected; return whether it was."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        pointer = builder.inttoptr(arguments[0], I64.as_pointer())
-        result = builder.cmpxchg(pointer, arguments[1], arguments[2], "seq_cst", "seq_cst")
-        return builder.extract_value(result, 1)
-
-    return types.boolean(types.uint64, types.int64, types.int64), generate
-
-
-@intrinsic
-def pause(typingctx):  # type: ignore[no-untyped-def]
-    """Tell the processor that this is a loop that waits."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        if _X86:
-            function = builder.module.declare_intrinsic("llvm.x86.sse2.pause", fnty=ir.FunctionType(ir.VoidType(), []))
-            builder.call(function, [])
-        elif _ARM:
-            function = builder.module.declare_intrinsic("llvm.aarch64.hint", fnty=ir.FunctionType(ir.VoidType(), [I32]))
-            builder.call(function, [I32(1)])
-        return context.get_dummy_value()
-
-    return types.void(), generate
-
-
-@intrinsic
-def call_function(typingctx, address):  # type: ignore[no-untyped-def]
-    """Call the C function ``int f(void)`` at this address."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        function = ir.FunctionType(I32, [])
-        return builder.call(builder.inttoptr(arguments[0], function.as_pointer()), [])
-
-    return types.int32(types.uint64), generate
-
-
-# ---- the processor's float mode ----------------------------------------------------------------------------------------------
-
-_X86 = cpu_target.target_context.codegen().magic_tuple()[0].startswith(("x86_64", "i386", "i686"))
-_ARM = cpu_target.target_context.codegen().magic_tuple()[0].startswith(("aarch64", "arm64"))
-DEFAULT_FLOAT_MODE = 0x1F80 if _X86 else 0  # round to nearest, nothing trapped, subnormal numbers kept
-
-
-@intrinsic
-def exchange_float_mode(typingctx, mode):  # type: ignore[no-untyped-def]
-    """Set this thread's float mode (MXCSR on x86, FPCR on ARM) and return what it was.
-
-    Flushing subnormal numbers to zero is a setting of each thread, so without this a result could depend on who computed it.
-    """
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        if _X86:
-            place = cgutils.alloca_once(builder, I32, size=2)
-            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
-            store = builder.module.declare_intrinsic("llvm.x86.sse.stmxcsr", fnty=kind)
-            load = builder.module.declare_intrinsic("llvm.x86.sse.ldmxcsr", fnty=kind)
-            new = builder.gep(place, [I32(1)])
-            builder.store(builder.trunc(arguments[0], I32), new)
-            builder.call(store, [builder.bitcast(place, ir.IntType(8).as_pointer())])
-            builder.call(load, [builder.bitcast(new, ir.IntType(8).as_pointer())])
-            return builder.zext(builder.load(place), I64)
-        if _ARM:
-            get = builder.module.declare_intrinsic("llvm.aarch64.get.fpcr", fnty=ir.FunctionType(I64, []))
-            put = builder.module.declare_intrinsic("llvm.aarch64.set.fpcr", fnty=ir.FunctionType(ir.VoidType(), [I64]))
-            old = builder.call(get, [])
-            builder.call(put, [arguments[0]])
-            return old
-        return arguments[0]
-
-    return types.int64(types.int64), generate
 
 
 # ---- phase, sine and cosine --------------------------------------------------------------------------------------------------
@@ -366,11 +224,8 @@ def add(
     """
     builder, count = values.builder, values.value.type.count
     if reads:
-        for line in range(0, count * element.itemsize, LINE_BYTES):
+        for line in range(0, count * element.itemsize, at.LINE_BYTES):
             lanes.prefetch(builder, builder.add(source, builder.add(ahead, ahead.type(line))))
         x = element.read(lanes.load(builder, source, element.stored, count, 1))
         values = x * lanes.spread(builder, scale, count) + values
-    lanes.store(element.write(values), target, LINE_BYTES if streams else 1, streams)
-
-
-LINE_BYTES = 64
+    lanes.store(element.write(values), target, at.LINE_BYTES if streams else 1, streams)

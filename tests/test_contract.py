@@ -192,6 +192,24 @@ def test_no_temporary_of_the_size_of_x():
         assert peak < 400_000, f"{given.keys()}: {peak} bytes"
 
 
+def test_tracemalloc_may_stop_while_helpers_run():
+    """In Python 3.11 a thread that allocates memory without the GIL while `tracemalloc` stops crashes the process."""
+    program = """if True:
+        import time, tracemalloc, numpy as np, fastpe
+        fastpe.set_num_threads(8)
+        x = np.zeros((4, 512, 2048), np.float32)
+        for i in range(600):
+            tracemalloc.start()
+            fastpe.add_encoding(x, offset=i)
+            tracemalloc.stop()
+            time.sleep(0.0006 * (i % 3))
+    """
+    runs = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for run in runs:
+        _, errors = run.communicate(timeout=120)
+        assert run.returncode == 0, errors
+
+
 def test_resident_memory_does_not_grow():
     """What the kernels allocate themselves, which tracemalloc does not see."""
     resource = pytest.importorskip("resource")

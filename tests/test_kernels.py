@@ -8,10 +8,11 @@ from pathlib import Path
 
 import fastpe.kernels
 import fit_polynomials
+import numba
 import pytest
-from fastpe.kernels import add_sinusoidal, arithmetic, locate_rows
+from fastpe.kernels import add_sinusoidal, arithmetic, blocks, locate_rows
 
-from fastpe.backends import cuda, pool
+from fastpe.backends import cuda
 from fastpe.backends import numba as numba_backend
 
 KERNELS = Path(fastpe.kernels.__file__).parent
@@ -30,11 +31,8 @@ def test_every_kernel_has_its_twin():
     assert CUDA_FILES == ["add_sinusoidal", "locate_rows"]
     for name in [*CUDA_FILES, "arithmetic"]:
         assert (KERNELS / f"{name}.py").exists()
-    twins = {path.stem for path in KERNELS.glob("*.py")} - {
-        "__init__",
-        "lanes",
-    }  # lanes: how arithmetic.py is written, not what it says
-    assert twins == {*CUDA_FILES, "arithmetic"}
+    of_the_cpu = {"blocks", "lanes", "rows", "sharing"}  # what a CUDA kernel needs in no file of its own
+    assert {path.stem for path in KERNELS.glob("*.py")} == {"__init__", *CUDA_FILES, "arithmetic", *of_the_cpu}
 
 
 def test_entry_points_carry_their_files_name():
@@ -55,43 +53,47 @@ def struct_fields(name):
 
 
 def test_argument_blocks_agree():
-    """The struct in the .cu, the block of the Numba kernel and what the CUDA backend packs: same fields, same order."""
+    """The struct in the .cu, and what both backends pack: same fields, same order; and the places by which Numba finds them."""
     fields = struct_fields("add_sinusoidal")
-    assert tuple(name for _, name in fields) == add_sinusoidal.ARGUMENTS == cuda._ADD_SINUSOIDAL
+    assert tuple(name for _, name in fields) == blocks.ADD_SINUSOIDAL
     packed = numba_backend._BLOCK.format
     assert packed == f"={sum(kind == 'i64' for kind, _ in fields)}q{sum(kind == 'double' for kind, _ in fields)}d"
     assert [kind for kind, _ in fields] == sorted((kind for kind, _ in fields), reverse=True)
+    assert [getattr(blocks, name.upper()) for name in blocks.ADD_SINUSOIDAL] == list(range(len(fields)))
     assert tuple(name for _, name in struct_fields("locate_rows")) == cuda._LOCATE_ROWS
 
 
-def test_control_block_agrees():
-    assert numba_backend._CONTROL_WORDS == add_sinusoidal.CONTROL_WORDS
-    names = {
-        "_NEXT": "NEXT_CHUNK",
-        "_FINISHED": "FINISHED_CHUNKS",
-        "_LEFT": "LEFT",
-        "_CHUNKS": "CHUNKS",
-        "_ROWS_PER_CHUNK": "ROWS_PER_CHUNK",
-        "_BATCH_PER_CHUNK": "BATCH_PER_CHUNK",
-        "_YIELD": "YIELD_FUNCTION",
-        "_STREAMS": "STREAMS",
-        "_KNOWN": "KNOWN",
-        "_FILLS": "FILLS",
-        "_SEATS": "SEATS",
-        "_HELPERS": "HELPERS",
-        "_CALLED": "CALLED",
-        **{f"_{name}": name for name in ("X", "OUT", "BATCH", "ROWS", "HEADS", "POSITIONS", "START")},
-        "SHARED_BYTES": "SHARED_BYTES",
-        "MARGIN": "MARGIN",
-    }
-    for ours, theirs in names.items():
-        assert getattr(numba_backend, ours) == getattr(add_sinusoidal, theirs)
-    names = {"_WAITS": "WAITS", "_CALLED": "CALLED", "_LEFT": "LEFT", "_SEATS": "SEATS", "_YIELD": "YIELD_FUNCTION"}
-    names |= {name: name for name in ("SEAT_WORDS", "SEAT_COUNT", "CONTROL_WORDS")}
-    for ours, theirs in names.items():
-        assert getattr(pool, ours) == getattr(add_sinusoidal, theirs)
+def test_control_block_has_a_place_for_every_word():
+    source = text("blocks.py").split("# ---- the control block")[1].split("# ---- seats")[0]
+    names = [name for line in re.findall(r"^([A-Z_, ]+) =", source, re.M) for name in line.split(", ")]
+    places = [getattr(blocks, name) for name in names if name != "CONTROL_WORDS"]
+    assert len(places) > 20
+    assert len(set(places)) == len(places)
+    assert max(places) < blocks.CONTROL_WORDS
+    counters = blocks.NEXT_CHUNK, blocks.FINISHED_CHUNKS, blocks.LEFT
+    assert len({place * 8 // blocks.LINE_BYTES for place in counters}) == 3
+    others = set(places) - {*counters, blocks.ROOMS_TAKEN}
+    assert not {place * 8 // blocks.LINE_BYTES for place in others} & {place * 8 // blocks.LINE_BYTES for place in counters}
+
+
+def test_modes_agree():
     modes = (numba_backend._IN_PLACE, numba_backend._OUT_OF_PLACE, numba_backend._ALONE)
     assert modes == (add_sinusoidal.IN_PLACE, add_sinusoidal.OUT_OF_PLACE, add_sinusoidal.ALONE)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_kernels_allocate_nothing(dtype):
+    """Numba's runtime would do it with Python's allocator, in a thread without the GIL (`sharing.py` says what came of it)."""
+    kernel = numba.njit(add_sinusoidal.SIGNATURE, nogil=True, error_model="numpy")(
+        add_sinusoidal.build(dtype, add_sinusoidal.OUT_OF_PLACE)
+    )
+    (source,) = kernel.inspect_llvm().values()
+    functions = {text.split("@")[1].split("(")[0]: text for text in re.findall(r"^define .*?^\}", source, re.M | re.S)}
+    ours = {
+        name: text for name, text in functions.items() if name.startswith("_ZN6fastpe")
+    }  # not the ways in from Python and C
+    assert any("atomicrmw" in text for text in ours.values())
+    assert not [name for name, text in ours.items() if "NRT_" in text]
 
 
 def test_kernels_is_no_top_level_package():

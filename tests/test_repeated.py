@@ -165,18 +165,34 @@ def test_finished_rows_have_the_same_bits(dtype, layout, shape):
 
 
 def test_finished_rows_are_bounded(monkeypatch):
+    monkeypatch.setattr(backend, "FINISHED_BYTES", 1 << 20)
+    monkeypatch.setattr(backend, "FINISHED_STEP_BYTES", 1 << 18)
+    monkeypatch.setattr(backend, "FINISHED_TOTAL_BYTES", 1 << 21)
     monkeypatch.setattr(backend, "_with_rows", type(backend._with_rows)())
-    for width in range(16, 16 + 3 * backend.FINISHED_PLANS):
-        x = np.zeros((8, width), np.float32)
-        for _ in range(3):
-            fastpe.add_encoding(x)
-    held = [finished._made[2].nbytes for finished in backend._with_rows]
-    assert len(held) == backend.FINISHED_PLANS
-    assert max(held) <= backend.FINISHED_BYTES
-    wide = np.zeros((4, 1_000_000), np.float32)  # more than FINISHED_BYTES a call
+    held = []
+    for width in range(256, 256 + 8):
+        x = np.zeros((900, width), np.float32)
+        plan = Sinusoidal().plan(width)
+        expected = fastpe.add_encoding(x.copy(), positions=np.arange(900))
+        for call in range(7):
+            before = backend._finished(plan, "float32").nbytes
+            cases.assert_same_bits(fastpe.add_encoding(x.copy()), expected)
+            more = backend._finished(plan, "float32").nbytes - before
+            assert 0 < more <= 1 << 18 if 0 < call < 5 else more == 0, "a call makes a part of the rows, until there are enough"
+        held.append(sum(finished.nbytes for finished in backend._with_rows))
+    assert len(backend._with_rows) == 2
+    assert 1 << 20 < max(held) <= 1 << 21
+    wide = np.zeros((4, 100_000), np.float32)  # more than FINISHED_BYTES
     for _ in range(3):
         fastpe.add_encoding(wide)
-    assert len(backend._with_rows) == backend.FINISHED_PLANS
+    assert not backend._finished(Sinusoidal().plan(100_000), "float32").nbytes
+
+
+def test_a_decoder_makes_no_rows_that_it_will_not_add():
+    encoding = Sinusoidal(base=777.0)
+    for position in range(500, 520):
+        fastpe.add_encoding(np.zeros((1, 1, 64), np.float32), encoding, offset=position)
+    assert not backend._finished(encoding.plan(64), "float32").nbytes
 
 
 # ---- streaming stores --------------------------------------------------------------------------------------------------------
@@ -209,3 +225,17 @@ def test_streaming_stores_write_the_same_bits(monkeypatch, dtype, layout, width,
         fastpe.encode(positions, width, encoding, out=whole[1, :, :width])
         cases.assert_same_bits(np.ascontiguousarray(whole[1, :, :width]), table)
         assert (whole[[0, 2]] == 9).all()
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+def test_no_streaming_to_elements_that_are_not_aligned(monkeypatch, dtype):
+    """A streaming store to an address that is no vector's own ends the process; the form of the call does not tell."""
+    monkeypatch.setattr(backend, "cache_bytes", lambda: 0)
+    x = fresh((40, 96), dtype)
+    room = np.zeros(x.nbytes + 64, np.uint8)
+    expected = fastpe.add_encoding(x.copy())
+    for shift in (0, 1, 0, 1):
+        out = np.ndarray(x.shape, x.dtype, room, shift)
+        cases.assert_same_bits(fastpe.add_encoding(x, out=out), expected)
+    rows = np.ndarray(x.shape, x.dtype, np.zeros(40 * (x.nbytes // 40 + 1), np.uint8), 0, (x.nbytes // 40 + 1, x.itemsize))
+    cases.assert_same_bits(fastpe.add_encoding(x, out=rows).copy(), expected)

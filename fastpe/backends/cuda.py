@@ -20,6 +20,7 @@ import numpy as np
 from .. import checks, kernels
 from ..arrays import ITEMSIZE, Memory
 from ..encodings import SinusoidalPlan
+from ..kernels.blocks import ADD_SINUSOIDAL
 from ..operations import AddSinusoidal, Tables
 from . import cache
 
@@ -205,16 +206,6 @@ def _block(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
 
 # ---- add_sinusoidal ----------------------------------------------------------------------------------------------------------
 
-# As in `add_sinusoidal.cu` and `kernels.add_sinusoidal.ARGUMENTS`.
-_ADD_SINUSOIDAL = (
-    *("x", "out", "batch", "rows", "heads", "width"),
-    *("x_batch_stride", "x_row_stride", "x_head_stride", "x_column_stride"),
-    *("out_batch_stride", "out_row_stride", "out_head_stride", "out_column_stride"),
-    *("positions", "positions_batch_stride", "positions_row_stride", "positions_head_stride", "start"),
-    *("mask", "mask_batch_stride", "mask_row_stride"),
-    *("frequencies", "whole_turns", "cosines", "sines"),
-    *("interleaved", "cosine_first", "second_half", "tail_column", "tail_is_cosine", "amplitude", "input_scale"),
-)
 _SUFFIX = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64"}
 _PAIRS = {"vec16_interleaved": 8, "vec16_concatenated": 16}  # bytes of a thread's pairs, counted once a pair
 
@@ -236,13 +227,13 @@ def run(operation: AddSinusoidal) -> None:
     suffix, itemsize = _SUFFIX[operation.out.dtype], ITEMSIZE[operation.out.dtype]
     tables = _tables(operation.plan, device)
     for arguments in operation.arguments(tables):
-        call: dict[str, Any] = dict(zip(_ADD_SINUSOIDAL, arguments, strict=True))
+        call: dict[str, Any] = dict(zip(ADD_SINUSOIDAL, arguments, strict=True))
         variant = _variant(call, itemsize)
         pairs = (call["width"] + 1) // 2
         units = pairs if variant == "columns" else pairs * itemsize // _PAIRS[variant]
         grid, block = _grid(call, units, device)
         entry = f"add_sinusoidal_{suffix}_{variant}"
-        _launch("add_sinusoidal", entry, device, grid, block, _block(_ADD_SINUSOIDAL, arguments))
+        _launch("add_sinusoidal", entry, device, grid, block, _block(ADD_SINUSOIDAL, arguments))
 
 
 def _variant(call: dict[str, Any], itemsize: int) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib
 import itertools
+import mmap
 import pickle
 import struct
 import sys
@@ -21,6 +22,7 @@ from .. import kernels
 from ..arrays import ITEMSIZE, Memory
 from ..arrays import numpy as numpy_arrays
 from ..encodings import SinusoidalPlan
+from ..kernels import blocks as at
 from ..kernels import locate_rows
 from ..locks import unforkable
 from ..operations import AddSinusoidal, Tables
@@ -29,12 +31,10 @@ from . import cache, pool
 CHUNK_BYTES = 1 << 18  # of x
 LARGEST_CHUNK_BYTES = 1 << 21  # where sequences share what is made for them, a chunk takes many of them
 CHUNKS = 64  # at least so many for the threads to share, before chunks grow
-SHARED_BYTES = 1 << 16  # of encoding made for the sequences of a chunk; kernels.add_sinusoidal.SHARED_BYTES
-MARGIN = 16  # kernels.add_sinusoidal.MARGIN
+SHARED_BYTES = 1 << 16  # of encoding made at a time where sequences or heads share it: stays in the second-level cache
+STREAMED_BYTES = 1 << 13  # of encoding made at a time before it is streamed out, where nothing shares it
 BYTES_PER_HELPER = 3 << 18  # below this a helper wakes too late to help
-FINISHED_BYTES = 1_900_000  # of a plan's finished rows, at most
-FINISHED_FOR_BYTES = 1 << 24  # of the largest x that they are used for
-FINISHED_PLANS = 4  # that have finished rows at a time
+KEPT_SCRATCH = 4, 1 << 21  # pieces of scratch memory kept between calls, and bytes of the largest
 
 
 _kernels: dict[tuple[Any, ...], Callable[..., None]] = {}
@@ -151,11 +151,7 @@ def _calls(operation: AddSinusoidal) -> Iterator[Call]:
 
 
 _IN_PLACE, _OUT_OF_PLACE, _ALONE = 0, 1, 2  # kernels.add_sinusoidal
-_BLOCK = struct.Struct("=31q2d")
-_X, _OUT, _BATCH, _ROWS, _HEADS, _POSITIONS, _START = 0, 1, 2, 3, 4, 14, 18  # places in it: kernels.add_sinusoidal.ARGUMENTS
-_CONTROL_WORDS = 64  # kernels.add_sinusoidal.CONTROL_WORDS, and the places in it
-_NEXT, _FINISHED, _LEFT, _CHUNKS, _ROWS_PER_CHUNK, _BATCH_PER_CHUNK, _YIELD = 0, 16, 32, 48, 49, 50, 51
-_STREAMS, _KNOWN, _FILLS, _SEATS, _HELPERS, _CALLED = 52, 53, 54, 55, 56, 57
+_BLOCK = struct.Struct(f"={len(at.ADD_SINUSOIDAL) - 2}q2d")
 
 
 class _Blocks:
@@ -164,14 +160,14 @@ class _Blocks:
     alive: Any = None
 
     def __init__(self, control: dict[int, int], arguments: tuple[Any, ...], positions: int) -> None:
-        used = _CONTROL_WORDS + _BLOCK.size // 8
+        used = at.CONTROL_WORDS + _BLOCK.size // 8
         array = np.zeros(used + positions, np.int64)
         self.words = array.data
         self.positions = array[used:]
         self.control: int = array.ctypes.data
-        self.call = self.control + 8 * _CONTROL_WORDS
+        self.call = self.control + 8 * at.CONTROL_WORDS
         self.positions_at = self.control + 8 * used
-        _BLOCK.pack_into(self.words, 8 * _CONTROL_WORDS, *arguments)
+        _BLOCK.pack_into(self.words, 8 * at.CONTROL_WORDS, *arguments)
         for place, word in control.items():
             self.words[place] = word
 
@@ -182,30 +178,16 @@ class Call:
     def __init__(
         self, compiled: Callable[..., None], arguments: tuple[Any, ...], dtype: str, mode: int, finished: _Finished, alive: Any
     ) -> None:
-        self.source, self.target, self.start = arguments[_X], arguments[_OUT], arguments[_START]
+        self.source, self.target, self.start = arguments[at.X], arguments[at.OUT], arguments[at.START]
         self._compiled, self._arguments, self._alive, self._finished = compiled, arguments, alive, finished
-        batch, self.rows, heads, width = arguments[_BATCH : _BATCH + 4]
-        row_bytes, real_bytes = width * heads * ITEMSIZE[dtype], 8 if dtype == "float64" else 4
-        nbytes = batch * self.rows * row_bytes
-        # Sequences that share their positions share the making of a row: a chunk takes a few rows of many sequences.
-        shared = batch > 1 and arguments[_POSITIONS + 1] == 0
-        chunk_bytes = min(max(nbytes // CHUNKS, CHUNK_BYTES), LARGEST_CHUNK_BYTES if shared else CHUNK_BYTES)
-        target_rows = SHARED_BYTES // (width * real_bytes) if shared else chunk_bytes // row_bytes
-        rows_per_chunk = min(self.rows, max(8, target_rows // 8 * 8))
-        batch_per_chunk = min(batch, max(1, chunk_bytes // (row_bytes * rows_per_chunk)))
-        chunks = -(-self.rows // rows_per_chunk) * -(-batch // batch_per_chunk)
-        self._helpers = min(chunks - 1, nbytes // BYTES_PER_HELPER)
-        self._control = {
-            _CHUNKS: chunks,
-            _ROWS_PER_CHUNK: rows_per_chunk,
-            _BATCH_PER_CHUNK: batch_per_chunk,
-            _YIELD: pool.yield_function(),
-            _CALLED: 1,
-            _STREAMS: mode != _IN_PLACE and nbytes > cache_bytes(),
-        }
-        self._knows = arguments[_POSITIONS] == 0 and self.rows <= finished.most_rows and nbytes <= FINISHED_FOR_BYTES
-        self._offsets = batch if arguments[_POSITIONS] != 0 and self.rows == 1 else 0
-        self._free: list[_Blocks] = []  # of runs that had no helpers, which could still look at theirs
+        self.batch, self.rows, heads, width = arguments[at.BATCH : at.WIDTH + 1]
+        self._control = _way_of_work(arguments, dtype, mode)
+        self._room_bytes, self._itemsize = self._control[at.ROOM_BYTES], ITEMSIZE[dtype]
+        nbytes = self.batch * self.rows * heads * width * self._itemsize
+        self._helpers = min(self._control[at.CHUNKS] - 1, nbytes // BYTES_PER_HELPER)
+        self._knows = arguments[at.POSITIONS] == 0 and nbytes <= FINISHED_FOR_BYTES
+        self._offsets = self.batch if arguments[at.POSITIONS] != 0 and self.rows == 1 else 0
+        self._free: list[_Blocks] = []  # of runs at which no helper looks any more
 
     def run(self, source: int, target: int, start: int, offsets: Any = None) -> None:
         """Run on the arrays at these addresses.
@@ -217,78 +199,171 @@ class Call:
         except IndexError:
             blocks = _Blocks(self._control, self._arguments, self._offsets)
         words = blocks.words
-        words[_CONTROL_WORDS + _X], words[_CONTROL_WORDS + _OUT], words[_CONTROL_WORDS + _START] = source, target, start
+        words[_X], words[_OUT], words[_START] = source, target, start
         known = self._finished.known(self, start) if self._knows else None
-        words[_KNOWN] = 0 if known is None else known[0]
+        words[at.KNOWN] = 0 if known is None else known[0]
+        if self._control[at.STREAMS]:
+            words[at.STREAMS] = target % self._itemsize == 0
         if offsets is not None:
             np.left_shift(offsets, 32, out=blocks.positions)
-            words[_CONTROL_WORDS + _POSITIONS] = blocks.positions_at
+            words[_POSITIONS] = blocks.positions_at
         helpers = self._helpers
         if helpers > 0:
             helpers = min(helpers, pool.threads() - 1)
-        if helpers <= 0:
-            words[_SEATS] = 0
-            self._compiled(blocks.call, blocks.control, True)
-        else:
-            seats = pool.seats(self._compiled)
-            words[_SEATS], words[_HELPERS] = seats.address, helpers
-            blocks.alive = self._alive, known
-            seats.keep(blocks)
-            asleep = helpers - seats.taken()
-            if asleep > 0:
-                pool.run(self._compiled, (blocks.call, blocks.control), asleep, blocks, seats)
-                seats.let_go(blocks)
-                return  # not to be used again: a helper that comes late will look at them
-            self._compiled(blocks.call, blocks.control, True)
-            if not seats.let_go(blocks):
-                return
-        words[_NEXT] = words[_FINISHED] = words[_LEFT] = 0
-        words[_CALLED] = 1
-        self._free.append(blocks)
+        size, words[at.SCRATCH], _ = scratch = _borrow((1 + helpers) * self._room_bytes)
+        words[at.ROOMS] = 1 + helpers
+        if self._compute(blocks, helpers, known):
+            words[at.NEXT_CHUNK] = words[at.FINISHED_CHUNKS] = words[at.LEFT] = words[at.ROOMS_TAKEN] = 0
+            words[at.CALLED] = 1
+            self._free.append(blocks)
+        if len(_scratch) < KEPT_SCRATCH[0] and size <= KEPT_SCRATCH[1]:
+            _scratch.append(scratch)
 
-    def fill(self, table: int, rows: int) -> None:
-        """Write the rows of the positions 0, 1, ... to a table."""
-        control = {**self._control, _CHUNKS: 1, _ROWS_PER_CHUNK: rows, _BATCH_PER_CHUNK: 1, _KNOWN: table, _FILLS: 1}
-        blocks = _Blocks(control, self._arguments, 0)
-        for place, word in ((_BATCH, 1), (_ROWS, rows), (_HEADS, 1), (_START, 0)):
-            blocks.words[_CONTROL_WORDS + place] = word
+    def _compute(self, blocks: _Blocks, helpers: int, known: Any) -> bool:
+        """Run the kernel; return whether nobody will look at the blocks again."""
+        if helpers <= 0:
+            blocks.words[at.SEATS] = 0
+            self._compiled(blocks.call, blocks.control, True)
+            return True
+        seats = pool.seats(self._compiled)
+        blocks.words[at.SEATS], blocks.words[at.HELPERS] = seats.address, helpers
+        blocks.alive = self._alive, known
+        seats.keep(blocks)
+        asleep = helpers - seats.taken()
+        if asleep <= 0:
+            self._compiled(blocks.call, blocks.control, True)
+            return seats.let_go(blocks)
+        pool.run(self._compiled, (blocks.call, blocks.control), asleep, blocks, seats)
+        seats.let_go(blocks)
+        return False  # a helper from the queue that comes late will look at them
+
+    def fill(self, table: int, first: int, rows: int) -> None:
+        """Write the rows of the positions first, first + 1, ... to where they belong in the table of a plan's finished rows."""
+        control = {at.CHUNKS: 1, at.ROWS_PER_CHUNK: rows, at.BATCH_PER_CHUNK: 1, at.KNOWN: table, at.FILLS: 1}
+        blocks = _Blocks({**self._control, **control}, self._arguments, 0)
+        for place, word in ((_BATCH, 1), (_ROWS, rows), (_HEADS, 1), (_START, first << 32)):
+            blocks.words[place] = word
+        scratch = _borrow(self._room_bytes)
+        blocks.words[at.SCRATCH], blocks.words[at.ROOMS] = scratch[1], 1
         self._compiled(blocks.call, blocks.control, True)
 
 
+_X, _OUT, _BATCH, _ROWS, _HEADS, _POSITIONS, _START = (
+    at.CONTROL_WORDS + place for place in (at.X, at.OUT, at.BATCH, at.ROWS, at.HEADS, at.POSITIONS, at.START)
+)  # behind the control block
+
+
+def _way_of_work(arguments: tuple[Any, ...], dtype: str, mode: int) -> dict[int, int]:
+    """How a call goes about it: the words of its control block that its form settles."""
+    batch, rows, heads, width = arguments[at.BATCH : at.WIDTH + 1]
+    itemsize, real_bytes = ITEMSIZE[dtype], 8 if dtype == "float64" else 4
+    row_bytes = width * itemsize
+    nbytes = batch * rows * heads * row_bytes
+    out_strides = arguments[at.OUT_BATCH_STRIDE : at.OUT_COLUMN_STRIDE + 1]
+    source_strides = arguments[at.X_BATCH_STRIDE : at.X_COLUMN_STRIDE + 1] if mode == _OUT_OF_PLACE else out_strides
+    contiguous = source_strides[3] == out_strides[3] == itemsize
+    dense = contiguous and arguments[at.MASK] == 0 and source_strides[1] == out_strides[1] == row_bytes
+    streams = mode != _IN_PLACE and contiguous and nbytes > cache_bytes() and not any(step % itemsize for step in out_strides)
+    # Sequences that share their positions share the making of a row: a chunk takes a few rows of many sequences.
+    sequences_share = batch > 1 and arguments[at.POSITIONS_BATCH_STRIDE] == 0
+    heads_share = heads > 1 and arguments[at.POSITIONS_HEAD_STRIDE] == 0
+    shared_rows, streamed_rows = (size // (width * real_bytes) for size in (SHARED_BYTES, STREAMED_BYTES))
+    chunk_bytes = min(max(nbytes // CHUNKS, CHUNK_BYTES), LARGEST_CHUNK_BYTES if sequences_share else CHUNK_BYTES)
+    rows_per_chunk = shared_rows if sequences_share else chunk_bytes // (row_bytes * heads)
+    rows_per_chunk = min(rows, max(8, rows_per_chunk // 8 * 8))
+    batch_per_chunk = min(batch, max(1, chunk_bytes // (row_bytes * heads * rows_per_chunk)))
+    if sequences_share or heads_share:
+        block_rows = min(max(1, shared_rows), rows_per_chunk)
+    elif streams:
+        block_rows = min(max(1, streamed_rows), rows_per_chunk)
+    else:
+        block_rows = 0 if contiguous else 1
+    functions_bytes = 0 if dtype == "float64" else 2 * real_bytes * ((width + 1) // 2 + at.MARGIN)
+    return {
+        at.CHUNKS: -(-rows // rows_per_chunk) * -(-batch // batch_per_chunk),
+        at.ROWS_PER_CHUNK: rows_per_chunk,
+        at.BATCH_PER_CHUNK: batch_per_chunk,
+        at.YIELD_FUNCTION: pool.yield_function(),
+        at.CALLED: 1,
+        at.ROOM_BYTES: -(-(functions_bytes + block_rows * width * real_bytes) // at.LINE_BYTES) * at.LINE_BYTES,
+        at.CONTIGUOUS: contiguous,
+        at.DENSE: dense,
+        at.STREAMS: streams,
+        at.BLOCK_ROWS: block_rows,
+        at.AHEAD: -(-at.AHEAD_BYTES // row_bytes) * source_strides[1],
+    }
+
+
+_scratch: list[tuple[int, int, Any]] = []
+
+
+def _borrow(nbytes: int) -> tuple[int, int, Any]:
+    """Size, address and array of scratch memory of at least so many bytes, which belongs to the caller until it gives it back."""
+    try:
+        scratch = _scratch.pop()
+    except IndexError:
+        scratch = 0, 0, None
+    if scratch[0] < nbytes:
+        array = np.empty(nbytes + at.LINE_BYTES, np.uint8)
+        address = array.ctypes.data
+        scratch = nbytes, address + -address % at.LINE_BYTES, array
+    return scratch
+
+
 # ---- finished rows -----------------------------------------------------------------------------------------------------------
+
+FINISHED_BYTES = 1 << 23  # of a plan's finished rows, at most
+FINISHED_TOTAL_BYTES = 1 << 24  # of those of all plans
+FINISHED_STEP_BYTES = 1 << 20  # made by one call
+FINISHED_FOR_BYTES = 1 << 24  # of the largest x that they are used for
 
 
 class _Finished:
     """The first rows of a plan, ready to be added, for calls so small that making them is most of the work.
 
-    They are made for the second such call, so that a single one does not pay for them, and given up when other plans need them.
+    A single call does not pay for them: the second one begins to make them, and each adds a part until all are there that it needs.
+    They are given up when other plans need the memory.
     """
 
     def __init__(self, width: int, real: str) -> None:
         self._width, self._real = width, real
-        self.most_rows = FINISHED_BYTES // (width * ITEMSIZE[real])
+        self._row_bytes = width * ITEMSIZE[real]
         self._asked = False
         self._made: tuple[int, int, Any] = 0, 0, None
 
+    @property
+    def nbytes(self) -> int:
+        return self._made[1] * self._row_bytes
+
     def known(self, call: Call, start: int) -> tuple[int, int, Any] | None:
         """Address, number and array of the rows, if all of the call's are among them."""
-        needed = (start >> 32) + call.rows
-        if start < 0 or start & 0xFFFFFFFF or needed > self.most_rows:
+        made, needed = self._made, (start >> 32) + call.rows
+        if start < 0 or start & 0xFFFFFFFF:
             return None
-        made = self._made
         if needed <= made[1]:
             return made
+        # A decoder's single row far in would have all rows before it made.
+        if needed * self._row_bytes > FINISHED_BYTES or needed > 8 * call.rows:
+            return None
         if not self._asked:
             self._asked = True
             return None
-        rows = min(self.most_rows, 1 << (needed - 1).bit_length())
-        array = np.empty((rows, self._width), self._real)
-        call.fill(array.ctypes.data, rows)
-        if made[2] is None:
+        made = self._make(call, min(1 << (needed - 1).bit_length(), FINISHED_BYTES // self._row_bytes))
+        return made if needed <= made[1] else None
+
+    def _make(self, call: Call, wanted: int) -> tuple[int, int, Any]:
+        """Make some more rows, of those wanted."""
+        address, rows, array = self._made
+        if array is None:
+            own = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}  # not a fork's
+            array = np.frombuffer(mmap.mmap(-1, FINISHED_BYTES, **own), np.uint8)  # takes memory only as it is written
+            address = array.ctypes.data
             _with_rows.append(self)
-            while len(_with_rows) > FINISHED_PLANS:
-                _with_rows.popleft()._made = 0, 0, None
-        self._made = made = array.ctypes.data, rows, array
+        more = min(wanted - rows, max(1, FINISHED_STEP_BYTES // self._row_bytes))
+        call.fill(address, rows, more)
+        self._made = made = address, rows + more, array
+        while sum(other.nbytes for other in _with_rows) > FINISHED_TOTAL_BYTES:
+            _with_rows.popleft()._made = 0, 0, None
         return made
 
 
@@ -320,7 +395,7 @@ def cache_bytes() -> int:
 def _tables(plan: SinusoidalPlan) -> tuple[Tables, tuple[Any, ...]]:
     """Addresses of a plan's tables, and the arrays that hold them."""
     cosines, sines = plan.rotations
-    fraction, whole = (np.pad(turns, (0, MARGIN)) for turns in (plan.turns.fraction, plan.turns.whole))
+    fraction, whole = (np.pad(turns, (0, at.MARGIN)) for turns in (plan.turns.fraction, plan.turns.whole))
     arrays = fraction, whole, cosines, sines
     return Tables(*(array.ctypes.data for array in arrays)), arrays
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from .. import checks
+from ..kernels import blocks as at
 
 MOST_THREADS = 16  # the operation is bound by memory, which a few cores saturate; more helpers only take longer to wake
 
@@ -103,9 +104,6 @@ _pool = Pool()
 
 # ---- helpers that wait -------------------------------------------------------------------------------------------------------
 
-SEAT_WORDS, SEAT_COUNT, CONTROL_WORDS = 16, 16, 64  # kernels.add_sinusoidal
-_WAITS, _CALLED, _LEFT, _SEATS, _YIELD = 1, 57, 32, 55, 51
-
 
 class Seats:
     """Where helpers wait for the next call of one kernel, for some microseconds, on the processor and without the GIL.
@@ -115,28 +113,30 @@ class Seats:
     """
 
     def __init__(self) -> None:
-        self._words = np.zeros(SEAT_WORDS * (SEAT_COUNT + 1) + CONTROL_WORDS, np.int64)
-        begin = -self._words.ctypes.data % (8 * SEAT_WORDS) // 8  # on cache lines of their own
-        self.idle: int = self._words[-CONTROL_WORDS:].ctypes.data
-        self._states = self._words[begin : begin + SEAT_WORDS * SEAT_COUNT : SEAT_WORDS].data
-        self.address: int = self._words[begin:].ctypes.data
-        self._words[_SEATS - CONTROL_WORDS], self._words[_YIELD - CONTROL_WORDS] = self.address, yield_function()
+        idle = np.zeros(at.CONTROL_WORDS, np.int64)
+        words = np.zeros(at.SEAT_WORDS * (at.SEAT_COUNT + 1), np.int64)
+        words = words[-words.ctypes.data % (8 * at.SEAT_WORDS) // 8 :]  # on cache lines of their own
+        self._states = words[: at.SEAT_WORDS * at.SEAT_COUNT : at.SEAT_WORDS].data
+        self.address: int = words.ctypes.data
+        self.idle: int = idle.ctypes.data
+        idle[at.SEATS], idle[at.YIELD_FUNCTION] = self.address, yield_function()
+        self._owners = idle, words
         self._kept: dict[int, Any] = {}
 
     def taken(self) -> int:
         """How many helpers wait."""
-        return self._states.tolist().count(_WAITS)
+        return self._states.tolist().count(at.WAITS)
 
     def keep(self, blocks: Any) -> None:
         """Keep the memory of a call until it and all whom it calls have left, whatever becomes of the caller."""
         self._kept[id(blocks)] = blocks
-        if len(self._kept) > SEAT_COUNT:
+        if len(self._kept) > at.SEAT_COUNT:
             for old in list(self._kept.values()):
                 self.let_go(old)
 
     def let_go(self, blocks: Any) -> bool:
         """Keep them no longer, if nobody will look at them again."""
-        if blocks.words[_CALLED] != blocks.words[_LEFT]:
+        if blocks.words[at.CALLED] != blocks.words[at.LEFT]:
             return False
         self._kept.pop(id(blocks), None)
         return True

@@ -29,7 +29,7 @@ from . import arithmetic as a
 from . import blocks as at
 from . import lanes, rows, sharing
 from .rows import ANCHOR_ROWS
-from .sharing import byte, fetch_add, number, word
+from .sharing import byte, claim_chunk, fetch_add, number, word
 
 # Where x is. Each mode is a kernel of its own: the compiler must know that a row in place reads what it writes.
 IN_PLACE, OUT_OF_PLACE, ALONE = 0, 1, 2
@@ -183,14 +183,10 @@ def build(dtype: str, mode: int) -> Any:
                     add_block(call, control, b, t0, t1, h, block_at, scale, following)
 
     @inline
-    def work(call, control):
+    def work(call, control, number_of_room):
         """Work off chunks until there are none."""
-        place = fetch_add(control, at.ROOMS_TAKEN, 1)
-        if place >= word(control, at.ROOMS):
-            return
-        float_mode = sharing.exchange_float_mode(sharing.DEFAULT_FLOAT_MODE)  # before the first float is rounded
         amplitude, scale = real(number(call, at.AMPLITUDE)), real(number(call, at.INPUT_SCALE))
-        room = word(control, at.SCRATCH) + place * word(control, at.ROOM_BYTES)
+        room, rooms = word(control, at.SCRATCH) + number_of_room * word(control, at.ROOM_BYTES), word(control, at.ROOMS)
         batch, batch_per_chunk = word(call, at.BATCH), word(control, at.BATCH_PER_CHUNK)
         heads, rows_per_chunk = word(call, at.HEADS), word(control, at.ROWS_PER_CHUNK)
         batch_chunks = (batch + batch_per_chunk - 1) // batch_per_chunk
@@ -198,10 +194,12 @@ def build(dtype: str, mode: int) -> Any:
         batch_step = batch if word(call, at.POSITIONS_BATCH_STRIDE) == 0 else 1
         head_step = heads if word(call, at.POSITIONS_HEAD_STRIDE) == 0 else 1
         at_once = word(control, at.BLOCK_ROWS) == 0 and word(control, at.KNOWN) == 0
-        while True:
-            chunk = fetch_add(control, at.NEXT_CHUNK, 1)
-            if chunk >= word(control, at.CHUNKS):
-                break
+        turn, share = 0, number_of_room
+        while turn < rooms:
+            chunk = claim_chunk(control, share)
+            if chunk < 0:
+                turn, share = turn + 1, (share + 1) % rooms
+                continue
             t_first, b_first = (chunk // batch_chunks) * rows_per_chunk, (chunk % batch_chunks) * batch_per_chunk
             t_last, b_last = min(word(call, at.ROWS), t_first + rows_per_chunk), min(batch, b_first + batch_per_chunk)
             b = b_first
@@ -216,7 +214,6 @@ def build(dtype: str, mode: int) -> Any:
                     h += head_step
                 b += batch_step
             fetch_add(control, at.FINISHED_CHUNKS, 1)
-        sharing.exchange_float_mode(float_mode)
 
     return sharing.shared(work, f"add_sinusoidal_{element.suffix}_{MODES[mode]}")
 

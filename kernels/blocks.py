@@ -30,14 +30,17 @@ INTERLEAVED, COSINE_FIRST, SECOND_HALF, TAIL_COLUMN, TAIL_IS_COSINE, AMPLITUDE, 
 
 # Counters, on cache lines of their own. Who calls counts in CALLED itself and the helpers that it calls from their seats; each adds
 # one to LEFT when it will not look at the blocks again, so that when both are equal they may be freed or used again.
-NEXT_CHUNK, FINISHED_CHUNKS, LEFT, ROOMS_TAKEN = 0, 16, 32, 33
-CHUNKS, ROWS_PER_CHUNK, BATCH_PER_CHUNK = 48, 49, 50
-YIELD_FUNCTION = 51  # address of the C function that gives up the processor, or 0
-SEATS, HELPERS, CALLED = 52, 53, 54  # address of the seats, or 0; up to how many helpers to call from them
-SCRATCH, ROOM_BYTES, ROOMS = 55, 56, 57  # memory to compute in, one room for each thread; who finds none leaves
+FINISHED_CHUNKS, LEFT = 0, 16
+CHUNKS, ROWS_PER_CHUNK, BATCH_PER_CHUNK = 32, 33, 34
+YIELD_FUNCTION = 35  # address of the C function that gives up the processor, or 0
+SEATS, HELPERS, CALLED = 36, 37, 38  # address of the seats, or 0; up to how many helpers to call from them
+SCRATCH, ROOM_BYTES, ROOMS = 39, 40, 41  # memory to compute in, a room for each thread; who finds none leaves
 # How add_sinusoidal goes about it; kernels/add_sinusoidal.py says what they mean.
-CONTIGUOUS, DENSE, STREAMS, BLOCK_ROWS, AHEAD, KNOWN, FILLS = 58, 59, 60, 61, 62, 63, 64
-CONTROL_WORDS = 80
+CONTIGUOUS, DENSE, STREAMS, BLOCK_ROWS, AHEAD, KNOWN, FILLS = 42, 43, 44, 45, 46, 47, 48
+# With each room comes an equal share of the chunks, on a line of its own: how many of them are claimed, and whether the room is taken.
+SHARES, SHARE_WORDS, MOST_ROOMS = 64, 16, 16
+CLAIMED, IS_TAKEN = 0, 1
+CONTROL_WORDS = SHARES + SHARE_WORDS * MOST_ROOMS
 
 # ---- seats ---------------------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """How threads share a kernel's work, and what that asks of the processor. It is for the CPU alone: a GPU shares out by itself.
 
-Threads claim chunks from a counter in the control block (`blocks.py`). Whoever calls with ``waits`` set returns when all chunks are
-finished; the others come from a queue, or from seats, in which a helper waits a while for its kernel's next call.
+Each thread takes a room and with it a share of the chunks, and when that is done chunks of the others' shares (`blocks.py`). It is the
+same share in every call, so that what of a small array is in a core's cache stays there. The thread that calls, number 0, returns when
+all chunks are finished; helpers, of other numbers, come from a queue, or from seats, in which they wait a while for the next call.
 
 Nothing here or in a kernel allocates memory: Numba would ask Python's allocator for it, without the GIL, and a thread that does so
 while another one ends ``tracemalloc`` crashes the process (seen with Python 3.11; python/cpython issue 128679).
@@ -113,10 +114,10 @@ def atomic_store(builder, address, value):  # type: ignore[no-untyped-def]
     builder.store_atomic(value, builder.inttoptr(address, I64.as_pointer()), "seq_cst", 8)
 
 
-@emitted(types.boolean, WORD, WORD, WORD)
-def exchange_if(builder, address, expected, value):  # type: ignore[no-untyped-def]
-    """Set a word atomically if it is what was expected; return whether it was."""
-    result = builder.cmpxchg(builder.inttoptr(address, I64.as_pointer()), expected, value, "seq_cst", "seq_cst")
+@emitted(types.boolean, WORD, WORD, WORD, WORD)
+def exchange_if(builder, address, place, expected, value):  # type: ignore[no-untyped-def]
+    """Set a word of a block atomically if it is what was expected; return whether it was."""
+    result = builder.cmpxchg(_place(builder, address, place, I64), expected, value, "seq_cst", "seq_cst")
     return builder.extract_value(result, 1)
 
 
@@ -184,7 +185,7 @@ def call_helpers(call, control):
         called = word(control, at.CALLED)
         if called > word(control, at.HELPERS):
             return
-        if atomic_load(seat, 0) == at.WAITS and exchange_if(seat, at.WAITS, at.TAKEN):
+        if atomic_load(seat, 0) == at.WAITS and exchange_if(seat, 0, at.WAITS, at.TAKEN):
             set_word(control, at.CALLED, called + 1)  # before it can leave
             set_word(seat, at.SEAT_CALL, call)
             set_word(seat, at.SEAT_CONTROL, control)
@@ -196,7 +197,7 @@ def call_helpers(call, control):
 def wait_in_seat(seat, yield_function):
     """Wait for a call; return the seat that holds it, or 0 if none came."""
     last = seat + 8 * at.SEAT_WORDS * (at.SEAT_COUNT - 1)
-    while seat != 0 and not exchange_if(seat, at.FREE, at.WAITS):
+    while seat != 0 and not exchange_if(seat, 0, at.FREE, at.WAITS):
         seat = 0 if seat == last else seat + 8 * at.SEAT_WORDS
     if seat == 0:
         return seat
@@ -206,29 +207,56 @@ def wait_in_seat(seat, yield_function):
         if turn & 63 == 63 and yield_function != 0:  # others may need it more
             call_function(yield_function)
         pause()
-    if exchange_if(seat, at.WAITS, at.FREE):
+    if exchange_if(seat, 0, at.WAITS, at.FREE):
         return 0
     while atomic_load(seat, 0) != at.CALLS:  # a caller is writing to it
         pause()
     return seat
 
 
+# ---- rooms and chunks --------------------------------------------------------------------------------------------------------
+
+
+@inline
+def take_room(control, thread):
+    """Return the number of a room, -1 if there is none: the thread's own if it can be had."""
+    rooms = word(control, at.ROOMS)
+    own = thread if thread < rooms else 1 + (thread - 1) % max(1, rooms - 1)  # 0 is the caller's
+    for turn in range(rooms):
+        room = (own + turn) % rooms
+        if exchange_if(control, at.SHARES + at.SHARE_WORDS * room + at.IS_TAKEN, 0, 1):
+            return room
+    return -1
+
+
+@inline
+def claim_chunk(control, share):
+    """Return a chunk of a room's share, or -1 when all are claimed."""
+    chunks, rooms = word(control, at.CHUNKS), word(control, at.ROOMS)
+    chunk = share * chunks // rooms + fetch_add(control, at.SHARES + at.SHARE_WORDS * share + at.CLAIMED, 1)
+    return chunk if chunk < (share + 1) * chunks // rooms else -1
+
+
 # ---- the kernel around the work ----------------------------------------------------------------------------------------------
 
-SIGNATURE = numba.void(WORD, WORD, numba.boolean)
+SIGNATURE = numba.void(WORD, WORD, WORD)
 
 
 def shared(work: Any, name: str) -> Any:
-    """Return the kernel of this name, not compiled yet, around ``work(call, control)``, which works off chunks until there are none."""
+    """Return the kernel of this name, not compiled yet, around ``work(call, control, room)``, which works off chunks of all shares."""
 
-    def kernel(call, control, waits):  # type: ignore[no-untyped-def]
+    def kernel(call, control, thread):  # type: ignore[no-untyped-def]
+        waits = thread == 0
         if waits:
             call_helpers(call, control)
         # A helper from the queue holds the memory itself, and is not counted; its call, which may be 0, may be over.
         counted, seats, yield_function = waits, word(control, at.SEATS), word(control, at.YIELD_FUNCTION)
         while True:
-            if call != 0:
-                work(call, control)
+            room = take_room(control, thread) if call != 0 else -1
+            if room >= 0:
+                float_mode = exchange_float_mode(DEFAULT_FLOAT_MODE)
+                work(call, control, room)
+                exchange_float_mode(float_mode)
             if waits:
                 while atomic_load(control, at.FINISHED_CHUNKS) < word(control, at.CHUNKS):
                     if yield_function != 0:

@@ -249,15 +249,15 @@ def helpers_get_jobs() -> None:
     renew_pool()
     seen, entered = [], threading.Event()
 
-    def kernel(call: int, control: int, waits: bool) -> None:
-        seen.append((call, control, waits, threading.current_thread().name))
-        if waits:
+    def kernel(call: int, control: int, number: int) -> None:
+        seen.append((call, control, number, threading.current_thread().name))
+        if number == 0:
             assert entered.wait(30), "no helper came"
         else:
             entered.set()
 
     pool.run(kernel, (3, 4), 1, None)
-    assert sorted(seen) == [(3, 4, False, "fastpe-0"), (3, 4, True, threading.current_thread().name)]
+    assert sorted(seen) == [(3, 4, 0, threading.current_thread().name), (3, 4, 1, "fastpe-1")]
 
 
 def renew_pool() -> None:
@@ -283,8 +283,8 @@ def stale_jobs_hold_nothing() -> None:
     renew_pool()
     busy, release = threading.Barrier(THREADS), threading.Event()
 
-    def blocked(waits: bool) -> None:
-        if not waits:
+    def blocked(number: int) -> None:
+        if number > 0:
             busy.wait(30)
         release.wait(30)
 
@@ -804,7 +804,7 @@ def interrupted_while_helpers_are_called() -> None:
 
     lock, left, writes = threading.Lock(), list(range(20)), []
 
-    def kernel(waits: bool) -> None:
+    def kernel(number: int) -> None:
         """The protocol of a real kernel, slowly: claim chunks, and as the caller wait until all are finished."""
         while True:
             with lock:
@@ -814,7 +814,7 @@ def interrupted_while_helpers_are_called() -> None:
             taken.set()
             time.sleep(0.02)
             writes.append(chunk)
-        while waits and len(writes) < 20:
+        while number == 0 and len(writes) < 20:
             time.sleep(0.001)
 
     pool._pool._jobs = Interrupting

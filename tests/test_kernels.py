@@ -66,14 +66,15 @@ def test_argument_blocks_agree():
 def test_control_block_has_a_place_for_every_word():
     source = text("blocks.py").split("# ---- the control block")[1].split("# ---- seats")[0]
     names = [name for line in re.findall(r"^([A-Z_, ]+) =", source, re.M) for name in line.split(", ")]
-    places = [getattr(blocks, name) for name in names if name != "CONTROL_WORDS"]
-    assert len(places) > 20
-    assert len(set(places)) == len(places)
-    assert max(places) < blocks.CONTROL_WORDS
-    counters = blocks.NEXT_CHUNK, blocks.FINISHED_CHUNKS, blocks.LEFT
-    assert len({place * 8 // blocks.LINE_BYTES for place in counters}) == 3
-    others = set(places) - {*counters, blocks.ROOMS_TAKEN}
-    assert not {place * 8 // blocks.LINE_BYTES for place in others} & {place * 8 // blocks.LINE_BYTES for place in counters}
+    places = {name: getattr(blocks, name) for name in names if not re.search("SHARE|ROOMS$|CLAIMED|IS_TAKEN|CONTROL", name)}
+    places["ROOMS"] = blocks.ROOMS
+    assert len(places) > 16
+    assert len(set(places.values())) == len(places)
+    assert max(places.values()) < blocks.SHARES
+    lines = {name: place * 8 // blocks.LINE_BYTES for name, place in places.items()}
+    assert [name for name in places if lines[name] in (lines["FINISHED_CHUNKS"], lines["LEFT"])] == ["FINISHED_CHUNKS", "LEFT"]
+    assert blocks.SHARE_WORDS * 8 % blocks.LINE_BYTES == 0
+    assert blocks.SHARES + blocks.MOST_ROOMS * blocks.SHARE_WORDS == blocks.CONTROL_WORDS
 
 
 def test_modes_agree():

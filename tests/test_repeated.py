@@ -165,7 +165,7 @@ def test_finished_rows_have_the_same_bits(dtype, layout, shape):
 
 
 def test_finished_rows_are_bounded(monkeypatch):
-    monkeypatch.setattr(backend, "FINISHED_BYTES", 1 << 20)
+    monkeypatch.setitem(backend.FINISHED_BYTES, "float32", 1 << 20)
     monkeypatch.setattr(backend, "FINISHED_STEP_BYTES", 1 << 18)
     monkeypatch.setattr(backend, "FINISHED_TOTAL_BYTES", 1 << 21)
     monkeypatch.setattr(backend, "_with_rows", type(backend._with_rows)())

@@ -184,7 +184,7 @@ class Call:
         self._control = _way_of_work(arguments, dtype, mode)
         self._room_bytes, self._itemsize = self._control[at.ROOM_BYTES], ITEMSIZE[dtype]
         nbytes = self.batch * self.rows * heads * width * self._itemsize
-        self._helpers = min(self._control[at.CHUNKS] - 1, nbytes // BYTES_PER_HELPER)
+        self._helpers = min(self._control[at.CHUNKS] - 1, nbytes // BYTES_PER_HELPER, at.MOST_ROOMS - 1)
         self._knows = arguments[at.POSITIONS] == 0 and nbytes <= FINISHED_FOR_BYTES
         self._offsets = self.batch if arguments[at.POSITIONS] != 0 and self.rows == 1 else 0
         self._free: list[_Blocks] = []  # of runs at which no helper looks any more
@@ -213,8 +213,10 @@ class Call:
         size, words[at.SCRATCH], _ = scratch = _borrow((1 + helpers) * self._room_bytes)
         words[at.ROOMS] = 1 + helpers
         if self._compute(blocks, helpers, known):
-            words[at.NEXT_CHUNK] = words[at.FINISHED_CHUNKS] = words[at.LEFT] = words[at.ROOMS_TAKEN] = 0
+            words[at.FINISHED_CHUNKS] = words[at.LEFT] = 0
             words[at.CALLED] = 1
+            for share in range(at.SHARES, at.SHARES + at.SHARE_WORDS * (1 + helpers), at.SHARE_WORDS):
+                words[share + at.CLAIMED] = words[share + at.IS_TAKEN] = 0
             self._free.append(blocks)
         if len(_scratch) < KEPT_SCRATCH[0] and size <= KEPT_SCRATCH[1]:
             _scratch.append(scratch)
@@ -223,7 +225,7 @@ class Call:
         """Run the kernel; return whether nobody will look at the blocks again."""
         if helpers <= 0:
             blocks.words[at.SEATS] = 0
-            self._compiled(blocks.call, blocks.control, True)
+            self._compiled(blocks.call, blocks.control, 0)
             return True
         seats = pool.seats(self._compiled)
         blocks.words[at.SEATS], blocks.words[at.HELPERS] = seats.address, helpers
@@ -231,7 +233,7 @@ class Call:
         seats.keep(blocks)
         asleep = helpers - seats.taken()
         if asleep <= 0:
-            self._compiled(blocks.call, blocks.control, True)
+            self._compiled(blocks.call, blocks.control, 0)
             return seats.let_go(blocks)
         pool.run(self._compiled, (blocks.call, blocks.control), asleep, blocks, seats)
         seats.let_go(blocks)
@@ -245,7 +247,7 @@ class Call:
             blocks.words[place] = word
         scratch = _borrow(self._room_bytes)
         blocks.words[at.SCRATCH], blocks.words[at.ROOMS] = scratch[1], 1
-        self._compiled(blocks.call, blocks.control, True)
+        self._compiled(blocks.call, blocks.control, 0)
 
 
 _X, _OUT, _BATCH, _ROWS, _HEADS, _POSITIONS, _START = (
@@ -312,7 +314,10 @@ def _borrow(nbytes: int) -> tuple[int, int, Any]:
 
 # ---- finished rows -----------------------------------------------------------------------------------------------------------
 
-FINISHED_BYTES = 1 << 23  # of a plan's finished rows, at most
+FINISHED_BYTES = {
+    "float32": 1 << 23,
+    "float64": 1 << 24,
+}  # of a plan's finished rows, at most: beyond that making them is as fast
 FINISHED_TOTAL_BYTES = 1 << 24  # of those of all plans
 FINISHED_STEP_BYTES = 1 << 20  # made by one call
 FINISHED_FOR_BYTES = 1 << 24  # of the largest x that they are used for
@@ -327,7 +332,7 @@ class _Finished:
 
     def __init__(self, width: int, real: str) -> None:
         self._width, self._real = width, real
-        self._row_bytes = width * ITEMSIZE[real]
+        self._row_bytes, self._most_bytes = width * ITEMSIZE[real], FINISHED_BYTES[real]
         self._asked = False
         self._made: tuple[int, int, Any] = 0, 0, None
 
@@ -343,12 +348,12 @@ class _Finished:
         if needed <= made[1]:
             return made
         # A decoder's single row far in would have all rows before it made.
-        if needed * self._row_bytes > FINISHED_BYTES or needed > 8 * call.rows:
+        if needed * self._row_bytes > self._most_bytes or needed > 8 * call.rows:
             return None
         if not self._asked:
             self._asked = True
             return None
-        made = self._make(call, min(1 << (needed - 1).bit_length(), FINISHED_BYTES // self._row_bytes))
+        made = self._make(call, min(1 << (needed - 1).bit_length(), self._most_bytes // self._row_bytes))
         return made if needed <= made[1] else None
 
     def _make(self, call: Call, wanted: int) -> tuple[int, int, Any]:
@@ -356,7 +361,7 @@ class _Finished:
         address, rows, array = self._made
         if array is None:
             own = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}  # not a fork's
-            array = np.frombuffer(mmap.mmap(-1, FINISHED_BYTES, **own), np.uint8)  # takes memory only as it is written
+            array = np.frombuffer(mmap.mmap(-1, self._most_bytes, **own), np.uint8)  # takes memory only as it is written
             address = array.ctypes.data
             _with_rows.append(self)
         more = min(wanted - rows, max(1, FINISHED_STEP_BYTES // self._row_bytes))

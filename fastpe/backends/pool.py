@@ -27,7 +27,7 @@ import numpy as np
 from .. import checks
 from ..kernels import blocks as at
 
-MOST_THREADS = 16  # the operation is bound by memory, which a few cores saturate; more helpers only take longer to wake
+MOST_THREADS = at.MOST_ROOMS  # the operation is bound by memory, which a few cores saturate; more only take longer to wake
 
 _chosen: int | None = None
 
@@ -80,8 +80,8 @@ class Pool:
             return
         with self._lock:
             while len(self._threads) < wanted:
-                name = f"fastpe-{len(self._threads)}"
-                thread = threading.Thread(target=_serve, args=(self._jobs,), name=name, daemon=True)
+                number = 1 + len(self._threads)
+                thread = threading.Thread(target=_serve, args=(self._jobs, number), name=f"fastpe-{number}", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:  # no more threads, or the interpreter is shutting down: the caller works alone
@@ -89,13 +89,13 @@ class Pool:
                 self._threads.append(thread)
 
 
-def _serve(jobs: queue.SimpleQueue[Job]) -> None:
+def _serve(jobs: queue.SimpleQueue[Job], number: int) -> None:
     while True:
         job = jobs.get()
         job.taken = True
         work = job.work  # one step: the caller may replace it at any moment
         if work is not None:
-            work[0](*work[1], False)
+            work[0](*work[1], number)
         del job, work
 
 
@@ -165,7 +165,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def run(kernel: Callable[..., None], addresses: tuple[int, ...], helpers: int, alive: Any, seats: Seats | None = None) -> None:
-    """Run ``kernel(*addresses, waits)`` on the caller's thread and on up to ``helpers`` others that sleep.
+    """Run ``kernel(*addresses, number)`` on the caller's thread, number 0, and on up to ``helpers`` others that sleep.
 
     ``alive`` owns the memory at the addresses: a helper that took the job late still reads it, and finds nothing to do.
     """
@@ -174,7 +174,7 @@ def run(kernel: Callable[..., None], addresses: tuple[int, ...], helpers: int, a
         _pool.share(job, helpers)
     finally:  # even when interrupted: the kernel waits for the helpers that have begun
         try:
-            kernel(*addresses, True)
+            kernel(*addresses, 0)
         finally:
             job.work = None if seats is None else (kernel, (0, seats.idle), seats)
     _pool.look_after(job)

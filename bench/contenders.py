@@ -192,14 +192,14 @@ def _cached(work: Work) -> Call:
 def _torch_cached(work: Work) -> Call:
     import torch
 
-    x, table, start, rows = _tensor(work.x), _tensor(work.table), work.case.offset, work.case.shape[1]
+    x, table, start, rows = as_tensor(work.x), as_tensor(work.table), work.case.offset, work.case.shape[1]
     if np.ndim(start):
         starts = torch.from_numpy(start)
         return lambda: x.add_(table[starts].unsqueeze(1))
     return lambda: x.add_(table[start : start + rows])
 
 
-def _tensor(x: np.ndarray) -> Any:
+def as_tensor(x: np.ndarray) -> Any:
     """A tensor over the same memory."""
     import torch
 
@@ -359,11 +359,19 @@ def interleave(timed: dict[str, Timed], seconds: float, most: int) -> dict[str, 
 def settle_threads() -> int:
     """Give torch the number of threads that fastpe uses, and return it."""
     threads = fastpe.get_num_threads()
-    if importlib.util.find_spec("torch"):
-        import torch
-
+    torch = torch_if_installed()
+    if torch is not None:
         torch.set_num_threads(threads)
     return threads
+
+
+def torch_if_installed() -> Any:
+    """The module, or None."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    return torch
 
 
 def host_probes(x: np.ndarray, threads: int) -> dict[str, Call]:
@@ -372,9 +380,8 @@ def host_probes(x: np.ndarray, threads: int) -> dict[str, Call]:
     probes: dict[str, Call] = {"numpy": lambda: np.add(x, 1, out=x), "numba": lambda: add_one(x)}
     if threads > 1:
         probes["numba_threads"] = _split(add_one, x, threads)
-    if importlib.util.find_spec("torch"):
-        import torch
-
+    torch = torch_if_installed()
+    if torch is not None:
         tensor = torch.from_numpy(x)
         probes["torch"] = lambda: tensor.add_(1)
     return probes

@@ -132,7 +132,7 @@ def add_encoding(
             backend.run(operation)
         else:
             call.run(call.source, call.target, call.start)
-            repeated.keep(form, call, x)
+            repeated.keep(form, call, x, out)
     result: Array = x if out is None else out
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import fastpe
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "bench"))
 
+import claims
 import contenders
 import ratios
 import report
@@ -365,3 +367,29 @@ def test_ratios_refuse_to_check_what_they_do_not_measure() -> None:
     done = run("bench/ratios.py", "--quick", "--check")
     assert done.returncode == 2
     assert "--check needs 1x131072x1024-float32" in done.stderr
+
+
+def test_claims_run(tmp_path: Path) -> None:
+    path = tmp_path / "claims.json"
+    done = run("bench/claims.py", "--quick", "--json", str(path), FASTPE_BENCH_SMALL="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the figures mean nothing" in done.stdout
+    found = json.loads(path.read_text())["claims"]
+    assert found.keys() == claims.SECTIONS.keys()
+    for section in found.values():
+        for claim in section:
+            assert math.isfinite(claim["figure"])
+            assert claim["what"] in done.stdout
+    assert {claim["target"] is None for claim in found["profile"]} == {True}
+
+
+def test_a_claim_says_when_it_is_missed() -> None:
+    fast, slow = claims.Claim("speed", 1.2, 1.0, True, "3 us"), claims.Claim("us behind", 6.0, 5.0, False, "")
+    assert (fast.holds, slow.holds) == (True, False)
+    assert "MISSED" in str(slow)
+    assert "MISSED" not in str(fast) + str(claims.Claim("profile", 9.0, None, False, ""))
+
+
+def test_more_cores_make_no_array_slower_in_the_simulation() -> None:
+    for nbytes in (1 << 18, 1 << 20, 1 << 22, 1 << 28):
+        assert claims.simulate(nbytes, 64, asleep=False) <= claims.simulate(nbytes, 1, asleep=False)

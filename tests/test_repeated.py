@@ -102,6 +102,9 @@ def test_out_of_place():
         assert fastpe.add_encoding(x, offset=3, out=out) is out
         cases.assert_same_bits(out, expected)
         cases.assert_same_bits(x, before)
+    x.setflags(write=False)
+    for _ in range(3):
+        cases.assert_same_bits(fastpe.add_encoding(x, offset=3, out=np.empty_like(out)), expected)
     room = np.zeros((3, 5, 12), np.float32)
     for bad in (room[1:], np.broadcast_to(np.float32(0), (2, 5, 12))):  # partly over the x below; not writable
         with pytest.raises(ValueError, match="out must"):

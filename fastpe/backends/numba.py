@@ -292,7 +292,7 @@ def _way_of_work(arguments: tuple[Any, ...], dtype: str, mode: int) -> dict[int,
         at.DENSE: dense,
         at.STREAMS: streams,
         at.BLOCK_ROWS: block_rows,
-        at.AHEAD: -(-at.AHEAD_BYTES // row_bytes) * source_strides[1],
+        at.AHEAD: at.AHEAD_BYTES if source_strides[1] == row_bytes else -(-at.AHEAD_BYTES // row_bytes) * source_strides[1],
     }
 
 

@@ -19,7 +19,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from contenders import DTYPES, Call, Timed, as_tensor, host_probes, interleave, is_small, settle_threads, torch_if_installed
+from contenders import (
+    DTYPES,
+    Call,
+    Timed,
+    as_tensor,
+    host_probes,
+    interleave,
+    is_small,
+    random_values,
+    settle_threads,
+    torch_if_installed,
+)
 from report import describe, machine
 
 import fastpe
@@ -68,10 +79,6 @@ def _milliseconds(medians: dict[str, float]) -> str:
     return ", ".join(f"{name} {seconds * 1e3:.3g}" for name, seconds in medians.items()) + " ms"
 
 
-def _array(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    return np.ones(shape, DTYPES[dtype])
-
-
 # ---- beyond the caches -------------------------------------------------------------------------------------------------------
 
 
@@ -82,10 +89,11 @@ def large(run: Run) -> Iterator[Claim]:
         for batch in (32, 1):
             item = DTYPES[dtype].itemsize
             rows = 512 * MB // run.shrink // 1024 // max(item, 4) // batch
-            x = _array((batch, rows, 1024), dtype)
-            padded = _array((batch, rows, 1536), dtype)
+            x = random_values((batch, rows, 1024), dtype)
+            padded = random_values((batch, rows, 1536), dtype)
             view = padded[..., :1024]
-            probes = host_probes(np.zeros(x.nbytes // 4, np.float32), run.threads)  # x += 1 over the same bytes
+            ones = host_probes(np.zeros(x.nbytes // 4, np.float32), run.threads)
+            probes = {f"{name} +1": call for name, call in ones.items()}  # over the same bytes
             calls: dict[str, Call] = {
                 "interleaved": lambda x=x: fastpe.add_encoding(x),
                 "concatenated": lambda x=x: fastpe.add_encoding(x, concatenated),
@@ -101,7 +109,7 @@ def large(run: Run) -> Iterator[Claim]:
             if "torch" in medians:
                 ratio = medians["torch"] / max(medians["interleaved"], medians["concatenated"])
                 yield Claim(f"{shape}: over torch's cached table", ratio, 1.0, True, "")
-            del x, calls
+            del x, calls, ones
             probes = _strided_probes(view)
             medians = run.medians({"fastpe": lambda view=view: fastpe.add_encoding(view), **probes})
             roofline = min(medians[name] for name in probes)
@@ -126,12 +134,13 @@ def _strided_probes(view: np.ndarray) -> dict[str, Call]:
 def _torch_add(x: np.ndarray, rows: int) -> Call | None:
     if torch_if_installed() is None:
         return None
-    tensor, table = as_tensor(x), as_tensor(_table(rows, x.shape[-1], x.dtype))
+    tensor, table = as_tensor(x), as_tensor(_small(rows, x.shape[-1], x.dtype))
     return lambda: tensor.add_(table[:rows])
 
 
-def _table(rows: int, width: int, dtype: Any) -> np.ndarray:
-    return np.ones((rows, width), dtype)
+def _small(rows: int, width: int, dtype: Any) -> np.ndarray:
+    """A table of values so small that thousands of additions leave x finite."""
+    return random_values((rows, width), np.dtype(dtype).name) * np.dtype(dtype).type(1e-4)
 
 
 # ---- in the caches -----------------------------------------------------------------------------------------------------------
@@ -143,10 +152,10 @@ def cached(run: Run) -> Iterator[Claim]:
     shapes += [(1, 1024, 1024), (1, 2048, 1024), (8, 1024, 512), (1, 4096, 1024), (16, 256, 1024)]
     for dtype in ("float32", "float64", "float16", "bfloat16"):
         for batch, rows, width in shapes:
-            x = _array((batch, rows, width), dtype)
+            x = random_values((batch, rows, width), dtype)
             if x.nbytes > 17_000_000 or x.nbytes * run.shrink < 100_000:
                 continue
-            table = _table(rows, width, x.dtype)
+            table = _small(rows, width, x.dtype)
             calls: dict[str, Call] = {"fastpe": lambda x=x: fastpe.add_encoding(x), "torch": _torch_add(x, rows)}
             if dtype in ("float32", "float64"):
                 calls["numpy"] = lambda x=x, table=table, rows=rows: np.add(x, table[:rows], out=x)
@@ -167,7 +176,7 @@ def row(run: Run) -> Iterator[Claim]:
     torch = torch_if_installed()
     starts = 4095 - 61 * np.arange(32)
     for batch, offset in ((1, 4095), (32, starts)):
-        x = _array((batch, 1, 1024), "float32")
+        x = random_values((batch, 1, 1024), "float32")
         calls: dict[str, Call] = {"fastpe": lambda x=x, offset=offset: fastpe.add_encoding(x, offset=offset)}
         if batch == 1:
             calls["numpy"] = lambda x=x: np.add(x, table[4095], out=x)
@@ -189,7 +198,7 @@ def row(run: Run) -> Iterator[Claim]:
 
 def profile(run: Run) -> Iterator[Claim]:
     """Where the microseconds of one row go: what a repeated call does, step by step."""
-    x = _array((1, 1, 1024), "float32")
+    x = random_values((1, 1, 1024), "float32")
     form = repeated.form_of(x, None, 4095, -2, 1.0, None)
     assert form is not None
     fastpe.add_encoding(x, offset=4095)
@@ -221,7 +230,7 @@ def positions(run: Run) -> Iterator[Claim]:
     """``positions=`` against an offset."""
     for batch in (1, 32):
         rows = 512 * MB // run.shrink // 4096 // batch
-        x = _array((batch, rows, 1024), "float32")
+        x = random_values((batch, rows, 1024), "float32")
         consecutive = np.arange(rows)
         scattered = np.random.default_rng(0).integers(0, 1 << 20, (batch, rows))
         medians = run.medians(
@@ -246,8 +255,8 @@ def out(run: Run) -> Iterator[Claim]:
         for batch, rows in ((32, 4096), (1, 131072), (1, 65536), (8, 256), (1, 128)):
             if rows > 1024:
                 rows //= run.shrink
-            x = _array((batch, rows, 1024), "float32")
-            target, table = np.empty_like(x), _table(rows, 1024, x.dtype)
+            x = random_values((batch, rows, 1024), "float32")
+            target, table = np.empty_like(x), _small(rows, 1024, x.dtype)
             calls = {
                 "fastpe": lambda x=x, target=target: fastpe.add_encoding(x, out=target),
                 "numpy": lambda x=x, target=target, table=table: np.add(x, table, out=target),
@@ -269,7 +278,7 @@ def size(run: Run) -> Iterator[Claim]:
     """Time per byte from 64 MB to 4 GB, and memory beside x."""
     import resource
 
-    block = _array((1, 4096 * MB // run.shrink // 4096, 1024), "float32")
+    block = random_values((1, 4096 * MB // run.shrink // 4096, 1024), "float32")
     fastpe.add_encoding(block[:, :4096])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     calls: dict[str, Call] = {}
@@ -316,7 +325,7 @@ def threads(run: Run) -> Iterator[Claim]:
     """One thread and all, small and large."""
     most = run.threads
     for shape in ((1, 64, 768), (1, 1024, 1024), (8, 1024, 512), (1, 131072 // run.shrink, 1024)):
-        x = _array(shape, "float32")
+        x = random_values(shape, "float32")
 
         def with_threads(count: int, x: np.ndarray = x) -> Call:
             def call() -> None:

@@ -99,8 +99,7 @@ class Work:
 
     def __init__(self, case: Case, library: ModuleType = np) -> None:
         self.case, self.library = case, library
-        block = np.random.default_rng(0).standard_normal(min(np.prod(case.shape), 1 << 20), np.float32)
-        self.original = np.resize(block.astype(DTYPES[case.dtype]), case.shape)
+        self.original = random_values(case.shape, case.dtype)
         self.x = library.array(self.original)
         self._source = library.asarray(self.original)
         self._calls = 0
@@ -137,6 +136,12 @@ class Work:
         """An array of this case on the host, in x's shape."""
         array = getattr(self, name)
         return np.broadcast_to(array if isinstance(array, np.ndarray) else array.get(), self.case.shape)
+
+
+def random_values(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Values of which no two pages are alike: the host of a virtual machine may keep pages of one content once, in its caches."""
+    block = np.random.default_rng(0).standard_normal(min(np.prod(shape), 1_000_003), np.float32)
+    return np.resize(block.astype(DTYPES[dtype]), shape)
 
 
 def _bytes(x: Any) -> Any:
@@ -337,8 +342,10 @@ class Timed:
         return self._clock(self._call, self.calls)
 
     def rounds_in(self, seconds: float, most: int) -> int:
-        """How many rounds fit into a time, within limits."""
-        return max(min(FEWEST_ROUNDS, most), min(most, int(seconds / self._round_seconds)))
+        """How many rounds, with what precedes them, fit into a time, within limits."""
+        quiet = QUIET_SECONDS if self._warming and not is_small() else 0.0
+        whole = quiet + self._round_seconds * (1 + self._warming / self.calls)
+        return max(min(FEWEST_ROUNDS, most), min(most, int(seconds / whole)))
 
 
 def interleave(timed: dict[str, Timed], seconds: float, most: int) -> dict[str, float]:

@@ -156,7 +156,7 @@ def test_a_slow_contender_has_its_few_rounds_spread_over_the_run() -> None:
 
     both = {"fast": timed("fast", 0.01), "slow": timed("slow", 1.0)}
     order.clear()
-    assert contenders.interleave(both, 0.09, 9) == {"fast": 0.01, "slow": 1.0}
+    assert contenders.interleave(both, 0.3, 9) == {"fast": 0.01, "slow": 1.0}
     assert order == [*["fast"] * 6, "slow"] * 3  # a call not counted before each of the fast ones
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from .rotary import Rotary, RotaryPlan
 from .sinusoidal import Sinusoidal, SinusoidalPlan
 
-__all__ = ["NAMES", "Sinusoidal", "SinusoidalPlan"]
+__all__ = ["NAMES", "Rotary", "RotaryPlan", "Sinusoidal", "SinusoidalPlan"]
 
 # What the `encoding` argument accepts by name.
 NAMES: dict[str, type[Sinusoidal]] = {"sinusoidal": Sinusoidal}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import cases
 import numpy as np
 import pytest
@@ -189,6 +192,28 @@ def test_finished_rows_are_bounded(monkeypatch):
     for _ in range(3):
         fastpe.add_encoding(wide)
     assert not backend._finished(Sinusoidal().plan(100_000), "float32").nbytes
+
+
+def test_threads_may_make_rows_of_many_plans_at_once(monkeypatch):
+    """The list of those that have rows is read while other threads lengthen it."""
+    monkeypatch.setattr(backend, "FINISHED_TOTAL_BYTES", 1 << 16)
+    monkeypatch.setattr(backend, "_with_rows", type(backend._with_rows)())
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def calls(first):
+        for width in range(first, first + 400, 8):
+            x = np.zeros((8, width), np.float32)
+            for _ in range(3):
+                fastpe.add_encoding(x)
+
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for done in [pool.submit(calls, 8 + number) for number in range(8)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert sum(finished.nbytes for finished in backend._with_rows) <= 1 << 16
 
 
 def test_a_decoder_makes_no_rows_that_it_will_not_add():

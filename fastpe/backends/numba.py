@@ -363,12 +363,14 @@ class _Finished:
             own = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}  # not a fork's
             array = np.frombuffer(mmap.mmap(-1, self._most_bytes, **own), np.uint8)  # takes memory only as it is written
             address = array.ctypes.data
-            _with_rows.append(self)
         more = min(wanted - rows, max(1, FINISHED_STEP_BYTES // self._row_bytes))
         call.fill(address, rows, more)
         self._made = made = address, rows + more, array
-        while sum(other.nbytes for other in _with_rows) > FINISHED_TOTAL_BYTES:
-            _with_rows.popleft()._made = 0, 0, None
+        if self not in _with_rows.copy():  # copies: other threads lengthen and shorten it
+            _with_rows.append(self)
+        with contextlib.suppress(IndexError):  # another thread has given up the last ones
+            while sum(other.nbytes for other in _with_rows.copy()) > FINISHED_TOTAL_BYTES:
+                _with_rows.popleft()._made = 0, 0, None
         return made
 
 

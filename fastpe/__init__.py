@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os as _os
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 _here = _os.path.dirname(_os.path.abspath(__file__))
 if not _os.path.isdir(_os.path.join(_here, "kernels")) and _os.path.exists(
@@ -11,10 +12,10 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")) and _os.path.exists(
     # Imported from a checkout: the kernels stand beside this folder.
     __path__.append(_os.path.dirname(_here))
 
-from . import scaling  # noqa: E402
 from .api import add_encoding, array_module, encode, warmup  # noqa: E402
 from .backends.pool import get_num_threads, set_num_threads  # noqa: E402
 from .encodings import Rotary, Sinusoidal  # noqa: E402
+from .rotations import apply_rotary, convert_layout, rerotate  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -22,10 +23,25 @@ __all__ = [
     "Rotary",
     "Sinusoidal",
     "add_encoding",
+    "apply_rotary",
     "array_module",
+    "convert_layout",
     "encode",
     "get_num_threads",
+    "rerotate",
     "scaling",
     "set_num_threads",
     "warmup",
 ]
+
+if _TYPE_CHECKING:
+    from . import scaling
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import ``fastpe.scaling`` when it is first asked for: it would be a quarter of what importing fastpe takes."""
+        if name != "scaling":
+            raise AttributeError(f"module 'fastpe' has no attribute {name!r}")
+        import importlib
+
+        return importlib.import_module("fastpe.scaling")

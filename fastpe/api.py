@@ -1,4 +1,4 @@
-"""The public verbs: check, plan, run; nothing else."""
+"""The public verbs that add: check, plan, run; nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from . import checks, dispatch, repeated
 from . import positions as rows_of
-from .arrays import ITEMSIZE, Memory
+from .arguments import output, overlap, place_name
+from .arrays import ITEMSIZE
 from .checks import describe, message
 from .encodings import NAMES, Sinusoidal
 from .operations import AddSinusoidal
@@ -58,7 +59,7 @@ def add_encoding(
     input_scale
         Factor on x, such as ``math.sqrt(D)``. One multiply, then one add, each rounded.
     seq_len
-        Length for an encoding that depends on it; ``Sinusoidal`` does not.
+        Length for a scaling rule that depends on it. None: the largest position + 1.
     out : array like x
         Write here and leave x alone. May be x; may not partly overlap it.
     validate
@@ -111,11 +112,11 @@ def add_encoding(
     scale = checks.number(function, "input_scale", input_scale)
     checks.sequence_length(function, seq_len)
     checks.boolean(function, "validate", validate)
-    target = source if out is None or out is x else _output(function, out, library, source.device, source.shape, source.dtype)
+    target = source if out is None or out is x else output(function, out, library, source.device, source.shape, source.dtype)
     checks.writable(
         function, "x" if target is source else "out", target.shape, target.strides, ITEMSIZE[target.dtype], target.writeable
     )
-    if target is not source and _overlap(source, target):
+    if target is not source and overlap(source, target):
         raise ValueError(
             message(
                 function, "out must be x or lie apart from it", "an out that partly overlaps x", "Pass out=x, or a new array."
@@ -125,13 +126,17 @@ def add_encoding(
     checks.fits(function, "the encoding's amplitude", chosen.amplitude, target.dtype)
     rows = rows_of.resolve(rows_of.Target(function, library, source, axis, validate), offset, positions, cu_seqlens, mask)
     if 0 not in target.shape:
-        operation = AddSinusoidal(source, target, rows, axis, chosen.plan(target.shape[-1]), scale)
+        if chosen.needs_length:
+            form = None  # another length, another plan
+            if seq_len is None:
+                seq_len = rows_of.length_of(function, rows.start, target.shape[axis], rows.alive[0] if rows.table else None)
+        operation = AddSinusoidal(source, target, rows, axis, chosen.plan(target.shape[-1], seq_len), scale)
         backend = dispatch.backend(target)
         call = None if form is None else backend.prepare(operation)
         if form is None or call is None:
             backend.run(operation)
         else:
-            call.run(call.source, call.target, call.start)
+            call.again()
             repeated.keep(form, call, x, out)
     result: Array = x if out is None else out
     return result
@@ -165,7 +170,7 @@ def encode(
     like : array
         Make the result in this array's library and on its device; positions on the host are copied there.
     seq_len
-        Length for an encoding that depends on it; ``Sinusoidal`` does not.
+        Length for a scaling rule that depends on it. None: the largest position + 1.
     out : array of shape positions.shape + (dim,)
         Write here, whatever its strides.
     validate
@@ -206,17 +211,19 @@ def encode(
         out = library.empty(shape, name or "float32", found.device)
         target = library.memory(out)
     else:
-        target = _output(function, out, library, found.device, shape, name)
+        target = output(function, out, library, found.device, shape, name)
         checks.writable(function, "out", shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
-        if _overlap(found, target):
+        if overlap(found, target):
             raise ValueError(message(function, "out must lie apart from positions", "an out that overlaps positions"))
     checks.fits(function, "the encoding's amplitude", chosen.amplitude, target.dtype)
     rows = rows_of.of_positions(function, library, found, validate)
     if 0 not in shape:
         scalar = len(shape) == 1
+        if chosen.needs_length and seq_len is None:
+            seq_len = rows_of.length_of(function, 0, 1, rows.alive[0])
         if scalar:  # a single row
             target = target._replace(shape=(1, *shape), strides=(0, *target.strides))
-        operation = AddSinusoidal(None, target, rows, 0 if scalar else len(shape) - 2, chosen.plan(width), 1.0)
+        operation = AddSinusoidal(None, target, rows, 0 if scalar else len(shape) - 2, chosen.plan(width, seq_len), 1.0)
         dispatch.backend(target).run(operation)
     return out
 
@@ -243,7 +250,8 @@ def array_module() -> ModuleType:
 def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
     """Compile the kernels now, not in the first call.
 
-    On the host that takes about three seconds, or 0.2 from the disk cache; while a CUDA graph is captured it is not allowed.
+    On the host that takes about four seconds for an element type, or 0.3 from the disk cache; while a CUDA graph is captured it is
+    not allowed.
 
     Parameters
     ----------
@@ -282,28 +290,6 @@ def _encoding(function: str, encoding: Any) -> Sinusoidal:
     return NAMES[encoding]()
 
 
-def _output(
-    function: str, out: Any, library: ModuleType, device: int | None, shape: tuple[int, ...], dtype: str | None
-) -> Memory:
-    """The memory of ``out``: of the same library, device, shape and dtype."""
-    found_library, found = dispatch.memory(function, "out", out)
-    if found_library is not library or found.device != device:
-        got = f"{found_library.NAME} on {_place_name(found.device)}"
-        wanted = f"{library.NAME} on {_place_name(device)}"
-        raise TypeError(
-            message(
-                function, f"out must be a {wanted} array like the input", got, "Nothing is copied between devices silently."
-            )
-        )
-    checks.floating(function, "out", found.dtype, out)
-    checks.same_shape(function, "out", found.shape, shape, found.dtype, found.dtype if dtype is None else dtype)
-    return found
-
-
-def _place_name(device: int | None) -> str:
-    return "the host" if device is None else f"device {device}"
-
-
 def _place(function: str, positions: Any, example: Any, name: str) -> Any:
     """Positions as an array in the library and on the device of ``example`` (if there is one)."""
     if dispatch.library_of(positions) is None:
@@ -315,31 +301,6 @@ def _place(function: str, positions: Any, example: Any, name: str) -> Any:
     if positions_library is library and memory.device == found.device:
         return positions
     if memory.device is not None:
-        got = f"positions on {_place_name(memory.device)} and {name} on {_place_name(found.device)}"
+        got = f"positions on {place_name(memory.device)} and {name} on {place_name(found.device)}"
         raise TypeError(message(function, f"positions on a GPU must be on the device of {name}", got, "Copy them first."))
     return library.from_host(positions, found.device)
-
-
-def _overlap(a: Memory, b: Memory) -> bool:
-    """Whether two arrays share an element without being the same view."""
-    if a.device != b.device or 0 in a.shape or 0 in b.shape:
-        return False
-    if a.same_elements(b):
-        return False
-    return bool(np.shares_memory(_shadow(a), _shadow(b)))
-
-
-class _Shadow:
-    def __init__(self, memory: Memory) -> None:
-        self.__array_interface__ = {
-            "version": 3,
-            "data": (memory.address, True),
-            "shape": memory.shape,
-            "strides": memory.strides,
-            "typestr": f"|V{np.dtype(memory.array.dtype).itemsize}",
-        }
-
-
-def _shadow(memory: Memory) -> Any:
-    """A NumPy array over the same addresses, never read: NumPy knows exactly whether two views overlap."""
-    return np.asarray(_Shadow(memory))

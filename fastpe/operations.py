@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .arrays import Memory
-from .encodings import SinusoidalPlan
+from .encodings import RotaryPlan, SinusoidalPlan, TablePlan
 from .positions import Rows
 
 
@@ -21,6 +21,24 @@ class Tables(NamedTuple):
     whole_turns: int
     cosines: int
     sines: int
+
+
+class RotaryTables(NamedTuple):
+    """Addresses of a rotary plan's tables in the memory of the device that will read them; ``axes`` and ``growths`` 0 for none."""
+
+    frequencies: int
+    whole_turns: int
+    axes: int
+    growths: int
+
+
+class CallerTable(NamedTuple):
+    """Addresses of a caller's cosines and sines in the memory of the device that will read them."""
+
+    cosines: int
+    sines: int
+    rows: int
+    row_stride: int
 
 
 class Axis(NamedTuple):
@@ -108,3 +126,114 @@ class AddSinusoidal(NamedTuple):
 
 _NO_AXIS = Axis(1, 0, 0, 0, 0)
 _ADDRESSES = (0, 1, 14, 19)  # of x, out, positions and mask in the argument block
+
+
+# ---- rotations ---------------------------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    """An array to be rotated and where to: q or k."""
+
+    x: Memory
+    out: Memory
+
+
+class RotaryRows(NamedTuple):
+    """Where the rows of q and k stand: as ``positions.Rows``, with one stride for the batch, the rows and the axes of positions."""
+
+    start: int
+    table: int
+    strides: tuple[int, int, int]
+    mask: int
+    mask_strides: tuple[int, int]
+    alive: tuple[object, ...]
+
+    @property
+    def vary(self) -> bool:
+        """Whether sequences differ."""
+        return self.strides[0] != 0 or self.mask_strides[0] != 0
+
+
+class Rotate(NamedTuple):
+    """q and k (either may be missing), their pairs of channels turned by the angles of their rows' positions, times a factor.
+
+    ``grows``: whether xPos's factors, which are 1 at ``centre``, grow with the position.
+    """
+
+    q: Pair | None
+    k: Pair | None
+    rows: RotaryRows
+    seq_axis: int
+    plan: RotaryPlan | TablePlan
+    inverse: bool
+    factor: float
+    grows: bool = False
+    centre: int = 0
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """q and k, as far as they are there."""
+        return [pair for pair in (self.q, self.k) if pair is not None]
+
+    def arguments(self, tables: RotaryTables | CallerTable) -> Iterator[tuple[int | float, ...]]:
+        """Yield the argument block of every kernel call, in the order of ``kernels.blocks.ROTATE`` or ``ROTATE_TABLE``."""
+        rows, plan = self.rows, self.plan
+        found = [_Heads.of(pair, self.seq_axis, rows.vary) if pair is not None else None for pair in (self.q, self.k)]
+        present = [heads for heads in found if heads is not None]
+        if len(present) == 2 and (present[0].extra or present[1].extra or present[0].batch != present[1].batch):
+            for alone in (self._replace(k=None), self._replace(q=None)):
+                yield from alone.arguments(tables)
+            return
+        for moved in itertools.product(*(range(size) for size, _, _ in present[0].extra)):
+            yield (
+                present[0].batch,
+                self.pairs[0].out.shape[self.seq_axis],
+                rows.table,
+                *rows.strides,
+                rows.start,
+                rows.mask,
+                *rows.mask_strides,
+                plan.rotary_dim // 2,
+                plan.head_dim,
+                plan.first_channel,
+                plan.interleaved,
+                self.inverse,
+                *(word for heads in found for word in (heads.words(moved) if heads is not None else (0,) * 11)),
+                *tables,
+                *((self.grows, self.centre << 32, self.factor) if isinstance(tables, RotaryTables) else ()),
+            )
+
+
+class _Heads(NamedTuple):
+    """q or k as (B, T, H, D), and the axes that are neither and cannot be merged: (size, stride of x, stride of out)."""
+
+    pair: Pair
+    batch: int
+    heads: int
+    strides: tuple[int, ...]
+    out_strides: tuple[int, ...]
+    extra: list[tuple[int, int, int]]
+
+    @classmethod
+    def of(cls, pair: Pair, seq_axis: int, vary: bool) -> _Heads:
+        axes: list[tuple[int, int, int]] = []
+        last = len(pair.out.shape) - 1
+        for axis, step in enumerate(zip(pair.out.shape, pair.x.strides, pair.out.strides, strict=True)):
+            if axis in (seq_axis, last):
+                continue
+            mergeable = axes and (len(axes) > 1 or not vary) and all(axes[-1][i] == step[i] * step[0] for i in (1, 2))
+            axes[-1:] = [(axes[-1][0] * step[0], *step[1:])] if mergeable else [*axes[-1:], step]
+        batch, heads = (1, 0, 0), (1, 0, 0)
+        if axes and (vary or len(axes) > 1):
+            batch = axes.pop(0)
+        if axes:
+            heads = axes.pop()
+        x, out = (
+            (batch[i], memory.strides[seq_axis], heads[i], memory.strides[last]) for i, memory in ((1, pair.x), (2, pair.out))
+        )
+        return cls(pair, batch[0], heads[0], x, out, axes)
+
+    def words(self, moved: tuple[int, ...]) -> tuple[int, ...]:
+        skipped = [sum(step * axis[i] for step, axis in zip(moved, self.extra, strict=True)) for i in (1, 2)]
+        addresses = self.pair.x.address + skipped[0], self.pair.out.address + skipped[1]
+        return (*addresses, self.heads, *self.strides, *self.out_strides)

@@ -85,6 +85,61 @@ def resolve(target: Target, offset: Any, positions: Any, cu_seqlens: Any, mask: 
     return Rows(0, table.address, strides, mask_address, mask_strides, (table, kept))
 
 
+def resolve_axes(target: Target, positions: Any, axes: int, mask: Any) -> tuple[Rows, int]:
+    """Positions with ``axes`` axes, (A, T) or (A, B, T); returns the stride from axis to axis too."""
+    function = target.function
+    found = _argument(target, "positions", positions, "iuf")
+    accepted = [(axes, *shape) for shape in _row_shapes(target)]
+    if found.shape not in accepted:
+        shapes = " or ".join(str(shape) for shape in accepted)
+        rule = f"positions must have shape {shapes}, the axes of the encoding's sections first"
+        raise ValueError(message(function, rule, f"shape {found.shape}"))
+    kept = None if mask is None else _mask(target, mask)
+    table = _located(function, target.library, found, target.validate)
+    none = (0,) * (len(target.memory.shape) - 1)
+    mask_strides = none if kept is None else _spread(target, kept.shape, kept.strides)
+    rows = Rows(
+        0,
+        table.address,
+        _spread(target, found.shape[1:], table.strides[1:]),
+        0 if kept is None else kept.address,
+        mask_strides,
+        (table, kept),
+    )
+    return rows, table.strides[0]
+
+
+def resolve_moves(target: Target, delta: Any, mask: Any) -> Rows:
+    """Rows that stand at how far they move: one number, (B,) or (B, T) of them; the mask only protects."""
+    function = target.function
+    if dispatch.library_of(delta) is None:
+        delta = target.library.from_host(host_numbers(function, "delta", delta), target.memory.device)
+    found = _argument(target, "delta", delta, "iuf")
+    batch = target.batch_axis
+    accepted = [(), *([(target.batch,), (target.batch, target.rows)] if batch is not None else [])]
+    if found.shape not in accepted:
+        shapes = " or ".join(str(shape) for shape in accepted[1:])
+        rule = "delta must be one number" + (f" or have shape {shapes}" if shapes else "")
+        raise ValueError(message(function, rule, f"shape {found.shape}"))
+    kept = None if mask is None else _mask(target, mask)
+    table = _located(function, target.library, found, target.validate)
+    strides = [0] * (len(target.memory.shape) - 1)
+    for axis, stride, size in zip((batch, target.seq_axis), table.strides, table.shape, strict=False):
+        strides[axis if axis is not None else 0] = stride if size > 1 else 0
+    mask_strides = (0,) * len(strides) if kept is None else _spread(target, kept.shape, kept.strides)
+    return Rows(0, table.address, tuple(strides), 0 if kept is None else kept.address, mask_strides, (table, kept))
+
+
+def length_of(function: str, start: int, count: int, table: Any) -> int:
+    """The largest position + 1, of rows that count from ``start`` (in units of 2^-32) if there is no table."""
+    if table is None:
+        return max(1, (start >> 32) + count)
+    if table.device is not None:
+        rule = "seq_len must be given where the scaling rule depends on the length and positions lie on a GPU"
+        raise ValueError(message(function, rule, "None"))
+    return max(1, int(table.array.max(initial=0) >> 32) + 1)
+
+
 def of_positions(function: str, library: ModuleType, found: Memory, validate: bool) -> Rows:
     """The rows of ``encode``: one for every position, any shape."""
     table = _located(function, library, found, validate)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .checks import POSITION_LIMIT
+from .encodings import RotaryTable
 
 MOST_FORMS = 256
 
@@ -98,3 +99,77 @@ def keep(form: Form, call: Call, x: Any, out: Any) -> None:
         _calls.clear()
     arrays = (x,) if form[6] is None else (x, out)
     _calls[form] = call, all(array.flags.c_contiguous and array.dtype.kind == "f" for array in arrays)
+
+
+# ---- rotations ---------------------------------------------------------------------------------------------------------------
+
+
+class RotaryCall(Protocol):
+    """What a backend keeps of a rotation in place."""
+
+    rows: int
+    addresses: list[int]
+
+    def run(self, addresses: list[int], start: int, offsets: Any = None) -> None: ...
+
+
+_rotations: dict[Form, tuple[RotaryCall, list[bool], int]] = {}  # whether each has a buffer as a whole; k's distance from q
+
+
+def rotary_form_of(q: Any, k: Any, encoding: Any, offset: Any, seq_axis: Any, inverse: Any) -> Form | None:
+    """The form of ``apply_rotary`` with these arguments and no others; None if there is none."""
+    if type(seq_axis) is not int or type(inverse) is not bool:
+        return None
+    first = k if q is None else q
+    if type(first) is not np.ndarray or (k is not None and type(k) is not np.ndarray):
+        return None
+    if type(offset) is int:
+        offsets = None
+    elif type(offset) is np.ndarray and first.ndim > 2 and -first.ndim <= seq_axis < first.ndim and first.shape[seq_axis] == 1:
+        offsets = offset.dtype, offset.shape
+    else:
+        return None
+    if q is None or k is None:
+        return first.dtype, first.shape, first.strides, q is None, encoding, seq_axis, inverse, offsets
+    return q.dtype, q.shape, q.strides, k.dtype, k.shape, k.strides, encoding, seq_axis, inverse, offsets
+
+
+def run_rotary(form: Form, q: Any, k: Any, offset: Any) -> bool:
+    """Run a rotation of a known form; False if it is not known, or if it must be checked anew to say what is wrong."""
+    try:
+        call, are_buffers, apart = _rotations[form]
+    except (KeyError, TypeError):
+        return False
+    arrays = [array for array in (q, k) if array is not None]
+    for array in arrays:
+        if not array.flags.writeable:
+            return False
+    addresses = [_address(array, is_buffer) for array, is_buffer in zip(arrays, are_buffers)]  # noqa: B905 (0.1 us)
+    # Interleaved with one another as they were when it was checked, or apart.
+    if len(arrays) == 2 and addresses[1] - addresses[0] != apart and np.may_share_memory(q, k):
+        return False
+    if form[-1] is None:
+        if not -POSITION_LIMIT <= offset <= POSITION_LIMIT - call.rows:
+            return False
+        call.run(addresses, offset << 32)
+    else:
+        values = offset.tolist()
+        if min(values) < -POSITION_LIMIT or max(values) >= POSITION_LIMIT:
+            return False
+        call.run(addresses, 0, offset)
+    return True
+
+
+def keep_rotary(form: Form, call: RotaryCall, encoding: Any, q: Any, k: Any) -> None:
+    """Keep a rotation that passed its checks. Those of a table are checked each time: not every position is in it."""
+    arrays = [array for array in (q, k) if array is not None]
+    if (
+        (form[-1] is not None and form[-1][0] != np.int64)
+        or len(call.addresses) != len(arrays)
+        or isinstance(encoding, RotaryTable)
+    ):
+        return
+    if len(_rotations) >= MOST_FORMS:
+        _rotations.clear()
+    are_buffers = [array.flags.c_contiguous and array.dtype.kind == "f" for array in arrays]
+    _rotations[form] = call, are_buffers, call.addresses[-1] - call.addresses[0]

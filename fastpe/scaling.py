@@ -2,7 +2,7 @@
 
 A rule is a frozen value of plain numbers. It takes the plain frequencies ``w_i = base^(-2i/d)``, i = 0 ... d/2 - 1, to others, and
 says by how much cosines and sines are multiplied (the attention factor). All of it is done with 60 decimal digits, so that a
-frequency is rounded once, whatever the rule.
+frequency is rounded once, whatever the rule. ``Rotary`` takes both; ``Sinusoidal`` the frequencies alone, as it has no attention to scale.
 
 Rules that depend on the length of the sequence are stateless: the length is an argument, ``seq_len``.
 
@@ -38,25 +38,26 @@ _TWO_PI = Decimal(TWO_PI)
 
 
 class Plain(NamedTuple):
-    """What a rule is given: base and width d of ``base^(-2i/d)``, and the length of the sequence, if it is known."""
+    """What a rule is given: base and width d of ``base^(-2i/d)``, how many there are, and the length of the sequence, if it is known."""
 
     base: float
-    dim: int
+    dim: float
+    number: int
     seq_len: int | None
 
     def frequencies(self, base: Decimal | None = None) -> list[Decimal]:
         """The plain frequencies, or those of another base."""
-        ratio = (-Decimal(2) / self.dim * (Decimal(self.base) if base is None else base).ln()).exp()
+        ratio = (-Decimal(2) / Decimal(self.dim) * (Decimal(self.base) if base is None else base).ln()).exp()
         found = [Decimal(1)]
-        while len(found) < (self.dim + 1) // 2:
+        while len(found) < self.number:
             found.append(found[-1] * ratio)
-        return found
+        return found[: self.number]
 
     def stretched(self, factor: Decimal) -> list[Decimal]:
         """Those of ``base * factor^(d/(d-2))``: the first one as it is, the last one divided by ``factor``."""
-        if self.dim <= 2:
+        if self.number <= 1:
             return self.frequencies()
-        return self.frequencies(Decimal(self.base) * factor ** (Decimal(self.dim) / (self.dim - 2)))
+        return self.frequencies(Decimal(self.base) * factor ** (Decimal(self.dim) / (2 * self.number - 2)))
 
     def ramp(self, original: int, fast: float, slow: float, truncate: bool) -> list[Decimal]:
         """0 for frequencies that turn more than ``fast`` times in the original context, 1 for less than ``slow``, linear in between.
@@ -64,14 +65,15 @@ class Plain(NamedTuple):
         Linear in the index, whose value at r turns is ``d ln(original / (2 pi r)) / (2 ln base)``; ``truncate`` widens to integers.
         """
         low, high = (
-            self.dim * (original / (Decimal(turns) * _TWO_PI)).ln() / (2 * Decimal(self.base).ln()) for turns in (fast, slow)
+            Decimal(self.dim) * (original / (Decimal(turns) * _TWO_PI)).ln() / (2 * Decimal(self.base).ln())
+            for turns in (fast, slow)
         )
         if truncate:
             low, high = low.to_integral_value("ROUND_FLOOR"), high.to_integral_value("ROUND_CEILING")
-        low, high = max(low, Decimal(0)), min(high, Decimal(self.dim - 1))
+        low, high = max(low, Decimal(0)), min(high, Decimal(self.dim) - 1)
         if low == high:
             high += Decimal("0.001")
-        return [_cut((i - low) / (high - low)) for i in range((self.dim + 1) // 2)]
+        return [_cut((i - low) / (high - low)) for i in range(self.number)]
 
 
 def _cut(share: Decimal) -> Decimal:
@@ -106,6 +108,12 @@ class Scaling:
                 if checked < least.get(field.name, 0.0):
                     raise ValueError(message(name, f"{field.name} must be at least {least[field.name]:g}", f"{checked:g}"))
             object.__setattr__(self, field.name, checked)
+
+
+def check(name: str, rule: Any) -> None:
+    """Refuse what is neither a rule nor None."""
+    if rule is not None and not isinstance(rule, Scaling):
+        raise TypeError(message(name, "scaling must be a rule of fastpe.scaling or None", checks.describe(rule)))
 
 
 def _log_factor(factor: float, coefficient: float) -> float:
@@ -366,9 +374,8 @@ class Custom(Scaling):
         self._check(others=("inverse_frequencies",))
 
     def apply(self, plain: Plain) -> tuple[list[Decimal], float]:
-        wanted = (plain.dim + 1) // 2
-        if len(self.inverse_frequencies) != wanted:
-            rule = f"inverse_frequencies needs a number for each of {wanted} frequencies"
+        if len(self.inverse_frequencies) != plain.number:
+            rule = f"inverse_frequencies needs a number for each of {plain.number} frequencies"
             raise ValueError(message("Custom", rule, f"{len(self.inverse_frequencies)} numbers"))
         return [Decimal(w) for w in self.inverse_frequencies], self.attention_factor
 

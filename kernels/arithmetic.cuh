@@ -88,6 +88,50 @@ DEVICE void sincos_of(u64 phase, double& sine_out, double& cosine_out) {
     cosine_out = float_of(cosine ^ ((shifted + 0x4000000000000000ULL) & 0x8000000000000000ULL));
 }
 
+// ---- powers of two ----------------------------------------------------------------------------------------------------------
+
+// Integer part and fraction (units of 2^-64) of distance * growth, rounded to the nearest integer and what is left. The distance, below
+// 2^31, is in units of 2^-32; the growth, below 1, in units of 2^-64.
+DEVICE void exponent(u64 distance, u64 growth, u64& integer, u64& fraction) {
+    const u64 whole = distance >> 32, part = distance & 0xffffffffULL;
+    const u64 high = growth >> 32, low = growth & 0xffffffffULL;
+    const u64 rest = part * high + ((part * low) >> 32);
+    fraction = whole * growth + rest;
+    integer = ((whole * high + ((whole * low) >> 32)) >> 32) + (fraction < rest ? 1 : 0) + (fraction >> 63);
+}
+
+// Two to the power of integer + fraction (the fraction as a signed number), or of its negative; 0 and inf beyond.
+DEVICE void exp2_of(u64 integer, u64 fraction, bool rises, float& result) {
+    float r = mul_(__int2float_rn((i32)(u32)(fraction >> 32)), 0x1.0p-32f);
+    r = rises ? r : -r;
+    float p = fma_(0x1.41d314p-13f, r, 0x1.5f456ap-10f);
+    p = fma_(p, r, 0x1.3b2dbcp-7f);
+    p = fma_(p, r, 0x1.c6aed4p-5f);
+    p = fma_(p, r, 0x1.ebfbdap-3f);
+    p = fma_(p, r, 0x1.62e43p-1f);
+    p = fma_(p, r, 1.0f);
+    const u32 up = integer < 128 ? (u32)integer : 128u, down = integer < 127 ? (u32)integer : 127u;
+    result = mul_(p, float_of((rises ? up + 127u : 127u - down) << 23));
+}
+
+DEVICE void exp2_of(u64 integer, u64 fraction, bool rises, double& result) {
+    double r = mul_(__ll2double_rn((i64)fraction), 0x1.0p-64);
+    r = rises ? r : -r;
+    double p = fma_(0x1.e7aa32c48dcfcp-32, r, 0x1.e620fc49ec411p-28);
+    p = fma_(p, r, 0x1.b5267873093f1p-24);
+    p = fma_(p, r, 0x1.62bfc3c154df1p-20);
+    p = fma_(p, r, 0x1.ffcbfba7c5eb8p-17);
+    p = fma_(p, r, 0x1.43091310bf95dp-13);
+    p = fma_(p, r, 0x1.5d87fe78cf231p-10);
+    p = fma_(p, r, 0x1.3b2ab6fb9f412p-7);
+    p = fma_(p, r, 0x1.c6b08d7049fd1p-5);
+    p = fma_(p, r, 0x1.ebfbdff82c5adp-3);
+    p = fma_(p, r, 0x1.62e42fefa39efp-1);
+    p = fma_(p, r, 1.0);
+    const u64 up = integer < 1024 ? integer : 1024u, down = integer < 1023 ? integer : 1023u;
+    result = mul_(p, float_of((rises ? up + 1023u : 1023u - down) << 52));
+}
+
 DEVICE void set_nan(float& value) { value = float_of(0x7fc00000u); }
 DEVICE void set_nan(double& value) { value = float_of(0x7ff8000000000000ULL); }
 

@@ -26,6 +26,31 @@ MASK, MASK_BATCH_STRIDE, MASK_ROW_STRIDE = range(19, 22)
 FREQUENCIES, WHOLE_TURNS, COSINES, SINES = range(22, 26)
 INTERLEAVED, COSINE_FIRST, SECOND_HALF, TAIL_COLUMN, TAIL_IS_COSINE, AMPLITUDE, INPUT_SCALE = range(26, 33)
 
+_ROTATE_PAIRS = (  # what the kernels that turn pairs have in common
+    *("batch", "rows", "positions", "positions_batch_stride", "positions_row_stride", "positions_axis_stride", "start"),
+    *("mask", "mask_batch_stride", "mask_row_stride", "pairs", "head_dim", "first_channel", "interleaved", "inverse"),
+    *(
+        f"{array}{field}"
+        for array in ("q", "k")
+        for field in (
+            *("", "_out", "_heads", "_batch_stride", "_row_stride", "_head_stride", "_column_stride"),
+            *("_out_batch_stride", "_out_row_stride", "_out_head_stride", "_out_column_stride"),
+        )
+    ),
+)
+ROTATE = (
+    *_ROTATE_PAIRS,
+    *("frequencies", "whole_turns", "axes", "growths", "grows", "centre"),
+    "factor",  # float64
+)
+ROTATE_TABLE = (*_ROTATE_PAIRS, "cosines", "sines", "table_rows", "table_row_stride")
+R_BATCH, R_ROWS, R_POSITIONS, R_POSITIONS_BATCH_STRIDE, R_POSITIONS_ROW_STRIDE, R_POSITIONS_AXIS_STRIDE, R_START = range(7)
+R_MASK, R_MASK_BATCH_STRIDE, R_MASK_ROW_STRIDE, R_PAIRS, R_HEAD_DIM, R_FIRST_CHANNEL, R_INTERLEAVED, R_INVERSE = range(7, 15)
+R_ARRAYS, R_ARRAY_WORDS = 15, 11  # q's words, then k's
+ARRAY, ARRAY_OUT, ARRAY_HEADS, ARRAY_STRIDES, ARRAY_OUT_STRIDES = 0, 1, 2, 3, 7  # among them; strides: batch, row, head, column
+R_FREQUENCIES, R_WHOLE_TURNS, R_AXES, R_GROWTHS, R_GROWS, R_CENTRE, R_FACTOR = range(37, 44)
+R_COSINES, R_SINES, R_TABLE_ROWS, R_TABLE_ROW_STRIDE = range(37, 41)
+
 # ---- the control block ---------------------------------------------------------------------------------------------------------
 
 # Counters, on cache lines of their own. Who calls counts in CALLED itself and the helpers that it calls from their seats; each adds

@@ -71,9 +71,10 @@ class Lanes:
     def __neg__(self) -> Lanes:
         return Lanes(self.builder, self.builder.fneg(self.value))
 
-    def compare(self, relation: str, other: int) -> Lanes:
-        """Whether each unsigned integer is ``<``, ``>=``, ``!=`` ... a number."""
-        return Lanes(self.builder, self.builder.icmp_unsigned(relation, self.value, self.like(other).value))
+    def compare(self, relation: str, other: Lanes | int) -> Lanes:
+        """Whether each unsigned integer is ``<``, ``>=``, ``!=`` ... another or a number."""
+        right = other if isinstance(other, Lanes) else self.like(other)
+        return Lanes(self.builder, self.builder.icmp_unsigned(relation, self.value, right.value))
 
     def choose(self, yes: Lanes, no: Lanes) -> Lanes:
         """``yes`` where this is true, else ``no``; this may be a single truth."""
@@ -149,6 +150,21 @@ def interleave(left: Lanes, right: Lanes) -> Lanes:
     order = [place for lane in range(count) for place in (lane, count + lane)]
     places = ir.Constant(ir.VectorType(I32, 2 * count), order)
     return Lanes(left.builder, left.builder.shuffle_vector(left.value, right.value, places))
+
+
+def separate(both: Lanes) -> tuple[Lanes, Lanes]:
+    """The lanes at even and at odd places."""
+    count = both.value.type.count // 2
+    undefined = ir.Constant(both.value.type, ir.Undefined)
+    kind = ir.VectorType(I32, count)
+    even, odd = (
+        Lanes(
+            both.builder,
+            both.builder.shuffle_vector(both.value, undefined, ir.Constant(kind, [2 * i + first for i in range(count)])),
+        )
+        for first in (0, 1)
+    )
+    return even, odd
 
 
 def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:

@@ -68,15 +68,20 @@ class _Functions:
     """Amplitude times sine and cosine of a plan's frequencies at a position in units of 2^-32; NaN where it is NOT_A_POSITION."""
 
     def __init__(
-        self, builder: ir.IRBuilder, element: a.Element, call: ir.Value, position: ir.Value, amplitude: ir.Value
+        self,
+        builder: ir.IRBuilder,
+        element: a.Element,
+        call: ir.Value,
+        position: ir.Value,
+        amplitude: ir.Value,
+        places: tuple[int, int] = (at.FREQUENCIES, at.WHOLE_TURNS),
     ) -> None:
         self._builder, self._element = builder, element
         nowhere = builder.icmp_signed("==", position, I64(a.NOT_A_POSITION))
         self._amplitude = builder.select(nowhere, ir.Constant(element.real, np.nan), amplitude)
         position = builder.select(nowhere, I64(0), position)
         self._whole, self._part = builder.ashr(position, I64(32)), builder.and_(position, I64(0xFFFFFFFF))
-        self._fraction_of_turn = load_word(builder, call, at.FREQUENCIES)
-        self._whole_turns = load_word(builder, call, at.WHOLE_TURNS)
+        self._fraction_of_turn, self._whole_turns = (load_word(builder, call, place) for place in places)
         self.fractional = _is_set(builder, self._part)
 
     def at(self, f: ir.Value, count: int, fractional: bool) -> Pair:
@@ -261,3 +266,124 @@ def _columns(builder: ir.IRBuilder, call: ir.Value, source: ir.Value, target: ir
     for index in steps(builder, I64(0), load_word(builder, call, at.WIDTH), 1):
         x, out = builder.mul(index, x_stride), builder.mul(index, out_stride)
         yield index, builder.add(source, x), builder.add(target, out)
+
+
+# ---- rotations ---------------------------------------------------------------------------------------------------------------
+
+
+def angle_evaluator(element: a.Element) -> Any:
+    """Make ``evaluate_angles``: cosines and sines, times a factor, of the frequencies f0 ... f1 - 1, and of up to MARGIN more."""
+    size = element.real_bytes
+
+    @emitted(types.void, WORD, WORD, _real(element), WORD, WORD, WORD, WORD)
+    def evaluate_angles(builder, call, position, factor, f0, f1, cosines_at, sines_at):  # type: ignore[no-untyped-def]
+        functions = _Functions(builder, element, call, position, factor, (at.R_FREQUENCIES, at.R_WHOLE_TURNS))
+        for fractional in either(builder, functions.fractional):
+            for f in steps(builder, f0, f1, element.lanes):
+                sine, cosine = functions.at(f, element.lanes, fractional)
+                lanes.store(sine, _address(builder, sines_at, f, size), size)
+                lanes.store(cosine, _address(builder, cosines_at, f, size), size)
+
+    return evaluate_angles
+
+
+def angle_scaler(element: a.Element) -> Any:
+    """Make ``scale_angles``: cosines and sines of the frequencies f0 ... f1 - 1 times two to the power of distance * growth (xPos)."""
+    size = element.real_bytes
+
+    @emitted(types.void, WORD, WORD, WORD, WORD, WORD, WORD)
+    def scale_angles(builder, call, distance, f0, f1, cosines_at, sines_at):  # type: ignore[no-untyped-def]
+        growths, grows = load_word(builder, call, at.R_GROWTHS), _is_set(builder, load_word(builder, call, at.R_GROWS))
+        behind = builder.icmp_signed("<", distance, I64(0))
+        rises = Lanes(builder, builder.xor(behind, grows))
+        distance = builder.select(behind, builder.neg(distance), distance)
+        whole, part = builder.lshr(distance, I64(32)), builder.and_(distance, I64(0xFFFFFFFF))
+        for f in steps(builder, f0, f1, element.lanes):
+            growth = lanes.load(builder, _address(builder, growths, f, 8), lanes.I64, element.lanes, 8)
+            places = (lanes.spread(builder, value, element.lanes) for value in (whole, part))
+            factor = (a.exp2_64 if element.real is lanes.F64 else a.exp2_32)(*a.exponent(*places, growth), rises)
+            for base in (cosines_at, sines_at):
+                place = _address(builder, base, f, size)
+                lanes.store(lanes.load(builder, place, element.real, element.lanes, size) * factor, place, size)
+
+    return scale_angles
+
+
+def angle_copier(element: a.Element) -> Any:
+    """Make ``copy_angles``: a row of the caller's cosines and sines, so many bytes into its table; NaN where it is not known."""
+    size = element.real_bytes
+
+    @emitted(types.void, WORD, WORD, types.boolean, WORD, WORD)
+    def copy_angles(builder, call, skipped, known, cosines_at, sines_at):  # type: ignore[no-untyped-def]
+        for base, place in ((cosines_at, at.R_COSINES), (sines_at, at.R_SINES)):
+            table = builder.add(load_word(builder, call, place), skipped)
+            for f in steps(builder, I64(0), load_word(builder, call, at.R_PAIRS), 1):
+                value = builder.load(builder.inttoptr(_address(builder, table, f, size), element.real.as_pointer()))
+                value = builder.select(known, value, ir.Constant(element.real, np.nan))
+                builder.store(value, builder.inttoptr(_address(builder, base, f, size), element.real.as_pointer()))
+
+    return copy_angles
+
+
+def pair_rotator(element: a.Element, heads: int) -> Any:
+    """Make ``rotate_row``: turn the pairs of a row by the angles of these cosines and sines, back if ``inverse``.
+
+    It takes so many ``heads`` at a time, ``x_step`` and ``out_step`` bytes apart: beside x, cosines and sines are what passes the caches.
+    ``u' = fma(u, cos, -(v sin))``, ``v' = fma(v, cos, u sin)``. Where columns lie apart, pair by pair.
+    """
+    item, size = element.itemsize, element.real_bytes
+
+    @emitted(types.void, WORD, WORD, WORD, WORD, WORD, WORD, WORD, WORD, WORD, WORD)
+    def rotate_row(  # type: ignore[no-untyped-def]
+        builder, call, cosines_at, sines_at, source, target, x_stride, out_stride, ahead, x_step, out_step
+    ):
+        pairs, first = load_word(builder, call, at.R_PAIRS), load_word(builder, call, at.R_FIRST_CHANNEL)
+        inverse = Lanes(builder, _is_set(builder, load_word(builder, call, at.R_INVERSE)))
+        dense = builder.and_(*(builder.icmp_signed("==", stride, I64(item)) for stride in (x_stride, out_stride)))
+        steps_to = [(builder.mul(x_step, I64(head)), builder.mul(out_step, I64(head))) for head in range(heads)]
+        bases = [(builder.add(source, x), builder.add(target, out)) for x, out in steps_to]
+
+        def read(address: ir.Value, count: int) -> Lanes:
+            for line in range(0, count * item, at.LINE_BYTES):
+                lanes.prefetch(builder, builder.add(address, builder.add(ahead, I64(line))))
+            return lanes.load(builder, address, element.stored, count, 1)
+
+        for interleaved in either(builder, _is_set(builder, load_word(builder, call, at.R_INTERLEAVED))):
+            for together in either(builder, dense):
+                loop = (
+                    vectors(builder, pairs, element.lanes) if together else ((f, 1) for f in steps(builder, I64(0), pairs, 1))
+                )
+                for f, count in loop:
+                    one = builder.add(first, builder.mul(f, I64(2)) if interleaved else f)
+                    other = builder.add(one, I64(1) if interleaved else pairs)
+                    cosine, sine = (
+                        lanes.load(builder, _address(builder, base, f, size), element.real, count, size)
+                        for base in (cosines_at, sines_at)
+                    )
+                    sine = inverse.choose(sine, -sine)
+                    for x_base, out_base in bases:
+                        if together and interleaved:
+                            skipped = builder.mul(one, I64(item))
+                            pair = lanes.separate(read(builder.add(x_base, skipped), 2 * count))
+                            turned = a.rotate(*(element.read(value) for value in pair), cosine, sine)
+                            both = lanes.interleave(*(element.write(value) for value in turned))
+                            lanes.store(both, builder.add(out_base, skipped), 1)
+                            continue
+                        channels = [(builder.mul(place, x_stride), builder.mul(place, out_stride)) for place in (one, other)]
+                        pair = [element.read(read(builder.add(x_base, x), count)) for x, _ in channels]
+                        for value, (_, out) in zip(a.rotate(*pair, cosine, sine), channels, strict=True):
+                            lanes.store(element.write(value), builder.add(out_base, out), 1)
+
+    return rotate_row
+
+
+def channel_copier(element: a.Element) -> Any:
+    """Make ``copy_channels``: the channels c0 ... c1 - 1 of a row to another place."""
+
+    @emitted(types.void, WORD, WORD, WORD, WORD, WORD, WORD)
+    def copy_channels(builder, c0, c1, source, target, x_stride, out_stride):  # type: ignore[no-untyped-def]
+        for channel in steps(builder, c0, c1, 1):
+            x, out = builder.add(source, builder.mul(channel, x_stride)), builder.add(target, builder.mul(channel, out_stride))
+            lanes.store(lanes.load(builder, x, element.stored, 1, 1), out, 1)
+
+    return copy_channels

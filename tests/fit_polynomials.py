@@ -1,4 +1,4 @@
-"""Refit the sine and cosine polynomials of ``kernels/arithmetic`` by the Remez exchange and print them as hexadecimal floats.
+"""Refit the polynomials of ``kernels/arithmetic`` by the Remez exchange and print them as hexadecimal floats.
 
 ``python tests/fit_polynomials.py`` prints the constants that stand in ``kernels/arithmetic.py`` and ``kernels/arithmetic.cuh``;
 ``tests/test_polynomials.py`` refits them and compares.
@@ -10,6 +10,8 @@ On ``|r| <= 1/8`` turn, with ``z = r*r``:
 
 ``SIN[0]`` is kept as an unevaluated sum ``SIN_HIGH + SIN_LOW`` of two working-precision numbers: it is the term that carries the
 result, and its rounding alone would cost half a unit in the last place.
+
+On ``|r| <= 1/2``: ``2^r = EXP2[0] + EXP2[1] r + ...``, relative minimax; the constant term rounds to 1.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ import numpy as np
 DIGITS = 60
 EIGHTH_TURN_SQUARED = mpmath.mpf(1) / 64
 
-# (sine terms, cosine terms): the fewest whose error is far below the rounding of the working precision.
-TERMS = {"float32": (4, 4), "float64": (7, 7)}
+# (sine terms, cosine terms, terms of 2^r): the fewest whose error is far below the rounding of the working precision.
+TERMS = {"float32": (4, 4, 7), "float64": (7, 7, 12)}
 
 
 class Fit(NamedTuple):
@@ -35,9 +37,17 @@ class Fit(NamedTuple):
     error: mpmath.mpf
 
 
-def remez(target: Callable[[mpmath.mpf], mpmath.mpf], weight: Callable[[mpmath.mpf], mpmath.mpf], terms: int) -> Fit:
-    """Minimise max |weight * (polynomial - target)| over (0, 1/64] by exchanging the alternation points."""
-    low, high = mpmath.mpf("1e-12"), EIGHTH_TURN_SQUARED
+SQUARES = mpmath.mpf("1e-12"), EIGHTH_TURN_SQUARED
+
+
+def remez(
+    target: Callable[[mpmath.mpf], mpmath.mpf],
+    weight: Callable[[mpmath.mpf], mpmath.mpf],
+    terms: int,
+    interval: tuple[mpmath.mpf, mpmath.mpf] = SQUARES,
+) -> Fit:
+    """Minimise max |weight * (polynomial - target)| over an interval by exchanging the alternation points."""
+    low, high = interval
     points = [(low + high) / 2 - (high - low) / 2 * mpmath.cos(mpmath.pi * k / terms) for k in range(terms + 1)]
     grid = [low + (high - low) * (1 - mpmath.cos(mpmath.pi * k / 400)) / 2 for k in range(401)]
     for _ in range(12):
@@ -88,15 +98,21 @@ def cosine(terms: int) -> Fit:
     return remez(target, lambda z: z, terms)
 
 
+def power_of_two(terms: int) -> Fit:
+    """Fit 2^r, relative error."""
+    half = mpmath.mpf(1) / 2
+    return remez(lambda r: mpmath.mpf(2) ** r, lambda r: mpmath.mpf(2) ** -r, terms, (-half, half))
+
+
 def round_to(value: mpmath.mpf, dtype: str) -> float:
     """Round to the nearest float32 or float64 (by way of float64, whose 53 bits are ample for these constants)."""
     return float(np.float32(float(value))) if dtype == "float32" else float(value)
 
 
 def constants(dtype: str) -> dict[str, tuple[float, ...]]:
-    """Return SIN_HIGH, SIN_LOW, SIN (the rest) and COS in the working precision, lowest power first."""
+    """Return SIN_HIGH, SIN_LOW, SIN (the rest), COS and EXP2 in the working precision, lowest power first."""
     with mpmath.workdps(DIGITS):
-        sine_terms, cosine_terms = TERMS[dtype]
+        sine_terms, cosine_terms, power_terms = TERMS[dtype]
         s, c = sine(sine_terms).coefficients, cosine(cosine_terms).coefficients
         high = round_to(s[0], dtype)
         return {
@@ -104,15 +120,15 @@ def constants(dtype: str) -> dict[str, tuple[float, ...]]:
             "SIN_LOW": (round_to(s[0] - high, dtype),),
             "SIN": tuple(round_to(value, dtype) for value in s[1:]),
             "COS": tuple(round_to(value, dtype) for value in c),
+            "EXP2": tuple(round_to(value, dtype) for value in power_of_two(power_terms).coefficients),
         }
 
 
 def main() -> None:
     with mpmath.workdps(DIGITS):
-        for dtype, (sine_terms, cosine_terms) in TERMS.items():
-            print(
-                f"{dtype}: sine error {mpmath.nstr(sine(sine_terms).error, 3)}, cosine error {mpmath.nstr(cosine(cosine_terms).error, 3)}"
-            )
+        for dtype, terms in TERMS.items():
+            fits = zip(("sine", "cosine", "2^r"), (sine, cosine, power_of_two), terms, strict=True)
+            print(f"{dtype}: " + ", ".join(f"{name} error {mpmath.nstr(fit(count).error, 3)}" for name, fit, count in fits))
             for name, values in constants(dtype).items():
                 for value in values:
                     bits = struct.pack(">f" if dtype == "float32" else ">d", value).hex()

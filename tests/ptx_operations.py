@@ -259,7 +259,7 @@ def _move(parts: list[str], outputs: int, inputs: int) -> Operation | None:
         return None
     part = np.dtype(f"u{whole.itemsize // count}")
     if outputs > 1:
-        return Operation(lambda a: tuple(a.view(part).reshape(-1, count).T), (whole,), (part,) * count)
+        return Operation(lambda a: tuple(np.ascontiguousarray(a).view(part).reshape(-1, count).T), (whole,), (part,) * count)
 
     def join(*pieces: np.ndarray) -> np.ndarray:
         return np.stack(np.broadcast_arrays(*pieces), axis=1).view(whole).reshape(-1)

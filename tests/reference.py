@@ -67,6 +67,31 @@ def sinusoidal(
     return amplitude * result
 
 
+def rotate(
+    x: np.ndarray, cosines: np.ndarray, sines: np.ndarray, *, interleaved: bool = False, rotary_offset: int = 0
+) -> np.ndarray:
+    """Rows (..., T, D) turned pair by pair in float64 (Su et al., equation 34); cosines and sines (..., T, F)."""
+    x = np.asarray(x, np.float64)
+    result = x.copy()
+    for i, (one, other) in enumerate(_pairs(cosines.shape[-1], interleaved, rotary_offset)):
+        u, v, c, s = x[..., one], x[..., other], cosines[..., i], sines[..., i]
+        result[..., one], result[..., other] = u * c - v * s, v * c + u * s
+    return result
+
+
+def pair_norms(x: np.ndarray, pairs: int, *, interleaved: bool = False, rotary_offset: int = 0) -> np.ndarray:
+    """The norm of each channel's pair, 0 where it does not turn."""
+    x = np.asarray(x, np.float64)
+    found = np.zeros(x.shape)
+    for one, other in _pairs(pairs, interleaved, rotary_offset):
+        found[..., one] = found[..., other] = np.hypot(x[..., one], x[..., other])
+    return found
+
+
+def _pairs(pairs: int, interleaved: bool, first: int) -> list[tuple[int, int]]:
+    return [(first + 2 * i, first + 2 * i + 1) if interleaved else (first + i, first + i + pairs) for i in range(pairs)]
+
+
 def rows(
     shape: tuple[int, int],
     *,

@@ -46,6 +46,11 @@ class ndarray:
     def __getitem__(self, index: Any) -> ndarray:
         return ndarray(self._host[index], self._owner)
 
+    def reshape(self, *shape: int) -> ndarray:
+        host = self._host.view()
+        host.shape = shape  # never a copy
+        return ndarray(host, self._owner)
+
     def get(self) -> np.ndarray:
         synchronised.append("get")
         return self._host.copy()

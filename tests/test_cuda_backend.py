@@ -144,6 +144,55 @@ def test_the_first_call_may_not_be_captured(device, monkeypatch):
     fastpe.add_encoding(x)  # nothing is left to load
 
 
+@pytest.mark.parametrize("blocks", [0, 1, 32])
+def test_heads_are_shared_out_among_threads(device, monkeypatch, blocks):
+    """From one thread for all heads of a pair to one for each; pairs, rows and sequences beyond what a grid takes."""
+    monkeypatch.setattr(cuda, "BLOCKS_PER_MULTIPROCESSOR", blocks)
+    for width, interleaved in ((32, False), (32, True), (6, False)):
+        q, k = (np.random.default_rng(heads).standard_normal((3, heads, 5, width)).astype(np.float32) for heads in (7, 2))
+        encoding = fastpe.Rotary(interleaved=interleaved)
+        for most in (1, 65535):
+            monkeypatch.setattr(cuda, "MOST_BLOCKS_YZ", most)
+            there = device.array(q), device.array(k)
+            fastpe.apply_rotary(*there, encoding, offset=9)
+            for got, expected in zip(there, fastpe.apply_rotary(q.copy(), k.copy(), encoding, offset=9), strict=True):
+                assert (device.host(got) == expected).all()
+
+
+@pytest.mark.parametrize("wrong", ["threadIdx.x / 2", "0"])
+def test_two_threads_that_own_one_pair_are_noticed(tmp_path, monkeypatch, wrong):
+    """The interpreter sees them race for it, so in the kernel as it is, which other tests run, every pair has one owner."""
+    pytest.importorskip("cupy")
+    import simulated_cupy
+    from ptx import PTXError
+
+    right = cuda.source("rotate")
+    line = "(blockIdx.x - group * columns) * blockDim.x + threadIdx.x"
+    assert line in right
+    q = np.ones((1, 2, 3, 32), np.float32)
+    with simulated_cupy.installed("90", tmp_path):
+        fastpe.apply_rotary(simulated_cupy.view_on_device(q))
+    monkeypatch.setattr(cuda, "source", lambda name: right.replace(line, line.replace("threadIdx.x", wrong)))
+    (tmp_path / "wrong").mkdir()
+    with simulated_cupy.installed("90", tmp_path / "wrong"):
+        there = simulated_cupy.view_on_device(q)
+        with pytest.raises(PTXError, match=r"race|written"):
+            fastpe.apply_rotary(there)
+
+
+def test_a_rotation_whose_length_is_on_the_gpu_asks_for_it(device):
+    q, positions = device.array(np.ones((1, 2, 3, 8), np.float32)), device.array(np.arange(3))
+    dynamic = fastpe.Rotary(scaling=fastpe.scaling.DynamicNTK(2.0, 2))
+    with pytest.raises(ValueError, match="seq_len must be given"):
+        fastpe.apply_rotary(q, None, dynamic, positions=positions)
+    fastpe.apply_rotary(q, None, dynamic, positions=positions, seq_len=3)
+    fastpe.apply_rotary(q, None, dynamic, offset=5)
+    with pytest.raises(
+        TypeError, match="q and k must be of one library and on one device, got cupy on device 0 and numpy on the host"
+    ):
+        fastpe.apply_rotary(q, np.ones((1, 2, 3, 8), np.float32))
+
+
 # ---- the cubin cache ---------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import fastpe.kernels
 import fit_polynomials
 import numba
 import pytest
-from fastpe.kernels import add_sinusoidal, arithmetic, blocks, locate_rows
+from fastpe.kernels import add_sinusoidal, arithmetic, blocks, locate_rows, rotate, rotate_pairs, rotate_table
 
 from fastpe.backends import cuda
 from fastpe.backends import numba as numba_backend
@@ -28,38 +28,66 @@ def text(file):
 
 
 def test_every_kernel_has_its_twin():
-    assert CUDA_FILES == ["add_sinusoidal", "locate_rows"]
-    for name in [*CUDA_FILES, "arithmetic"]:
+    assert CUDA_FILES == ["add_sinusoidal", "locate_rows", "rotate", "rotate_table"]
+    shared = {path.stem for path in KERNELS.glob("*.cuh")}
+    assert shared == {"arithmetic", "rotate_pairs"}
+    for name in [*CUDA_FILES, *shared]:
         assert (KERNELS / f"{name}.py").exists()
     of_the_cpu = {"blocks", "lanes", "rows", "sharing"}  # what a CUDA kernel needs in no file of its own
-    assert {path.stem for path in KERNELS.glob("*.py")} == {"__init__", *CUDA_FILES, "arithmetic", *of_the_cpu}
+    assert {path.stem for path in KERNELS.glob("*.py")} == {"__init__", *CUDA_FILES, *shared, *of_the_cpu}
 
 
 def test_entry_points_carry_their_files_name():
     for name in CUDA_FILES:
         source = text(f"{name}.cu")
         entries = re.findall(r"__launch_bounds__\([\d, ]+\)\s*\\?\s*(\w+?)(?:##|\()", source)
+        entries += re.findall(r"^ALL_KERNELS\((\w+)\)", source, re.M)
         assert entries
         assert all(entry.startswith(name) for entry in entries), entries
     built = add_sinusoidal.build("float16", add_sinusoidal.IN_PLACE)
     assert built.__name__ == "add_sinusoidal_f16_in_place"
+    assert rotate.build("bfloat16", rotate_pairs.OUT_OF_PLACE).__name__ == "rotate_bf16_out"
+    assert rotate_table.build("float64", rotate_pairs.IN_PLACE).__name__ == "rotate_table_f64_in_place"
     rows = [name for name in vars(locate_rows) if name.startswith("locate_rows")]
     assert sorted(rows) == sorted(re.findall(r"(locate_rows_\w+)\(const", text("locate_rows.cu")))
 
 
 def struct_fields(name):
     body = re.search(r"struct Arguments \{(.*?)\};", text(f"{name}.cu"), re.S).group(1)
+    if "Pairs of;" in body:
+        shared = re.search(r"struct Pairs \{(.*?)\};", text("rotate_pairs.cuh"), re.S).group(1)
+        body = body.replace("Pairs of;", shared)
     return re.findall(r"(i64|double) (\w+);", body)
 
 
 def test_argument_blocks_agree():
     """The struct in the .cu, and what both backends pack: same fields, same order; and the places by which Numba finds them."""
-    fields = struct_fields("add_sinusoidal")
-    assert tuple(name for _, name in fields) == blocks.ADD_SINUSOIDAL
-    packed = numba_backend._BLOCK.format
-    assert packed == f"={sum(kind == 'i64' for kind, _ in fields)}q{sum(kind == 'double' for kind, _ in fields)}d"
-    assert [kind for kind, _ in fields] == sorted((kind for kind, _ in fields), reverse=True)
-    assert [getattr(blocks, name.upper()) for name in blocks.ADD_SINUSOIDAL] == list(range(len(fields)))
+    packers = {"add_sinusoidal": numba_backend._BLOCK, **numba_backend._ROTATE_BLOCKS}
+    for name, expected in (
+        ("add_sinusoidal", blocks.ADD_SINUSOIDAL),
+        ("rotate", blocks.ROTATE),
+        ("rotate_table", blocks.ROTATE_TABLE),
+    ):
+        fields = struct_fields(name)
+        assert tuple(field for _, field in fields) == expected
+        kinds = "".join({"i64": "q", "double": "d"}[kind] for kind, _ in fields)
+        assert re.sub(r"(\d+)(\w)", lambda run: int(run[1]) * run[2], packers[name].format) == f"={kinds}"
+        places = {
+            field: getattr(blocks, field.upper() if name == "add_sinusoidal" else f"R_{field.upper()}", None)
+            for field in expected
+        }
+        for place, field in enumerate(expected):
+            assert places[field] in (place, None), field
+    assert None not in [getattr(blocks, field.upper(), None) for field in blocks.ADD_SINUSOIDAL]
+    q, k = (
+        blocks.ROTATE[start : start + blocks.R_ARRAY_WORDS]
+        for start in (blocks.R_ARRAYS, blocks.R_ARRAYS + blocks.R_ARRAY_WORDS)
+    )
+    assert [name.replace("q", "k", 1) for name in q] == list(k)
+    for place, field in ((blocks.ARRAY, ""), (blocks.ARRAY_OUT, "_out"), (blocks.ARRAY_HEADS, "_heads")):
+        assert q[place] == f"q{field}"
+    assert q[blocks.ARRAY_STRIDES] == "q_batch_stride"
+    assert q[blocks.ARRAY_OUT_STRIDES] == "q_out_batch_stride"
     assert tuple(name for _, name in struct_fields("locate_rows")) == cuda._LOCATE_ROWS
 
 
@@ -80,14 +108,16 @@ def test_control_block_has_a_place_for_every_word():
 def test_modes_agree():
     modes = (numba_backend._IN_PLACE, numba_backend._OUT_OF_PLACE, numba_backend._ALONE)
     assert modes == (add_sinusoidal.IN_PLACE, add_sinusoidal.OUT_OF_PLACE, add_sinusoidal.ALONE)
+    assert modes[:2] == (rotate_pairs.IN_PLACE, rotate_pairs.OUT_OF_PLACE)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
-def test_kernels_allocate_nothing(dtype):
+@pytest.mark.parametrize(
+    ("module", "dtype"),
+    [(add_sinusoidal, "bfloat16"), (add_sinusoidal, "float64"), (rotate, "float16"), (rotate_table, "float32")],
+)
+def test_kernels_allocate_nothing(module, dtype):
     """Numba's runtime would do it with Python's allocator, in a thread without the GIL (`sharing.py` says what came of it)."""
-    kernel = numba.njit(add_sinusoidal.SIGNATURE, nogil=True, error_model="numpy")(
-        add_sinusoidal.build(dtype, add_sinusoidal.OUT_OF_PLACE)
-    )
+    kernel = numba.njit(module.SIGNATURE, nogil=True, error_model="numpy")(module.build(dtype, add_sinusoidal.OUT_OF_PLACE))
     (source,) = kernel.inspect_llvm().values()
     functions = {text.split("@")[1].split("(")[0]: text for text in re.findall(r"^define .*?^\}", source, re.M | re.S)}
     ours = {
@@ -114,7 +144,12 @@ def test_kernels_is_no_top_level_package():
 def test_polynomials_are_the_fitted_ones(dtype):
     """Refit by Remez; a unit in the last place of slack, for another version of the arithmetic library."""
     fitted = fit_polynomials.constants(dtype)
-    fitted = {"SIN_HIGH": fitted["SIN_HIGH"], "SIN": (*fitted["SIN_LOW"], *fitted["SIN"]), "COS": (1.0, *fitted["COS"])}
+    fitted = {
+        "SIN_HIGH": fitted["SIN_HIGH"],
+        "SIN": (*fitted["SIN_LOW"], *fitted["SIN"]),
+        "COS": (1.0, *fitted["COS"]),
+        "EXP2": fitted["EXP2"],
+    }
     bits = "32" if dtype == "float32" else "64"
     for name, values in fitted.items():
         ours = getattr(arithmetic, f"{name}_{bits}")
@@ -135,6 +170,7 @@ def test_constants_are_the_same_in_both_languages():
     for bits in ("32", "64"):
         here += [getattr(arithmetic, f"SIN_HIGH_{bits}"), *getattr(arithmetic, f"SIN_{bits}")]
         here += getattr(arithmetic, f"COS_{bits}")[1:]  # the first is 1, which is written 1
+        here += getattr(arithmetic, f"EXP2_{bits}")[1:]
     literals = re.findall(r"-?0x1\.[0-9a-f]+p[+-]\d+f?", text("arithmetic.cuh"))
     there = [float.fromhex(literal.rstrip("f")) for literal in literals]
     scales = {2.0**-32, 2.0**-64}
@@ -147,9 +183,9 @@ def test_constants_are_the_same_in_both_languages():
 
 def test_cuda_house_rules():
     """No headers, no fast or library functions, no operator that the compiler may contract."""
-    for name in [f"{name}.cu" for name in CUDA_FILES] + ["arithmetic.cuh"]:
+    for name in [f"{name}.cu" for name in CUDA_FILES] + ["arithmetic.cuh", "rotate_pairs.cuh"]:
         code = re.sub(r"//[^\n]*", "", text(name))
-        assert re.findall(r"#include\s+(\S+)", code) in ([], ['"arithmetic.cuh"'])
+        assert re.findall(r"#include\s+(\S+)", code) in ([], ['"arithmetic.cuh"'], ['"rotate_pairs.cuh"'])
         assert not re.search(r"\b(__sinf|__cosf|__sincosf|sinf?|cosf?|sincosf?|sincospi|powf?|expf?|fdividef)\s*\(", code)
         assert not re.search(r"__half|__nv_bfloat16|__shared__|atomic", code)
 

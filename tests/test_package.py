@@ -77,14 +77,16 @@ MAY_IMPORT = {
     "arrays": {"arrays"},
     "phase": set(),
     "scaling": {"checks", "phase"},
-    "encodings": {"checks", "phase", "scaling", "encodings"},
+    "encodings": {"checks", "phase", "scaling", "encodings", "dispatch", "arrays"},  # a table is arrays
+    "arguments": {"checks", "arrays", "dispatch"},
     "locks": set(),
     "dispatch": {"checks", "arrays", "locks"},
     "positions": {"checks", "arrays", "dispatch"},
     "operations": {"arrays", "encodings", "positions"},
     "backends": {"checks", "arrays", "encodings", "operations", "backends", "kernels", "locks"},
-    "repeated": {"checks"},
-    "api": {"repeated", "checks", "arrays", "dispatch", "encodings", "operations", "positions", "backends"},
+    "repeated": {"checks", "encodings"},
+    "api": {"repeated", "checks", "arguments", "arrays", "dispatch", "encodings", "operations", "positions", "backends"},
+    "rotations": {"repeated", "checks", "arguments", "arrays", "dispatch", "encodings", "operations", "positions"},
     "kernels": {"kernels"},
 }
 
@@ -178,9 +180,11 @@ def test_version_is_the_packages():
 # ---- documentation -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["fastpe.api", "fastpe.encodings.sinusoidal", "fastpe.backends.pool"])
+@pytest.mark.parametrize(
+    "name", ["fastpe.api", "fastpe.rotations", "fastpe.encodings.sinusoidal", "fastpe.encodings.rotary", "fastpe.backends.pool"]
+)
 def test_docstring_examples(name):
-    results = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    results = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     assert results.failed == 0
     if name != "fastpe.backends.pool":
         assert results.attempted > 0

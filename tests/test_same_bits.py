@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fastpe
+from fastpe import Rotary
 
 
 def both(platform, view, encoding, given, **options):
@@ -112,3 +113,115 @@ def test_not_a_position(gpu):
     x = gpu.array(np.zeros((1, 3, 8), np.float32))
     fastpe.add_encoding(x, positions=gpu.array(np.array([2**31 - 1, 2**31, -(2**31) - 1])))
     assert np.isnan(gpu.host(x)).all(axis=(0, 2)).tolist() == [False, True, True]
+
+
+# ---- rotations ---------------------------------------------------------------------------------------------------------------
+
+ROTARIES = {
+    "half": Rotary(),
+    "interleaved": Rotary(interleaved=True, base=5e5),
+    "partial": Rotary(rotary_dim=16, rotary_offset=8),
+    "partial_interleaved": Rotary(rotary_dim=6, rotary_offset=3, interleaved=True),
+    "attention_factor": Rotary(scaling=fastpe.scaling.YaRN(8.0, 64)),
+    "xpos": Rotary(xpos_scale_base=512, interleaved=True, xpos_centre=20),
+    "xpos_steep": Rotary(xpos_scale_base=2),
+}
+
+
+def rotated(platform, q, k, encoding, given, **options):
+    """Rotate on the host and on a GPU; return q and k of both as NumPy arrays."""
+    here = q.copy(), None if k is None else k.copy()
+    there = platform.array(q), None if k is None else platform.array(k)
+    fastpe.apply_rotary(*here, encoding, **given, **options)
+    fastpe.apply_rotary(*there, encoding, **platform.arguments(given), **options)
+    return [(platform.host(a), b) for a, b in zip(there, here, strict=True) if b is not None]
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("name", ROTARIES)
+def test_rotary_encodings(gpu, dtype, name):
+    q, k = cases.random((2, 3, 9, 32), dtype), cases.random((2, 2, 9, 32), dtype, 1)
+    for given in ({"offset": 1_000_003 if "xpos" not in name else 11}, {"offset": -4, "inverse": True}):
+        for got, expected in rotated(gpu, q, k, ROTARIES[name], given):
+            cases.assert_same_bits(got, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mode", cases.POSITION_MODES)
+def test_rotary_position_modes(gpu, dtype, mode):
+    given = cases.POSITION_MODES[mode](3, 21)
+    for encoding in (Rotary(), Rotary(interleaved=True, rotary_dim=16)):
+        q, k = cases.random((3, 4, 21, 24), dtype), cases.random((3, 1, 21, 24), dtype, 1)
+        for got, expected in rotated(gpu, q, k, encoding, given):
+            cases.assert_same_bits(got, expected)
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("view", cases.VIEWS)
+def test_rotary_views(gpu, dtype, view):
+    for shape in ((2, 3, 10, 16), (5, 12)):
+        x = cases.VIEWS[view](cases.random(shape, dtype))
+        for got, expected in rotated(gpu, x, None, Rotary(interleaved=len(shape) == 2), {"offset": -5}):
+            cases.assert_same_bits(got, expected)
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+def test_rotary_heads_inside_out_of_place_and_masked(gpu, dtype):
+    """(B, T, H, D), packed, to other arrays; partial, so that channels are copied."""
+    packed = cases.random((2, 7, 6, 32), dtype)
+    mask = np.arange(7) >= np.array([0, 3])[:, None]
+    for encoding in (Rotary(), Rotary(rotary_dim=16), Rotary(rotary_dim=10, rotary_offset=1, interleaved=True)):
+        here = np.empty((2, 7, 4, 32), packed.dtype), np.empty((2, 7, 2, 32), packed.dtype)
+        fastpe.apply_rotary(packed[:, :, :4], packed[:, :, 4:], encoding, seq_axis=-3, mask=mask, out=here)
+        there, source = tuple(gpu.array(np.zeros_like(x)) for x in here), gpu.array(packed)
+        q, k = source[:, :, :4], source[:, :, 4:]
+        assert fastpe.apply_rotary(q, k, encoding, seq_axis=-3, mask=gpu.array(mask), out=there) is there
+        for got, expected in zip(there, here, strict=True):
+            cases.assert_same_bits(gpu.host(got), expected)
+        cases.assert_same_bits(gpu.host(source), packed)
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+def test_rotary_axes_of_positions(gpu, dtype):
+    positions = np.random.default_rng(0).integers(0, 5000, (3, 2, 7))
+    for layout in ("contiguous", "interleaved"):
+        encoding = Rotary(1e6, sections=(4, 6, 6), section_layout=layout)
+        for given in ({"positions": positions}, {"positions": positions[:, 0].copy()}, {"offset": 5}):
+            x = cases.random((2, 3, 7, 32), dtype)
+            for got, expected in rotated(gpu, x, None, encoding, given):
+                cases.assert_same_bits(got, expected)
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("table_dtype", ["float32", "float64", "float16"])
+def test_rotary_tables(gpu, dtype, table_dtype):
+    """On the host or on the GPU; beyond it a GPU makes NaN rows."""
+    cos, sin = cases.random((40, 8), table_dtype), cases.random((40, 8), table_dtype, 1)
+    positions = np.random.default_rng(0).integers(0, 40, (2, 7))
+    x = cases.random((2, 3, 7, 24), dtype)
+    expected = fastpe.apply_rotary(x.copy(), None, Rotary.tabulated(cos, sin), positions=positions)
+    for on_gpu in (False, True):
+        tables = (gpu.array(cos), gpu.array(sin)) if on_gpu else (cos, sin)
+        there = gpu.array(x)
+        fastpe.apply_rotary(there, None, Rotary.tabulated(*tables), positions=gpu.array(positions))
+        cases.assert_same_bits(gpu.host(there), expected)
+    beyond = gpu.array(cases.random((1, 3, 16), dtype))
+    fastpe.apply_rotary(beyond, None, Rotary.tabulated(cos, sin), positions=gpu.array(np.array([39, 40, -1])))
+    assert np.isnan(gpu.host(beyond).astype(float)).all(axis=(0, 2)).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+def test_rerotate(gpu, dtype):
+    x = cases.random((2, 3, 7, 32), dtype)
+    longer = {"source": Rotary(), "target": Rotary(scaling=fastpe.scaling.YaRN(8.0, 64))}
+    for given in (
+        {"delta": -7},
+        {"delta": np.array([3, 100])},
+        {"delta": np.array([0, 1, 0, 1, 5, 5, 5]) * np.ones((2, 1)), "mask": np.arange(7) > 2},
+        {**longer, "offset": 1000},
+        {**longer, "delta": 4, "positions": np.arange(7) * 99},
+    ):
+        here, there = x.copy(), gpu.array(x)
+        assert fastpe.rerotate(here, **given) is here
+        assert fastpe.rerotate(there, **gpu.arguments(given)) is there
+        cases.assert_same_bits(gpu.host(there), here)

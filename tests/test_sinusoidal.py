@@ -12,6 +12,7 @@ import pytest
 import reference
 
 import fastpe
+from fastpe import Sinusoidal, scaling
 
 DATA = Path(__file__).parent / "data"
 TABLES = dict(np.load(DATA / "tables.npz"))
@@ -251,3 +252,39 @@ def test_invalid_width():
 def test_too_fast_a_frequency():
     with pytest.raises(ValueError, match=r"must give frequencies below 2\^32 turns a position, got 1e\+12 radians"):
         fastpe.encode(1, 4, fastpe.Sinusoidal(position_scale=1e12))
+
+
+# ---- rules for longer contexts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [0, 1, 0.5])
+def test_scaling_takes_the_plain_frequencies_to_others(shift):
+    """Linear interpolation is what ``position_scale`` does; NTK keeps the first frequency and divides the last."""
+    plain = Sinusoidal(frequency_shift=shift).frequencies(16)[0]
+    linear = Sinusoidal(frequency_shift=shift, scaling=scaling.Linear(4.0))
+    assert np.abs(linear.frequencies(16)[0] / (plain / 4) - 1).max() < 1e-15
+    x = np.zeros((1, 50, 16), np.float64)
+    stretched = fastpe.add_encoding(x.copy(), Sinusoidal(frequency_shift=shift, position_scale=0.25))
+    assert np.abs(fastpe.add_encoding(x.copy(), linear) - stretched).max() < 1e-13
+    ntk = Sinusoidal(frequency_shift=shift, scaling=scaling.NTK(4.0)).frequencies(16)[0] / plain
+    assert ntk[0] == 1
+    assert abs(ntk[-1] * 4 - 1) < 1e-14
+    assert (np.diff(ntk) < 0).all()
+    yarn = Sinusoidal(scaling=scaling.YaRN(4.0, 64)).frequencies(16)
+    assert (yarn[0] == fastpe.Rotary(scaling=scaling.YaRN(4.0, 64)).frequencies(16)[0]).all()
+    assert yarn[1] == 1.0, "there is no attention to scale"
+
+
+def test_scaling_by_the_length_of_the_call():
+    encoding = Sinusoidal(scaling=scaling.DynamicNTK(2.0, 10))
+    x = np.zeros((1, 30, 16), np.float32)
+    expected = fastpe.add_encoding(x.copy(), encoding, seq_len=45, offset=15)
+    for _ in range(3):
+        assert (fastpe.add_encoding(x.copy(), encoding, offset=15) == expected).all()
+        assert (fastpe.add_encoding(x.copy(), encoding, positions=np.arange(15, 45)) == expected).all()
+        assert (fastpe.encode(np.arange(15, 45), 16, encoding) == expected[0]).all()
+        assert (fastpe.add_encoding(x.copy(), encoding, offset=5) != expected).any()
+    assert (fastpe.encode(44, 16, encoding) == expected[0, -1]).all()
+    assert (fastpe.encode(np.arange(15, 45), 16, encoding, seq_len=10) == fastpe.encode(np.arange(15, 45), 16)).all()
+    with pytest.raises(TypeError, match=r"scaling must be a rule of fastpe\.scaling or None"):
+        Sinusoidal(scaling=4.0)

@@ -40,3 +40,9 @@ def contiguous(array: Any, dtype: str) -> Any:
     """The array itself, or a C-contiguous copy of this dtype."""
     with cupy.cuda.Device(array.device.id):
         return cupy.ascontiguousarray(array, dtype)
+
+
+def synchronize(device: int | None) -> None:
+    """Wait for the current stream of a device."""
+    with cupy.cuda.Device(device):
+        cupy.cuda.get_current_stream().synchronize()

@@ -11,28 +11,29 @@ import re
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from .. import checks, kernels
+from .. import checks
 from ..arrays import ITEMSIZE, Memory
-from ..encodings import SinusoidalPlan
-from ..kernels.blocks import ADD_SINUSOIDAL
-from ..operations import AddSinusoidal, Tables
+from ..encodings import RotaryPlan, SinusoidalPlan, TablePlan
+from ..kernels import blocks as at
+from ..operations import AddSinusoidal, CallerTable, RotaryTables, Rotate, Tables
 from . import cache
 
 OPTIONS = ("--std=c++17", "-fmad=false")  # and no -ftz, which CuPy's own compiler would append: subnormal numbers survive
-KERNELS = Path(kernels.__file__).parent
+KERNELS = Path(at.__file__).parent
 THREADS = 128
 BLOCKS_PER_MULTIPROCESSOR = 32  # two waves of resident blocks; more would only reread the tables
 MOST_BLOCKS_YZ = 65535
 
 _lock = threading.RLock()
 _modules: dict[tuple[str, str], Any] = {}
-_tables_found: dict[tuple[object, int], tuple[Tables, Any]] = {}  # never freed: a graph may hold their addresses
+_tables_found: dict[tuple[object, int], tuple[list[int], Any]] = {}  # never freed: a graph may hold their addresses
 
 
 # ---- is there a GPU ----------------------------------------------------------------------------------------------------------
@@ -199,7 +200,7 @@ def _multiprocessors(device: int) -> int:
 
 def _block(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
     """An argument block as one structured element, which CuPy passes by value."""
-    reals = ("amplitude", "input_scale")
+    reals = ("amplitude", "input_scale", "factor")
     dtype = np.dtype([(name, "<f8" if name in reals else "<i8") for name in names])
     return np.array([values], dtype)
 
@@ -213,12 +214,15 @@ _PAIRS = {"vec16_interleaved": 8, "vec16_concatenated": 16}  # bytes of a thread
 def warmup(dtype: str, device: int) -> None:
     """Compile and load every kernel for a device (the element types share one module)."""
     require()
-    for name in ("add_sinusoidal", "locate_rows"):
+    for name in ("add_sinusoidal", "rotate", "rotate_table", "locate_rows"):
         _module(name, device)
 
 
-def run(operation: AddSinusoidal) -> None:
+def run(operation: AddSinusoidal | Rotate) -> None:
     """Launch an operation on the caller's current stream."""
+    if isinstance(operation, Rotate):
+        _rotate(operation)
+        return
     device = operation.out.device
     assert device is not None
     for memory in (operation.x, operation.out):
@@ -227,13 +231,13 @@ def run(operation: AddSinusoidal) -> None:
     suffix, itemsize = _SUFFIX[operation.out.dtype], ITEMSIZE[operation.out.dtype]
     tables = _tables(operation.plan, device)
     for arguments in operation.arguments(tables):
-        call: dict[str, Any] = dict(zip(ADD_SINUSOIDAL, arguments, strict=True))
+        call: dict[str, Any] = dict(zip(at.ADD_SINUSOIDAL, arguments, strict=True))
         variant = _variant(call, itemsize)
         pairs = (call["width"] + 1) // 2
         units = pairs if variant == "columns" else pairs * itemsize // _PAIRS[variant]
         grid, block = _grid(call, units, device)
         entry = f"add_sinusoidal_{suffix}_{variant}"
-        _launch("add_sinusoidal", entry, device, grid, block, _block(ADD_SINUSOIDAL, arguments))
+        _launch("add_sinusoidal", entry, device, grid, block, _block(at.ADD_SINUSOIDAL, arguments))
 
 
 def _variant(call: dict[str, Any], itemsize: int) -> str:
@@ -270,18 +274,87 @@ def _grid(call: dict[str, Any], units: int, device: int) -> tuple[tuple[int, int
 
 
 def _tables(plan: SinusoidalPlan, device: int) -> Tables:
-    """A plan's tables on a device, uploaded once."""
+    return Tables(*_uploaded(plan.key, device, lambda: (plan.turns.fraction, plan.turns.whole, *plan.rotations)))
+
+
+def _uploaded(key: Any, device: int, arrays: Callable[[], tuple[Any, ...]]) -> list[int]:
+    """Addresses of a plan's tables on a device, uploaded once; 0 for None."""
     with _lock:
-        if (plan.key, device) not in _tables_found:
+        if (key, device) not in _tables_found:
             import cupy
 
             require()
             _refuse_capture(device, _FIRST_CALL)
             with cupy.cuda.Device(device):
-                arrays = [cupy.asarray(array) for array in (plan.turns.fraction, plan.turns.whole, *plan.rotations)]
+                there = [None if array is None else cupy.asarray(array) for array in arrays()]
                 cupy.cuda.get_current_stream().synchronize()  # once: any stream may read them from now on
-            _tables_found[plan.key, device] = Tables(*(array.data.ptr for array in arrays)), arrays
-        return _tables_found[plan.key, device][0]
+            _tables_found[key, device] = [0 if array is None else array.data.ptr for array in there], there
+        return _tables_found[key, device][0]
+
+
+# ---- rotate ------------------------------------------------------------------------------------------------------------------
+
+
+def _rotate(operation: Rotate) -> None:
+    pairs, plan = operation.pairs, operation.plan
+    device, dtype = pairs[0].out.device, pairs[0].out.dtype
+    assert device is not None
+    for pair in pairs:
+        for memory in pair:
+            _check_alignment("apply_rotary", memory)
+    names = at.ROTATE if plan.kernel == "rotate" else at.ROTATE_TABLE
+    tables = _rotary_tables(plan, device) if isinstance(plan, RotaryPlan) else _caller_table(plan, device, dtype)
+    for arguments in operation.arguments(tables):
+        call: dict[str, Any] = dict(zip(names, arguments, strict=True))
+        variant = _rotate_variant(call, ITEMSIZE[dtype])
+        vector = 16 // ITEMSIZE[dtype]
+        units = {
+            "pairs": call["head_dim"] - call["pairs"],
+            "vec16_half": call["pairs"] // vector,
+            "vec16_interleaved": 2 * call["pairs"] // vector,
+        }[variant]
+        grid, block = _rotate_grid(call, units, device)
+        _launch(plan.kernel, f"{plan.kernel}_{_SUFFIX[dtype]}_{variant}", device, grid, block, _block(names, arguments))
+
+
+def _rotate_variant(call: dict[str, Any], itemsize: int) -> str:
+    """The 16-byte vector kernels where addresses, strides and channels allow, else one pair a thread."""
+    present = [array for array in ("q", "k") if call[f"{array}_out"]]
+    arrays = [f"{array}{part}" for array in present for part in ("", "_out")]
+    outer = [call[f"{array}{part}"] for array in arrays for part in ("_batch_stride", "_row_stride", "_head_stride")]
+    outer += [call[array] for array in arrays] + [call["first_channel"] * itemsize]
+    block = call["pairs"] * itemsize * (2 if call["interleaved"] else 1)
+    contiguous = all(call[f"{array}_column_stride"] == itemsize for array in arrays)
+    copies = call["head_dim"] > 2 * call["pairs"] and any(call[array] != call[f"{array}_out"] for array in present)
+    if not contiguous or copies or block % 16 or any(value % 16 for value in outer):
+        return "pairs"
+    return "vec16_interleaved" if call["interleaved"] else "vec16_half"
+
+
+def _rotate_grid(call: dict[str, Any], units: int, device: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """Threads over units and groups of heads (x), rows (y) and sequences (z)."""
+    wide = min(THREADS, 1 << max(units - 1, 0).bit_length())
+    tall = min(THREADS // wide, 1 << max(call["rows"] - 1, 0).bit_length())
+    columns, down, deep = -(-units // wide), min(-(-call["rows"] // tall), MOST_BLOCKS_YZ), min(call["batch"], MOST_BLOCKS_YZ)
+    blocks = _multiprocessors(device) * BLOCKS_PER_MULTIPROCESSOR
+    # A thread takes every head of its pairs, unless there are too few pairs, rows and sequences to fill the device.
+    groups = min(max(call["q_heads"], call["k_heads"]), max(1, blocks // (columns * down * deep)))
+    return (columns * groups, down, deep), (wide, tall)
+
+
+def _rotary_tables(plan: RotaryPlan, device: int) -> RotaryTables:
+    axes = plan.axes if plan.axes.any() else None
+    return RotaryTables(*_uploaded(plan.key, device, lambda: (plan.turns.fraction, plan.turns.whole, axes, plan.growths)))
+
+
+def _caller_table(plan: TablePlan, device: int, dtype: str) -> CallerTable:
+    real = "float64" if dtype == "float64" else "float32"
+    if (device, real) not in plan.table._copies:
+        _refuse_capture(device, _FIRST_CALL)
+    from ..arrays import cupy as cupy_arrays
+
+    cosines, sines = plan.table.on(cupy_arrays, device, real)
+    return CallerTable(cosines.address, sines.address, plan.table.rows, cosines.strides[0])
 
 
 # ---- locate_rows -------------------------------------------------------------------------------------------------------------

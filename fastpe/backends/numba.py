@@ -18,14 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernels
 from ..arrays import ITEMSIZE, Memory
 from ..arrays import numpy as numpy_arrays
-from ..encodings import SinusoidalPlan
+from ..encodings import RotaryPlan, SinusoidalPlan, TablePlan
 from ..kernels import blocks as at
 from ..kernels import locate_rows
 from ..locks import unforkable
-from ..operations import AddSinusoidal, Tables
+from ..operations import AddSinusoidal, CallerTable, RotaryTables, Rotate, Tables
 from . import cache, pool
 
 CHUNK_BYTES = 1 << 18  # of x
@@ -95,7 +94,7 @@ def _key(name: str, variant: tuple[Any, ...]) -> str:
         llvmlite.__version__,
         cpu_target.target_context.codegen().magic_tuple(),
     ]
-    sources = [path.read_text() for path in sorted(Path(kernels.__file__).parent.glob("*.py"))]
+    sources = [path.read_text() for path in sorted(Path(at.__file__).parent.glob("*.py"))]
     return cache.key("-".join((name, *(str(part) for part in variant))), *facts, settings, *sources)
 
 
@@ -124,24 +123,29 @@ def _store(name: str, variant: tuple[Any, ...], result: Any) -> None:
 
 
 def warmup(dtype: str, device: int | None) -> None:
-    """Compile what ``add_encoding(x)`` and ``encode`` run for one element type with the default layout."""
+    """Compile what ``add_encoding(x)``, ``encode`` and ``apply_rotary(q, k)`` run for one element type."""
     for mode in (_IN_PLACE, _ALONE):
         kernel("add_sinusoidal", dtype, mode)
+    kernel("rotate", dtype, _IN_PLACE)
 
 
-def run(operation: AddSinusoidal) -> None:
+def run(operation: AddSinusoidal | Rotate) -> None:
     """Run an operation to its end."""
     for call in _calls(operation):
-        call.run(call.source, call.target, call.start)
+        call.again()
 
 
-def prepare(operation: AddSinusoidal) -> Call | None:
+def prepare(operation: AddSinusoidal | Rotate) -> Any:
     """What runs this operation again for other arrays of the same layout; None where that takes more than one call."""
     calls = list(itertools.islice(_calls(operation), 2))
     return calls[0] if len(calls) == 1 else None
 
 
-def _calls(operation: AddSinusoidal) -> Iterator[Call]:
+def _calls(operation: AddSinusoidal | Rotate) -> Iterator[Call | RotateCall]:
+    return _rotations(operation) if isinstance(operation, Rotate) else _additions(operation)
+
+
+def _additions(operation: AddSinusoidal) -> Iterator[Call]:
     x, out, plan = operation.x, operation.out, operation.plan
     mode = _ALONE if x is None else _IN_PLACE if x.same_elements(out) else _OUT_OF_PLACE
     compiled = kernel("add_sinusoidal", out.dtype, mode)
@@ -152,6 +156,10 @@ def _calls(operation: AddSinusoidal) -> Iterator[Call]:
 
 _IN_PLACE, _OUT_OF_PLACE, _ALONE = 0, 1, 2  # kernels.add_sinusoidal
 _BLOCK = struct.Struct(f"={len(at.ADD_SINUSOIDAL) - 2}q2d")
+_ROTATE_BLOCKS = {
+    "rotate": struct.Struct(f"={len(at.ROTATE) - 1}q1d"),
+    "rotate_table": struct.Struct(f"={len(at.ROTATE_TABLE)}q"),
+}
 
 
 class _Blocks:
@@ -159,45 +167,87 @@ class _Blocks:
 
     alive: Any = None
 
-    def __init__(self, control: dict[int, int], arguments: tuple[Any, ...], positions: int) -> None:
-        used = at.CONTROL_WORDS + _BLOCK.size // 8
+    def __init__(self, block: struct.Struct, control: dict[int, int], arguments: tuple[Any, ...], positions: int) -> None:
+        used = at.CONTROL_WORDS + block.size // 8
         array = np.zeros(used + positions, np.int64)
         self.words = array.data
         self.positions = array[used:]
         self.control: int = array.ctypes.data
         self.call = self.control + 8 * at.CONTROL_WORDS
         self.positions_at = self.control + 8 * used
-        _BLOCK.pack_into(self.words, 8 * at.CONTROL_WORDS, *arguments)
+        block.pack_into(self.words, 8 * at.CONTROL_WORDS, *arguments)
         for place, word in control.items():
             self.words[place] = word
 
 
-class Call:
+class _Prepared:
     """A kernel call of which all is settled but where the arrays are and where the first row stands."""
+
+    rows: int
+
+    def __init__(
+        self,
+        compiled: Callable[..., None],
+        block: struct.Struct,
+        arguments: tuple[Any, ...],
+        control: dict[int, int],
+        nbytes: int,
+        offsets: int,
+        alive: Any,
+    ) -> None:
+        self._compiled, self._block, self._arguments, self._control, self._alive = compiled, block, arguments, control, alive
+        self._room_bytes = control[at.ROOM_BYTES]
+        self._helpers = min(control[at.CHUNKS] - 1, nbytes // BYTES_PER_HELPER, at.MOST_ROOMS - 1)
+        self._offsets = offsets
+        self._free: list[_Blocks] = []  # of runs at which no helper looks any more
+
+    def _blocks(self) -> _Blocks:
+        """Blocks of which all is filled in but what differs from run to run."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return _Blocks(self._block, self._control, self._arguments, self._offsets)
+
+    def _compute(self, blocks: _Blocks, known: Any = None) -> None:
+        words, helpers = blocks.words, self._helpers
+        if helpers > 0:
+            helpers = min(helpers, pool.threads() - 1)
+        size, words[at.SCRATCH], _ = scratch = _borrow((1 + helpers) * self._room_bytes)
+        words[at.ROOMS] = 1 + helpers
+        if _compute(self._compiled, blocks, helpers, (self._alive, known)):
+            words[at.FINISHED_CHUNKS] = words[at.LEFT] = 0
+            words[at.CALLED] = 1
+            for share in range(at.SHARES, at.SHARES + at.SHARE_WORDS * (1 + helpers), at.SHARE_WORDS):
+                words[share + at.CLAIMED] = words[share + at.IS_TAKEN] = 0
+            self._free.append(blocks)
+        if len(_scratch) < KEPT_SCRATCH[0] and size <= KEPT_SCRATCH[1]:
+            _scratch.append(scratch)
+
+
+class Call(_Prepared):
+    """A call of ``add_sinusoidal``."""
 
     def __init__(
         self, compiled: Callable[..., None], arguments: tuple[Any, ...], dtype: str, mode: int, finished: _Finished, alive: Any
     ) -> None:
-        self.source, self.target, self.start = arguments[at.X], arguments[at.OUT], arguments[at.START]
-        self._compiled, self._arguments, self._alive, self._finished = compiled, arguments, alive, finished
-        self.batch, self.rows, heads, width = arguments[at.BATCH : at.WIDTH + 1]
-        self._control = _way_of_work(arguments, dtype, mode)
-        self._room_bytes, self._itemsize = self._control[at.ROOM_BYTES], ITEMSIZE[dtype]
-        nbytes = self.batch * self.rows * heads * width * self._itemsize
-        self._helpers = min(self._control[at.CHUNKS] - 1, nbytes // BYTES_PER_HELPER, at.MOST_ROOMS - 1)
+        self.source, self.target, self._start = arguments[at.X], arguments[at.OUT], arguments[at.START]
+        batch, self.rows, heads, width = arguments[at.BATCH : at.WIDTH + 1]
+        self._itemsize, self._finished = ITEMSIZE[dtype], finished
+        nbytes = batch * self.rows * heads * width * self._itemsize
         self._knows = arguments[at.POSITIONS] == 0 and nbytes <= FINISHED_FOR_BYTES
-        self._offsets = self.batch if arguments[at.POSITIONS] != 0 and self.rows == 1 else 0
-        self._free: list[_Blocks] = []  # of runs at which no helper looks any more
+        offsets = batch if arguments[at.POSITIONS] != 0 and self.rows == 1 else 0
+        super().__init__(compiled, _BLOCK, arguments, _way_of_work(arguments, dtype, mode), nbytes, offsets, alive)
+
+    def again(self) -> None:
+        """Run on the arrays that it was made for."""
+        self.run(self.source, self.target, self._start)
 
     def run(self, source: int, target: int, start: int, offsets: Any = None) -> None:
         """Run on the arrays at these addresses.
 
         ``start`` is the first row's position in units of 2^-32. ``offsets``: (B,) int64, the position of each sequence's only row.
         """
-        try:
-            blocks = self._free.pop()
-        except IndexError:
-            blocks = _Blocks(self._control, self._arguments, self._offsets)
+        blocks = self._blocks()
         words = blocks.words
         words[_X], words[_OUT], words[_START] = source, target, start
         known = self._finished.known(self, start) if self._knows else None
@@ -207,47 +257,36 @@ class Call:
         if offsets is not None:
             np.left_shift(offsets, 32, out=blocks.positions)
             words[_POSITIONS] = blocks.positions_at
-        helpers = self._helpers
-        if helpers > 0:
-            helpers = min(helpers, pool.threads() - 1)
-        size, words[at.SCRATCH], _ = scratch = _borrow((1 + helpers) * self._room_bytes)
-        words[at.ROOMS] = 1 + helpers
-        if self._compute(blocks, helpers, known):
-            words[at.FINISHED_CHUNKS] = words[at.LEFT] = 0
-            words[at.CALLED] = 1
-            for share in range(at.SHARES, at.SHARES + at.SHARE_WORDS * (1 + helpers), at.SHARE_WORDS):
-                words[share + at.CLAIMED] = words[share + at.IS_TAKEN] = 0
-            self._free.append(blocks)
-        if len(_scratch) < KEPT_SCRATCH[0] and size <= KEPT_SCRATCH[1]:
-            _scratch.append(scratch)
-
-    def _compute(self, blocks: _Blocks, helpers: int, known: Any) -> bool:
-        """Run the kernel; return whether nobody will look at the blocks again."""
-        if helpers <= 0:
-            blocks.words[at.SEATS] = 0
-            self._compiled(blocks.call, blocks.control, 0)
-            return True
-        seats = pool.seats(self._compiled)
-        blocks.words[at.SEATS], blocks.words[at.HELPERS] = seats.address, helpers
-        blocks.alive = self._alive, known
-        seats.keep(blocks)
-        asleep = helpers - seats.taken()
-        if asleep <= 0:
-            self._compiled(blocks.call, blocks.control, 0)
-            return seats.let_go(blocks)
-        pool.run(self._compiled, (blocks.call, blocks.control), asleep, blocks, seats)
-        seats.let_go(blocks)
-        return False  # a helper from the queue that comes late will look at them
+        self._compute(blocks, known)
 
     def fill(self, table: int, first: int, rows: int) -> None:
         """Write the rows of the positions first, first + 1, ... to where they belong in the table of a plan's finished rows."""
         control = {at.CHUNKS: 1, at.ROWS_PER_CHUNK: rows, at.BATCH_PER_CHUNK: 1, at.KNOWN: table, at.FILLS: 1}
-        blocks = _Blocks({**self._control, **control}, self._arguments, 0)
+        blocks = _Blocks(_BLOCK, {**self._control, **control}, self._arguments, 0)
         for place, word in ((_BATCH, 1), (_ROWS, rows), (_HEADS, 1), (_START, first << 32)):
             blocks.words[place] = word
         scratch = _borrow(self._room_bytes)
         blocks.words[at.SCRATCH], blocks.words[at.ROOMS] = scratch[1], 1
         self._compiled(blocks.call, blocks.control, 0)
+
+
+def _compute(compiled: Callable[..., None], blocks: _Blocks, helpers: int, alive: Any) -> bool:
+    """Run a kernel with up to so many helpers; return whether nobody will look at the blocks again. ``alive`` owns its tables."""
+    if helpers <= 0:
+        blocks.words[at.SEATS] = 0
+        compiled(blocks.call, blocks.control, 0)
+        return True
+    seats = pool.seats(compiled)
+    blocks.words[at.SEATS], blocks.words[at.HELPERS] = seats.address, helpers
+    blocks.alive = alive
+    seats.keep(blocks)
+    asleep = helpers - seats.taken()
+    if asleep <= 0:
+        compiled(blocks.call, blocks.control, 0)
+        return seats.let_go(blocks)
+    pool.run(compiled, (blocks.call, blocks.control), asleep, blocks, seats)
+    seats.let_go(blocks)
+    return False  # a helper from the queue that comes late will look at them
 
 
 _X, _OUT, _BATCH, _ROWS, _HEADS, _POSITIONS, _START = (
@@ -310,6 +349,89 @@ def _borrow(nbytes: int) -> tuple[int, int, Any]:
         address = array.ctypes.data
         scratch = nbytes, address + -address % at.LINE_BYTES, array
     return scratch
+
+
+# ---- rotations ---------------------------------------------------------------------------------------------------------------
+
+ANGLES_BYTES = 1 << 16  # of cosines and sines made at a time: they stay in the second-level cache
+
+
+def _rotations(operation: Rotate) -> Iterator[RotateCall]:
+    pairs, plan = operation.pairs, operation.plan
+    dtype = pairs[0].out.dtype
+    mode = _IN_PLACE if all(pair.x.same_elements(pair.out) for pair in pairs) else _OUT_OF_PLACE
+    compiled = kernel(plan.kernel, dtype, mode)
+    tables, alive = _rotary_tables(plan) if isinstance(plan, RotaryPlan) else _caller_table(plan, dtype)
+    for arguments in operation.arguments(tables):
+        yield RotateCall(compiled, plan.kernel, arguments, dtype, (alive, operation.rows.alive))
+
+
+class RotateCall(_Prepared):
+    """A call of ``rotate`` or ``rotate_table``."""
+
+    def __init__(self, compiled: Callable[..., None], name: str, arguments: tuple[Any, ...], dtype: str, alive: Any) -> None:
+        self.addresses = [arguments[place] for place in _ROTATED if arguments[place + at.ARRAY_OUT]]
+        self._places = [at.CONTROL_WORDS + place for place in _ROTATED if arguments[place + at.ARRAY_OUT]]
+        self._start = arguments[at.R_START]
+        batch, self.rows = arguments[at.R_BATCH], arguments[at.R_ROWS]
+        row_bytes = sum(arguments[place + at.ARRAY_HEADS] for place in _ROTATED) * arguments[at.R_HEAD_DIM] * ITEMSIZE[dtype]
+        offsets = batch if arguments[at.R_POSITIONS] != 0 and self.rows == 1 else 0
+        control = _way_of_rotating(arguments, row_bytes, 8 if dtype == "float64" else 4)
+        super().__init__(compiled, _ROTATE_BLOCKS[name], arguments, control, batch * self.rows * row_bytes, offsets, alive)
+
+    def again(self) -> None:
+        """Run on the arrays that it was made for."""
+        self._compute(self._blocks())
+
+    def run(self, addresses: list[int], start: int, offsets: Any = None) -> None:
+        """Run in place on the arrays at these addresses; ``start`` and ``offsets`` as in ``Call.run``."""
+        blocks = self._blocks()
+        words = blocks.words
+        for place, address in zip(self._places, addresses):  # noqa: B905 (0.1 us)
+            words[place] = words[place + at.ARRAY_OUT] = address
+        words[_R_START] = start
+        if offsets is not None:
+            np.left_shift(offsets, 32, out=blocks.positions)
+            words[_R_POSITIONS] = blocks.positions_at
+        self._compute(blocks)
+
+
+_ROTATED = (at.R_ARRAYS, at.R_ARRAYS + at.R_ARRAY_WORDS)  # where q's words begin, and k's
+_R_START, _R_POSITIONS = at.CONTROL_WORDS + at.R_START, at.CONTROL_WORDS + at.R_POSITIONS
+
+
+def _way_of_rotating(arguments: tuple[Any, ...], row_bytes: int, real_bytes: int) -> dict[int, int]:
+    """How a call goes about it. ``row_bytes`` are those of all heads of q and k at a position."""
+    batch, rows, pairs = arguments[at.R_BATCH], arguments[at.R_ROWS], arguments[at.R_PAIRS]
+    block_rows = min(rows, max(1, ANGLES_BYTES // (2 * pairs * real_bytes)))
+    shares = batch > 1 and arguments[at.R_POSITIONS_BATCH_STRIDE] == 0
+    rows_per_chunk = max(1, CHUNK_BYTES // row_bytes)
+    rows_per_chunk = min(rows, block_rows if shares or rows_per_chunk < block_rows else rows_per_chunk)
+    batch_per_chunk = min(batch, max(1, (LARGEST_CHUNK_BYTES if shares else CHUNK_BYTES) // (row_bytes * rows_per_chunk)))
+    return {
+        at.CHUNKS: -(-rows // rows_per_chunk) * -(-batch // batch_per_chunk),
+        at.ROWS_PER_CHUNK: rows_per_chunk,
+        at.BATCH_PER_CHUNK: batch_per_chunk,
+        at.BLOCK_ROWS: block_rows,
+        at.YIELD_FUNCTION: pool.yield_function(),
+        at.CALLED: 1,
+        at.ROOM_BYTES: -(-2 * real_bytes * (block_rows * pairs + at.MARGIN) // at.LINE_BYTES) * at.LINE_BYTES,
+    }
+
+
+@functools.lru_cache(maxsize=64)
+def _rotary_tables(plan: RotaryPlan) -> tuple[RotaryTables, Any]:
+    """Addresses of a plan's tables, and the arrays that hold them."""
+    fraction, whole = (np.pad(turns, (0, at.MARGIN)) for turns in (plan.turns.fraction, plan.turns.whole))
+    axes = np.ascontiguousarray(plan.axes, np.int64) if plan.axes.any() else None
+    growths = None if plan.growths is None else np.pad(plan.growths, (0, at.MARGIN))
+    arrays = fraction, whole, axes, growths
+    return RotaryTables(*(0 if array is None else array.ctypes.data for array in arrays)), arrays
+
+
+def _caller_table(plan: TablePlan, dtype: str) -> tuple[CallerTable, Any]:
+    cosines, sines = plan.table.on(numpy_arrays, None, "float64" if dtype == "float64" else "float32")
+    return CallerTable(cosines.address, sines.address, plan.table.rows, cosines.strides[0]), (cosines, sines)
 
 
 # ---- finished rows -----------------------------------------------------------------------------------------------------------

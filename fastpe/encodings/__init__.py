@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .rotary import Rotary, RotaryPlan
+from .rotary_table import RotaryTable, TablePlan
 from .sinusoidal import Sinusoidal, SinusoidalPlan
 
-__all__ = ["NAMES", "Rotary", "RotaryPlan", "Sinusoidal", "SinusoidalPlan"]
+__all__ = ["NAMES", "Rotary", "RotaryPlan", "RotaryTable", "Sinusoidal", "SinusoidalPlan", "TablePlan"]
 
 # What the `encoding` argument accepts by name.
 NAMES: dict[str, type[Sinusoidal]] = {"sinusoidal": Sinusoidal}

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import checks, phase, scaling
+from .. import checks, phase
 from ..checks import message
+from .rotary_table import RotaryTable
 
-SECTION_LAYOUTS = ("contiguous", "interleaved")
+if TYPE_CHECKING:
+    from .. import scaling
+
+SECTION_LAYOUTS = ("contiguous", "interleaved", "alternating")
+SECTION_FREQUENCIES = ("shared", "own")
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,24 @@ class Rotary:
         For positions with several axes (time, height, width): how many of the d/2 frequencies each axis has. Their sum is d/2.
     section_layout
         ``"contiguous"``: the first axis has the first frequencies, and so on (Qwen2-VL). ``"interleaved"``: frequency i has axis
-        i mod A while that axis still has some left, else the first axis (Qwen3-VL).
+        i mod A while that axis still has some left, else the first axis (Qwen3-VL). ``"alternating"``: the axes but the first take
+        turns, and the first has the last frequencies (ERNIE 4.5 VL).
+    section_frequencies
+        ``"shared"``: one geometric row of frequencies, shared out among the axes. ``"own"``: each contiguous section of n has a row of its
+        own, that of width 2n (axial rotary encodings of images and video: vision towers, CogVideoX, Flux).
     attention_factor
         m, in place of the scaling rule's own.
     xpos_scale_base
-        xPos: queries are also multiplied by ``z_i^(p/xpos_scale_base)`` and keys divided by it, ``z_i = (2i/d + 0.4) / 1.4``; 512 in
-        the paper. The centre is position 0, so that cached keys stay valid.
+        xPos: queries are multiplied by ``z_i^((p - c)/xpos_scale_base)`` and keys divided by it, ``z_i = (2i + 0.4 d)/(1.4 d)``. At least
+        2; 512 in the paper. None: neither.
+    xpos_centre
+        c. With 0, cached keys stay valid; the paper's code takes the middle of the sequence, which keeps the factors near 1: beyond
+        about 35 000 positions from c a float32 factor is 0 or infinite, beyond 4500 a float16 one.
 
     References
     ----------
     Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021 (arXiv 2104.09864). Sun et al., "A
-    Length-Extrapolatable Transformer", 2022 (arXiv 2212.10554), for xPos.
+    Length-Extrapolatable Transformer", 2022 (arXiv 2212.10554): xPos.
     """
 
     base: float = 10000.0
@@ -60,8 +72,10 @@ class Rotary:
     scaling: scaling.Scaling | None = None
     sections: tuple[int, ...] | None = None
     section_layout: str = "contiguous"
+    section_frequencies: str = "shared"
     attention_factor: float | None = None
     xpos_scale_base: float | None = None
+    xpos_centre: int = 0
 
     def __post_init__(self) -> None:
         found: dict[str, Any] = {"base": checks.positive_number("Rotary", "base", self.base)}
@@ -73,16 +87,26 @@ class Rotary:
         found["rotary_offset"] = checks.integer("Rotary", "rotary_offset", self.rotary_offset)
         if found["rotary_offset"] < 0:
             raise ValueError(message("Rotary", "rotary_offset must be 0 or more", str(found["rotary_offset"])))
-        if self.scaling is not None and not isinstance(self.scaling, scaling.Scaling):
-            raise TypeError(
-                message("Rotary", "scaling must be a rule of fastpe.scaling or None", checks.describe(self.scaling))
-            )
+        if self.scaling is not None:
+            from .. import scaling
+
+            scaling.check("Rotary", self.scaling)
         if self.sections is not None:
             found["sections"] = _sections(self.sections)
         checks.one_of("Rotary", "section_layout", self.section_layout, SECTION_LAYOUTS)
-        for name in ("attention_factor", "xpos_scale_base"):
-            if getattr(self, name) is not None:
-                found[name] = checks.positive_number("Rotary", name, getattr(self, name))
+        checks.one_of("Rotary", "section_frequencies", self.section_frequencies, SECTION_FREQUENCIES)
+        if self.section_frequencies == "own" and (self.sections is None or self.section_layout != "contiguous"):
+            rule = "section_frequencies 'own' needs sections, contiguous ones"
+            raise ValueError(message("Rotary", rule, f"sections {self.sections} and section_layout {self.section_layout!r}"))
+        if self.attention_factor is not None:
+            found["attention_factor"] = checks.positive_number("Rotary", "attention_factor", self.attention_factor)
+        if self.xpos_scale_base is not None:
+            found["xpos_scale_base"] = checks.positive_number("Rotary", "xpos_scale_base", self.xpos_scale_base)
+            if found["xpos_scale_base"] < 2:
+                raise ValueError(message("Rotary", "xpos_scale_base must be at least 2", f"{found['xpos_scale_base']:g}"))
+        found["xpos_centre"] = checks.integer("Rotary", "xpos_centre", self.xpos_centre)
+        if abs(found["xpos_centre"]) > 2**30:
+            raise ValueError(message("Rotary", "xpos_centre must lie within 2^30 of 0", str(found["xpos_centre"])))
         for name, value in found.items():
             object.__setattr__(self, name, value)
 
@@ -135,8 +159,13 @@ class Rotary:
             raise ValueError(message("Rotary", "the number of channels that rotate must be even", got, "Give rotary_dim."))
         return found
 
+    @staticmethod
+    def tabulated(cos: Any, sin: Any, *, interleaved: bool = False, rotary_offset: int = 0) -> RotaryTable:
+        """Return an encoding that takes its cosines and sines from a caller's table; see ``RotaryTable``."""
+        return RotaryTable(cos, sin, interleaved, rotary_offset)
+
     @classmethod
-    def from_config(cls, config: Any, *, layer_type: str | None = None, interleaved: bool = False) -> Rotary:
+    def from_config(cls, config: Any, *, layer_type: str | None = None, interleaved: bool | None = None) -> Rotary:
         """Return the encoding that a Hugging Face configuration describes.
 
         Parameters
@@ -147,7 +176,8 @@ class Rotary:
         layer_type
             Which of the dicts, where ``rope_parameters`` has one for each type of layer.
         interleaved
-            The configuration does not say it; most models' code in Hugging Face's library has False.
+            None: ``rope_interleave`` where the configuration has it, else True for the types of models whose code in Hugging Face's library
+            has adjacent pairs (GPT-J, GLM, Cohere, ERNIE, Llama 4, ...), else False.
 
         Raises
         ------
@@ -160,7 +190,8 @@ class Rotary:
         -----
         As Hugging Face does: ``yarn`` ignores ``mscale`` without ``mscale_all_dim``; a missing ``factor`` of ``yarn`` and ``longrope`` is
         ``max_position_embeddings / original_max_position_embeddings``; ``dynamic`` scales from ``max_position_embeddings``. Where it warns
-        (a factor below 1, keys that no rule knows), the factor is refused and the keys are ignored.
+        (a factor below 1, keys that no rule knows), the factor is refused and the keys are ignored. DeepSeek's code leaves the pairs that
+        it turned in half layout; scores are the same.
 
         Examples
         --------
@@ -169,7 +200,9 @@ class Rotary:
         >>> fastpe.Rotary.from_config(config)
         Rotary(base=10000.0, interleaved=False, rotary_dim=None, rotary_offset=0, scaling=Linear(factor=4.0), sections=None, ...
         """
-        return _from_config(cls, _Config(config, layer_type), interleaved)
+        from . import configurations
+
+        return configurations.rotary(config, layer_type, interleaved)
 
 
 def _sections(sections: Any) -> tuple[int, ...]:
@@ -183,23 +216,47 @@ def _sections(sections: Any) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class RotaryPlan:
-    """Exact frequencies and layout for one head width; F = rotary_dim / 2. ``axes`` is the axis of each frequency's position."""
+    """Exact frequencies and layout for one head width; F = rotary_dim / 2.
 
-    key: tuple[Rotary, int, int | None]
+    ``axes`` is the axis of each frequency's position; ``growths`` are xPos's in octaves a position, in units of 2^-64, None without it.
+    """
+
+    key: tuple[Any, ...]
+    encoding: Rotary
     head_dim: int
     rotary_dim: int
     angular: npt.NDArray[np.float64]
     turns: phase.Turns
     axes: npt.NDArray[np.int64]
     attention_factor: float
+    growths: npt.NDArray[np.uint64] | None
+
+    kernel = "rotate"
+
+    @property
+    def first_channel(self) -> int:
+        return self.encoding.rotary_offset
+
+    @property
+    def interleaved(self) -> bool:
+        return self.encoding.interleaved
+
+    @property
+    def centre(self) -> int:
+        return self.encoding.xpos_centre
 
 
 @functools.lru_cache(maxsize=128)
 def _plan(encoding: Rotary, head_dim: int, seq_len: int | None) -> RotaryPlan:
     width = encoding.width(head_dim)
+    from .. import scaling
+
     rule = encoding.scaling if encoding.scaling is not None else scaling.Linear(1.0)
+    axes = _axes(encoding, width // 2)
+    widths = [2 * n for n in encoding.sections or () if n] if encoding.section_frequencies == "own" else [width]
     with phase.precise():
-        frequencies, factor = rule.apply(scaling.Plain(encoding.base, width, seq_len))
+        parts = [rule.apply(scaling.Plain(encoding.base, one, one // 2, seq_len)) for one in widths]
+        frequencies, factor = [w for part, _ in parts for w in part], parts[0][1]
         try:
             angular, turns = phase.rounded(frequencies)
         except OverflowError as error:
@@ -207,13 +264,40 @@ def _plan(encoding: Rotary, head_dim: int, seq_len: int | None) -> RotaryPlan:
             raise ValueError(message("Rotary", "frequencies must lie below 2^32 turns a position", text)) from None
     return RotaryPlan(
         key=(encoding, head_dim, seq_len),
+        encoding=encoding,
         head_dim=head_dim,
         rotary_dim=width,
         angular=angular,
         turns=turns,
-        axes=_axes(encoding, width // 2),
+        axes=axes,
         attention_factor=factor if encoding.attention_factor is None else encoding.attention_factor,
+        growths=_growths(encoding.xpos_scale_base, width),
     )
+
+
+@functools.lru_cache(maxsize=32)
+def difference(source: RotaryPlan, target: RotaryPlan) -> RotaryPlan:
+    """What turns the result of one plan at a position into that of another of the same layout; without xPos."""
+    fraction = target.turns.fraction - source.turns.fraction  # modulo 2^64, and the borrow
+    whole = target.turns.whole - source.turns.whole - (target.turns.fraction < source.turns.fraction)
+    return replace(
+        target,
+        key=("difference", source.key, target.key),
+        angular=target.angular - source.angular,
+        turns=phase.Turns(fraction, whole),
+        attention_factor=target.attention_factor / source.attention_factor,
+        growths=None,
+    )
+
+
+def _growths(scale_base: float | None, width: int) -> npt.NDArray[np.uint64] | None:
+    """-log2(z_i) / scale_base in units of 2^-64, ``z_i = (i/(width/2) + 0.4)/1.4``: queries shrink and keys grow by it a position."""
+    if scale_base is None:
+        return None
+    with phase.precise():
+        zs = (Decimal(5 * i + width) / Decimal("3.5") / width for i in range(width // 2))
+        octaves = (-z.ln() / Decimal(2).ln() / Decimal(scale_base) for z in zs)
+        return np.array([int(octave * 2**64 + Decimal("0.5")) for octave in octaves], np.uint64)
 
 
 def _axes(encoding: Rotary, count: int) -> npt.NDArray[np.int64]:
@@ -225,115 +309,13 @@ def _axes(encoding: Rotary, count: int) -> npt.NDArray[np.int64]:
         raise ValueError(message("Rotary", f"sections must add up to the number of frequencies, {count}", got))
     if encoding.section_layout == "contiguous":
         return np.repeat(np.arange(len(encoding.sections)), encoding.sections)
+    if encoding.section_layout == "alternating":
+        first, *others = encoding.sections
+        if len(set(others)) > 1:
+            raise ValueError(
+                message("Rotary", "sections that alternate must have one size, but the first", str(encoding.sections))
+            )
+        return np.array([1 + i % len(others) for i in range(count - first)] + [0] * first)
     axes = np.arange(count) % len(encoding.sections)
     limits = np.asarray(encoding.sections)[axes] * len(encoding.sections)
     return np.where(np.arange(count) < limits, axes, 0)
-
-
-# ---- configurations ----------------------------------------------------------------------------------------------------------
-
-
-class _Config:
-    """A configuration and, in it, the dict of the rule."""
-
-    def __init__(self, config: Any, layer_type: str | None) -> None:
-        self._config = config
-        found = self.get("rope_parameters") or self.get("rope_scaling") or {}
-        if not isinstance(found, Mapping):
-            raise TypeError(message(_FROM_CONFIG, "rope_parameters must be a dict", checks.describe(found)))
-        by_layer = {name: value for name, value in found.items() if isinstance(value, Mapping)}
-        if by_layer and layer_type not in by_layer:
-            rule = f"layer_type must be one of {', '.join(map(repr, sorted(by_layer)))}"
-            raise ValueError(message(_FROM_CONFIG, rule, repr(layer_type)))
-        if layer_type is not None and not by_layer:
-            raise ValueError(message(_FROM_CONFIG, "layer_type is for dicts by layer type", f"{layer_type!r} for one dict"))
-        self.rule: Mapping[str, Any] = by_layer[layer_type] if by_layer else found
-
-    def get(self, name: str) -> Any:
-        """A key of the configuration; None if it is not there."""
-        if isinstance(self._config, Mapping):
-            return self._config.get(name)
-        return getattr(self._config, name, None)
-
-    def find(self, *names: str, default: Any = None) -> Any:
-        """The first of the keys, in the rule's dict before the configuration, that is there and not None."""
-        for name in names:
-            for value in (self.rule.get(name), self.get(name)):
-                if value is not None:
-                    return value
-        return default
-
-    def need(self, *names: str) -> Any:
-        """As ``find``; KeyError that names the key and the rule."""
-        found = self.find(*names)
-        if found is None:
-            raise KeyError(message(_FROM_CONFIG, f"rope_type {self.type!r} needs {names[0]}", f"keys {sorted(self.rule)}"))
-        return found
-
-    @property
-    def type(self) -> str:
-        return str(self.rule.get("rope_type") or self.rule.get("type") or "default")
-
-
-_FROM_CONFIG = "Rotary.from_config"
-
-
-def _ratio(config: _Config) -> float:
-    """The factor, or by how much the context was lengthened."""
-    factor = config.rule.get("factor")
-    if factor is not None:
-        return float(factor)
-    return float(config.need("max_position_embeddings") / config.need("original_max_position_embeddings"))
-
-
-def _original(config: _Config) -> int:
-    return int(config.need("original_max_position_embeddings", "max_position_embeddings"))
-
-
-def _yarn(config: _Config) -> scaling.Scaling:
-    rule = config.rule
-    known = {name: rule[name] for name in ("mscale", "mscale_all_dim", "attention_factor") if rule.get(name) is not None}
-    known |= {name: rule[name] for name in ("beta_fast", "beta_slow", "truncate") if rule.get(name) is not None}
-    return scaling.YaRN(_ratio(config), _original(config), **known)
-
-
-def _longrope(config: _Config) -> scaling.Scaling:
-    short, long = config.need("short_factor"), config.need("long_factor")
-    return scaling.LongRoPE(short, long, _original(config), _ratio(config), config.rule.get("attention_factor"))
-
-
-def _llama3(config: _Config) -> scaling.Scaling:
-    low, high = config.need("low_freq_factor"), config.need("high_freq_factor")
-    return scaling.Llama3(config.need("factor"), low, high, int(config.need("original_max_position_embeddings")))
-
-
-_RULES: dict[str, Any] = {
-    "default": lambda config: None,
-    "mrope": lambda config: None,
-    "linear": lambda config: scaling.Linear(config.need("factor")),
-    "dynamic": lambda config: scaling.DynamicNTK(config.need("factor"), int(config.need("max_position_embeddings"))),
-    "yarn": _yarn,
-    "longrope": _longrope,
-    "su": _longrope,
-    "llama3": _llama3,
-    "proportional": lambda config: scaling.Proportional(
-        config.find("partial_rotary_factor", default=1.0), config.rule.get("factor") or 1.0
-    ),
-}
-
-
-def _from_config(cls: type[Rotary], config: _Config, interleaved: bool) -> Rotary:
-    if config.type not in _RULES:
-        known = ", ".join(map(repr, sorted(_RULES)))
-        raise ValueError(message(_FROM_CONFIG, f"rope_type must be one of {known}", repr(config.type)))
-    base = config.find("rope_theta", "rotary_emb_base", default=10000.0)
-    rule = _RULES[config.type](config)
-    partial, rotary_dim = config.find("partial_rotary_factor", "rotary_pct", default=1.0), config.find("rotary_dim")
-    if rotary_dim is None and partial != 1.0 and not isinstance(rule, scaling.Proportional):
-        head = config.find("head_dim")
-        if head is None:
-            head = config.need("hidden_size") // config.need("num_attention_heads")
-        rotary_dim = int(head * partial)
-    sections = config.rule.get("mrope_section")
-    layout = "interleaved" if config.rule.get("mrope_interleaved") else "contiguous"
-    return cls(base, interleaved, rotary_dim, scaling=rule, sections=sections and tuple(sections), section_layout=layout)

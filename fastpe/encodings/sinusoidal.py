@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import checks, phase
+
+if TYPE_CHECKING:
+    from .. import scaling
 
 LAYOUTS = ("interleaved", "concatenated")
 ANCHOR_ROWS = 8  # rows that share one evaluation of the polynomials; part of the definition of the bits
@@ -37,6 +42,9 @@ class Sinusoidal:
     position_scale
         Factor on the positions; 1/4 stretches the context four times (position interpolation, Chen et al. 2023). A finite
         number > 0.
+    scaling
+        A rule of ``fastpe.scaling`` for contexts longer than those trained on, or None: it takes the plain frequencies (without
+        ``position_scale``) to others. Its attention factor is not used: there is no attention to scale.
 
     Notes
     -----
@@ -55,6 +63,7 @@ class Sinusoidal:
     frequency_shift: float = 0
     amplitude: float = 1.0
     position_scale: float = 1.0
+    scaling: scaling.Scaling | None = None
 
     def __post_init__(self) -> None:
         numbers = {
@@ -65,16 +74,27 @@ class Sinusoidal:
         }
         checks.one_of("Sinusoidal", "layout", self.layout, LAYOUTS)
         checks.boolean("Sinusoidal", "cos_first", self.cos_first)
+        if self.scaling is not None:
+            from .. import scaling
+
+            scaling.check("Sinusoidal", self.scaling)
         for name, value in numbers.items():  # plain floats, whatever kind of number came
             object.__setattr__(self, name, value)
 
-    def frequencies(self, dim: int) -> tuple[npt.NDArray[np.float64], float]:
+    @property
+    def needs_length(self) -> bool:
+        """Whether the frequencies depend on the length of the sequence."""
+        return self.scaling is not None and self.scaling.needs_length
+
+    def frequencies(self, dim: int, seq_len: int | None = None) -> tuple[npt.NDArray[np.float64], float]:
         """Return the angular frequencies for a width and the amplitude.
 
         Parameters
         ----------
         dim
             Width D >= 1.
+        seq_len
+            Length of the sequence, for a rule that depends on it; None is the length that the model was trained on.
 
         Returns
         -------
@@ -89,18 +109,23 @@ class Sinusoidal:
         (array([1.  , 0.01]), 1.0)
         """
         checks.width("Sinusoidal.frequencies", "dim", dim)
-        return self._spectrum(dim)[0].copy(), float(self.amplitude)
+        checks.sequence_length("Sinusoidal.frequencies", seq_len)
+        return self._spectrum(dim, seq_len)[0].copy(), float(self.amplitude)
 
-    def plan(self, dim: int) -> SinusoidalPlan:
+    def plan(self, dim: int, seq_len: int | None = None) -> SinusoidalPlan:
         """Return what the kernels need for width ``dim``; cached by value."""
-        return _plan(self, dim)
+        return _plan(self, dim, seq_len if self.needs_length else None)
 
-    def _spectrum(self, dim: int) -> tuple[npt.NDArray[np.float64], phase.Turns]:
-        if self.frequency_shift == 0:
-            return phase.geometric(self.base, (2, dim), (dim + 1) // 2, self.position_scale)
-        count = dim // 2
-        denominator = max(count - self.frequency_shift, 1)
-        return phase.geometric(self.base, (1, denominator), count, self.position_scale)
+    def _spectrum(self, dim: int, seq_len: int | None) -> tuple[npt.NDArray[np.float64], phase.Turns]:
+        count = (dim + 1) // 2 if self.frequency_shift == 0 else dim // 2
+        width = dim if self.frequency_shift == 0 else 2 * max(count - self.frequency_shift, 1)  # of base^(-2f/width)
+        if self.scaling is None:
+            return phase.geometric(self.base, (2, width), count, self.position_scale)
+        from .. import scaling
+
+        with phase.precise():
+            frequencies, _ = self.scaling.apply(scaling.Plain(self.base, width, count, seq_len))
+            return phase.rounded([w * Decimal(self.position_scale) for w in frequencies])
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +136,7 @@ class SinusoidalPlan:
     partner (-1 if D is even); its frequency is the last one.
     """
 
-    key: tuple[Sinusoidal, int]
+    key: tuple[Sinusoidal, int, int | None]
     width: int
     turns: phase.Turns
     interleaved: bool
@@ -140,9 +165,9 @@ class SinusoidalPlan:
 
 
 @functools.lru_cache(maxsize=128)
-def _plan(encoding: Sinusoidal, dim: int) -> SinusoidalPlan:
+def _plan(encoding: Sinusoidal, dim: int, seq_len: int | None) -> SinusoidalPlan:
     try:
-        _, turns = encoding._spectrum(dim)
+        _, turns = encoding._spectrum(dim, seq_len)
     except OverflowError as error:
         rule = "base and position_scale must give frequencies below 2^32 turns a position"
         raise ValueError(checks.message("Sinusoidal", rule, f"{error} for {encoding} and width {dim}")) from None
@@ -152,7 +177,7 @@ def _plan(encoding: Sinusoidal, dim: int) -> SinusoidalPlan:
     interleaved = encoding.layout == "interleaved"
     tail = -1 if not odd else dim // 2 if not interleaved and not source_pads else dim - 1
     return SinusoidalPlan(
-        key=(encoding, dim),
+        key=(encoding, dim, seq_len),
         width=dim,
         turns=turns,
         interleaved=interleaved,

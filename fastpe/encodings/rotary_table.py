@@ -1,0 +1,130 @@
+"""A rotary encoding whose cosines and sines come from the caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .. import checks, dispatch
+from ..arrays import Memory
+from ..checks import message
+
+_FUNCTION = "Rotary.tabulated"
+
+
+@dataclass(frozen=True, eq=False)
+class RotaryTable:
+    """Rotations by a table: ``(u, v) -> (u cos[p, i] - v sin[p, i], v cos[p, i] + u sin[p, i])``.
+
+    For models whose weights have learnt the errors of their own float32 tables, and for tables that no formula gives.
+    ``fastpe.Rotary.tabulated(cos, sin)`` makes one.
+
+    Parameters
+    ----------
+    cos, sin : (P, F) or (B, T, F) float16, bfloat16, float32 or float64 arrays
+        Row p is position p; F pairs of channels turn. (B, T, F): those of row t of sequence b, and positions are not given (the ONNX
+        operator ``RotaryEmbedding`` without ``position_ids``). A table with each column twice, as Hugging Face's models make it, is
+        ``cos[..., :F]``. Not to be changed afterwards.
+    interleaved, rotary_offset
+        As in ``Rotary``.
+
+    Notes
+    -----
+    Float32 arithmetic for 16- and 32-bit arrays, float64 for float64; the table is converted to it once. A table on the host serves arrays
+    on a GPU too: it is copied there once. Positions must be integers in [0, P): others raise IndexError, or, where they lie on a GPU and
+    ``validate`` is False, make NaN rows.
+
+    References
+    ----------
+    ONNX, operator ``RotaryEmbedding``, version 23.
+    """
+
+    cos: Any
+    sin: Any
+    interleaved: bool = False
+    rotary_offset: int = 0
+    _copies: dict[tuple[int | None, str], tuple[Memory, Memory]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        found = []
+        for name, table in (("cos", self.cos), ("sin", self.sin)):
+            library, memory = dispatch.memory(_FUNCTION, name, table)
+            checks.floating(_FUNCTION, name, memory.dtype, table)
+            if len(memory.shape) not in (2, 3) or memory.shape[-1] < 1:
+                rule = f"{name} must have shape (P, F) or (B, T, F)"
+                raise ValueError(message(_FUNCTION, rule, f"shape {memory.shape}"))
+            found.append((library, memory.device, memory.shape))
+        if found[0] != found[1]:
+            got = " and ".join(f"{library.NAME} on device {device}, shape {shape}" for library, device, shape in found)
+            raise ValueError(message(_FUNCTION, "cos and sin must be of one library, device and shape", got))
+        checks.boolean(_FUNCTION, "interleaved", self.interleaved)
+        if checks.integer(_FUNCTION, "rotary_offset", self.rotary_offset) < 0:
+            raise ValueError(message(_FUNCTION, "rotary_offset must be 0 or more", str(self.rotary_offset)))
+
+    @property
+    def needs_length(self) -> bool:
+        """False: the table is what it is."""
+        return False
+
+    @property
+    def sequences(self) -> tuple[int, int] | None:
+        """(B, T) of a table that has rows of its own for each sequence."""
+        return tuple(self.cos.shape[:2]) if self.cos.ndim == 3 else None
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return int(np.prod(self.cos.shape[:-1]))
+
+    def plan(self, head_dim: int, seq_len: int | None = None) -> TablePlan:
+        """Return what the kernels need."""
+        pairs = self.cos.shape[-1]
+        if self.rotary_offset + 2 * pairs > head_dim:
+            got = f"{pairs} pairs from channel {self.rotary_offset} on for a head of {head_dim}"
+            remedy = f"A table with every column twice is cos[..., :{pairs // 2}]." if pairs % 2 == 0 else ""
+            raise ValueError(message(_FUNCTION, "the channels that rotate must lie in the head", got, remedy))
+        return TablePlan(self, head_dim, 2 * pairs, self.rotary_offset, self.interleaved)
+
+    def on(self, library: ModuleType, device: int | None, real: str) -> tuple[Memory, Memory]:
+        """Cosines and sines as (rows, F) of a type on a device."""
+        try:
+            return self._copies[device, real]
+        except KeyError:
+            cos, sin = (_converted(table, library, device, real, self.rows) for table in (self.cos, self.sin))
+            self._copies[device, real] = cos, sin
+            return cos, sin
+
+
+def _converted(table: Any, library: ModuleType, device: int | None, real: str, rows: int) -> Memory:
+    own_library, memory = dispatch.memory(_FUNCTION, "cos", table)
+    if memory.device is None:
+        array = np.asarray(table, real)
+        if array.strides[-1] != array.itemsize:
+            array = np.ascontiguousarray(array)
+        converted: Memory = library.memory(library.from_host(array.reshape(rows, -1), device))
+        return converted
+    if memory.device != device:
+        got = f"a table on device {memory.device} and an array on {'the host' if device is None else f'device {device}'}"
+        raise TypeError(message("apply_rotary", "a table on a GPU must be on the device of q and k", got, "Copy it first."))
+    converted = own_library.memory(own_library.contiguous(table, real).reshape(rows, -1))
+    own_library.synchronize(device)  # once: any stream may read it from now on
+    return converted
+
+
+@dataclass(frozen=True, eq=False)
+class TablePlan:
+    """Table and layout for one head width."""
+
+    table: RotaryTable
+    head_dim: int
+    rotary_dim: int
+    first_channel: int
+    interleaved: bool
+
+    kernel = "rotate_table"
+    attention_factor = 1.0
+    growths = None
+    centre = 0

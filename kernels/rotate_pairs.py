@@ -1,0 +1,144 @@
+"""Pairs of channels of q and k turned by the angles of their rows: what `rotate.py` and `rotate_table.py` have in common on the CPU.
+
+(u, v) -> (u c - v s, v c + u s), back where `inverse`  (Su et al. 2021, equation 34)
+
+    q, k: (B, T, H, D), byte strides of any sign and size, f16 | bf16 | f32 | f64; q_out, k_out: q and k or elsewhere; 0 for none
+    positions: (A, B, T) int64 in units of 2^-32, byte strides, or 0: row t stands at start + t
+    mask: (B, T) bytes, byte strides, or 0; a row whose byte is 0 is left as it is
+
+u' = fma(u, c, -(v s)), v' = fma(v, c, u s), in float32 for 16- and 32-bit arrays and in float64 for float64, one rounding at the store.
+Channels outside [first_channel, first_channel + 2 pairs) are left as they are. Cosines and sines of some rows are made once and serve all
+heads of q and k, and all sequences that share the positions; every reading of them serves HEADS_AT_ONCE heads.
+Bytes moved per element: one read and one write of q and k, and 4 / HEADS_AT_ONCE (float64: 8) from the second-level cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import arithmetic as a
+from . import blocks as at
+from . import rows, sharing
+from .sharing import byte, claim_chunk, fetch_add, word
+
+HEADS_AT_ONCE = 4
+IN_PLACE, OUT_OF_PLACE = 0, 1
+MODES = {IN_PLACE: "in_place", OUT_OF_PLACE: "out"}
+
+SIGNATURE = sharing.SIGNATURE
+
+
+@sharing.inline
+def rotary_position_of(call, b, t, axis):
+    if word(call, at.R_POSITIONS) == 0:
+        return word(call, at.R_START) + (t << 32)
+    skipped = b * word(call, at.R_POSITIONS_BATCH_STRIDE) + t * word(call, at.R_POSITIONS_ROW_STRIDE)
+    return word(word(call, at.R_POSITIONS) + skipped + axis * word(call, at.R_POSITIONS_AXIS_STRIDE), 0)
+
+
+@sharing.inline
+def is_row_kept(call, b, t):
+    mask = word(call, at.R_MASK)
+    return mask == 0 or byte(mask + b * word(call, at.R_MASK_BATCH_STRIDE) + t * word(call, at.R_MASK_ROW_STRIDE)) != 0
+
+
+@sharing.inline
+def head_row_at(call, base, strides, b, t, h):
+    return base + b * word(call, strides) + t * word(call, strides + 1) + h * word(call, strides + 2)
+
+
+def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
+    """Return the kernel, not compiled yet, of an element type and a mode.
+
+    ``make_angles(call, b, t, cosines_at, sines_at)`` makes those of all pairs of a row, and of up to MARGIN more.
+    """
+    element = a.ELEMENTS[dtype]
+    size, itemsize = element.real_bytes, element.itemsize
+    rotate_row, rotate_rows = rows.pair_rotator(element, 1), rows.pair_rotator(element, HEADS_AT_ONCE)
+    copy_channels = rows.channel_copier(element)
+    inline = sharing.inline_as(f"{name}_{element.suffix}_{MODES[mode]}")
+
+    @inline
+    def rotate_heads(call, array, b, t0, t1, cosines_at, sines_at):
+        """All heads of q or k: rows t0 ... t1 - 1 of one sequence."""
+        x_at, out_at = word(call, array + at.ARRAY), word(call, array + at.ARRAY_OUT)
+        strides = array + (at.ARRAY_STRIDES if mode == OUT_OF_PLACE else at.ARRAY_OUT_STRIDES)
+        out_strides, pairs, heads = array + at.ARRAY_OUT_STRIDES, word(call, at.R_PAIRS), word(call, array + at.ARRAY_HEADS)
+        x_stride, out_stride, first, head_dim = (
+            word(call, strides + 3),
+            word(call, out_strides + 3),
+            word(call, at.R_FIRST_CHANNEL),
+            word(call, at.R_HEAD_DIM),
+        )
+        x_step, out_step, row_stride = word(call, strides + 2), word(call, out_strides + 2), word(call, strides + 1)
+        groups, number, angle_bytes = (heads + HEADS_AT_ONCE - 1) // HEADS_AT_ONCE, t1 - t0, pairs * size
+        # Inside goes what lies closer together: the rows of a head, or the heads of a row.
+        heads_inside = abs(x_step) < abs(row_stride)
+        outer, inner, outer_step, inner_step = groups, number, HEADS_AT_ONCE * x_step, row_stride
+        if heads_inside:
+            outer, inner, outer_step, inner_step = inner, outer, inner_step, outer_step
+        ahead_by = min(inner, at.AHEAD_BYTES // (HEADS_AT_ONCE * head_dim * itemsize) + 1)
+        for i in range(outer):
+            for j in range(inner):
+                g, t = (j, t0 + i) if heads_inside else (i, t0 + j)
+                h, kept = g * HEADS_AT_ONCE, is_row_kept(call, b, t)
+                target = head_row_at(call, out_at, out_strides, b, t, h)
+                source = head_row_at(call, x_at, strides, b, t, h) if mode == OUT_OF_PLACE else target
+                cosines, sines = cosines_at + (t - t0) * angle_bytes, sines_at + (t - t0) * angle_bytes
+                ahead = ahead_by * inner_step
+                if j + ahead_by >= inner:
+                    ahead += outer_step - inner * inner_step
+                if not kept:
+                    pass
+                elif h + HEADS_AT_ONCE <= heads:
+                    rotate_rows(call, cosines, sines, source, target, x_stride, out_stride, ahead, x_step, out_step)
+                else:
+                    for one in range(heads - h):
+                        x, out = source + one * x_step, target + one * out_step
+                        rotate_row(call, cosines, sines, x, out, x_stride, out_stride, ahead, x_step, out_step)
+                if mode == OUT_OF_PLACE:
+                    for one in range(min(HEADS_AT_ONCE, heads - h)):
+                        x, out = source + one * x_step, target + one * out_step
+                        copy_channels(0, first if kept else head_dim, x, out, x_stride, out_stride)
+                        if kept:
+                            copy_channels(first + 2 * pairs, head_dim, x, out, x_stride, out_stride)
+
+    @inline
+    def work(call, control, room):
+        """Work off chunks until there are none."""
+        pairs = word(call, at.R_PAIRS)
+        rows_per_chunk, batch_per_chunk, rooms = (
+            word(control, at.ROWS_PER_CHUNK),
+            word(control, at.BATCH_PER_CHUNK),
+            word(control, at.ROOMS),
+        )
+        block_rows = word(control, at.BLOCK_ROWS)
+        cosines_at = word(control, at.SCRATCH) + room * word(control, at.ROOM_BYTES)
+        sines_at = cosines_at + (block_rows * pairs + at.MARGIN) * size
+        batch_chunks = (word(call, at.R_BATCH) + batch_per_chunk - 1) // batch_per_chunk
+        shares = word(call, at.R_POSITIONS_BATCH_STRIDE) == 0
+        turn, share = 0, room
+        while turn < rooms:
+            chunk = claim_chunk(control, share)
+            if chunk < 0:
+                turn, share = turn + 1, (share + 1) % rooms
+                continue
+            t_first, b_first = (chunk // batch_chunks) * rows_per_chunk, (chunk % batch_chunks) * batch_per_chunk
+            t_last, b_last = (
+                min(word(call, at.R_ROWS), t_first + rows_per_chunk),
+                min(word(call, at.R_BATCH), b_first + batch_per_chunk),
+            )
+            t1 = t_first
+            while t1 < t_last:
+                t0, t1 = t1, min(t_last, t1 + block_rows)
+                for b in range(b_first, b_last):
+                    if b == b_first or not shares:
+                        for t in range(t0, t1):
+                            skipped = (t - t0) * pairs * size
+                            make_angles(call, b, t, cosines_at + skipped, sines_at + skipped)
+                    for array in range(at.R_ARRAYS, at.R_ARRAYS + 2 * at.R_ARRAY_WORDS, at.R_ARRAY_WORDS):
+                        if word(call, array + at.ARRAY_OUT) != 0:
+                            rotate_heads(call, array, b, t0, t1, cosines_at, sines_at)
+            fetch_add(control, at.FINISHED_CHUNKS, 1)
+
+    return sharing.shared(work, f"{name}_{element.suffix}_{MODES[mode]}")

@@ -1,4 +1,4 @@
-"""Print the README's table of errors: ``python bench/accuracy.py``.
+"""Print the README's tables of errors: ``python bench/accuracy.py``.
 
 Each column is the largest error over 64 rows from a position on, against integers of 160 fractional bits (``tests/reference.py``).
 """
@@ -6,8 +6,10 @@ Each column is the largest error over 64 rows from a position on, against intege
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 import fastpe
@@ -16,33 +18,80 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import reference
 
 WIDTH = 128
-POSITIONS = (0, 4_032, 131_008, 1_000_000, 2**31 - 64)
+POSITIONS = (0, 1_000, 10_000, 131_008, 1_000_000, 10_000_000, 2**31 - 64)
+FREQUENCIES = 10000.0 ** -(np.arange(0, WIDTH, 2) / WIDTH)
+
+
+def usual_angles(positions: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+    """The common float32 recipe: float32 positions times float32 frequencies."""
+    return positions.astype(np.float32)[:, None] * frequencies.astype(np.float32)
 
 
 def usual_table(positions: np.ndarray) -> np.ndarray:
-    """The common float32 recipe: angles are float32 positions times float32 frequencies."""
-    frequencies = (10000.0 ** -(np.arange(0, WIDTH, 2) / WIDTH)).astype(np.float32)
-    angles = positions.astype(np.float32)[:, None] * frequencies
-    result = np.empty((len(positions), WIDTH), np.float32)
-    result[:, 0::2], result[:, 1::2] = np.sin(angles), np.cos(angles)
+    angles = usual_angles(positions, FREQUENCIES)
+    return np.stack((np.sin(angles), np.cos(angles)), -1).reshape(len(positions), WIDTH)
+
+
+def encoding_error(make: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], float]:
+    """Of the encoding that is added."""
+    return lambda positions: float(np.abs(make(positions).astype(np.float64) - reference.sinusoidal(positions, WIDTH)).max())
+
+
+def rotation_error(rotate: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[np.ndarray], float]:
+    """Of queries of norm 1 a pair, turned."""
+
+    def error(positions: np.ndarray) -> float:
+        turn = np.random.default_rng(0).uniform(0, 2 * np.pi, (len(positions), WIDTH // 2))
+        q = np.concatenate((np.cos(turn), np.sin(turn)), -1).astype(np.float32)
+        angles = reference.angles(positions, reference.angular_frequencies(WIDTH))
+        expected = reference.rotate(q, np.cos(angles), np.sin(angles))
+        return float(np.abs(rotate(q, positions).astype(np.float64) - expected).max())
+
+    return error
+
+
+def by_angles(frequencies: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Turn by cosines and sines as models build them."""
+
+    def rotate(q: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        angles = usual_angles(positions, frequencies)
+        cos, sin = np.cos(angles), np.sin(angles)
+        u, v = q[:, : WIDTH // 2], q[:, WIDTH // 2 :]
+        return np.concatenate((u * cos - v * sin, v * cos + u * sin), -1)
+
+    return rotate
+
+
+def by_fastpe(q: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Turn in place."""
+    result: np.ndarray = fastpe.apply_rotary(q, None, positions=positions)
     return result
 
 
-def errors(kind: str) -> list[float]:
-    found = []
-    for first in POSITIONS:
-        positions = np.arange(first, first + 64)
-        got = usual_table(positions) if kind == "usual" else fastpe.encode(positions, WIDTH, dtype=kind)
-        found.append(float(np.abs(got.astype(np.float64) - reference.sinusoidal(positions, WIDTH)).max()))
-    return found
+ENCODINGS = {
+    "fastpe, float32": encoding_error(lambda positions: fastpe.encode(positions, WIDTH)),
+    "fastpe, float64": encoding_error(lambda positions: fastpe.encode(positions, WIDTH, dtype="float64")),
+    "float32 table as usually built": encoding_error(usual_table),
+}
+ROTATIONS = {
+    "fastpe, float32": rotation_error(by_fastpe),
+    "float32 cosines and sines, as models build them": rotation_error(by_angles(FREQUENCIES)),
+    "the same, frequencies cast to bfloat16 with the model": rotation_error(by_angles(FREQUENCIES.astype(ml_dtypes.bfloat16))),
+}
+
+
+def table(rows: dict[str, Callable[[np.ndarray], float]]) -> str:
+    lines = [
+        "| first position | " + " | ".join(f"{p:,}".replace(",", " ") for p in POSITIONS) + " |",
+        "|---|" + "---|" * len(POSITIONS),
+    ]
+    for name, error in rows.items():
+        lines.append(f"| {name} | " + " | ".join(f"{error(np.arange(p, p + 64)):.1e}" for p in POSITIONS) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    rows = {"fastpe, float32": "float32", "fastpe, float64": "float64", "float32 table as usually built": "usual"}
-    print("| first position | " + " | ".join(f"{p:,}".replace(",", " ") for p in POSITIONS) + " |")
-    print("|---|" + "---|" * len(POSITIONS))
-    for name, kind in rows.items():
-        print(f"| {name} | " + " | ".join(f"{error:.1e}" for error in errors(kind)) + " |")
+    print(f"Encoding\n\n{table(ENCODINGS)}\n\nRotation\n\n{table(ROTATIONS)}")
 
 
 if __name__ == "__main__":

@@ -296,6 +296,100 @@ def size(run: Run) -> Iterator[Claim]:
     yield Claim("memory beside x, MB", grown, 2.0, False, "")
 
 
+# ---- rotations ---------------------------------------------------------------------------------------------------------------
+
+
+def rotary(run: Run) -> Iterator[Claim]:
+    """``apply_rotary(q, k)``: the roofline, torch's eager expression (as in Hugging Face's Llama) and its compiled form; decoding."""
+    length, interleaved = 8192 // run.shrink, fastpe.Rotary(interleaved=True)
+    for dtype in ("float32", "float64", "float16", "bfloat16"):
+        q, k = random_values((1, 32, length, 128), dtype), random_values((1, 8, length, 128), dtype)
+        packed = random_values((1, length, 40, 128), dtype)
+        ones = host_probes(np.zeros((q.nbytes + k.nbytes) // 4, np.float32), run.threads)
+        probes = {f"{name} +1": call for name, call in ones.items()}
+        calls: dict[str, Call] = {
+            "half": lambda q=q, k=k: fastpe.apply_rotary(q, k),
+            "interleaved": lambda q=q, k=k: fastpe.apply_rotary(q, k, interleaved),
+            "(B, T, H, D)": lambda x=packed: fastpe.apply_rotary(x[:, :, :32], x[:, :, 32:], seq_axis=-3),
+            **probes,
+        }
+        medians = run.medians(calls)
+        roofline = min(medians[name] for name in probes)
+        what = f"{dtype} q (1, 32, {length}, 128), k 8 heads"
+        for layout in ("half", "interleaved", "(B, T, H, D)"):
+            target = 0.85 if dtype == "float32" and layout == "half" else None
+            yield Claim(f"{what}, {layout}: roofline", roofline / medians[layout], target, True, _milliseconds(medians))
+        del packed, ones, probes, calls
+        if torch_if_installed() is not None and dtype != "float16":
+            yield from _over_torch(run, what, q, k)
+        gc.collect()
+    yield from _decoding(run)
+
+
+def _over_torch(run: Run, what: str, q: np.ndarray, k: np.ndarray) -> Iterator[Claim]:
+    import torch
+
+    cos, sin = _angles(q.shape[2], q.dtype)
+    tensors = as_tensor(q), as_tensor(k), cos[None], sin[None]
+    eager = _eager()
+    calls: dict[str, Call] = {"fastpe": lambda: fastpe.apply_rotary(q, k), "eager": lambda: eager(*tensors)}
+    if run.shrink == 1 and q.dtype == np.float32:
+        compiled = torch.compile(eager)
+        calls["compiled"] = lambda: compiled(*tensors)
+    with torch.no_grad():
+        medians = run.medians(calls)
+    for name, target in (("eager", 5.0), ("compiled", 1.5)):
+        if name in medians:
+            target = target if q.dtype.itemsize != 8 else None
+            yield Claim(
+                f"{what}: times as fast as {name}", medians[name] / medians["fastpe"], target, True, _milliseconds(medians)
+            )
+
+
+def _decoding(run: Run) -> Iterator[Claim]:
+    """One token of 32 sequences, each at its own position."""
+    starts = 4095 - 61 * np.arange(32)
+    for dtype in ("float32", "bfloat16"):
+        q, k = random_values((32, 32, 1, 128), dtype), random_values((32, 8, 1, 128), dtype)
+        calls: dict[str, Call] = {"fastpe": lambda q=q, k=k: fastpe.apply_rotary(q, k, offset=starts)}
+        torch = torch_if_installed()
+        if torch is not None:
+            eager, (cos, sin), where = _eager(), _angles(4096, q.dtype), torch.from_numpy(starts)
+            tensors = as_tensor(q), as_tensor(k)
+            known = cos[where][:, None], sin[where][:, None]
+            calls["gathering"] = lambda t=tensors, c=cos, s=sin, w=where, f=eager: f(*t, c[w][:, None], s[w][:, None])
+            calls["gathered"] = lambda t=tensors, known=known, f=eager: f(*t, *known)
+        medians = run.medians(calls)
+        detail = ", ".join(f"{name} {value * 1e6:.1f}" for name, value in medians.items()) + " us"
+        for name in list(medians)[1:]:
+            what = f"{dtype} q (32, 32, 1, 128), k 8 heads: times torch, cos and sin {name}"
+            yield Claim(what, medians[name] / medians["fastpe"], 1.0, True, detail)
+
+
+def _angles(rows: int, dtype: Any) -> tuple[Any, Any]:
+    """Cosines and sines as models keep them, (rows, 128), each column twice."""
+    angle = np.arange(rows)[:, None] * fastpe.Rotary().frequencies(128)[0]
+    twice = np.concatenate((angle, angle), -1)
+    return as_tensor(np.cos(twice).astype(dtype)), as_tensor(np.sin(twice).astype(dtype))
+
+
+def _eager() -> Callable[..., Any]:
+    """Hugging Face's function, or the same expression."""
+    try:
+        from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+        found: Callable[..., Any] = apply_rotary_pos_emb
+        return found
+    except ImportError:
+        import torch
+
+        def turn(x: Any, cos: Any, sin: Any) -> Any:
+            half = x.shape[-1] // 2
+            return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
+
+        return lambda q, k, cos, sin: tuple(turn(x, cos.unsqueeze(1), sin.unsqueeze(1)) for x in (q, k))
+
+
 # ---- start and threads -------------------------------------------------------------------------------------------------------
 
 
@@ -385,6 +479,7 @@ SECTIONS: dict[str, Callable[[Run], Iterator[Claim]]] = {
     "cores": cores,
     "positions": positions,
     "out": out,
+    "rotary": rotary,
     "large": large,
     "size": size,
 }

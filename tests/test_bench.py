@@ -393,3 +393,33 @@ def test_a_claim_says_when_it_is_missed() -> None:
 def test_more_cores_make_no_array_slower_in_the_simulation() -> None:
     for nbytes in (1 << 18, 1 << 20, 1 << 22, 1 << 28):
         assert claims.simulate(nbytes, 64, asleep=False) <= claims.simulate(nbytes, 1, asleep=False)
+
+
+def test_the_readme_has_the_errors_that_are_measured() -> None:
+    import accuracy
+
+    readme = (ROOT / "README.md").read_text()
+    for rows in (accuracy.ENCODINGS, accuracy.ROTATIONS):
+        ours = {name: error for name, error in rows.items() if name.startswith("fastpe")}
+        for line in accuracy.table(ours).splitlines():
+            assert line in readme
+
+
+def test_cuda_counts_are_those_of_the_documentation() -> None:
+    """One read and one write of every element, no spilled register."""
+    pytest.importorskip("cupy", reason="NVRTC is reached through CuPy")
+    import cuda_counts
+
+    documented = (ROOT / "docs" / "performance.md").read_text()
+    found = cuda_counts.counts(("float32", "bfloat16"), rows=8)
+    assert {one.kernel.split(",")[0] for one in found} == {
+        f"{name}_{dtype}_vec16_{layout}"
+        for name, layouts in (("rotate", ("half", "interleaved")), ("add_sinusoidal", ("interleaved", "concatenated")))
+        for dtype in ("f32", "bf16")
+        for layout in layouts
+    }
+    for one in found:
+        assert one.read == one.written == (4 if "_f32_" in one.kernel else 2)
+        assert one.spilled == 0
+        assert one.instructions < 40
+        assert f"`{one.kernel.split(',')[0]}`" in documented

@@ -1,0 +1,112 @@
+"""Bytes and instructions an element of the CUDA kernels, counted in the PTX that NVRTC emits for sm_90: ``python bench/cuda_counts.py``.
+
+No GPU is needed: the PTX is executed by the tests' interpreter, which counts. Arrays are as large ones are cut up: a thread takes every
+head of its pairs (or every sequence of its columns). Registers and spills are ptxas's. Speed cannot be told from this.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+
+import ptx
+import simulated_cupy
+from cases import DTYPES, random
+
+import fastpe
+from fastpe.backends import cuda
+
+ARCHITECTURE = "90"
+SIZES = {"8": 1, "16": 2, "32": 4, "64": 8}
+
+
+class Count(NamedTuple):
+    """What one launch did, for each element of x."""
+
+    kernel: str
+    read: float
+    written: float
+    table: float
+    instructions: float
+    registers: int
+    spilled: int
+
+
+def _bytes(executed: Counter[str], operation: str) -> tuple[int, int]:
+    """Bytes of the vector and scalar loads or stores by x's addresses, and of those of tables, which are known to be global."""
+    found = [0, 0]
+    for mnemonic, count in executed.items():
+        match = re.fullmatch(rf"{operation}(\.global)?(?:\.nc)?(?:\.v(\d))?\.[ubfs](\d+)", mnemonic)
+        if match:
+            found[match[1] is not None] += count * int(match[2] or 1) * SIZES[match[3]]
+    return found[0], found[1]
+
+
+def count(name: str, call: Any, elements: int) -> Count:
+    """Run a call and count its launch of a kernel file."""
+    launches: list[tuple[str, Counter[str]]] = []
+    launch = ptx.Kernel.launch
+
+    def counting(kernel: ptx.Kernel, *arguments: Any, **options: Any) -> Counter[str]:
+        executed = launch(kernel, *arguments, **options)
+        launches.append((kernel.name, executed))
+        return executed
+
+    ptx.Kernel.launch = counting  # type: ignore[method-assign]
+    try:
+        call()
+    finally:
+        ptx.Kernel.launch = launch  # type: ignore[method-assign]
+    ((entry, executed),) = launches
+    read, table = _bytes(executed, "ld")
+    written, _ = _bytes(executed, "st")
+    _, log = cuda.compile_source(name, f"sm_{ARCHITECTURE}", "--ptxas-options=-v")
+    about = log[log.index(f"'{entry}'") :]
+    registers, spilled = (
+        int(re.search(pattern, about)[1]) for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores")
+    )  # type: ignore[index]
+    total = sum(executed.values())
+    return Count(entry, read / elements, written / elements, table / elements, total / elements, registers, spilled)
+
+
+def counts(dtypes: tuple[str, ...] = tuple(DTYPES), rows: int = 16) -> list[Count]:
+    """Both pair layouts of q with 32 heads and k with 8; both column layouts of 32 sequences and of one."""
+    found = []
+    blocks, cuda.BLOCKS_PER_MULTIPROCESSOR = cuda.BLOCKS_PER_MULTIPROCESSOR, 0
+    try:
+        with tempfile.TemporaryDirectory() as folder, simulated_cupy.installed(ARCHITECTURE, Path(folder)):
+            for dtype in dtypes:
+                for interleaved in (False, True):
+                    q, k = (simulated_cupy.view_on_device(random((1, heads, rows, 128), dtype)) for heads in (32, 8))
+                    encoding = fastpe.Rotary(interleaved=interleaved)
+                    call = lambda q=q, k=k, e=encoding: fastpe.apply_rotary(q, k, e)  # noqa: E731
+                    found.append(count("rotate", call, q.size + k.size))
+                for layout in ("interleaved", "concatenated"):
+                    for batch in (32, 1):
+                        x = simulated_cupy.view_on_device(random((batch, rows, 256), dtype))
+                        encoding = fastpe.Sinusoidal(layout=layout)
+                        call = lambda x=x, e=encoding: fastpe.add_encoding(x, e)  # noqa: E731
+                        one = count("add_sinusoidal", call, x.size)
+                        found.append(one._replace(kernel=f"{one.kernel}, batch {batch}"))
+    finally:
+        cuda.BLOCKS_PER_MULTIPROCESSOR = blocks
+    return found
+
+
+def main() -> None:
+    """Print the table of ``docs/performance.md``."""
+    print("| kernel | bytes read | bytes written | bytes of tables | instructions | registers | spilled |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    for one in sorted(counts()):
+        figures = f"{one.read:g} | {one.written:g} | {one.table:.2f} | {one.instructions:.1f} | {one.registers} | {one.spilled}"
+        print(f"| `{one.kernel.replace(', ', '`, ') + ('' if ',' in one.kernel else '`')} | {figures} |")
+
+
+if __name__ == "__main__":
+    main()

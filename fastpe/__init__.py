@@ -14,21 +14,25 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")) and _os.path.exists(
 
 from .api import add_encoding, array_module, encode, warmup  # noqa: E402
 from .backends.pool import get_num_threads, set_num_threads  # noqa: E402
-from .encodings import Rotary, Sinusoidal  # noqa: E402
+from .embedding import embed, resample  # noqa: E402
+from .encodings import Learned, Rotary, Sinusoidal  # noqa: E402
 from .rotations import apply_rotary, convert_layout, rerotate  # noqa: E402
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Learned",
     "Rotary",
     "Sinusoidal",
     "add_encoding",
     "apply_rotary",
     "array_module",
     "convert_layout",
+    "embed",
     "encode",
     "get_num_threads",
     "rerotate",
+    "resample",
     "scaling",
     "set_num_threads",
     "warmup",

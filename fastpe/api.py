@@ -9,20 +9,18 @@ import numpy as np
 
 from . import checks, dispatch, repeated
 from . import positions as rows_of
-from .arguments import output, overlap, place_name
+from .arguments import check_apart, named_encoding, output, overlap, place_name
 from .arrays import ITEMSIZE
-from .checks import describe, message
-from .encodings import NAMES, Sinusoidal
-from .operations import AddSinusoidal
+from .checks import message
+from .encodings import Learned, Sinusoidal
+from .operations import AddSinusoidal, SumRows
 
 Array = TypeVar("Array")
-
-_DEFAULT = Sinusoidal()
 
 
 def add_encoding(
     x: Array,
-    encoding: Sinusoidal | str | None = None,
+    encoding: Sinusoidal | Learned | str | None = None,
     *,
     offset: Any = 0,
     positions: Any = None,
@@ -44,7 +42,7 @@ def add_encoding(
         Any strides; written in place without a copy. T is ``seq_axis``, the first other axis but the last is the batch B, further
         ones are heads.
     encoding
-        A ``Sinusoidal``, the name ``"sinusoidal"``, or None for ``Sinusoidal()``.
+        A ``Sinusoidal``, the name ``"sinusoidal"``, a ``Learned`` table, or None for ``Sinusoidal()``.
     offset : int or (B,) integers
         Position of the first row: row t stands at ``offset + t``. With ``cu_seqlens``, an int or (n,) integers.
     positions : (T,), (B, T) or x.shape[:-1] integers or real numbers
@@ -76,6 +74,8 @@ def add_encoding(
     ValueError
         A shape, layout or value is wrong: read-only or broadcast x, positions that are not finite or beyond 2^31, contradicting
         arguments. Nothing has been written.
+    IndexError
+        A position is not in a ``Learned`` table.
 
     Notes
     -----
@@ -108,7 +108,7 @@ def add_encoding(
     checks.floating(function, "x", source.dtype, x)
     checks.has_rows(function, "x", source.shape)
     axis = checks.axis(function, seq_axis, source.shape)
-    chosen = _encoding(function, encoding)
+    chosen = named_encoding(function, encoding)
     scale = checks.number(function, "input_scale", input_scale)
     checks.sequence_length(function, seq_len)
     checks.boolean(function, "validate", validate)
@@ -123,8 +123,16 @@ def add_encoding(
             )
         )
     checks.fits(function, "input_scale", scale, target.dtype)
+    place = rows_of.Target(function, library, source, axis, validate)
+    rows = rows_of.resolve(place, offset, positions, cu_seqlens, mask)
+    if isinstance(chosen, Learned):
+        learned = rows_of.learned_table(place, chosen, positions, rows)
+        check_apart(function, target, {"the learned table": learned})
+        if 0 not in target.shape:
+            addition = SumRows("add_table", source, target, rows, axis, scale, learned=learned, clips=chosen.clips)
+            dispatch.backend(target).run(addition)
+        return x if out is None else out
     checks.fits(function, "the encoding's amplitude", chosen.amplitude, target.dtype)
-    rows = rows_of.resolve(rows_of.Target(function, library, source, axis, validate), offset, positions, cu_seqlens, mask)
     if 0 not in target.shape:
         if chosen.needs_length:
             form = None  # another length, another plan
@@ -200,7 +208,7 @@ def encode(
     """
     function = "encode"
     width = checks.width(function, "dim", dim)
-    chosen = _encoding(function, encoding)
+    chosen = named_encoding(function, encoding, learned=False)
     checks.sequence_length(function, seq_len)
     checks.boolean(function, "validate", validate)
     placed = _place(function, positions, like if like is not None else out, "like" if like is not None else "out")
@@ -274,20 +282,6 @@ def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------------------------
-
-
-def _encoding(function: str, encoding: Any) -> Sinusoidal:
-    if encoding is None:
-        return _DEFAULT
-    if isinstance(encoding, Sinusoidal):
-        return encoding
-    known = ", ".join(repr(name) for name in NAMES)
-    rule = f"encoding must be an encoding such as Sinusoidal() or one of {known}"
-    if not isinstance(encoding, str):
-        raise TypeError(message(function, rule, describe(encoding)))
-    if encoding not in NAMES:
-        raise ValueError(message(function, rule, repr(encoding)))
-    return NAMES[encoding]()
 
 
 def _place(function: str, positions: Any, example: Any, name: str) -> Any:

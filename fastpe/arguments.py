@@ -1,4 +1,4 @@
-"""Arguments that are arrays to be written: which are taken, and whether they lie apart."""
+"""Arguments that verbs share: encodings to be added, and arrays to be written, which must lie apart from others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import numpy as np
 
 from . import checks, dispatch
 from .arrays import Memory
-from .checks import message
+from .checks import describe, message
+from .encodings import NAMES, Learned, Sinusoidal
+
+DEFAULT = Sinusoidal()
 
 
 def output(
@@ -43,6 +46,13 @@ def overlap(a: Memory, b: Memory) -> bool:
     return bool(np.shares_memory(_shadow(a), _shadow(b)))
 
 
+def check_apart(function: str, target: Memory, others: dict[str, Memory | None]) -> None:
+    """Refuse a result that shares an element with a table or anything else that is read by rows."""
+    for name, memory in others.items():
+        if memory is not None and 0 not in target.shape and (overlap(memory, target) or target.same_elements(memory)):
+            raise ValueError(message(function, f"the result must lie apart from {name}", "an array that overlaps it"))
+
+
 class _Shadow:
     def __init__(self, memory: Memory) -> None:
         self.__array_interface__ = {
@@ -57,3 +67,18 @@ class _Shadow:
 def _shadow(memory: Memory) -> Any:
     """A NumPy array over the same addresses, never read: NumPy knows exactly whether two views overlap."""
     return np.asarray(_Shadow(memory))
+
+
+def named_encoding(function: str, encoding: Any, learned: bool = True) -> Any:
+    """An encoding to be added, by value or name; None for the default one."""
+    if encoding is None:
+        return DEFAULT
+    if isinstance(encoding, Sinusoidal) or (learned and isinstance(encoding, Learned)):
+        return encoding
+    known = ", ".join(repr(name) for name in NAMES)
+    rule = f"encoding must be an encoding such as Sinusoidal() or one of {known}"
+    if not isinstance(encoding, str):
+        raise TypeError(message(function, rule, describe(encoding)))
+    if encoding not in NAMES:
+        raise ValueError(message(function, rule, repr(encoding)))
+    return NAMES[encoding]()

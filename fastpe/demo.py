@@ -18,10 +18,13 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
+from . import minilm
 from .api import add_encoding, array_module
 from .arrays import ITEMSIZE
 from .backends import pool
 from .checks import message
+from .embedding import embed as embed_tokens
+from .encodings import Learned
 
 SHIPPED = "data/sonnets.txt"
 SEQUENCE = 4096
@@ -67,6 +70,11 @@ class Report:
     error_far: float | None
     float32_angle_error_last: float
     float32_angle_error_far: float
+    model_note: str | None = None  # why there is no real model; None: there is
+    model_shape: tuple[int, int, int] | None = None
+    model_seconds_fastpe: float | None = None
+    model_seconds_numpy: float | None = None
+    model_agrees: bool | None = None
     plot: str | None = None
     plot_note: str | None = None
 
@@ -240,8 +248,10 @@ def run(file: str | None, dim: int, dtype: str, progress: Progress) -> Report:
     edges = np.array([length - 1, FAR])
     float32_angle = np.abs(usual(np, edges, dim, np.float32) - reference(edges, dim)).max(axis=-1)
     seconds = _time(xp, x, wait, progress)
+    model = _real_model(content, progress)
     return Report(
-        ok=near and far_near and result is x,
+        **model,
+        ok=near and far_near and result is x and model.get("model_agrees") is not False,
         text=name,
         text_bytes=used,
         text_cut=len(content) > used,
@@ -285,6 +295,41 @@ def _time(xp: ModuleType, x: Any, wait: Callable[[], object], progress: Progress
         return lambda fraction: progress.show((index + fraction) / len(ways), label)
 
     return [measure(call, wait, shown(index, label)) for index, (label, call) in enumerate(ways)]
+
+
+MODEL_SEQUENCES, MODEL_LENGTH = 64, 256
+
+
+def _real_model(content: bytes, progress: Progress) -> dict[str, Any]:
+    """The text in the words of a real model, on the host: embed against NumPy's gathering and adding."""
+    note = minilm.problem()
+    if note is not None:
+        return {"model_note": note}
+    progress.show(1, "a real model")
+    model = minilm.load()
+    found = model.tokens(content.decode(errors="replace"), 1)
+    if not found.size:
+        return {"model_note": "the text has no tokens"}
+    ids = np.resize(found, (MODEL_SEQUENCES, MODEL_LENGTH))  # repeated if it is short
+    kinds = np.zeros_like(ids)
+    out = np.empty((*ids.shape, model.words.shape[1]), np.float32)
+    positions, types = Learned(model.positions), (kinds, model.types)
+
+    def fast() -> None:
+        embed_tokens(ids, model.words, positions, token_types=types, out=out)
+
+    def usual_sum() -> Any:
+        return model.words[ids] + model.types[kinds] + model.positions[:MODEL_LENGTH]
+
+    fast()
+    agrees = bool((out == usual_sum()).all())
+    seconds = [measure(call, lambda: None, lambda fraction: None) for call in (fast, usual_sum)]
+    return {
+        "model_shape": out.shape,
+        "model_seconds_fastpe": seconds[0],
+        "model_seconds_numpy": seconds[1],
+        "model_agrees": agrees,
+    }
 
 
 def _element(dtype: str) -> Any:
@@ -335,11 +380,25 @@ def table(report: Report) -> str:
         ("with a float32 angle", f"{_error(report.float32_angle_error_last)}  at position {length - 1:,}"),
         (f"  at position {FAR:,}", _error(report.float32_angle_error_far)),
         ("", ""),
+        *_model_rows(report),
         ("check", "passed" if report.ok else "FAILED"),
     ]
     if report.plot or report.plot_note:
         rows.append(("heat map", report.plot or report.plot_note or ""))
     return "\n".join(f"{label:<24}{value}".rstrip() for label, value in rows)
+
+
+def _model_rows(report: Report) -> list[tuple[str, str]]:
+    if report.model_shape is None or report.model_seconds_fastpe is None or report.model_seconds_numpy is None:
+        return [("a real model", report.model_note or ""), ("", "")]
+    batch, length, dim = report.model_shape
+    fast, usual_seconds = report.model_seconds_fastpe, report.model_seconds_numpy
+    return [
+        ("a real model", f"all-MiniLM-L6-v2: {batch} sequences x {length} tokens x {dim} columns, word + type + position"),
+        ("fastpe.embed", f"{_milliseconds(fast)}  {'the same bits' if report.model_agrees else 'NOT the same bits'}"),
+        ("NumPy, three gathers", f"{_milliseconds(usual_seconds)}  {usual_seconds / fast:.2f} times that"),
+        ("", ""),
+    ]
 
 
 def _milliseconds(seconds: float) -> str:

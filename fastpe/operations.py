@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .arrays import Memory
 from .encodings import RotaryPlan, SinusoidalPlan, TablePlan
@@ -42,17 +42,39 @@ class CallerTable(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """An axis other than T and D: its size and what one step along it means in bytes."""
+    """An axis other than T and D: its size and what one step along it means in bytes, for each array."""
 
     size: int
-    x: int
-    out: int
-    positions: int
-    mask: int
+    steps: tuple[int, ...]
 
     def holds(self, inner: Axis) -> bool:
         """Whether this axis and the one inside it are together one axis."""
-        return all(outer == step * inner.size for outer, step in zip(self[1:], inner[1:], strict=True))
+        return all(outer == step * inner.size for outer, step in zip(self.steps, inner.steps, strict=True))
+
+
+def outer_axes(shape: tuple[int, ...], seq_axis: int, *strides: tuple[int, ...]) -> list[Axis]:
+    """The axes other than T and D, outermost first, merged where one stride serves; two at least."""
+    found: list[Axis] = []
+    for number, (size, *steps) in enumerate(zip(shape[:-1], *strides, strict=False)):
+        axis = Axis(size, tuple(steps))
+        if number == seq_axis or size == 1:
+            continue
+        if found and found[-1].holds(axis):
+            axis = axis._replace(size=size * found.pop().size)
+        found.append(axis)
+    # The kernel's heads axis has no mask: only the batch axis may have one, and with a second axis it comes first.
+    none = Axis(1, (0,) * len(strides))
+    return found if len(found) >= 2 else [*found, none, none][:2]
+
+
+def moved_blocks(block: tuple[Any, ...], axes: list[Axis], addresses: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
+    """A block for every step along all axes but the last two, with the addresses at these places moved."""
+    for steps in itertools.product(*(range(axis.size) for axis in axes[:-2])):
+        moved = list(block)
+        for step, axis in zip(steps, axes, strict=False):
+            for place, stride in zip(addresses, axis.steps, strict=True):
+                moved[place] += step * stride if moved[place] else 0
+        yield tuple(moved)
 
 
 class AddSinusoidal(NamedTuple):
@@ -69,63 +91,113 @@ class AddSinusoidal(NamedTuple):
         """Yield the argument block of every kernel call, in the order of ``kernels.add_sinusoidal.ARGUMENTS``."""
         x, out, rows, t, plan = self.x, self.out, self.rows, self.seq_axis, self.plan
         x_strides = out.strides if x is None else x.strides
-        axes = self._axes(x_strides)
-        batch, heads = [*axes[-2:], _NO_AXIS, _NO_AXIS][:2]
-        block = (
-            0 if x is None else x.address,
-            out.address,
-            batch.size,
-            out.shape[t],
-            heads.size,
-            plan.width,
-            batch.x,
-            x_strides[t],
-            heads.x,
-            x_strides[-1],
-            batch.out,
-            out.strides[t],
-            heads.out,
-            out.strides[-1],
-            rows.table,
-            batch.positions,
-            rows.table_strides[t],
-            heads.positions,
-            rows.start,
-            rows.mask,
-            batch.mask,
-            rows.mask_strides[t],
-            *tables,
-            *plan.columns,
-            self.input_scale,
-        )
-        if len(axes) <= 2:
-            yield block
-            return
-        for steps in itertools.product(*(range(axis.size) for axis in axes[:-2])):
-            moved = list(block)
-            for step, axis in zip(steps, axes, strict=False):
-                for place, stride in zip(_ADDRESSES, axis[1:], strict=True):
-                    moved[place] += step * stride if moved[place] else 0
-            yield tuple(moved)
-
-    def _axes(self, x_strides: tuple[int, ...]) -> list[Axis]:
-        """The axes other than T and D, outermost first, merged where one stride serves."""
-        rows = self.rows
-        found: list[Axis] = []
-        steps = zip(self.out.shape, x_strides, self.out.strides, rows.table_strides, rows.mask_strides, strict=False)
-        for number, step in enumerate(steps):
-            axis = Axis(*step)
-            if number == self.seq_axis or axis.size == 1:
-                continue
-            if found and found[-1].holds(axis):
-                axis = axis._replace(size=axis.size * found.pop().size)
-            found.append(axis)
-        # The kernel's heads axis has no mask: only the batch axis may have one, and with a second axis it comes first.
-        return found
+        axes = outer_axes(out.shape, t, x_strides, out.strides, rows.table_strides, rows.mask_strides)
+        block = _sum_block(x, x_strides, out, rows, t, axes, plan.width, tables, plan.columns, self.input_scale)
+        yield from moved_blocks(block, axes, _ADDRESSES)
 
 
-_NO_AXIS = Axis(1, 0, 0, 0, 0)
 _ADDRESSES = (0, 1, 14, 19)  # of x, out, positions and mask in the argument block
+
+
+def _sum_block(
+    x: Memory | None,
+    x_strides: tuple[int, ...],
+    out: Memory,
+    rows: Rows,
+    t: int,
+    axes: list[Axis],
+    width: int,
+    tables: tuple[int, ...],
+    columns: tuple[int | float, ...],
+    scale: float,
+) -> tuple[int | float, ...]:
+    """The argument block of ``add_sinusoidal``, with which that of ``sum_rows`` begins."""
+    batch, heads = axes[-2:]
+    return (
+        0 if x is None else x.address,
+        out.address,
+        batch.size,
+        out.shape[t],
+        heads.size,
+        width,
+        batch.steps[0],
+        x_strides[t],
+        heads.steps[0],
+        x_strides[-1],
+        batch.steps[1],
+        out.strides[t],
+        heads.steps[1],
+        out.strides[-1],
+        rows.table,
+        batch.steps[2],
+        rows.table_strides[t],
+        heads.steps[2],
+        rows.start,
+        rows.mask,
+        batch.steps[3],
+        rows.mask_strides[t],
+        *tables,
+        *columns,
+        scale,
+    )
+
+
+# ---- sums of rows ------------------------------------------------------------------------------------------------------------
+
+
+class SumRows(NamedTuple):
+    """out = ((first - zero) * row_scale) * scale + types[type_ids] + (amplitude*PE or learned)[position].
+
+    ``first`` is x (``kernel`` is add_table), or the table of which ``ids`` choose rows (embed). ids and type_ids are int64 with the
+    shape of out without its last axis. What is None is left out.
+    """
+
+    kernel: str
+    first: Memory
+    out: Memory
+    rows: Rows
+    seq_axis: int
+    scale: float
+    plan: SinusoidalPlan | None = None
+    learned: Memory | None = None
+    clips: bool = False
+    ids: Memory | None = None
+    type_ids: Memory | None = None
+    types: Memory | None = None
+    row_scales: Memory | None = None
+    zero_points: Memory | None = None
+
+    def arguments(self, tables: Tables) -> Iterator[tuple[int | float, ...]]:
+        """Yield the argument block of every kernel call, in the order of ``kernels.blocks.SUM_ROWS``."""
+        first, out, rows, t, ids, kinds = self.first, self.out, self.rows, self.seq_axis, self.ids, self.type_ids
+        none = (0,) * len(out.shape)
+        first_strides = first.strides
+        if ids is not None:  # of a table one stride leads from row to row; the kernel looks for it where x has that of T
+            by_row = (first.strides[0] if axis == t else 0 for axis in range(len(out.shape) - 1))
+            first_strides = (*by_row, first.strides[1])
+        id_strides, kind_strides = (none if memory is None else (*memory.strides, 0) for memory in (ids, kinds))
+        moving = first_strides if ids is None else none
+        axes = outer_axes(out.shape, t, moving, out.strides, rows.table_strides, rows.mask_strides, id_strides, kind_strides)
+        batch, heads = axes[-2:]
+        columns = (0, 0, 0, -1, 0, 0.0) if self.plan is None else self.plan.columns
+        block = (
+            *_sum_block(first, first_strides, out, rows, t, axes, out.shape[-1], tables, columns, self.scale),
+            0 if ids is None else ids.address,
+            *(batch.steps[4], id_strides[t], heads.steps[4]),
+            first.shape[0] if ids is not None else 0,
+            *(0 if memory is None else memory.address for memory in (self.row_scales, self.zero_points)),
+            0 if kinds is None else kinds.address,
+            *(batch.steps[5], kind_strides[t], heads.steps[5]),
+            *_table_words(self.types),
+            *_table_words(self.learned),
+            self.clips,
+        )
+        yield from moved_blocks(block, axes, (*_ADDRESSES, 33, 40))
+
+
+def _table_words(table: Memory | None) -> tuple[int, int, int]:
+    """Address, stride from row to row, number of rows."""
+    return (0, 0, 0) if table is None else (table.address, table.strides[0], table.shape[0])
 
 
 # ---- rotations ---------------------------------------------------------------------------------------------------------------

@@ -140,6 +140,60 @@ def length_of(function: str, start: int, count: int, table: Any) -> int:
     return max(1, int(table.array.max(initial=0) >> 32) + 1)
 
 
+def refuse_real_positions(function: str, positions: Any) -> None:
+    """The rows of a table have integer positions."""
+    if positions is None:
+        return
+    kind = getattr(getattr(positions, "dtype", None), "kind", None)
+    if kind == "f" or (kind is None and np.asarray(positions).dtype.kind == "f"):
+        raise TypeError(message(function, "positions of a table must be integers", describe(positions)))
+
+
+def check_in_table(target: Target, rows: Rows, count: int) -> None:
+    """IndexError with the first row whose position a table of so many rows does not have; on a GPU only to validate."""
+    sizes = target.memory.shape[:-1]
+    if rows.table == 0:
+        found = (rows.start >> 32) + np.arange(target.rows).reshape(
+            [-1 if i == target.seq_axis else 1 for i in range(len(sizes))]
+        )
+    else:
+        given: Any = rows.alive[0]
+        if given.device is not None and not target.validate:
+            return
+        values = np.asarray(target.library.as_host(given.array))
+        found = np.lib.stride_tricks.as_strided(values, sizes, rows.table_strides) >> 32
+    bad = (found < 0) | (found >= count)
+    if rows.mask and rows.table:
+        kept = np.asarray(target.library.as_host(rows.alive[1].array))
+        bad = bad & np.lib.stride_tricks.as_strided(kept, sizes, rows.mask_strides)
+    if bad.any():
+        where = np.unravel_index(int(bad.argmax()), bad.shape)
+        index = tuple(int(i) for i in where)
+        rule = f"positions must lie in the table's [0, {count})"
+        got = f"{np.broadcast_to(found, bad.shape)[index]} at row {index[target.seq_axis]}"
+        if target.batch_axis is not None:
+            got += f" of sequence {index[target.batch_axis]}"
+        raise IndexError(message(target.function, rule, got))
+
+
+def learned_table(target: Target, learned: Any, positions: Any, rows: Rows) -> Memory:
+    """The memory of a learned table that fits, whose rows the positions are."""
+    function = target.function
+    refuse_real_positions(function, positions)
+    library, table = dispatch.memory(function, "the encoding's table", learned.table)
+    if library is not target.library or table.device != target.memory.device:
+        got = f"{library.NAME} on {'the host' if table.device is None else f'device {table.device}'}"
+        rule = "a Learned table must be of the array's library and on its device"
+        raise TypeError(message(function, rule, got, "Nothing is copied between devices silently."))
+    if table.shape[1] != target.memory.shape[-1]:
+        rule = f"a Learned table must have the width of the array, {target.memory.shape[-1]}"
+        raise ValueError(message(function, rule, f"shape {table.shape}"))
+    if not learned.clips:
+        check_in_table(target, rows, table.shape[0])
+    found: Memory = table
+    return found
+
+
 def of_positions(function: str, library: ModuleType, found: Memory, validate: bool) -> Rows:
     """The rows of ``encode``: one for every position, any shape."""
     table = _located(function, library, found, validate)

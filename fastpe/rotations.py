@@ -410,7 +410,7 @@ def _rows(
         rows = rows_of.resolve(target, offset, positions, cu_seqlens, mask)
     result = _rotary_rows(target, rows, step)
     if isinstance(encoding, RotaryTable):
-        _check_in_table(target, result, encoding)
+        rows_of.check_in_table(target, rows, encoding.rows)
     for name, one in targets.items():
         if one.rows != target.rows:
             got = f"{target.rows} and {one.rows}"
@@ -434,9 +434,7 @@ def _length(rows: RotaryRows, count: int) -> int:
 def _check_table_arguments(target: rows_of.Target, table: RotaryTable, offset: Any, positions: Any, cu_seqlens: Any) -> Any:
     """Positions that a table can have; returns the offset, which a table with rows for each sequence sets."""
     function = target.function
-    kind = getattr(getattr(positions, "dtype", None), "kind", None)
-    if kind == "f" or (kind is None and positions is not None and np.asarray(positions).dtype.kind == "f"):
-        raise TypeError(message(function, "positions of a table must be integers", describe(positions)))
+    rows_of.refuse_real_positions(function, positions)
     if table.sequences is None:
         return offset
     if positions is not None or cu_seqlens is not None or not (type(offset) is int and offset == 0):
@@ -449,24 +447,3 @@ def _check_table_arguments(target: rows_of.Target, table: RotaryTable, offset: A
     if table.sequences[0] == 1:
         return 0
     return target.library.from_host(np.arange(batch, dtype=np.int64) * target.rows, target.memory.device)
-
-
-def _check_in_table(target: rows_of.Target, rows: RotaryRows, table: RotaryTable) -> None:
-    """IndexError with the first row whose position the table does not have; on a GPU only to validate."""
-    batch = 1 if target.batch_axis is None or not rows.vary else target.batch
-    if rows.table == 0:
-        found = (rows.start >> 32) + np.arange(target.rows)[None]
-    else:
-        given: Any = rows.alive[0]
-        if given.device is not None and not target.validate:
-            return
-        values = np.asarray(target.library.as_host(given.array))
-        found = np.lib.stride_tricks.as_strided(values, (batch, target.rows), rows.strides[:2]) >> 32
-    bad = (found < 0) | (found >= table.rows)
-    if rows.mask and rows.table:
-        kept = np.asarray(target.library.as_host(rows.alive[1].array))  # type: ignore[attr-defined]
-        bad = bad & np.lib.stride_tricks.as_strided(kept, (batch, target.rows), rows.mask_strides)
-    if bad.any():
-        b, t = (int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
-        rule = f"positions must lie in the table's [0, {table.rows})"
-        raise IndexError(message(target.function, rule, f"{found[b, t]} at row {t} of sequence {b}"))

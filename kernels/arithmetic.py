@@ -16,7 +16,7 @@ from numba.core.registry import cpu_target
 
 from . import blocks as at
 from . import lanes
-from .lanes import F16, F32, F64, I16, I32, Lanes, fma, polynomial
+from .lanes import F16, F32, F64, I8, I16, I32, Lanes, fma, polynomial
 
 # sin(2 pi r) = r (SIN_HIGH + SIN[0] + SIN[1] z + ...), cos(2 pi r) = COS[0] + COS[1] z + ...; z = r*r, |r| <= 1/8 turn.
 # float32: polynomial errors 3.2e-9 (relative) and 5.4e-11; with roundings the result errs by at most 7.4e-8.
@@ -269,6 +269,51 @@ ELEMENTS = {
     "float16": Element("f16", 2, I16, F32, f16_to_f32, f32_to_f16),
     "bfloat16": Element("bf16", 2, I16, F32, bf16_to_f32, f32_to_bf16),
 }
+
+
+# ---- mixed element types -----------------------------------------------------------------------------------------------------
+
+
+def f32_to_bf16_any(value: Lanes) -> Lanes:
+    """Round to nearest even; a NaN of any bits stays one."""
+    bits = value.bits()
+    nan = (bits & 0x7FFFFFFF).compare(">", 0x7F800000)
+    return nan.choose(bits.like(0x7FFF), (bits + ((bits >> 16) & 1) + 0x7FFF) >> 16).to(I16)
+
+
+def f64_to_f32_odd(value: Lanes) -> Lanes:
+    """Round to odd: what is not exact gets an odd last bit, so that rounding once more, to 16 bits, is rounding once."""
+    near = value.to(F32)
+    back, bits = near.to(F64), near.bits()
+    exact = back.same(value)
+    away = (value.bits() & (2**63 - 1)).compare("<", back.bits() & (2**63 - 1))  # near is farther from 0
+    down = away.choose(bits - 1, bits)
+    odd = down | 1
+    return (exact | (bits & 0x7FFFFFFF).compare(">=", 0x7F800000)).choose(bits, odd).as_float()
+
+
+def mixed(dtype: str, real: ir.Type) -> Element:
+    """An element type, or int8 or uint8, whose arithmetic is in ``real`` whatever its own is; integers are not written."""
+    own = ELEMENTS.get(dtype)
+    if own is None:
+        flip = 0x80 if dtype == "int8" else 0  # int8 is uint8 with 128 more: the zero point takes it away again
+
+        def read_integer(value: Lanes) -> Lanes:
+            return (value.to(I32) ^ flip).to(real)
+
+        return Element(dtype, 1, I8, real, read_integer, _same)
+    if own.real is real and own.stored is not I16:
+        return own
+    narrow = f32_to_bf16_any if dtype == "bfloat16" else own.write
+    if own.real is real:
+        return own._replace(write=narrow)
+    if real is F64:
+        return own._replace(
+            real=F64,
+            read=lambda value: own.read(value).to(F64),
+            write=(lambda value: value.to(F32)) if dtype == "float32" else (lambda value: narrow(f64_to_f32_odd(value))),
+        )
+    raise ValueError("float64 is computed in float64")
 
 
 def add(

@@ -26,6 +26,17 @@ MASK, MASK_BATCH_STRIDE, MASK_ROW_STRIDE = range(19, 22)
 FREQUENCIES, WHOLE_TURNS, COSINES, SINES = range(22, 26)
 INTERLEAVED, COSINE_FIRST, SECOND_HALF, TAIL_COLUMN, TAIL_IS_COSINE, AMPLITUDE, INPUT_SCALE = range(26, 33)
 
+# Rows gathered and summed: the same, and where the rows come from. embed: x is the table, of which ids choose rows.
+SUM_ROWS = (
+    *ADD_SINUSOIDAL,
+    *("ids", "ids_batch_stride", "ids_row_stride", "ids_head_stride", "table_rows", "row_scales", "zero_points"),
+    *("type_ids", "type_ids_batch_stride", "type_ids_row_stride", "type_ids_head_stride"),
+    *("types", "types_row_stride", "type_rows", "learned", "learned_row_stride", "learned_rows", "clips"),
+)
+IDS, IDS_BATCH_STRIDE, IDS_ROW_STRIDE, IDS_HEAD_STRIDE, TABLE_ROWS, ROW_SCALES, ZERO_POINTS = range(33, 40)
+TYPE_IDS, TYPE_IDS_BATCH_STRIDE, TYPE_IDS_ROW_STRIDE, TYPE_IDS_HEAD_STRIDE = range(40, 44)
+TYPES, TYPES_ROW_STRIDE, TYPE_ROWS, LEARNED, LEARNED_ROW_STRIDE, LEARNED_ROWS, CLIPS = range(44, 51)
+
 _ROTATE_PAIRS = (  # what the kernels that turn pairs have in common
     *("batch", "rows", "positions", "positions_batch_stride", "positions_row_stride", "positions_axis_stride", "start"),
     *("mask", "mask_batch_stride", "mask_row_stride", "pairs", "head_dim", "first_channel", "interleaved", "inverse"),

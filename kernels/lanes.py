@@ -12,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 _INTEGER_OF = {F16: I16, F32: I32, F64: I64}
 _FLOAT_OF = {I16: F16, I32: F32, I64: F64}
@@ -76,6 +76,10 @@ class Lanes:
         right = other if isinstance(other, Lanes) else self.like(other)
         return Lanes(self.builder, self.builder.icmp_unsigned(relation, self.value, right.value))
 
+    def same(self, other: Lanes) -> Lanes:
+        """Whether each float is another, or one of both is NaN."""
+        return Lanes(self.builder, self.builder.fcmp_unordered("==", self.value, other.value))
+
     def choose(self, yes: Lanes, no: Lanes) -> Lanes:
         """``yes`` where this is true, else ``no``; this may be a single truth."""
         return Lanes(self.builder, self.builder.select(self.value, yes.value, no.value))
@@ -96,7 +100,7 @@ class Lanes:
         elif isinstance(old, ir.IntType):
             convert = self.builder.sitofp
         else:
-            convert = self.builder.fpext if old == F16 else self.builder.fptrunc
+            convert = self.builder.fpext if old == F16 or new == F64 else self.builder.fptrunc
         return Lanes(self.builder, convert(self.value, self._of(element)))
 
 

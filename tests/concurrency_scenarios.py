@@ -422,6 +422,11 @@ def _random_calls(seed: int, seconds: float) -> int:
     sides = [fastpe.Sinusoidal(), fastpe.Sinusoidal(layout="concatenated"), fastpe.Sinusoidal(base=77.0, frequency_shift=1)]
     end, count = time.monotonic() + seconds, 0
     while time.monotonic() < end:
+        kind = rng.integers(4)
+        if kind < 2:
+            (_random_rotation, _random_embedding)[kind](rng)
+            count += 1
+            continue
         rows, width, batch = int(rng.choice([1, 7, 64, 700])), int(rng.choice([1, 8, 65, 512])), int(rng.choice([1, 2, 5]))
         encoding = sides[rng.integers(3)]
         if encoding.frequency_shift and width < 2:
@@ -454,6 +459,37 @@ def _random_calls(seed: int, seconds: float) -> int:
         assert not wrong.any(), f"seed {seed}, call {count}: {x.dtype} {x.shape}, {encoding}, {sorted(given)}"
         count += 1
     return count
+
+
+def _random_rotation(rng: np.random.Generator) -> None:
+    """q and k of any size: keeps norms, and turning back restores them."""
+    batch, rows, heads, width = (int(rng.choice(sizes)) for sizes in ([1, 3], [1, 9, 600], [1, 8], [8, 64]))
+    q, k = (rng.standard_normal((batch, many, rows, width)).astype(np.float32) for many in (heads, 2))
+    before = q.copy(), k.copy()
+    offset: Any = int(rng.integers(0, 1 << 20)) if rng.random() < 0.5 else rng.integers(0, 1 << 20, batch)
+    encoding = (fastpe.Rotary(), fastpe.Rotary(interleaved=True, base=500.0))[rng.integers(2)]
+    fastpe.apply_rotary(q, k, encoding, offset=offset)
+    chosen = np.unique(rng.integers(0, rows, 3))
+    alone = fastpe.apply_rotary(
+        before[0][:, :, chosen].copy(), None, encoding, positions=np.add.outer(np.broadcast_to(offset, batch), chosen)
+    )
+    assert (q[:, :, chosen] == alone).all(), f"rotation {q.shape}, {encoding}"
+    fastpe.apply_rotary(q, k, encoding, offset=offset, inverse=True)
+    for x, was in zip((q, k), before, strict=True):
+        assert np.abs(x - was).max() < 3e-6, f"rotation back {x.shape}, {encoding}"
+
+
+def _random_embedding(rng: np.random.Generator) -> None:
+    """Rows of a table, with positions that add_encoding adds too."""
+    batch, rows, width = (int(rng.choice(sizes)) for sizes in ([1, 5], [1, 30, 900], [8, 65, 512]))
+    table = rng.standard_normal((300, width)).astype((np.float32, np.float64)[rng.integers(2)])
+    ids, offset = rng.integers(0, 300, (batch, rows)), int(rng.integers(0, 1 << 20))
+    found = fastpe.embed(ids, table, fastpe.Sinusoidal(), scale=1.5, offset=offset)
+    assert (found == fastpe.add_encoding(table[ids], input_scale=1.5, offset=offset)).all(), (
+        f"embedding {ids.shape}, {table.dtype}"
+    )
+    learned = fastpe.Learned(table, "clip")
+    assert (fastpe.embed(ids, table, learned) == table[ids] + table[np.minimum(np.arange(rows), 299)]).all()
 
 
 def _resident_bytes() -> int:

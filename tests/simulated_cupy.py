@@ -46,10 +46,22 @@ class ndarray:
     def __getitem__(self, index: Any) -> ndarray:
         return ndarray(self._host[index], self._owner)
 
-    def reshape(self, *shape: int) -> ndarray:
+    def reshape(self, *shape: Any) -> ndarray:
         host = self._host.view()
-        host.shape = shape  # never a copy
+        host.shape = shape[0] if isinstance(shape[0], tuple) else shape  # never a copy
         return ndarray(host, self._owner)
+
+    def astype(self, dtype: Any) -> ndarray:
+        return asarray(self._host.astype(dtype))
+
+    def __ne__(self, other: Any) -> ndarray:  # type: ignore[override]
+        return asarray(self._host != (other._host if isinstance(other, ndarray) else other))
+
+    def __and__(self, other: ndarray) -> ndarray:
+        return asarray(self._host & other._host)
+
+    def __add__(self, other: float) -> ndarray:
+        return asarray(self._host + other)
 
     def get(self) -> np.ndarray:
         synchronised.append("get")
@@ -174,10 +186,11 @@ def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
     from fastpe import dispatch
     from fastpe.backends import cuda
 
-    def as_ptx(name: str, _: str) -> Path:
-        path = folder / f"{name}-{architecture}.ptx"
+    def as_ptx(name: str, _: str, *options: str) -> Path:
+        defined = "".join(option.partition("=")[2] for option in options)
+        path = folder / f"{name}-{defined}-{architecture}.ptx"
         if not path.exists():
-            ptx, _log = cuda.compile_source(name, f"compute_{architecture}")
+            ptx, _log = cuda.compile_source(name, f"compute_{architecture}", *options)
             path.write_text(ptx.decode() if isinstance(ptx, bytes) else ptx)
         return path
 

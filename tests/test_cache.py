@@ -120,6 +120,18 @@ def test_another_cpu_has_its_own_kernels_and_the_same_bits(tmp_path):
     assert start(tmp_path) == ([expected()], "loaded")
 
 
+def test_every_operation_has_the_same_bits_on_another_cpu(tmp_path):
+    import digest
+
+    changes = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "FASTPE_CACHE_DIR": str(tmp_path)}
+    script = Path(digest.__file__)
+    done = subprocess.run(
+        [sys.executable, str(script)], env={**os.environ, **changes}, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == digest.digest()
+
+
 def test_the_key_holds_what_the_code_depends_on(monkeypatch):
     import numba
 

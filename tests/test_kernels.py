@@ -10,7 +10,17 @@ import fastpe.kernels
 import fit_polynomials
 import numba
 import pytest
-from fastpe.kernels import add_sinusoidal, arithmetic, blocks, locate_rows, rotate, rotate_pairs, rotate_table
+from fastpe.kernels import (
+    add_sinusoidal,
+    add_table,
+    arithmetic,
+    blocks,
+    embed,
+    locate_rows,
+    rotate,
+    rotate_pairs,
+    rotate_table,
+)
 
 from fastpe.backends import cuda
 from fastpe.backends import numba as numba_backend
@@ -28,12 +38,12 @@ def text(file):
 
 
 def test_every_kernel_has_its_twin():
-    assert CUDA_FILES == ["add_sinusoidal", "locate_rows", "rotate", "rotate_table"]
+    assert CUDA_FILES == ["add_sinusoidal", "add_table", "embed", "locate_rows", "rotate", "rotate_table"]
     shared = {path.stem for path in KERNELS.glob("*.cuh")}
-    assert shared == {"arithmetic", "rotate_pairs"}
+    assert shared == {"arithmetic", "rotate_pairs", "rows", "sum_rows"}
     for name in [*CUDA_FILES, *shared]:
         assert (KERNELS / f"{name}.py").exists()
-    of_the_cpu = {"blocks", "lanes", "rows", "sharing"}  # what a CUDA kernel needs in no file of its own
+    of_the_cpu = {"blocks", "lanes", "sharing", "sums"}  # what a CUDA kernel needs in no file of its own
     assert {path.stem for path in KERNELS.glob("*.py")} == {"__init__", *CUDA_FILES, *shared, *of_the_cpu}
 
 
@@ -41,44 +51,52 @@ def test_entry_points_carry_their_files_name():
     for name in CUDA_FILES:
         source = text(f"{name}.cu")
         entries = re.findall(r"__launch_bounds__\([\d, ]+\)\s*\\?\s*(\w+?)(?:##|\()", source)
-        entries += re.findall(r"^ALL_KERNELS\((\w+)\)", source, re.M)
+        entries += re.findall(r"^(?:ALL_)?KERNELS\((\w+)\)", source, re.M)
         assert entries
         assert all(entry.startswith(name) for entry in entries), entries
     built = add_sinusoidal.build("float16", add_sinusoidal.IN_PLACE)
     assert built.__name__ == "add_sinusoidal_f16_in_place"
     assert rotate.build("bfloat16", rotate_pairs.OUT_OF_PLACE).__name__ == "rotate_bf16_out"
+    assert embed.build("int8", None, None, "float16", "sinusoidal").__name__ == "embed_int8_none_none_float16_sinusoidal"
+    assert add_table.build("float32", "bfloat16").__name__ == "add_table_float32_none_bfloat16_float32_learned"
     assert rotate_table.build("float64", rotate_pairs.IN_PLACE).__name__ == "rotate_table_f64_in_place"
     rows = [name for name in vars(locate_rows) if name.startswith("locate_rows")]
     assert sorted(rows) == sorted(re.findall(r"(locate_rows_\w+)\(const", text("locate_rows.cu")))
 
 
-def struct_fields(name):
-    body = re.search(r"struct Arguments \{(.*?)\};", text(f"{name}.cu"), re.S).group(1)
-    if "Pairs of;" in body:
-        shared = re.search(r"struct Pairs \{(.*?)\};", text("rotate_pairs.cuh"), re.S).group(1)
-        body = body.replace("Pairs of;", shared)
-    return re.findall(r"(i64|double) (\w+);", body)
+def struct_fields(name, struct="Arguments"):
+    source = cuda.source(name)
+    body = re.search(rf"struct {struct} \{{(.*?)\}};", source, re.S)
+    if body is None:  # another name for it
+        return struct_fields(name, re.search(rf"typedef (\w+) {struct};", source)[1])
+    found = []
+    for kind, field in re.findall(r"^ +(\w+) (\w+);", body[1], re.M):
+        found += [(kind, field)] if kind in ("i64", "double") else struct_fields(name, kind)
+    return found
 
 
 def test_argument_blocks_agree():
     """The struct in the .cu, and what both backends pack: same fields, same order; and the places by which Numba finds them."""
     packers = {"add_sinusoidal": numba_backend._BLOCK, **numba_backend._ROTATE_BLOCKS}
+    packers |= dict.fromkeys(("embed", "add_table"), numba_backend._SUM_BLOCK)
     for name, expected in (
         ("add_sinusoidal", blocks.ADD_SINUSOIDAL),
         ("rotate", blocks.ROTATE),
         ("rotate_table", blocks.ROTATE_TABLE),
+        ("embed", blocks.SUM_ROWS),
+        ("add_table", blocks.SUM_ROWS),
     ):
         fields = struct_fields(name)
         assert tuple(field for _, field in fields) == expected
         kinds = "".join({"i64": "q", "double": "d"}[kind] for kind, _ in fields)
         assert re.sub(r"(\d+)(\w)", lambda run: int(run[1]) * run[2], packers[name].format) == f"={kinds}"
         places = {
-            field: getattr(blocks, field.upper() if name == "add_sinusoidal" else f"R_{field.upper()}", None)
+            field: getattr(blocks, f"R_{field.upper()}" if name.startswith("rotate") else field.upper(), None)
             for field in expected
         }
         for place, field in enumerate(expected):
             assert places[field] in (place, None), field
-    assert None not in [getattr(blocks, field.upper(), None) for field in blocks.ADD_SINUSOIDAL]
+    assert None not in [getattr(blocks, field.upper(), None) for field in blocks.SUM_ROWS]
     q, k = (
         blocks.ROTATE[start : start + blocks.R_ARRAY_WORDS]
         for start in (blocks.R_ARRAYS, blocks.R_ARRAYS + blocks.R_ARRAY_WORDS)
@@ -183,9 +201,9 @@ def test_constants_are_the_same_in_both_languages():
 
 def test_cuda_house_rules():
     """No headers, no fast or library functions, no operator that the compiler may contract."""
-    for name in [f"{name}.cu" for name in CUDA_FILES] + ["arithmetic.cuh", "rotate_pairs.cuh"]:
+    for name in [f"{name}.cu" for name in CUDA_FILES] + [path.name for path in KERNELS.glob("*.cuh")]:
         code = re.sub(r"//[^\n]*", "", text(name))
-        assert re.findall(r"#include\s+(\S+)", code) in ([], ['"arithmetic.cuh"'], ['"rotate_pairs.cuh"'])
+        assert all(re.fullmatch(r'"\w+\.cuh"', file) for file in re.findall(r"#include\s+(\S+)", code))
         assert not re.search(r"\b(__sinf|__cosf|__sincosf|sinf?|cosf?|sincosf?|sincospi|powf?|expf?|fdividef)\s*\(", code)
         assert not re.search(r"__half|__nv_bfloat16|__shared__|atomic", code)
 
@@ -206,6 +224,25 @@ def test_compile_gate(nvrtc, name, architecture):
     assert faults(log) == []
     assert cubin.startswith(b"\x7fELF")
     assert len(re.findall("Compiling entry function", log)) == len(re.findall(r"Used \d+ registers", log)) > 0
+
+
+SUMS = [
+    ("float32", None, None, "float32", True),
+    ("bfloat16", None, None, "bfloat16", True),
+    ("int8", None, None, "float16", True),
+    ("float64", "float32", None, "bfloat16", True),
+    ("bfloat16", "bfloat16", "bfloat16", "bfloat16", False),
+    ("uint8", "float32", "float32", "float64", False),
+]
+
+
+@pytest.mark.parametrize("architecture", ["75", "90", "100", "120"])
+@pytest.mark.parametrize("types", SUMS)
+def test_compile_gate_of_sums(nvrtc, types, architecture):
+    """Of the combinations of element types some that need the most, and the most common ones."""
+    _, log = cuda.compile_source("embed", f"sm_{architecture}", "--ptxas-options=-v", *cuda.sum_options(*types))
+    assert faults(log) == []
+    assert len(re.findall(r"Used \d+ registers", log)) == 3
 
 
 def faults(log):

@@ -78,7 +78,8 @@ MAY_IMPORT = {
     "phase": set(),
     "scaling": {"checks", "phase"},
     "encodings": {"checks", "phase", "scaling", "encodings", "dispatch", "arrays"},  # a table is arrays
-    "arguments": {"checks", "arrays", "dispatch"},
+    "arguments": {"checks", "arrays", "dispatch", "encodings"},
+    "embedding": {"checks", "arguments", "arrays", "dispatch", "encodings", "operations", "positions"},
     "locks": set(),
     "dispatch": {"checks", "arrays", "locks"},
     "positions": {"checks", "arrays", "dispatch"},
@@ -180,9 +181,10 @@ def test_version_is_the_packages():
 # ---- documentation -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["fastpe.api", "fastpe.rotations", "fastpe.encodings.sinusoidal", "fastpe.encodings.rotary", "fastpe.backends.pool"]
-)
+DOCUMENTED = ("api", "rotations", "embedding", "encodings.sinusoidal", "encodings.rotary", "backends.pool")
+
+
+@pytest.mark.parametrize("name", [f"fastpe.{name}" for name in DOCUMENTED])
 def test_docstring_examples(name):
     results = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     assert results.failed == 0

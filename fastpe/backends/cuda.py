@@ -22,7 +22,7 @@ from .. import checks
 from ..arrays import ITEMSIZE, Memory
 from ..encodings import RotaryPlan, SinusoidalPlan, TablePlan
 from ..kernels import blocks as at
-from ..operations import AddSinusoidal, CallerTable, RotaryTables, Rotate, Tables
+from ..operations import AddSinusoidal, CallerTable, RotaryTables, Rotate, SumRows, Tables
 from . import cache
 
 OPTIONS = ("--std=c++17", "-fmad=false")  # and no -ftz, which CuPy's own compiler would append: subnormal numbers survive
@@ -32,7 +32,7 @@ BLOCKS_PER_MULTIPROCESSOR = 32  # two waves of resident blocks; more would only 
 MOST_BLOCKS_YZ = 65535
 
 _lock = threading.RLock()
-_modules: dict[tuple[str, str], Any] = {}
+_modules: dict[tuple[str, str, tuple[str, ...]], Any] = {}
 _tables_found: dict[tuple[object, int], tuple[list[int], Any]] = {}  # never freed: a graph may hold their addresses
 
 
@@ -126,17 +126,18 @@ def compile_source(name: str, architecture: str, *options: str) -> tuple[bytes, 
         nvrtc.destroyProgram(program)
 
 
-def _module(name: str, device: int) -> Any:
-    """The loaded module of a kernel file for a device's architecture."""
+def _module(name: str, device: int, options: tuple[str, ...] = ()) -> Any:
+    """The loaded module of a kernel file, compiled with these definitions, for a device's architecture."""
     import cupy
 
     architecture = f"sm_{cupy.cuda.Device(device).compute_capability}"
     with _lock:
-        if (name, architecture) not in _modules:
+        key = (name, architecture, options)
+        if key not in _modules:
             require()
             _refuse_capture(device, _FIRST_CALL)
-            _modules[name, architecture] = cupy.RawModule(path=str(_cubin(name, architecture)))
-        return _modules[name, architecture]
+            _modules[key] = cupy.RawModule(path=str(_cubin(name, architecture, *options)))
+        return _modules[key]
 
 
 _FIRST_CALL = (
@@ -159,15 +160,15 @@ def _refuse_capture(device: int, reason: str) -> None:
             raise RuntimeError(f"fastpe: {reason}.")
 
 
-def _cubin(name: str, architecture: str) -> Path:
+def _cubin(name: str, architecture: str, *options: str) -> Path:
     from cupy.cuda import nvrtc
 
-    key = cache.key(f"{name}-{architecture}", source(name), nvrtc.getVersion(), OPTIONS)
+    key = cache.key(f"{name}-{architecture}", source(name), nvrtc.getVersion(), OPTIONS, options)
     place = cache.folder("cuda")
     found = cache.load(place, key) if place is not None else None
     if found is not None:
         return found
-    content, _ = compile_source(name, architecture)
+    content, _ = compile_source(name, architecture, *options)
     return (place and cache.store(place, key, content)) or _temporary(key, content)
 
 
@@ -183,11 +184,19 @@ def _temporary(key: str, content: bytes) -> Path:
     return path
 
 
-def _launch(name: str, entry: str, device: int, grid: tuple[int, ...], block: tuple[int, ...], arguments: Any) -> None:
+def _launch(
+    name: str,
+    entry: str,
+    device: int,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    arguments: Any,
+    options: tuple[str, ...] = (),
+) -> None:
     import cupy
 
     with cupy.cuda.Device(device):
-        _module(name, device).get_function(entry)(grid, block, (arguments,))
+        _module(name, device, options).get_function(entry)(grid, block, (arguments,))
 
 
 @functools.lru_cache(maxsize=16)
@@ -218,10 +227,13 @@ def warmup(dtype: str, device: int) -> None:
         _module(name, device)
 
 
-def run(operation: AddSinusoidal | Rotate) -> None:
+def run(operation: AddSinusoidal | Rotate | SumRows) -> None:
     """Launch an operation on the caller's current stream."""
     if isinstance(operation, Rotate):
         _rotate(operation)
+        return
+    if isinstance(operation, SumRows):
+        _sum(operation)
         return
     device = operation.out.device
     assert device is not None
@@ -252,7 +264,7 @@ def _variant(call: dict[str, Any], itemsize: int) -> str:
 
 
 def _check_alignment(function: str, memory: Memory) -> None:
-    itemsize = ITEMSIZE[memory.dtype]
+    itemsize = memory.array.dtype.itemsize
     strides = [stride for stride, size in zip(memory.strides, memory.shape, strict=True) if size > 1]
     if any(value % itemsize for value in (memory.address, *strides)):
         rule = "an array on a GPU must be aligned to its elements"
@@ -355,6 +367,64 @@ def _caller_table(plan: TablePlan, device: int, dtype: str) -> CallerTable:
 
     cosines, sines = plan.table.on(cupy_arrays, device, real)
     return CallerTable(cosines.address, sines.address, plan.table.rows, cosines.strides[0])
+
+
+# ---- sums of rows ------------------------------------------------------------------------------------------------------------
+
+
+def sum_options(first: str, second: str | None, learned: str | None, out: str, adds_sinusoidal: bool) -> tuple[str, ...]:
+    """The definitions by which `sum_rows.cuh` is compiled for these element types."""
+    types = {"FIRST": first, "SECOND": second, "LEARNED": learned, "OUT": out}
+    defined = {name: _SUFFIX.get(dtype or "float32", dtype) for name, dtype in types.items()}
+    defined["REAL"] = "double" if "float64" in types.values() else "float"
+    truths = {"HAS_SECOND": second is not None, "ADDS_LEARNED": learned is not None, "ADDS_SINUSOIDAL": adds_sinusoidal}
+    return tuple(
+        f"-D{name}={int(value) if isinstance(value, bool) else value}" for name, value in {**defined, **truths}.items()
+    )
+
+
+def _sum(operation: SumRows) -> None:
+    first, out, plan, types, learned = operation.first, operation.out, operation.plan, operation.types, operation.learned
+    device = out.device
+    assert device is not None
+    function = "embed" if operation.kernel == "embed" else "add_encoding"
+    for memory in (first, out, types, learned):
+        if memory is not None:
+            _check_alignment(function, memory)
+    names = [None if memory is None else memory.dtype for memory in (types, learned)]
+    options = sum_options(first.dtype, names[0], names[1], out.dtype, plan is not None)
+    tables = Tables(0, 0, 0, 0) if plan is None else _tables(plan, device)
+    sizes = {name: 1 if memory is None else memory.array.dtype.itemsize for name, memory in (("x", first), ("out", out))}
+    more = [
+        (memory.address, memory.strides[0], memory.array.dtype.itemsize) for memory in (types, learned) if memory is not None
+    ]
+    for arguments in operation.arguments(tables):
+        call: dict[str, Any] = dict(zip(at.SUM_ROWS, arguments, strict=True))
+        if plan is None:
+            call["interleaved"] = 1
+        variant = _sum_variant(call, sizes, more)
+        pairs = (call["width"] + 1) // 2
+        units = pairs if variant == "columns" else pairs * sizes["out"] // _PAIRS[variant]
+        grid, block = _grid(call, units, device)
+        arguments = tuple(call.values())
+        _launch(operation.kernel, f"{operation.kernel}_{variant}", device, grid, block, _block(at.SUM_ROWS, arguments), options)
+
+
+def _sum_variant(call: dict[str, Any], sizes: dict[str, int], tables: list[tuple[int, int, int]]) -> str:
+    """The kernels that write 16 bytes at a time where all that they read is aligned too, else one pair of columns a thread."""
+    elements = 16 // sizes["out"]
+    block = call["width"] if call["interleaved"] else call["second_half"]
+    places = [("x", sizes["x"]), ("out", sizes["out"])]
+    aligned = [
+        call[f"{array}{part}"] % min(16, elements * size)
+        for array, size in places
+        for part in ("", "_batch_stride", "_row_stride", "_head_stride")
+    ]
+    aligned += [value % min(16, elements * size) for address, stride, size in tables for value in (address, stride)]
+    contiguous = all(call[f"{array}_column_stride"] == size for array, size in places)
+    if not contiguous or call["width"] % 2 or block % elements or any(aligned):
+        return "columns"
+    return "vec16_interleaved" if call["interleaved"] else "vec16_concatenated"
 
 
 # ---- locate_rows -------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from ..encodings import RotaryPlan, SinusoidalPlan, TablePlan
 from ..kernels import blocks as at
 from ..kernels import locate_rows
 from ..locks import unforkable
-from ..operations import AddSinusoidal, CallerTable, RotaryTables, Rotate, Tables
+from ..operations import AddSinusoidal, CallerTable, RotaryTables, Rotate, SumRows, Tables
 from . import cache, pool
 
 CHUNK_BYTES = 1 << 18  # of x
@@ -129,20 +129,22 @@ def warmup(dtype: str, device: int | None) -> None:
     kernel("rotate", dtype, _IN_PLACE)
 
 
-def run(operation: AddSinusoidal | Rotate) -> None:
+def run(operation: AddSinusoidal | Rotate | SumRows) -> None:
     """Run an operation to its end."""
     for call in _calls(operation):
         call.again()
 
 
-def prepare(operation: AddSinusoidal | Rotate) -> Any:
+def prepare(operation: AddSinusoidal | Rotate | SumRows) -> Any:
     """What runs this operation again for other arrays of the same layout; None where that takes more than one call."""
     calls = list(itertools.islice(_calls(operation), 2))
     return calls[0] if len(calls) == 1 else None
 
 
-def _calls(operation: AddSinusoidal | Rotate) -> Iterator[Call | RotateCall]:
-    return _rotations(operation) if isinstance(operation, Rotate) else _additions(operation)
+def _calls(operation: AddSinusoidal | Rotate | SumRows) -> Iterator[Call | RotateCall | SumCall]:
+    if isinstance(operation, Rotate):
+        return _rotations(operation)
+    return _sums(operation) if isinstance(operation, SumRows) else _additions(operation)
 
 
 def _additions(operation: AddSinusoidal) -> Iterator[Call]:
@@ -432,6 +434,70 @@ def _rotary_tables(plan: RotaryPlan) -> tuple[RotaryTables, Any]:
 def _caller_table(plan: TablePlan, dtype: str) -> tuple[CallerTable, Any]:
     cosines, sines = plan.table.on(numpy_arrays, None, "float64" if dtype == "float64" else "float32")
     return CallerTable(cosines.address, sines.address, plan.table.rows, cosines.strides[0]), (cosines, sines)
+
+
+# ---- sums of rows ------------------------------------------------------------------------------------------------------------
+
+UNSHARED_BYTES = 1 << 15  # of PE made at a time where no other sequence shares it
+_SUM_BLOCK = struct.Struct(f"={len(at.ADD_SINUSOIDAL) - 2}q2d{len(at.SUM_ROWS) - len(at.ADD_SINUSOIDAL)}q")
+
+
+def _sums(operation: SumRows) -> Iterator[SumCall]:
+    names = [None if memory is None else memory.dtype for memory in (operation.types, operation.learned)]
+    first, out, plan = operation.first, operation.out, operation.plan
+    if operation.kernel == "add_table":
+        compiled = kernel("add_table", first.dtype, names[1])
+    else:
+        adds = "sinusoidal" if plan is not None else "nothing" if names[1] is None else "learned"
+        compiled = kernel("embed", first.dtype, *names, out.dtype, adds)
+    tables, alive = _tables(plan) if plan is not None else (Tables(0, 0, 0, 0), None)
+    real_bytes = 8 if "float64" in (first.dtype, out.dtype, *names) else 4
+    for arguments in operation.arguments(tables):
+        yield SumCall(compiled, arguments, operation, real_bytes, (alive, operation))
+
+
+class SumCall(_Prepared):
+    """A call of ``embed`` or ``add_table``."""
+
+    def __init__(
+        self, compiled: Callable[..., None], arguments: tuple[Any, ...], operation: SumRows, real_bytes: int, alive: Any
+    ) -> None:
+        batch, self.rows, heads, width = arguments[at.BATCH : at.WIDTH + 1]
+        first_bytes, out_bytes = operation.first.array.dtype.itemsize, ITEMSIZE[operation.out.dtype]
+        row_bytes = width * max(first_bytes, out_bytes)
+        nbytes = batch * self.rows * heads * row_bytes
+        makes = operation.plan is not None
+        shares = (
+            arguments[at.POSITIONS_BATCH_STRIDE] == arguments[at.POSITIONS_HEAD_STRIDE] == 0 and makes and batch * heads > 1
+        )
+        chunk_bytes = min(max(nbytes // CHUNKS, CHUNK_BYTES), LARGEST_CHUNK_BYTES if shares else CHUNK_BYTES)
+        block_rows = (SHARED_BYTES if shares else UNSHARED_BYTES) // (width * real_bytes)
+        rows_per_chunk = block_rows if shares else chunk_bytes // (row_bytes * heads)
+        rows_per_chunk = min(self.rows, max(8, rows_per_chunk // 8 * 8))
+        batch_per_chunk = min(batch, max(1, chunk_bytes // (row_bytes * heads * rows_per_chunk)))
+        block_rows = min(rows_per_chunk, max(8, block_rows // 8 * 8)) if makes else rows_per_chunk
+        contiguous = arguments[at.X_COLUMN_STRIDE] == first_bytes and arguments[at.OUT_COLUMN_STRIDE] == out_bytes
+        out_places = (at.OUT, at.OUT_BATCH_STRIDE, at.OUT_ROW_STRIDE, at.OUT_HEAD_STRIDE)
+        aligned = not any(arguments[place] % out_bytes for place in out_places)
+        in_place = operation.first.address == operation.out.address
+        made_bytes = real_bytes * (2 * ((width + 1) // 2 + at.MARGIN) + (block_rows * width if makes else 0))
+        control = {
+            at.CHUNKS: -(-self.rows // rows_per_chunk) * -(-batch // batch_per_chunk),
+            at.ROWS_PER_CHUNK: rows_per_chunk,
+            at.BATCH_PER_CHUNK: batch_per_chunk,
+            at.BLOCK_ROWS: block_rows,
+            at.YIELD_FUNCTION: pool.yield_function(),
+            at.CALLED: 1,
+            at.ROOM_BYTES: -(-made_bytes // at.LINE_BYTES) * at.LINE_BYTES,
+            at.CONTIGUOUS: contiguous,
+            at.STREAMS: contiguous and aligned and not in_place and nbytes > cache_bytes(),
+            at.AHEAD: at.AHEAD_BYTES // (width * first_bytes) + 1,
+        }
+        super().__init__(compiled, _SUM_BLOCK, arguments, control, nbytes, 0, alive)
+
+    def again(self) -> None:
+        """Run on the arrays that it was made for."""
+        self._compute(self._blocks())
 
 
 # ---- finished rows -----------------------------------------------------------------------------------------------------------

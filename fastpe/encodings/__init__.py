@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from .learned import Learned
 from .rotary import Rotary, RotaryPlan
 from .rotary_table import RotaryTable, TablePlan
 from .sinusoidal import Sinusoidal, SinusoidalPlan
 
-__all__ = ["NAMES", "Rotary", "RotaryPlan", "RotaryTable", "Sinusoidal", "SinusoidalPlan", "TablePlan"]
+__all__ = ["NAMES", "Learned", "Rotary", "RotaryPlan", "RotaryTable", "Sinusoidal", "SinusoidalPlan", "TablePlan"]
 
 # What the `encoding` argument accepts by name.
 NAMES: dict[str, type[Sinusoidal]] = {"sinusoidal": Sinusoidal}

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -390,6 +391,120 @@ def _eager() -> Callable[..., Any]:
         return lambda q, k, cos, sin: tuple(turn(x, cos.unsqueeze(1), sin.unsqueeze(1)) for x in (q, k))
 
 
+# ---- embedding ---------------------------------------------------------------------------------------------------------------
+
+
+def embed(run: Run) -> Iterator[Claim]:
+    """``embed(ids, table, Sinusoidal(), scale=, out=)``: against gathering, scaling and adding; and a bare gather past the caches."""
+    rows, width, scale = 32_000 // run.shrink, 1024, 32.0
+    ids = np.random.default_rng(0).integers(0, rows, (32, 4096 // run.shrink))
+    encoding, length, torch = fastpe.Sinusoidal(), ids.shape[1], torch_if_installed()
+    for dtype in ("float32", "bfloat16"):
+        table = random_values((rows, width), dtype)
+        out = np.zeros((*ids.shape, width), table.dtype)
+        added = fastpe.encode(np.arange(length), width).astype(table.dtype)
+        gather = _bare_gather(ids, table, out, run.threads)
+        calls: dict[str, Call] = {
+            "fastpe": lambda t=table, o=out: fastpe.embed(ids, t, encoding, scale=scale, out=o),
+            "no encoding": lambda t=table, o=out: fastpe.embed(ids, t, scale=scale, out=o),
+            "gather": gather,
+        }
+        if dtype == "float32":
+            calls["numpy"] = lambda t=table, o=out, p=added: _numpy_embed(ids, t, o, p, scale)
+            quantised, scales = np.zeros(table.shape, np.int8), np.full(rows, 0.01)
+            calls["int8"] = lambda t=quantised, o=out, s=scales: fastpe.embed(ids, t, encoding, scale=scale, row_scale=s, out=o)
+        if torch is not None:
+            tensors = as_tensor(table), as_tensor(out), torch.from_numpy(ids), as_tensor(added)
+            calls["torch"] = lambda t=tensors: _torch_embed(*t, scale)
+        medians = run.medians(calls)
+        detail, what = _milliseconds(medians), f"{dtype} ids (32, {length}), table ({rows}, {width})"
+        yield Claim(f"{what}: of a bare gather's bandwidth", medians["gather"] / medians["fastpe"], 0.8, True, detail)
+        for name, target in (("torch", 2.2), ("numpy", 2.8)):
+            if name in medians:
+                yield Claim(f"{what}: times as fast as {name}", medians[name] / medians["fastpe"], target, True, detail)
+        if "int8" in medians:
+            yield Claim(f"{what}: int8 table, speed over float32", medians["fastpe"] / medians["int8"], 1.0, True, detail)
+        allocating: dict[str, Call] = {"fastpe": lambda t=table: fastpe.embed(ids, t, encoding, scale=scale)}
+        if dtype == "float32":
+            allocating["numpy"] = lambda t=table, p=added: t[ids] * np.float32(scale) + p
+        if torch is not None:
+            allocating["torch"] = lambda t=tensors: torch.nn.functional.embedding(t[2], t[0]) * scale + t[3]
+        medians = run.medians(allocating)
+        for name in list(medians)[1:]:
+            yield Claim(
+                f"{what}, all allocating: times as fast as {name}",
+                medians[name] / medians["fastpe"],
+                None,
+                True,
+                _milliseconds(medians),
+            )
+        del table, out, calls, allocating
+        gc.collect()
+
+
+def _numpy_embed(ids: np.ndarray, table: np.ndarray, out: np.ndarray, added: np.ndarray, scale: float) -> None:
+    np.take(table, ids, axis=0, out=out, mode="clip")
+    np.multiply(out, np.float32(scale), out=out)
+    np.add(out, added, out=out)
+
+
+def _torch_embed(table: Any, out: Any, ids: Any, added: Any, scale: float) -> None:
+    import torch
+
+    torch.index_select(table, 0, ids.reshape(-1), out=out.view(-1, out.shape[-1]))
+    out.mul_(scale)
+    out.add_(added)
+
+
+def _bare_gather(ids: np.ndarray, table: np.ndarray, out: np.ndarray, threads: int) -> Call:
+    """Copy rows past the caches and do nothing else: C with streaming stores, a part for each thread; NumPy where that does not compile."""
+    import ctypes
+    import shutil
+
+    source = r"""
+    #include <immintrin.h>
+    void gather(const long* ids, long count, const char* table, char* out, long bytes) {
+        for (long i = 0; i < count; i++) {
+            const char* from = table + ids[i] * bytes, *next = table + ids[i + 2 < count ? i + 2 : i] * bytes;
+            char* to = out + i * bytes;
+            for (long j = 0; j < bytes; j += 64) {
+                _mm_prefetch(next + j, _MM_HINT_T0);
+                for (long k = 0; k < 64; k += 16) _mm_stream_si128((__m128i*)(to + j + k), _mm_loadu_si128((const __m128i*)(from + j + k)));
+            }
+        }
+        _mm_sfence();
+    }"""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "gather.c").write_text(source)
+        command = [shutil.which("cc") or "cc", "-O2", "-shared", "-fPIC", "-o", f"{folder}/gather.so", f"{folder}/gather.c"]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+            function = ctypes.CDLL(f"{folder}/gather.so").gather
+        except (OSError, subprocess.CalledProcessError):
+            return lambda: np.take(table, ids, axis=0, out=out, mode="clip")
+    flat, bytes_of_row = np.ascontiguousarray(ids.reshape(-1)), table.shape[1] * table.itemsize
+    room = np.empty(out.nbytes + 64, np.uint8)
+    base = room.ctypes.data + -room.ctypes.data % 64
+    parts = np.array_split(np.arange(flat.size), threads)
+    pool_of_threads = ThreadPoolExecutor(threads)
+
+    def copy(part: np.ndarray) -> None:
+        first, address = int(part[0]), ctypes.c_void_p
+        function(
+            address(flat.ctypes.data + 8 * first),
+            ctypes.c_long(part.size),
+            address(table.ctypes.data),
+            address(base + first * bytes_of_row),
+            ctypes.c_long(bytes_of_row),
+        )
+
+    def call() -> None:
+        assert room.size  # keeps it alive
+        list(pool_of_threads.map(copy, parts))
+
+    return call
+
+
 # ---- start and threads -------------------------------------------------------------------------------------------------------
 
 
@@ -480,6 +595,7 @@ SECTIONS: dict[str, Callable[[Run], Iterator[Claim]]] = {
     "positions": positions,
     "out": out,
     "rotary": rotary,
+    "embed": embed,
     "large": large,
     "size": size,
 }

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
+import numpy as np
 import ptx
 import simulated_cupy
 from cases import DTYPES, random
@@ -48,7 +49,7 @@ def _bytes(executed: Counter[str], operation: str) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def count(name: str, call: Any, elements: int) -> Count:
+def count(name: str, call: Any, elements: int, options: tuple[str, ...] = ()) -> Count:
     """Run a call and count its launch of a kernel file."""
     launches: list[tuple[str, Counter[str]]] = []
     launch = ptx.Kernel.launch
@@ -66,7 +67,7 @@ def count(name: str, call: Any, elements: int) -> Count:
     ((entry, executed),) = launches
     read, table = _bytes(executed, "ld")
     written, _ = _bytes(executed, "st")
-    _, log = cuda.compile_source(name, f"sm_{ARCHITECTURE}", "--ptxas-options=-v")
+    _, log = cuda.compile_source(name, f"sm_{ARCHITECTURE}", "--ptxas-options=-v", *options)
     about = log[log.index(f"'{entry}'") :]
     registers, spilled = (
         int(re.search(pattern, about)[1]) for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores")
@@ -76,7 +77,7 @@ def count(name: str, call: Any, elements: int) -> Count:
 
 
 def counts(dtypes: tuple[str, ...] = tuple(DTYPES), rows: int = 16) -> list[Count]:
-    """Both pair layouts of q with 32 heads and k with 8; both column layouts of 32 sequences and of one."""
+    """Both pair layouts of q with 32 heads and k with 8; both column layouts of 32 sequences and of one; embedding of 32 sequences."""
     found = []
     blocks, cuda.BLOCKS_PER_MULTIPROCESSOR = cuda.BLOCKS_PER_MULTIPROCESSOR, 0
     try:
@@ -94,6 +95,13 @@ def counts(dtypes: tuple[str, ...] = tuple(DTYPES), rows: int = 16) -> list[Coun
                         call = lambda x=x, e=encoding: fastpe.add_encoding(x, e)  # noqa: E731
                         one = count("add_sinusoidal", call, x.size)
                         found.append(one._replace(kernel=f"{one.kernel}, batch {batch}"))
+                table = simulated_cupy.view_on_device(random((64, 256), dtype))
+                ids = simulated_cupy.view_on_device(np.random.default_rng(0).integers(0, 64, (32, rows)))
+                for encoding, adds in ((None, False), (fastpe.Sinusoidal(), True)):
+                    options = cuda.sum_options(dtype, None, None, dtype, adds)
+                    call = lambda i=ids, t=table, e=encoding: fastpe.embed(i, t, e)  # noqa: E731
+                    one = count("embed", call, ids.size * 256, options)
+                    found.append(one._replace(kernel=f"{one.kernel}, {dtype}, {'sinusoidal' if adds else 'no encoding'}"))
     finally:
         cuda.BLOCKS_PER_MULTIPROCESSOR = blocks
     return found
@@ -105,7 +113,8 @@ def main() -> None:
     print("|---|--:|--:|--:|--:|--:|--:|")
     for one in sorted(counts()):
         figures = f"{one.read:g} | {one.written:g} | {one.table:.2f} | {one.instructions:.1f} | {one.registers} | {one.spilled}"
-        print(f"| `{one.kernel.replace(', ', '`, ') + ('' if ',' in one.kernel else '`')} | {figures} |")
+        name, _, more = one.kernel.partition(", ")
+        print(f"| `{name}`{', ' if more else ''}{more} | {figures} |")
 
 
 if __name__ == "__main__":

@@ -410,12 +410,12 @@ def embed(run: Run) -> Iterator[Claim]:
             "gather": gather,
         }
         if dtype == "float32":
-            calls["numpy"] = lambda t=table, o=out, p=added: _numpy_embed(ids, t, o, p, scale)
+            calls["numpy"] = lambda t=table, o=out, p=added: numpy_embed(ids, t, o, p, scale)
             quantised, scales = np.zeros(table.shape, np.int8), np.full(rows, 0.01)
             calls["int8"] = lambda t=quantised, o=out, s=scales: fastpe.embed(ids, t, encoding, scale=scale, row_scale=s, out=o)
         if torch is not None:
             tensors = as_tensor(table), as_tensor(out), torch.from_numpy(ids), as_tensor(added)
-            calls["torch"] = lambda t=tensors: _torch_embed(*t, scale)
+            calls["torch"] = lambda t=tensors: torch_embed(*t, scale)
         medians = run.medians(calls)
         detail, what = _milliseconds(medians), f"{dtype} ids (32, {length}), table ({rows}, {width})"
         yield Claim(f"{what}: of a bare gather's bandwidth", medians["gather"] / medians["fastpe"], 0.8, True, detail)
@@ -442,13 +442,13 @@ def embed(run: Run) -> Iterator[Claim]:
         gc.collect()
 
 
-def _numpy_embed(ids: np.ndarray, table: np.ndarray, out: np.ndarray, added: np.ndarray, scale: float) -> None:
+def numpy_embed(ids: np.ndarray, table: np.ndarray, out: np.ndarray, added: np.ndarray, scale: float) -> None:
     np.take(table, ids, axis=0, out=out, mode="clip")
     np.multiply(out, np.float32(scale), out=out)
     np.add(out, added, out=out)
 
 
-def _torch_embed(table: Any, out: Any, ids: Any, added: Any, scale: float) -> None:
+def torch_embed(table: Any, out: Any, ids: Any, added: Any, scale: float) -> None:
     import torch
 
     torch.index_select(table, 0, ids.reshape(-1), out=out.view(-1, out.shape[-1]))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import checks, dispatch
+from . import checks, dispatch, repeated
 from . import positions as rows_of
 from .arguments import check_apart, named_encoding, output
 from .arrays import ITEMSIZE, Memory
@@ -99,6 +99,23 @@ def embed(
     array([[[2.   , 1.   , 0.   , 1.   ],
             [0.841, 0.54 , 0.01 , 3.   ]]], dtype=float32)
     """
+    form = None
+    if (
+        token_types
+        is row_scale
+        is padding_idx
+        is positions
+        is cu_seqlens
+        is mask
+        is seq_len
+        is None  # one chain: they are all None
+        and validate is False
+    ):
+        form = repeated.embedding_form_of(ids, table, encoding, scale, offset, dtype, out)
+        if form is not None:
+            known = repeated.run_embedding(form, ids, table, offset, out)
+            if known is not None:
+                return known
     function = "embed"
     library, words = dispatch.memory(function, "table", table)
     if words.dtype not in ("int8", "uint8"):
@@ -162,7 +179,13 @@ def embed(
             row_scales,
             zero_points,
         )
-        dispatch.backend(target).run(operation)
+        backend = dispatch.backend(target)
+        call = None if form is None or (chosen is not None and chosen.needs_length) else backend.prepare(operation)
+        if form is None or call is None:
+            backend.run(operation)
+        else:
+            call.again()
+            repeated.keep_embedding(form, call, chosen, ids)
     return out
 
 

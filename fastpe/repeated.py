@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .checks import POSITION_LIMIT
-from .encodings import RotaryTable
+from .encodings import Learned, RotaryTable
 
 MOST_FORMS = 256
 
@@ -173,3 +173,73 @@ def keep_rotary(form: Form, call: RotaryCall, encoding: Any, q: Any, k: Any) -> 
         _rotations.clear()
     are_buffers = [array.flags.c_contiguous and array.dtype.kind == "f" for array in arrays]
     _rotations[form] = call, are_buffers, call.addresses[-1] - call.addresses[0]
+
+
+# ---- embeddings --------------------------------------------------------------------------------------------------------------
+
+
+class SumCall(Protocol):
+    """What a backend keeps of an embedding."""
+
+    rows: int
+
+    def run(self, table: int, ids: int, target: int, start: int, offsets: Any = None) -> None: ...
+
+
+_embeddings: dict[Form, SumCall] = {}
+
+
+def embedding_form_of(ids: Any, table: Any, encoding: Any, scale: Any, offset: Any, dtype: Any, out: Any) -> Form | None:
+    """The form of ``embed`` with these arguments and no others; None if there is none."""
+    if (
+        type(ids) is not np.ndarray
+        or type(table) is not np.ndarray
+        or type(scale) is not float
+        or dtype is not None
+        or ids.size == 0
+    ):
+        return None
+    if type(offset) is int:
+        offsets = None
+    elif type(offset) is np.ndarray and ids.ndim > 1 and ids.shape[-1] == 1:
+        offsets = offset.dtype, offset.shape
+    else:
+        return None
+    if out is not None and type(out) is not np.ndarray:
+        return None
+    target = None if out is None else (out.dtype, out.shape, out.strides)
+    return ids.dtype, ids.shape, ids.strides, table.dtype, table.shape, table.strides, encoding, scale, target, offsets
+
+
+def run_embedding(form: Form, ids: Any, table: Any, offset: Any, out: Any) -> Any:
+    """Run an embedding of a known form and return its result; None if it is not known, or must be checked anew to say what is wrong."""
+    try:
+        call = _embeddings[form]
+    except (KeyError, TypeError):
+        return None
+    if ids.min() < 0 or ids.max() >= table.shape[0] or (form[6] is None and (form[-1] is not None or offset != 0)):
+        return None
+    if out is None:
+        out = np.empty((*ids.shape, table.shape[1]), table.dtype)
+    elif not out.flags.writeable or np.may_share_memory(out, table) or np.may_share_memory(out, ids):
+        return None
+    addresses = table.ctypes.data, ids.ctypes.data, out.ctypes.data
+    if form[-1] is None:
+        if not -POSITION_LIMIT <= offset <= POSITION_LIMIT - call.rows:
+            return None
+        call.run(*addresses, offset << 32)
+    else:
+        values = offset.tolist()
+        if min(values) < -POSITION_LIMIT or max(values) >= POSITION_LIMIT:
+            return None
+        call.run(*addresses, 0, offset)
+    return out
+
+
+def keep_embedding(form: Form, call: SumCall, encoding: Any, ids: Any) -> None:
+    """Keep an embedding that passed its checks. Those with a learned table are checked each time: not every position is in it."""
+    if ids.dtype != np.int64 or (form[-1] is not None and form[-1][0] != np.int64) or isinstance(encoding, Learned):
+        return
+    if len(_embeddings) >= MOST_FORMS:
+        _embeddings.clear()
+    _embeddings[form] = call

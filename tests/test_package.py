@@ -79,7 +79,7 @@ MAY_IMPORT = {
     "scaling": {"checks", "phase"},
     "encodings": {"checks", "phase", "scaling", "encodings", "dispatch", "arrays"},  # a table is arrays
     "arguments": {"checks", "arrays", "dispatch", "encodings"},
-    "embedding": {"checks", "arguments", "arrays", "dispatch", "encodings", "operations", "positions"},
+    "embedding": {"repeated", "checks", "arguments", "arrays", "dispatch", "encodings", "operations", "positions"},
     "locks": set(),
     "dispatch": {"checks", "arrays", "locks"},
     "positions": {"checks", "arrays", "dispatch"},

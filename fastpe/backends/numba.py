@@ -291,6 +291,7 @@ def _compute(compiled: Callable[..., None], blocks: _Blocks, helpers: int, alive
     return False  # a helper from the queue that comes late will look at them
 
 
+_IDS = at.CONTROL_WORDS + at.IDS
 _X, _OUT, _BATCH, _ROWS, _HEADS, _POSITIONS, _START = (
     at.CONTROL_WORDS + place for place in (at.X, at.OUT, at.BATCH, at.ROWS, at.HEADS, at.POSITIONS, at.START)
 )  # behind the control block
@@ -452,8 +453,10 @@ def _sums(operation: SumRows) -> Iterator[SumCall]:
         compiled = kernel("embed", first.dtype, *names, out.dtype, adds)
     tables, alive = _tables(plan) if plan is not None else (Tables(0, 0, 0, 0), None)
     real_bytes = 8 if "float64" in (first.dtype, out.dtype, *names) else 4
+    # What the call points to; arrays that the next one brings anew are not kept.
+    kept = operation.types, operation.learned, operation.row_scales, operation.zero_points
     for arguments in operation.arguments(tables):
-        yield SumCall(compiled, arguments, operation, real_bytes, (alive, operation))
+        yield SumCall(compiled, arguments, operation, real_bytes, (alive, operation.rows.alive, kept))
 
 
 class SumCall(_Prepared):
@@ -493,11 +496,25 @@ class SumCall(_Prepared):
             at.STREAMS: contiguous and aligned and not in_place and nbytes > cache_bytes(),
             at.AHEAD: at.AHEAD_BYTES // (width * first_bytes) + 1,
         }
-        super().__init__(compiled, _SUM_BLOCK, arguments, control, nbytes, 0, alive)
+        self._out_bytes = out_bytes
+        offsets = batch if arguments[at.POSITIONS] != 0 and self.rows == 1 else 0
+        super().__init__(compiled, _SUM_BLOCK, arguments, control, nbytes, offsets, alive)
 
     def again(self) -> None:
         """Run on the arrays that it was made for."""
         self._compute(self._blocks())
+
+    def run(self, table: int, ids: int, target: int, start: int, offsets: Any = None) -> None:
+        """Embed with the arrays at these addresses; ``start`` and ``offsets`` as in ``Call.run``."""
+        blocks = self._blocks()
+        words = blocks.words
+        words[_X], words[_IDS], words[_OUT], words[_START] = table, ids, target, start
+        if self._control[at.STREAMS]:
+            words[at.STREAMS] = target % self._out_bytes == 0
+        if offsets is not None:
+            np.left_shift(offsets, 32, out=blocks.positions)
+            words[_POSITIONS] = blocks.positions_at
+        self._compute(blocks)
 
 
 # ---- finished rows -----------------------------------------------------------------------------------------------------------

@@ -55,10 +55,11 @@ def test_the_cpu_path_imports_no_other_library():
     assert not loaded & (set(OPTIONAL) - {"numba", "llvmlite"})
 
 
-def test_import_is_quick():
-    """At most 30 ms on top of NumPy."""
+def test_import_is_quick(tmp_path):
+    """At most 30 ms on top of NumPy, from bytecode, which the first process writes."""
     code = "import numpy, time; t = time.perf_counter(); import fastpe; print(time.perf_counter() - t)"
-    assert min(float(python(code)) for _ in range(7)) < 0.030  # the least: other work on the machine only adds
+    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    assert min(float(python(code, **bytecode)) for _ in range(7)) < 0.030  # the least: other work on the machine only adds
 
 
 def test_works_where_the_optional_libraries_are_missing():

@@ -505,6 +505,76 @@ def _bare_gather(ids: np.ndarray, table: np.ndarray, out: np.ndarray, threads: i
     return call
 
 
+# ---- tensors -----------------------------------------------------------------------------------------------------------------
+
+
+def tensors(run: Run) -> Iterator[Claim]:
+    """PyTorch: what a tensor costs above an array, and rotary forward and backward against Hugging Face's expression."""
+    if torch_if_installed() is None:
+        return
+    yield from _tensor_overhead(run)
+    yield from _training(run)
+
+
+def _tensor_overhead(run: Run) -> Iterator[Claim]:
+    q, k = random_values((1, 32, 1, 128), "float32"), random_values((1, 8, 1, 128), "float32")
+    table, ids = random_values((1000, 1024), "float32"), np.zeros((32, 1), np.int64)
+    verbs: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
+        "add_encoding (1, 1, 1024)": (lambda x: fastpe.add_encoding(x, offset=4095), (random_values((1, 1, 1024), "float32"),)),
+        "add_encoding bfloat16": (lambda x: fastpe.add_encoding(x, offset=4095), (random_values((1, 1, 1024), "bfloat16"),)),
+        "apply_rotary q 32 heads, k 8": (lambda q, k: fastpe.apply_rotary(q, k, offset=4095), (q, k)),
+        "embed 32 ids": (lambda ids, table: fastpe.embed(ids, table, "sinusoidal", scale=32.0, offset=4095), (ids, table)),
+    }
+    for name, (verb, arrays) in verbs.items():
+        given = tuple(as_tensor(array) for array in arrays)
+        calls: dict[str, Call] = {
+            "array": lambda verb=verb, arrays=arrays: verb(*arrays),
+            "tensor": lambda verb=verb, given=given: verb(*given),
+        }
+        medians = run.medians(calls)
+        detail = ", ".join(f"{kind} {value * 1e6:.2f}" for kind, value in medians.items()) + " us"
+        yield Claim(f"{name}: us above an array", (medians["tensor"] - medians["array"]) * 1e6, 6.0, False, detail)
+
+
+def _fresh(q: Any, k: Any) -> Any:
+    """Results of a layer, as a projection's are: in-place functions may write them."""
+    return q * 1, k * 1
+
+
+def _training(run: Run) -> Iterator[Claim]:
+    """Forward and backward, the gradients of the results given."""
+    import torch
+
+    from fastpe.torch import functional
+
+    length, eager = 4096 // run.shrink, _eager()
+    for dtype in ("float32", "bfloat16"):
+        q, k = (as_tensor(random_values((1, heads, length, 128), dtype)).requires_grad_() for heads in (32, 8))
+        grads = tuple(as_tensor(random_values(tuple(x.shape), dtype)) for x in (q, k))
+        cos, sin = (one[None] for one in _angles(length, DTYPES[dtype]))
+
+        def step(turn: Callable[..., Any], q: Any = q, k: Any = k, grads: Any = grads) -> None:
+            torch.autograd.grad(turn(q, k), (q, k), grads)
+
+        def in_place(q: Any, k: Any) -> Any:
+            return fastpe.apply_rotary(*_fresh(q, k))
+
+        def usual(q: Any, k: Any, cos: Any = cos, sin: Any = sin) -> Any:
+            return eager(q, k, cos, sin)
+
+        calls: dict[str, Call] = {
+            "functional": lambda step=step: step(functional.apply_rotary),
+            "in place": lambda step=step: step(in_place),
+            "a layer alone": lambda step=step: step(_fresh),
+            "eager": lambda step=step, turn=usual: step(turn),
+        }
+        medians = run.medians(calls)
+        what, detail = f"{dtype} q (1, 32, {length}, 128), k 8 heads, forward + backward", _milliseconds(medians)
+        yield Claim(f"{what}: times as fast as eager", medians["eager"] / medians["functional"], 3.0, True, detail)
+        alone = medians["in place"] - medians["a layer alone"]
+        yield Claim(f"{what}, in place: times as fast as eager", medians["eager"] / alone, 3.0, True, "")
+
+
 # ---- start and threads -------------------------------------------------------------------------------------------------------
 
 
@@ -596,6 +666,7 @@ SECTIONS: dict[str, Callable[[Run], Iterator[Claim]]] = {
     "out": out,
     "rotary": rotary,
     "embed": embed,
+    "tensors": tensors,
     "large": large,
     "size": size,
 }

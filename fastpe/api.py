@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import checks, dispatch, repeated
-from . import positions as rows_of
+from . import rows as rows_of
 from .arguments import check_apart, named_encoding, output, overlap, place_name
 from .arrays import ITEMSIZE
 from .checks import message
@@ -38,7 +38,7 @@ def add_encoding(
 
     Parameters
     ----------
-    x : (..., T, D) float16, bfloat16, float32 or float64 array of NumPy or CuPy
+    x : (..., T, D) float16, bfloat16, float32 or float64 array of NumPy, CuPy or PyTorch
         Any strides; written in place without a copy. T is ``seq_axis``, the first other axis but the last is the batch B, further
         ones are heads.
     encoding
@@ -97,6 +97,24 @@ def add_encoding(
            [ 0.8415,  0.5403,  0.01  ,  1.    ],
            [ 0.9093, -0.4161,  0.02  ,  0.9998]], dtype=float32)
     """
+    if type(x) is not np.ndarray and dispatch.is_tensor(x):
+        from .torch import verbs
+
+        verb: Any = verbs.add_encoding
+        tensor: Array = verb(
+            x,
+            encoding,
+            offset=offset,
+            positions=positions,
+            cu_seqlens=cu_seqlens,
+            mask=mask,
+            seq_axis=seq_axis,
+            input_scale=input_scale,
+            seq_len=seq_len,
+            out=out,
+            validate=validate,
+        )
+        return tensor
     form = None
     if positions is None and cu_seqlens is None and mask is None and seq_len is None and validate is False:
         form = repeated.form_of(x, encoding, offset, seq_axis, input_scale, out)
@@ -206,6 +224,10 @@ def encode(
     >>> fastpe.encode(131_071, 512, dtype="float64").shape
     (512,)
     """
+    if any(type(array) is not np.ndarray and dispatch.is_tensor(array) for array in (positions, like, out)):
+        from .torch import verbs
+
+        return verbs.encode(positions, dim, encoding, dtype=dtype, like=like, seq_len=seq_len, out=out, validate=validate)
     function = "encode"
     width = checks.width(function, "dim", dim)
     chosen = named_encoding(function, encoding, learned=False)

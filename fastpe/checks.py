@@ -31,6 +31,32 @@ def describe(value: Any) -> str:
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
+# ---- arrays that are not known ------------------------------------------------------------------------------------------------
+
+# Well-known types that have another way in, by class or module.
+_WAYS_ROUND = {
+    "MaskedArray": "Pass x.data, and mask= for whole rows.",
+    "jax": "JAX arrays cannot be written: add fastpe.encode(positions, dim), or pass a NumPy copy.",
+    "jaxlib": "JAX arrays cannot be written: add fastpe.encode(positions, dim), or pass a NumPy copy.",
+    "tensorflow": "TensorFlow tensors cannot be written: add fastpe.encode(positions, dim), or pass x.numpy().copy().",
+}
+
+
+def unknown_array(function: str, name: str, array: Any) -> TypeError:
+    """The error for what is no array that fastpe knows, with the way round where there is one."""
+    kind = type(array)
+    convert = f"Convert it first, e.g. {name} = numpy.asarray({name}, dtype='float32')."
+    remedy = _WAYS_ROUND.get(kind.__name__) or _WAYS_ROUND.get(kind.__module__.partition(".")[0], convert)
+    got = f"{kind.__module__}.{kind.__qualname__}"
+    return TypeError(message(function, f"{name} must be a NumPy or CuPy array or a PyTorch tensor", got, remedy))
+
+
+def tensor_beside(function: str, name: str) -> TypeError:
+    """The error for a tensor among arrays of another library."""
+    rule = f"{name} must be of the library of the other arrays"
+    return TypeError(message(function, rule, "a tensor beside them", "Nothing is converted silently."))
+
+
 # ---- single values -----------------------------------------------------------------------------------------------------------
 
 
@@ -134,7 +160,7 @@ def dtype_name(function: str, dtype: Any) -> str:
 def floating(function: str, name: str, dtype: str, array: Any) -> None:
     if dtype in FLOATS:
         return
-    remedy = f'Convert it first, e.g. {name}.astype("float32").'
+    remedy = "Convert it first, e.g. to float32."
     if dtype.startswith(("complex", "clongdouble")):
         remedy = f"Encode its real view instead, e.g. {name}.view of the real type."
     rule = f"{name} must be a floating-point array ({', '.join(FLOATS)})"
@@ -165,7 +191,7 @@ def writable(
     for stride, size in sorted((abs(stride), size) for stride, size in zip(strides, shape, strict=True) if size > 1):
         if stride < span:
             what = "a broadcast view" if stride == 0 else "a view whose elements overlap"
-            remedy = f"Write to an array of its own: {name}.copy(), or out=."
+            remedy = "Write to an array of its own, such as a copy, or to out=."
             raise ValueError(
                 message(
                     function, f"{name} must not hold one element twice", f"{what} of shape {shape}, strides {strides}", remedy

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 from typing import Any
 
 from . import checks
-from .arrays import Memory
+from .arrays import Memory, Outline
 from .locks import unforkable
 
 # (module, class) of an array type -> the file that knows it. A new array library is one file and one row.
 _LIBRARIES = {
     ("numpy", "ndarray"): "fastpe.arrays.numpy",
     ("cupy", "ndarray"): "fastpe.arrays.cupy",
+    ("torch", "Tensor"): "fastpe.arrays.torch",  # seen as NumPy's or CuPy's arrays
     ("numpy", "MaskedArray"): "",  # an ndarray whose hidden elements must not be written: not known
-}
-# Well-known types that have another way in, by class or module.
-_WAYS_ROUND = {
-    "MaskedArray": "Pass x.data, and mask= for whole rows.",
-    "torch": "Pass x.numpy(), which shares the tensor's memory.",
-    "jax": "JAX arrays cannot be written: add fastpe.encode(positions, dim), or pass a NumPy copy.",
-    "jaxlib": "JAX arrays cannot be written: add fastpe.encode(positions, dim), or pass a NumPy copy.",
-    "tensorflow": "TensorFlow tensors cannot be written: add fastpe.encode(positions, dim), or pass x.numpy().copy().",
 }
 _found: dict[type, ModuleType | None] = {}
 
@@ -39,15 +33,31 @@ def library_of(value: Any) -> ModuleType | None:
         return module
 
 
-def memory(function: str, name: str, array: Any) -> tuple[ModuleType, Memory]:
-    """Return an array's library and memory; TypeError for anything else."""
+def is_tensor(value: Any) -> bool:
+    """Whether this is a tensor of PyTorch, which has verbs of its own: autograd must know what is written."""
+    # Told by a method that they alone have: a compiler that follows this would look at every module in `sys.modules`.
+    return hasattr(type(value), "as_subclass")
+
+
+def outline(function: str, name: str, array: Any) -> Outline:
+    """The outline of an array or a tensor; of a tensor also while it is traced, when it has no memory."""
+    if is_tensor(array):
+        return Outline.of_tensor(array)
+    library, found = memory(function, name, array)
+    contiguous = found.shape[-1:] == (1,) or found.strides[-1:] == (found.array.dtype.itemsize,)
+    return Outline(found.shape, found.dtype, (library.NAME, found.device), contiguous)
+
+
+def memory(function: str, name: str, array: Any, tensors: bool = False) -> tuple[ModuleType, Memory]:
+    """Return the library and memory of an array, or where they are accepted of a tensor; TypeError for anything else."""
     library = library_of(array)
+    if library is not None and library.NAME == "torch":
+        if not tensors:
+            raise checks.tensor_beside(function, name)
+        array = library.as_array(function, name, array)
+        library = library_of(array)
     if library is None:
-        kind = type(array)
-        convert = f"Convert it first, e.g. {name} = numpy.asarray({name}, dtype='float32')."
-        remedy = _WAYS_ROUND.get(kind.__name__) or _WAYS_ROUND.get(kind.__module__.partition(".")[0], convert)
-        got = f"{kind.__module__}.{kind.__qualname__}"
-        raise TypeError(checks.message(function, f"{name} must be a NumPy or CuPy array", got, remedy))
+        raise checks.unknown_array(function, name, array)
     found: Memory = library.memory(array)
     return library, found
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import checks, dispatch, repeated
-from . import positions as rows_of
+from . import rows as rows_of
 from .arguments import check_apart, named_encoding, output
 from .arrays import ITEMSIZE, Memory
 from .checks import describe, message
@@ -49,7 +49,7 @@ def embed(
     ----------
     ids : (..., T) integers of any type and rank
         Rows of the table, in [0, V). The last axis is T, the first other one the batch B.
-    table : (V, D) float16, bfloat16, float32, float64, int8 or uint8 array of NumPy or CuPy
+    table : (V, D) float16, bfloat16, float32, float64, int8 or uint8 array of NumPy, CuPy or PyTorch
         Rows of contiguous elements; may be memory-mapped.
     encoding
         A ``Sinusoidal`` or its name, a ``Learned`` table, or None for the embedding alone.
@@ -99,6 +99,26 @@ def embed(
     array([[[2.   , 1.   , 0.   , 1.   ],
             [0.841, 0.54 , 0.01 , 3.   ]]], dtype=float32)
     """
+    if type(table) is not np.ndarray and dispatch.is_tensor(table):
+        from .torch import verbs
+
+        return verbs.embed(
+            ids,
+            table,
+            encoding,
+            scale=scale,
+            token_types=token_types,
+            row_scale=row_scale,
+            padding_idx=padding_idx,
+            offset=offset,
+            positions=positions,
+            cu_seqlens=cu_seqlens,
+            mask=mask,
+            dtype=dtype,
+            seq_len=seq_len,
+            out=out,
+            validate=validate,
+        )
     form = None
     if (
         token_types
@@ -120,7 +140,7 @@ def embed(
     library, words = dispatch.memory(function, "table", table)
     if words.dtype not in ("int8", "uint8"):
         checks.floating(function, "table", words.dtype, table)
-    check_table(function, "table", words)
+    check_table(function, "table", dispatch.outline(function, "table", table))
     rows_count, width = words.shape
     factor = checks.number(function, "scale", scale)
     checks.sequence_length(function, seq_len)
@@ -202,7 +222,7 @@ def resample(
 
     Parameters
     ----------
-    table : (P, D) or (1, P, D) array of NumPy or CuPy
+    table : (P, D) or (1, P, D) array of NumPy, CuPy or PyTorch
         Rows of positions; the first ``prefix_tokens`` of them stay as they are (class tokens, registers).
     new_size
         The new length, or the new grid (rows, columns) of patches.
@@ -238,6 +258,11 @@ def resample(
     >>> fastpe.resample(np.array([[0.0], [1.0]]), 4)[:, 0]
     array([0.  , 0.25, 0.75, 1.  ])
     """
+    if type(table) is not np.ndarray and dispatch.is_tensor(table):
+        from .torch import verbs
+
+        options = {"method": method, "prefix_tokens": prefix_tokens, "grid": grid, "interpolate_offset": interpolate_offset}
+        return verbs.resample(table, new_size, **options)
     function = "resample"
     library, found = dispatch.memory(function, "table", table)
     checks.floating(function, "table", found.dtype, table)
@@ -294,7 +319,7 @@ def _ids(
         raise TypeError(message(function, f"{name} must be of the table's library and on its device", got, "Copy them first."))
     kind = found.array.dtype.kind
     if kind not in "iu":
-        remedy = f"Convert them first, e.g. {name}.astype(int)." if kind == "f" else ""
+        remedy = "Convert them first, e.g. to int64." if kind == "f" else ""
         raise TypeError(message(function, f"{name} must be integers", describe(ids), remedy))
     if shape is not None and found.shape != shape:
         raise ValueError(message(function, f"{name} must have the shape of ids, {shape}", f"shape {found.shape}"))
@@ -350,7 +375,7 @@ def _token_types(
         raise TypeError(message(function, "token_types must be a pair (ids, table)", describe(token_types)))
     own, types = dispatch.memory(function, "the table of token_types", token_types[1])
     checks.floating(function, "the table of token_types", types.dtype, token_types[1])
-    check_table(function, "the table of token_types", types)
+    check_table(function, "the table of token_types", dispatch.outline(function, "types", token_types[1]))
     if own is not library or types.device != table.device:
         raise TypeError(
             message(function, "the table of token_types must be of the table's library and on its device", own.NAME)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .arrays import Memory
 from .encodings import RotaryPlan, SinusoidalPlan, TablePlan
-from .positions import Rows
+from .rows import Rows
 
 
 class Tables(NamedTuple):
@@ -211,7 +211,7 @@ class Pair(NamedTuple):
 
 
 class RotaryRows(NamedTuple):
-    """Where the rows of q and k stand: as ``positions.Rows``, with one stride for the batch, the rows and the axes of positions."""
+    """Where the rows of q and k stand: as ``rows.Rows``, with one stride for the batch, the rows and the axes of positions."""
 
     start: int
     table: int

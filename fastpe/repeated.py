@@ -101,6 +101,12 @@ def keep(form: Form, call: Call, x: Any, out: Any) -> None:
     _calls[form] = call, all(array.flags.c_contiguous and array.dtype.kind == "f" for array in arrays)
 
 
+def known_sum(form: Form | None) -> Call | None:
+    """What is kept of a call in place of this form."""
+    found = None if form is None else _calls.get(form)
+    return None if found is None else found[0]
+
+
 # ---- rotations ---------------------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +181,12 @@ def keep_rotary(form: Form, call: RotaryCall, encoding: Any, q: Any, k: Any) -> 
     _rotations[form] = call, are_buffers, call.addresses[-1] - call.addresses[0]
 
 
+def known_rotation(form: Form | None) -> tuple[RotaryCall, int] | None:
+    """What is kept of a rotation of this form, and k's distance from q."""
+    found = None if form is None else _rotations.get(form)
+    return None if found is None else (found[0], found[2])
+
+
 # ---- embeddings --------------------------------------------------------------------------------------------------------------
 
 
@@ -243,3 +255,8 @@ def keep_embedding(form: Form, call: SumCall, encoding: Any, ids: Any) -> None:
     if len(_embeddings) >= MOST_FORMS:
         _embeddings.clear()
     _embeddings[form] = call
+
+
+def known_embedding(form: Form | None) -> SumCall | None:
+    """What is kept of an embedding of this form."""
+    return None if form is None else _embeddings.get(form)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import checks, dispatch, repeated
-from . import positions as rows_of
+from . import rows as rows_of
 from .arguments import output, overlap, place_name
 from .arrays import ITEMSIZE, Memory
 from .checks import describe, message
@@ -41,7 +41,7 @@ def apply_rotary(
 
     Parameters
     ----------
-    q, k : (..., T, D) float16, bfloat16, float32 or float64 arrays of NumPy or CuPy, or None
+    q, k : (..., T, D) float16, bfloat16, float32 or float64 arrays of NumPy, CuPy or PyTorch, or None
         Any strides, such as slices of one packed array; written in place without a copy. T is ``seq_axis``, the first other axis but
         the last is the batch B where positions, offsets or a mask differ between sequences, all further ones are heads. k may have
         fewer heads than q, and another dtype.
@@ -90,11 +90,49 @@ def apply_rotary(
     >>> k[0, 0, 1].round(3)
     array([-0.301,  0.99 ,  1.382,  1.01 ], dtype=float32)
     """
+    first = k if q is None else q
+    if type(first) is not np.ndarray and dispatch.is_tensor(first):
+        from .torch import verbs
+
+        return verbs.apply_rotary(
+            q,
+            k,
+            encoding,
+            offset=offset,
+            positions=positions,
+            cu_seqlens=cu_seqlens,
+            mask=mask,
+            seq_axis=seq_axis,
+            inverse=inverse,
+            seq_len=seq_len,
+            out=out,
+            validate=validate,
+        )
     form = None
     if positions is None and cu_seqlens is None and mask is None and seq_len is None and out is None and validate is False:
         form = repeated.rotary_form_of(q, k, encoding, offset, seq_axis, inverse)
         if form is not None and repeated.run_rotary(form, q, k, offset):
             return q if k is None else k if q is None else (q, k)
+    return rotate(form, q, k, encoding, offset, positions, cu_seqlens, mask, seq_axis, inverse, seq_len, out, validate)
+
+
+def rotate(
+    form: repeated.Form | None,
+    q: Any,
+    k: Any,
+    encoding: Rotary | RotaryTable | None,
+    offset: Any,
+    positions: Any,
+    cu_seqlens: Any,
+    mask: Any,
+    seq_axis: int,
+    inverse: bool,
+    seq_len: int | None,
+    out: Any,
+    validate: bool,
+    transposed: bool = False,
+) -> Any:
+    """What ``apply_rotary`` does, or its transpose: rotated the other way, by the same factors. The transpose is its adjoint."""
     function = "apply_rotary"
     chosen = _encoding(function, "encoding", encoding, (Rotary, RotaryTable))
     checks.sequence_length(function, seq_len)
@@ -117,7 +155,7 @@ def apply_rotary(
         factor, grows = plan.attention_factor, (name == "k") != inverse
         factor = 1 / factor if inverse else factor
         pair = group.get("q"), group.get("k")
-        operation = Rotate(*pair, rows, arrays.axes[name], plan, inverse, factor, grows, plan.centre)
+        operation = Rotate(*pair, rows, arrays.axes[name], plan, inverse != transposed, factor, grows, plan.centre)
         backend = dispatch.backend(group[name].out)
         call = backend.prepare(operation) if form is not None and len(groups) == 1 and not chosen.needs_length else None
         if form is None or call is None:
@@ -188,6 +226,44 @@ def rerotate(
     >>> np.allclose(fastpe.rerotate(k, -100), fastpe.apply_rotary(np.ones((1, 2, 4), np.float32)), atol=1e-6)
     True
     """
+    if type(k) is not np.ndarray and dispatch.is_tensor(k):
+        from .torch import verbs
+
+        return verbs.rerotate(
+            k,
+            delta,
+            encoding,
+            source=source,
+            target=target,
+            offset=offset,
+            positions=positions,
+            cu_seqlens=cu_seqlens,
+            mask=mask,
+            seq_axis=seq_axis,
+            seq_len=seq_len,
+            out=out,
+            validate=validate,
+        )
+    return move(k, delta, encoding, source, target, offset, positions, cu_seqlens, mask, seq_axis, seq_len, out, validate)
+
+
+def move(
+    k: Any,
+    delta: Any,
+    encoding: Rotary | None,
+    source: Rotary | None,
+    target: Rotary | None,
+    offset: Any,
+    positions: Any,
+    cu_seqlens: Any,
+    mask: Any,
+    seq_axis: int,
+    seq_len: int | tuple[int, int] | None,
+    out: Any,
+    validate: bool,
+    transposed: bool = False,
+) -> Any:
+    """What ``rerotate`` does, or its transpose."""
     function = "rerotate"
     checks.boolean(function, "validate", validate)
     if (source is None) != (target is None):
@@ -221,10 +297,10 @@ def rerotate(
         backend = dispatch.backend(memory)
         if change is not None and rows is not None:
             checks.fits(function, "the attention factor's change", change.attention_factor, memory.dtype)
-            backend.run(Rotate(None, pair, rows, axis, change, False, change.attention_factor))
+            backend.run(Rotate(None, pair, rows, axis, change, transposed, change.attention_factor))
             pair = Pair(pair.out, pair.out)
         if moved is not None and (moves or pair.x is not pair.out):
-            backend.run(Rotate(None, pair, moved, axis, plans[1], False, 1.0, True, 0))
+            backend.run(Rotate(None, pair, moved, axis, plans[1], transposed, 1.0, True, 0))
     return k if out is None else out
 
 
@@ -238,7 +314,7 @@ def convert_layout(
 
     Parameters
     ----------
-    weights : (heads * head_dim, ...) array of NumPy or CuPy, any dtype
+    weights : (heads * head_dim, ...) array of NumPy, CuPy or PyTorch, any dtype
         Output channels first, as ``torch.nn.Linear.weight`` has them.
     from_, to
         ``"interleaved"``: pair i is channels 2i and 2i + 1. ``"half"``: channels i and i + rotary_dim/2.
@@ -262,12 +338,12 @@ def convert_layout(
     checks.one_of(function, "to", to, LAYOUTS)
     head_dim = checks.width(function, "head_dim", head_dim)
     if dispatch.library_of(weights) is None:
-        raise TypeError(message(function, "weights must be a NumPy or CuPy array", describe(weights)))
+        raise TypeError(message(function, "weights must be a NumPy or CuPy array or a PyTorch tensor", describe(weights)))
     if weights.ndim < 1 or weights.shape[0] % head_dim:
         rule = f"weights must have a first axis of heads * head_dim, a multiple of {head_dim}"
         raise ValueError(message(function, rule, f"shape {weights.shape}"))
     width = Rotary(rotary_dim=rotary_dim, rotary_offset=rotary_offset).width(head_dim)
-    result = weights.copy()
+    result = weights.clone() if dispatch.is_tensor(weights) else weights.copy()
     if from_ == to:
         return result
     heads, rest = weights.shape[0] // head_dim, weights.shape[1:]

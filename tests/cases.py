@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 import fastpe
 
@@ -175,3 +177,16 @@ def assert_close(
         raise AssertionError(
             f"{over.sum()} of {over.size} elements are off, first at {where}: {wide[where]!r}, expected {expected[where]!r}"
         )
+
+
+def transformers() -> Any:
+    """Hugging Face's library, or a skip.
+
+    It looks for a package that is called kernels, as a folder of a checkout is, and remembers whether there is one.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "kernels", None)
+        found = pytest.importorskip("transformers")
+        if hasattr(found.utils, "is_kernels_available"):
+            found.utils.is_kernels_available()
+    return found

@@ -104,3 +104,15 @@ def platform(request: pytest.FixtureRequest, ptx_folder: Path) -> Iterator[Platf
 def gpu(request: pytest.FixtureRequest, ptx_folder: Path) -> Iterator[Platform]:
     """Every GPU, simulated for three architectures or real."""
     yield from open_platform(request.param, ptx_folder)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> Any:
+    """Every device of PyTorch that tensors can be on."""
+    torch = pytest.importorskip("torch")
+    if request.param == "cuda":
+        require_cuda()
+        if not torch.cuda.is_available():
+            (pytest.fail if REQUIRE_CUDA else pytest.skip)("no GPU: PyTorch finds none")
+        return torch.device("cuda", 0)
+    return torch.device("cpu")

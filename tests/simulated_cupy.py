@@ -7,6 +7,7 @@ passes here proves that nothing synchronises.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import sys
 import types
 import weakref
@@ -25,12 +26,17 @@ ALIGNMENT = 256
 memory = Memory()
 synchronised: list[str] = []  # every read-back or wait, in order
 launched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+streams: list[int] = []  # the stream of each launch; 0 where none was chosen
+_chosen: list[int] = [0]
 
 
 class ndarray:
     """A view of simulated device memory."""
 
-    def __init__(self, host: np.ndarray, owner: Any) -> None:
+    def __init__(self, host: Any, owner: Any, memptr: Any = None, strides: Any = None) -> None:
+        if memptr is not None:  # as CuPy's own: shape, dtype, memory, strides
+            raw = (ctypes.c_ubyte * memptr.mem.size).from_address(memptr.mem.ptr)
+            host, owner = np.ndarray(host, owner, raw, memptr.offset, strides), memptr.mem
         self._host, self._owner = host, owner
 
     shape = property(lambda self: self._host.shape)
@@ -136,6 +142,7 @@ class RawModule:
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
             launched.append((entry, grid, block))
+            streams.append(_chosen[-1])
             kernel.launch(memory, grid, block, [argument.tobytes() for argument in arguments])
 
         return launch
@@ -148,6 +155,30 @@ class Device(contextlib.nullcontext):  # type: ignore[type-arg]
         super().__init__()
         self.id = 0
         self.attributes = {"MultiProcessorCount": MULTIPROCESSORS}
+
+
+class UnownedMemory:
+    """Memory of another library."""
+
+    def __init__(self, ptr: int, size: int, owner: Any, device_id: int) -> None:
+        self.ptr, self.size, self.owner, self.device_id = ptr, size, owner, device_id
+
+
+class MemoryPointer:
+    """A place in it."""
+
+    def __init__(self, mem: UnownedMemory, offset: int) -> None:
+        self.mem, self.offset = mem, offset
+
+
+@contextlib.contextmanager
+def external_stream(ptr: int, device_id: int = -1) -> Iterator[None]:
+    """A stream of another library, as a context."""
+    _chosen.append(ptr)
+    try:
+        yield
+    finally:
+        _chosen.pop()
 
 
 def module() -> types.ModuleType:
@@ -173,6 +204,9 @@ def module() -> types.ModuleType:
         "runtime": runtime,
         "nvrtc": nvrtc,
         "get_current_stream": lambda: stream,
+        "UnownedMemory": UnownedMemory,
+        "MemoryPointer": MemoryPointer,
+        "ExternalStream": external_stream,
     }.items():
         setattr(cupy.cuda, name, value)
     for value in (ndarray, asarray, asnumpy, empty, ascontiguousarray, RawModule):

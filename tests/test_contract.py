@@ -83,7 +83,7 @@ def test_out_must_match():
         fastpe.add_encoding(x, out=np.zeros((2, 3, 4)))
     with pytest.raises(TypeError, match=r"out must be a floating-point array .* got int64 of shape"):
         fastpe.add_encoding(x, out=np.zeros((2, 3, 4), int))
-    with pytest.raises(TypeError, match="out must be a NumPy or CuPy array, got builtins"):
+    with pytest.raises(TypeError, match="out must be a NumPy or CuPy array or a PyTorch tensor, got builtins"):
         fastpe.add_encoding(x, out=[0.0])
     read_only = np.zeros((2, 3, 4), np.float32)
     read_only.flags.writeable = False

@@ -17,24 +17,25 @@ WRONG_X = [
         TypeError,
         "x must be a floating-point array (float16, bfloat16, float32, float64), got int64 of shape",
     ),
-    (np.zeros((2, 3), bool), TypeError, 'got bool of shape (2, 3). Convert it first, e.g. x.astype("float32").'),
+    (np.zeros((2, 3), bool), TypeError, "got bool of shape (2, 3). Convert it first, e.g. to float32."),
     (np.zeros((2, 3), complex), TypeError, "got complex128 of shape (2, 3)."),
     (np.zeros((2, 3), object), TypeError, "got object of shape (2, 3)."),
     (np.zeros((2, 3), np.longdouble), TypeError, "x must be a floating-point array"),
     (np.zeros((2, 3), ">f4"), TypeError, "x must be a floating-point array"),
     (np.zeros((2, 3), "M8[s]"), TypeError, "x must be a floating-point array"),
-    (np.float32(1.0), TypeError, "x must be a NumPy or CuPy array, got numpy.float32."),
+    (np.float32(1.0), TypeError, "x must be a NumPy or CuPy array or a PyTorch tensor, got numpy.float32."),
     (np.zeros(()), ValueError, "x must have at least 2 axes, (..., T, D), got shape ()."),
     (np.zeros(4), ValueError, "x must have at least 2 axes, (..., T, D), got shape (4,). A single row is x[None, :]."),
     (np.zeros((4, 0)), ValueError, "x must have a last axis D of at least 1, got shape (4, 0)."),
     (
         [[1.0, 2.0]],
         TypeError,
-        "x must be a NumPy or CuPy array, got builtins.list. Convert it first, e.g. x = numpy.asarray(x, dtype='float32').",
+        "x must be a NumPy or CuPy array or a PyTorch tensor, got builtins.list. "
+        "Convert it first, e.g. x = numpy.asarray(x, dtype='float32').",
     ),
     (np.ma.zeros((2, 3)), TypeError, "MaskedArray. Pass x.data, and mask= for whole rows."),
-    (None, TypeError, "x must be a NumPy or CuPy array, got builtins.NoneType."),
-    ("text", TypeError, "x must be a NumPy or CuPy array, got builtins.str."),
+    (None, TypeError, "x must be a NumPy or CuPy array or a PyTorch tensor, got builtins.NoneType."),
+    ("text", TypeError, "x must be a NumPy or CuPy array or a PyTorch tensor, got builtins.str."),
 ]
 
 
@@ -53,7 +54,6 @@ def foreign(module, name):
 @pytest.mark.parametrize(
     ("x", "way_round"),
     [
-        (foreign("torch", "Tensor"), "Pass x.numpy(), which shares the tensor's memory."),
         (foreign("jaxlib._jax", "ArrayImpl"), "JAX arrays cannot be written: add fastpe.encode(positions, dim)"),
         (foreign("tensorflow.python.framework.ops", "EagerTensor"), "TensorFlow tensors cannot be written: add fastpe.encode"),
     ],
@@ -61,15 +61,6 @@ def foreign(module, name):
 def test_other_libraries(x, way_round):
     with pytest.raises(TypeError, match=re.escape(way_round)):
         fastpe.add_encoding(x)
-
-
-def test_torch_tensor_by_its_memory():
-    torch = pytest.importorskip("torch")
-    x = torch.zeros(2, 3, 4)
-    with pytest.raises(TypeError, match="Pass x"):
-        fastpe.add_encoding(x)
-    fastpe.add_encoding(x.numpy())
-    cases.assert_same_bits(x[1].numpy(), fastpe.encode(np.arange(3), 4))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +101,12 @@ def test_unknown_encoding(encoding, kind, text):
         ((1, 4), {"dtype": 3}, TypeError, "encode: dtype must be one of"),
         ((1, 4), {"out": np.zeros(5, np.float32)}, ValueError, "encode: out must have shape (4,), got (5,)."),
         ((1, 4), {"out": np.zeros(4), "dtype": "float32"}, TypeError, "encode: out must have dtype float32, got float64."),
-        ((1, 4), {"like": [1.0]}, TypeError, "encode: like must be a NumPy or CuPy array, got builtins.list."),
+        (
+            (1, 4),
+            {"like": [1.0]},
+            TypeError,
+            "encode: like must be a NumPy or CuPy array or a PyTorch tensor, got builtins.list.",
+        ),
         ((1, 4), {"seq_len": -1}, ValueError, "encode: seq_len must be at least 1, got -1."),
     ],
 )

@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import cases
 import pytest
 
 import fastpe
@@ -75,20 +76,34 @@ def test_works_where_the_optional_libraries_are_missing():
 # Each module may import those listed; nothing points back up.
 MAY_IMPORT = {
     "checks": set(),
-    "arrays": {"arrays"},
+    "arrays": {"arrays", "checks"},
     "phase": set(),
     "scaling": {"checks", "phase"},
     "encodings": {"checks", "phase", "scaling", "encodings", "dispatch", "arrays"},  # a table is arrays
     "arguments": {"checks", "arrays", "dispatch", "encodings"},
-    "embedding": {"repeated", "checks", "arguments", "arrays", "dispatch", "encodings", "operations", "positions"},
+    "embedding": {"torch", "repeated", "checks", "arguments", "arrays", "dispatch", "encodings", "operations", "rows"},
     "locks": set(),
     "dispatch": {"checks", "arrays", "locks"},
-    "positions": {"checks", "arrays", "dispatch"},
-    "operations": {"arrays", "encodings", "positions"},
+    "rows": {"checks", "arrays", "dispatch"},
+    "operations": {"arrays", "encodings", "rows"},
     "backends": {"checks", "arrays", "encodings", "operations", "backends", "kernels", "locks"},
     "repeated": {"checks", "encodings"},
-    "api": {"repeated", "checks", "arguments", "arrays", "dispatch", "encodings", "operations", "positions", "backends"},
-    "rotations": {"repeated", "checks", "arguments", "arrays", "dispatch", "encodings", "operations", "positions"},
+    "api": {"repeated", "checks", "arguments", "arrays", "dispatch", "encodings", "operations", "rows", "backends", "torch"},
+    "rotations": {"torch", "repeated", "checks", "arguments", "arrays", "dispatch", "encodings", "operations", "rows"},
+    "torch": {
+        "api",
+        "rotations",
+        "embedding",
+        "repeated",
+        "arguments",
+        "arrays",
+        "checks",
+        "dispatch",
+        "encodings",
+        "rows",
+        "scaling",
+        "torch",
+    },
     "kernels": {"kernels"},
 }
 
@@ -183,24 +198,38 @@ def test_version_is_the_packages():
 
 
 DOCUMENTED = ("api", "rotations", "embedding", "encodings.sinusoidal", "encodings.rotary", "backends.pool")
+DOCUMENTED += ("torch.functional", "torch.modules", "torch.transformers")
 
 
 @pytest.mark.parametrize("name", [f"fastpe.{name}" for name in DOCUMENTED])
 def test_docstring_examples(name):
+    if "torch" in name:
+        pytest.importorskip("torch")
+    if name.endswith("transformers"):
+        cases.transformers()
     results = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     assert results.failed == 0
     if name != "fastpe.backends.pool":
         assert results.attempted > 0
 
 
-def test_readme_examples():
+def readme_examples():
+    """Each block of Python, and the library that the comment before it says it needs."""
     import re
 
     text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+    found = re.findall(r"(?:<!-- needs: (\w+) -->\n)?```python\n(.*?)```", text, re.S)
+    assert len(found) == text.count("```python")
+    return found
+
+
+@pytest.mark.parametrize(("library", "code"), readme_examples())
+def test_readme_examples(library, code):
+    if library:
+        pytest.importorskip("torch")
+    if library == "transformers":
+        cases.transformers()
+    exec(compile(code, "README.md", "exec"), {})
 
 
 @pytest.mark.parametrize("name", [*fastpe.__all__])

@@ -107,3 +107,37 @@ def test_bad_arguments(given, error, text):
     given = {"table": np.ones((5, 4)), "new_size": 7, **given}
     with pytest.raises(error, match=text):
         fastpe.resample(given.pop("table"), given.pop("new_size"), **given)
+
+
+# ---- tensors -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_tensors(dtype):
+    torch = pytest.importorskip("torch")
+    table = torch.randn(1, 17, 8, generator=torch.Generator().manual_seed(0)).to(getattr(torch, dtype))
+    for new_size, options in ((40, {}), ((6, 5), {"prefix_tokens": 1}), ((8, 8), {"prefix_tokens": 1, "method": "antialias"})):
+        found = fastpe.resample(table, new_size, **options)
+        assert found.dtype is table.dtype
+        array = table.view(torch.int16).numpy().view("bfloat16") if dtype == "bfloat16" else table.numpy()
+        expected = fastpe.resample(array, new_size, **options)
+        assert found.shape == expected.shape
+        assert found.double().numpy().tolist() == expected.astype(float).tolist()
+
+
+def test_tensors_that_require_a_gradient_are_refused():
+    torch = pytest.importorskip("torch")
+    weight = torch.nn.Parameter(torch.ones(4, 2))
+    with pytest.raises(RuntimeError, match=r"resample: there is no gradient for table.*detach"):
+        fastpe.resample(weight, 8)
+    with torch.no_grad():
+        assert fastpe.resample(weight, 8).shape == (8, 2)
+
+
+def test_layouts_of_tensors():
+    torch = pytest.importorskip("torch")
+    weight = torch.nn.Parameter(torch.arange(16.0)[:, None])
+    found = fastpe.convert_layout(weight, "interleaved", "half", 8)
+    assert found[:8, 0].tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
+    found[3].sum().backward()
+    assert weight.grad[6, 0] == 1

@@ -27,3 +27,19 @@ class Memory(NamedTuple):
             return False
         pairs = zip(self.strides, other.strides, self.shape, strict=True)
         return self.strides == other.strides or all(a == b or size == 1 for a, b, size in pairs)
+
+
+class Outline(NamedTuple):
+    """What is known of an array without looking at its memory. ``place``: its library and device."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    place: Any
+    contiguous_rows: bool
+
+    @classmethod
+    def of_tensor(cls, tensor: Any) -> Outline:
+        """The outline of a PyTorch tensor."""
+        shape = tuple(tensor.shape)
+        rows = shape[-1:] == (1,) or tensor.stride()[-1:] == (1,)
+        return cls(shape, str(tensor.dtype).removeprefix("torch."), ("torch", tensor.device), rows)

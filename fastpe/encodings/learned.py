@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import checks, dispatch
-from ..arrays import Memory
+from ..arrays import Outline
 from ..checks import message
 
 
@@ -16,7 +16,7 @@ class Learned:
 
     Parameters
     ----------
-    table : (P, D) float16, bfloat16, float32 or float64 array of NumPy or CuPy
+    table : (P, D) float16, bfloat16, float32 or float64 array of NumPy or CuPy, or tensor
         Rows of contiguous elements; not copied, so what is written into it later counts. ``fastpe.resample`` makes longer ones.
     out_of_range
         What a position outside [0, P) means. ``"error"``: IndexError before anything is written; where positions lie on a GPU and
@@ -32,7 +32,7 @@ class Learned:
 
     def __post_init__(self) -> None:
         checks.one_of("Learned", "out_of_range", self.out_of_range, ("error", "clip"))
-        _, found = dispatch.memory("Learned", "table", self.table)
+        found = dispatch.outline("Learned", "table", self.table)
         checks.floating("Learned", "table", found.dtype, self.table)
         check_table("Learned", "table", found)
 
@@ -47,10 +47,11 @@ class Learned:
         return False
 
 
-def check_table(function: str, name: str, table: Memory) -> None:
+def check_table(function: str, name: str, table: Outline) -> None:
     """Refuse what is no (rows, D) array of contiguous rows."""
     if len(table.shape) != 2 or 0 in table.shape:
         raise ValueError(message(function, f"{name} must have shape (rows, D), at least 1 of each", f"shape {table.shape}"))
-    if table.shape[1] > 1 and table.strides[1] != table.array.dtype.itemsize:
-        got = f"strides {table.strides}"
-        raise ValueError(message(function, f"{name} must have rows of contiguous elements", got, f"Pass {name}.copy()."))
+    if not table.contiguous_rows:
+        raise ValueError(
+            message(function, f"{name} must have rows of contiguous elements", "others", f"Pass a copy of {name}.")
+        )

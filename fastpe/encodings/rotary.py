@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .. import checks, phase
 from ..checks import message
 from .rotary_table import RotaryTable
+from .written import written
 
 if TYPE_CHECKING:
     from .. import scaling
@@ -76,6 +77,7 @@ class Rotary:
     attention_factor: float | None = None
     xpos_scale_base: float | None = None
     xpos_centre: int = 0
+    text: ClassVar[str]  # each one's own: the encoding as JSON, for graphs
 
     def __post_init__(self) -> None:
         found: dict[str, Any] = {"base": checks.positive_number("Rotary", "base", self.base)}
@@ -109,6 +111,7 @@ class Rotary:
             raise ValueError(message("Rotary", "xpos_centre must lie within 2^30 of 0", str(found["xpos_centre"])))
         for name, value in found.items():
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "text", written(self))
 
     @property
     def needs_length(self) -> bool:

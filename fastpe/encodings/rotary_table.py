@@ -24,7 +24,7 @@ class RotaryTable:
 
     Parameters
     ----------
-    cos, sin : (P, F) or (B, T, F) float16, bfloat16, float32 or float64 arrays
+    cos, sin : (P, F) or (B, T, F) float16, bfloat16, float32 or float64 arrays or tensors
         Row p is position p; F pairs of channels turn. (B, T, F): those of row t of sequence b, and positions are not given (the ONNX
         operator ``RotaryEmbedding`` without ``position_ids``). A table with each column twice, as Hugging Face's models make it, is
         ``cos[..., :F]``. Not to be changed afterwards.
@@ -51,18 +51,22 @@ class RotaryTable:
     def __post_init__(self) -> None:
         found = []
         for name, table in (("cos", self.cos), ("sin", self.sin)):
-            library, memory = dispatch.memory(_FUNCTION, name, table)
-            checks.floating(_FUNCTION, name, memory.dtype, table)
-            if len(memory.shape) not in (2, 3) or memory.shape[-1] < 1:
+            seen = dispatch.outline(_FUNCTION, name, table)
+            checks.floating(_FUNCTION, name, seen.dtype, table)
+            if len(seen.shape) not in (2, 3) or seen.shape[-1] < 1:
                 rule = f"{name} must have shape (P, F) or (B, T, F)"
-                raise ValueError(message(_FUNCTION, rule, f"shape {memory.shape}"))
-            found.append((library, memory.device, memory.shape))
+                raise ValueError(message(_FUNCTION, rule, f"shape {seen.shape}"))
+            found.append((*seen.place, seen.shape))
         if found[0] != found[1]:
-            got = " and ".join(f"{library.NAME} on device {device}, shape {shape}" for library, device, shape in found)
+            got = " and ".join(f"{library} on device {device}, shape {shape}" for library, device, shape in found)
             raise ValueError(message(_FUNCTION, "cos and sin must be of one library, device and shape", got))
         checks.boolean(_FUNCTION, "interleaved", self.interleaved)
         if checks.integer(_FUNCTION, "rotary_offset", self.rotary_offset) < 0:
             raise ValueError(message(_FUNCTION, "rotary_offset must be 0 or more", str(self.rotary_offset)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without the converted tables: what a copy holds lies elsewhere."""
+        return RotaryTable, (self.cos, self.sin, self.interleaved, self.rotary_offset)
 
     @property
     def needs_length(self) -> bool:
@@ -99,9 +103,9 @@ class RotaryTable:
 
 
 def _converted(table: Any, library: ModuleType, device: int | None, real: str, rows: int) -> Memory:
-    own_library, memory = dispatch.memory(_FUNCTION, "cos", table)
+    own_library, memory = dispatch.memory(_FUNCTION, "cos", table, tensors=True)
     if memory.device is None:
-        array = np.asarray(table, real)
+        array = np.asarray(memory.array, real)
         if array.strides[-1] != array.itemsize:
             array = np.ascontiguousarray(array)
         converted: Memory = library.memory(library.from_host(array.reshape(rows, -1), device))
@@ -109,7 +113,7 @@ def _converted(table: Any, library: ModuleType, device: int | None, real: str, r
     if memory.device != device:
         got = f"a table on device {memory.device} and an array on {'the host' if device is None else f'device {device}'}"
         raise TypeError(message("apply_rotary", "a table on a GPU must be on the device of q and k", got, "Copy it first."))
-    converted = own_library.memory(own_library.contiguous(table, real).reshape(rows, -1))
+    converted = own_library.memory(own_library.contiguous(memory.array, real).reshape(rows, -1))
     own_library.synchronize(device)  # once: any stream may read it from now on
     return converted
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import checks, phase
+from .written import written
 
 if TYPE_CHECKING:
     from .. import scaling
@@ -64,6 +65,7 @@ class Sinusoidal:
     amplitude: float = 1.0
     position_scale: float = 1.0
     scaling: scaling.Scaling | None = None
+    text: ClassVar[str]  # each one's own: the encoding as JSON, for graphs
 
     def __post_init__(self) -> None:
         numbers = {
@@ -80,6 +82,7 @@ class Sinusoidal:
             scaling.check("Sinusoidal", self.scaling)
         for name, value in numbers.items():  # plain floats, whatever kind of number came
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "text", written(self))
 
     @property
     def needs_length(self) -> bool:

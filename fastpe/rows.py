@@ -180,7 +180,7 @@ def learned_table(target: Target, learned: Any, positions: Any, rows: Rows) -> M
     """The memory of a learned table that fits, whose rows the positions are."""
     function = target.function
     refuse_real_positions(function, positions)
-    library, table = dispatch.memory(function, "the encoding's table", learned.table)
+    library, table = dispatch.memory(function, "the encoding's table", learned.table, tensors=True)
     if library is not target.library or table.device != target.memory.device:
         got = f"{library.NAME} on {'the host' if table.device is None else f'device {table.device}'}"
         rule = "a Learned table must be of the array's library and on its device"

@@ -1,0 +1,20 @@
+"""fastpe for PyTorch: differentiable functions, modules, and models of Hugging Face that rotate with fastpe.
+
+``fastpe.add_encoding`` and the other verbs take tensors as they take arrays; this package is for training and for models.
+"""
+
+from __future__ import annotations
+
+from . import functional
+from .modules import LearnedEncoding, RotaryEmbedding, SinusoidalEncoding, TokenEmbedding
+from .transformers import Patched, patch_transformers
+
+__all__ = [
+    "LearnedEncoding",
+    "Patched",
+    "RotaryEmbedding",
+    "SinusoidalEncoding",
+    "TokenEmbedding",
+    "functional",
+    "patch_transformers",
+]

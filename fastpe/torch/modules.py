@@ -1,0 +1,366 @@
+"""The encodings as modules. Those without weights have no state at all: nothing that a cast or the meta device could spoil."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .. import checks
+from ..api import add_encoding
+from ..arguments import named_encoding
+from ..checks import describe, message
+from ..encodings import Learned, Rotary, RotaryTable, Sinusoidal
+from ..rotations import apply_rotary
+from . import functional
+
+__all__ = ["LearnedEncoding", "RotaryEmbedding", "SinusoidalEncoding", "TokenEmbedding"]
+
+Tensor = torch.Tensor
+
+
+class SinusoidalEncoding(torch.nn.Module):
+    """Adds sines and cosines of the position to an embedding.
+
+    ``forward(x, *, offset=0, positions=None, cu_seqlens=None, mask=None, seq_len=None)`` returns ``x*input_scale + PE``, of the shape and
+    dtype of x, (..., T, D); its arguments are those of ``fastpe.add_encoding``.
+
+    Parameters
+    ----------
+    encoding
+        A ``Sinusoidal``; None for ``Sinusoidal()``.
+    input_scale
+        Factor on x, such as ``math.sqrt(D)``.
+    seq_axis
+        The axis of T; any but the last.
+    inplace
+        Write into x itself, where autograd allows it.
+
+    Notes
+    -----
+    No buffers: the encoding is exact at any position in every dtype, and ``state_dict()`` is empty.
+
+    Examples
+    --------
+    >>> import torch, fastpe.torch
+    >>> fastpe.torch.SinusoidalEncoding(input_scale=8.0)(torch.zeros(1, 3, 64)).shape
+    torch.Size([1, 3, 64])
+    """
+
+    def __init__(
+        self, encoding: Sinusoidal | None = None, *, input_scale: float = 1.0, seq_axis: int = -2, inplace: bool = False
+    ) -> None:
+        super().__init__()
+        self.encoding = _encoding("SinusoidalEncoding", encoding, Sinusoidal)
+        self.input_scale, self.seq_axis, self.inplace = input_scale, seq_axis, inplace
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        offset: Any = 0,
+        positions: Any = None,
+        cu_seqlens: Any = None,
+        mask: Any = None,
+        seq_len: int | None = None,
+    ) -> Tensor:
+        """Add the encoding."""
+        add = add_encoding if self.inplace else functional.add_encoding
+        return add(
+            x,
+            self.encoding,
+            offset=offset,
+            positions=positions,
+            cu_seqlens=cu_seqlens,
+            mask=mask,
+            seq_axis=self.seq_axis,
+            input_scale=self.input_scale,
+            seq_len=seq_len,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.encoding}, input_scale={self.input_scale}, seq_axis={self.seq_axis}, inplace={self.inplace}"
+
+
+class RotaryEmbedding(torch.nn.Module):
+    """Rotates queries and keys by their positions.
+
+    ``forward(q, k=None, *, offset=0, positions=None, cu_seqlens=None, mask=None, inverse=False, seq_len=None)`` returns q, or (q, k),
+    of the shapes and dtypes given, (..., T, D); its arguments are those of ``fastpe.apply_rotary``.
+
+    Parameters
+    ----------
+    encoding
+        A ``Rotary`` or a ``Rotary.tabulated`` table; None for ``Rotary()``.
+    seq_axis
+        The axis of T; -3 for (B, T, H, D).
+    inplace
+        Write into q and k themselves, where autograd allows it: not into slices that ``split``, ``chunk`` or ``unbind`` made; rotate the
+        packed tensor with ``fastpe.torch.functional.apply_rotary_qkv``.
+
+    Notes
+    -----
+    In training, a rotation in place allocates nothing, forward or back, where q and k are tensors of their own. Where they are views, as
+    ``linear(x).view(B, T, H, D)`` is, PyTorch copies the gradient of what was written several times; new tensors, allocated once, are then
+    the better choice.
+
+    No buffers: ``.to(torch.bfloat16)`` and the meta device leave the angles exact, and ``state_dict()`` is empty.
+
+    Examples
+    --------
+    >>> import torch, fastpe.torch
+    >>> rotary = fastpe.torch.RotaryEmbedding(fastpe.Rotary(base=500_000.0))
+    >>> q, k = rotary(torch.ones(1, 8, 3, 64), torch.ones(1, 2, 3, 64))
+    >>> k.shape
+    torch.Size([1, 2, 3, 64])
+    """
+
+    def __init__(self, encoding: Any = None, *, seq_axis: int = -2, inplace: bool = False) -> None:
+        super().__init__()
+        self.encoding = _encoding("RotaryEmbedding", encoding, Rotary, RotaryTable)
+        self.seq_axis, self.inplace = seq_axis, inplace
+
+    def forward(
+        self,
+        q: Any,
+        k: Any = None,
+        *,
+        offset: Any = 0,
+        positions: Any = None,
+        cu_seqlens: Any = None,
+        mask: Any = None,
+        inverse: bool = False,
+        seq_len: int | None = None,
+    ) -> Any:
+        """Rotate q and k."""
+        rotate = apply_rotary if self.inplace else functional.apply_rotary
+        return rotate(
+            q,
+            k,
+            self.encoding,
+            offset=offset,
+            positions=positions,
+            cu_seqlens=cu_seqlens,
+            mask=mask,
+            seq_axis=self.seq_axis,
+            inverse=inverse,
+            seq_len=seq_len,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.encoding}, seq_axis={self.seq_axis}, inplace={self.inplace}"
+
+
+class LearnedEncoding(torch.nn.Module):
+    """Adds a learned row for each position.
+
+    ``forward(x, *, offset=0, positions=None, cu_seqlens=None, mask=None)`` returns ``x + weight[position]``, of the shape and dtype of x;
+    its arguments are those of ``fastpe.add_encoding``.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim
+        P positions of width D. ``weight`` is (P, D), drawn from a normal distribution as ``torch.nn.Embedding``'s, whose state dicts fit.
+    out_of_range
+        ``"error"`` (IndexError) or ``"clip"``, for positions that the table does not have. ``fastpe.resample`` makes longer tables.
+    input_scale, seq_axis, inplace
+        As in ``SinusoidalEncoding``.
+    device, dtype
+        Of the weight.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        out_of_range: str = "error",
+        input_scale: float = 1.0,
+        seq_axis: int = -2,
+        inplace: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        checks.one_of("LearnedEncoding", "out_of_range", out_of_range, ("error", "clip"))
+        self.weight = _weight("LearnedEncoding", "(P, D)", num_embeddings, embedding_dim, device, dtype)
+        self.out_of_range, self.input_scale, self.seq_axis, self.inplace = out_of_range, input_scale, seq_axis, inplace
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weight anew."""
+        torch.nn.init.normal_(self.weight)
+
+    @property
+    def encoding(self) -> Learned:
+        """The table as an encoding."""
+        return Learned(self.weight, self.out_of_range)
+
+    def forward(self, x: Tensor, *, offset: Any = 0, positions: Any = None, cu_seqlens: Any = None, mask: Any = None) -> Tensor:
+        """Add the rows."""
+        add = add_encoding if self.inplace else functional.add_encoding
+        return add(
+            x,
+            self.encoding,
+            offset=offset,
+            positions=positions,
+            cu_seqlens=cu_seqlens,
+            mask=mask,
+            seq_axis=self.seq_axis,
+            input_scale=self.input_scale,
+        )
+
+    def extra_repr(self) -> str:
+        rows, width = self.weight.shape
+        return f"{rows}, {width}, out_of_range={self.out_of_range!r}, input_scale={self.input_scale}"
+
+
+class TokenEmbedding(torch.nn.Module):
+    """Token embeddings with their positions, in one pass: the first layer of a model.
+
+    ``forward(ids, *, token_types=None, offset=0, positions=None, cu_seqlens=None, mask=None, seq_len=None)`` returns (..., T, D) of the
+    weight's dtype; its arguments are those of ``fastpe.embed``, but ``token_types`` are the ids alone.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim
+        V tokens of width D. ``weight`` is (V, D), drawn as ``torch.nn.Embedding``'s, whose state dicts fit.
+    encoding
+        A ``Sinusoidal`` or its name, a ``LearnedEncoding`` (a child module, ``positions.weight``), or None for tokens alone.
+    scale
+        Factor on the token's row, such as ``math.sqrt(D)``.
+    num_token_types
+        How many types of token there are (BERT's segments); 0 for none. Their table is a ``torch.nn.Embedding``, ``types.weight``.
+    padding_idx
+        As ``torch.nn.Embedding``'s: the row starts as zeros and gets no gradient. Its tokens have a position as others do.
+    skip_padding
+        Tokens of ``padding_idx`` become zero rows and are not counted, as ``fastpe.embed(padding_idx=...)`` has it.
+    sparse, deterministic
+        Of the weight's gradient, as ``fastpe.torch.functional.embed``.
+    device, dtype
+        Of the weights.
+
+    Examples
+    --------
+    >>> import torch, fastpe.torch
+    >>> embedding = fastpe.torch.TokenEmbedding(1000, 64, "sinusoidal", scale=8.0)
+    >>> embedding(torch.tensor([[5, 7, 9]])).shape
+    torch.Size([1, 3, 64])
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        encoding: Sinusoidal | LearnedEncoding | str | None = None,
+        *,
+        scale: float = 1.0,
+        num_token_types: int = 0,
+        padding_idx: int | None = None,
+        skip_padding: bool = False,
+        sparse: bool = False,
+        deterministic: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        function = "TokenEmbedding"
+        if padding_idx is not None:
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                rule = f"padding_idx must lie in [{-num_embeddings}, {num_embeddings})"
+                raise ValueError(message(function, rule, str(padding_idx)))
+            padding_idx %= num_embeddings
+        elif skip_padding:
+            raise ValueError(message(function, "skip_padding needs padding_idx", "None"))
+        self.weight = _weight(function, "(V, D)", num_embeddings, embedding_dim, device, dtype)
+        self.types = torch.nn.Embedding(num_token_types, embedding_dim, device=device, dtype=dtype) if num_token_types else None
+        self.positions = encoding if isinstance(encoding, LearnedEncoding) else None
+        self._encoding: Sinusoidal | None = None
+        if isinstance(encoding, LearnedEncoding):
+            _check_learned(function, encoding, embedding_dim)
+        elif encoding is not None:
+            self._encoding = named_encoding(function, encoding, learned=False)
+        self.scale, self.padding_idx, self.skip_padding = scale, padding_idx, skip_padding
+        self.sparse, self.deterministic = sparse, deterministic
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weight anew; the row of padding is zero."""
+        torch.nn.init.normal_(self.weight)
+        if self.padding_idx is not None:
+            with torch.no_grad():
+                self.weight[self.padding_idx].fill_(0)
+
+    @property
+    def encoding(self) -> Sinusoidal | Learned | None:
+        """What is added to the tokens' rows."""
+        return self._encoding if self.positions is None else self.positions.encoding
+
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        token_types: Tensor | None = None,
+        offset: Any = 0,
+        positions: Any = None,
+        cu_seqlens: Any = None,
+        mask: Any = None,
+        seq_len: int | None = None,
+    ) -> Tensor:
+        """Look the tokens up and add their positions."""
+        if (token_types is None) != (self.types is None):
+            rule = "token_types must be given where the module has types, and only there"
+            raise ValueError(message("TokenEmbedding", rule, describe(token_types)))
+        types = None if self.types is None else (token_types, self.types.weight)
+        return functional.embed(
+            ids,
+            self.weight,
+            self.encoding,
+            scale=self.scale,
+            token_types=types,
+            padding_idx=self.padding_idx if self.skip_padding else None,
+            offset=offset,
+            positions=positions,
+            cu_seqlens=cu_seqlens,
+            mask=mask,
+            seq_len=seq_len,
+            sparse=self.sparse,
+            deterministic=self.deterministic,
+            frozen_idx=self.padding_idx,
+        )
+
+    def extra_repr(self) -> str:
+        rows, width = self.weight.shape
+        told = f"{rows}, {width}, scale={self.scale}"
+        if self._encoding is not None:
+            told += f", encoding={self._encoding}"
+        if self.padding_idx is not None:
+            told += f", padding_idx={self.padding_idx}" + (", skip_padding=True" if self.skip_padding else "")
+        return told
+
+
+def _weight(module: str, letters: str, rows: int, width: int, device: Any, dtype: Any) -> torch.nn.Parameter:
+    """A table to be drawn."""
+    if min(rows, width) < 1:
+        raise ValueError(message(module, f"weight must have shape {letters}, at least 1 of each", str((rows, width))))
+    return torch.nn.Parameter(torch.empty(rows, width, device=device, dtype=dtype))
+
+
+def _check_learned(function: str, encoding: LearnedEncoding, width: int) -> None:
+    """Refuse learned positions that cannot be added to rows of this width, or that would scale what they are added to."""
+    if encoding.weight.shape[1] != width:
+        rule = f"learned positions must have the width of the tokens, {width}"
+        raise ValueError(message(function, rule, f"shape {tuple(encoding.weight.shape)}"))
+    if encoding.input_scale != 1:
+        rule = "learned positions must have an input_scale of 1"
+        raise ValueError(message(function, rule, str(encoding.input_scale), "Give scale to TokenEmbedding."))
+
+
+def _encoding(module: str, encoding: Any, *kinds: type) -> Any:
+    """An encoding of one of these kinds, the default one for None."""
+    if encoding is None:
+        return kinds[0]()
+    if not isinstance(encoding, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(message(module, f"encoding must be a {names}", describe(encoding)))
+    return encoding

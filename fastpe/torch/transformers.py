@@ -1,0 +1,499 @@
+"""Models of Hugging Face's ``transformers`` that rotate queries and keys with fastpe."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..checks import describe, message
+from ..encodings import Rotary
+from ..scaling import DynamicNTK, LongRoPE
+from . import functional, verbs, watching
+
+__all__ = ["Patched", "patch_transformers"]
+
+Tensor = torch.Tensor
+Module = torch.nn.Module
+is_compiling = torch.compiler.is_compiling
+
+_FUNCTION = "patch_transformers"
+
+
+# ---- models that are known ---------------------------------------------------------------------------------------------------
+
+
+class _Family(NamedTuple):
+    """How the code of one type of models rotates: ``transformers.models.<name>.modeling_<name>``.
+
+    ``classes`` are the modules that have ``method``, which says where rows stand. ``cut``: q and k come as the channels that rotate only.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    method: str = "forward"
+    cut: bool = False
+
+    @property
+    def modelling(self) -> str:
+        return f"transformers.models.{self.name}.modeling_{self.name}"
+
+
+_FAMILIES = (
+    _Family("cohere", ("CohereRotaryEmbedding",)),
+    _Family("cohere2", ("Cohere2RotaryEmbedding",)),
+    _Family("deepseek_v3", ("DeepseekV3RotaryEmbedding",)),
+    _Family("ernie4_5", ("Ernie4_5RotaryEmbedding",)),
+    _Family("gemma", ("GemmaRotaryEmbedding",)),
+    _Family("gemma2", ("Gemma2RotaryEmbedding",)),
+    _Family("gemma3", ("Gemma3RotaryEmbedding",)),
+    _Family("glm", ("GlmRotaryEmbedding",)),
+    _Family("glm4", ("Glm4RotaryEmbedding",)),
+    _Family("gpt_neox", ("GPTNeoXRotaryEmbedding",)),
+    _Family("gptj", ("GPTJAttention", "GPTJFlashAttention2"), "_get_embed_positions", cut=True),
+    _Family("granite", ("GraniteRotaryEmbedding",)),
+    _Family("helium", ("HeliumRotaryEmbedding",)),
+    _Family("llama", ("LlamaRotaryEmbedding",)),
+    _Family("mistral", ("MistralRotaryEmbedding",)),
+    _Family("mixtral", ("MixtralRotaryEmbedding",)),
+    _Family("olmo2", ("Olmo2RotaryEmbedding",)),
+    _Family("phi", ("PhiRotaryEmbedding",), cut=True),
+    _Family("phi3", ("Phi3RotaryEmbedding",)),
+    _Family("qwen2", ("Qwen2RotaryEmbedding",)),
+    _Family("qwen2_moe", ("Qwen2MoeRotaryEmbedding",)),
+    _Family("qwen3", ("Qwen3RotaryEmbedding",)),
+    _Family("qwen3_moe", ("Qwen3MoeRotaryEmbedding",)),
+    _Family("smollm3", ("SmolLM3RotaryEmbedding",)),
+    _Family("stablelm", ("StableLmRotaryEmbedding",), cut=True),
+    _Family("starcoder2", ("Starcoder2RotaryEmbedding",)),
+)
+_BY_CLASS = {(family.modelling, name): family for family in _FAMILIES for name in family.classes}
+_ROTATING = ("apply_rotary_pos_emb", "apply_rotary_pos_emb_interleave")
+
+
+# ---- the public function -----------------------------------------------------------------------------------------------------
+
+
+def patch_transformers(model: Module) -> Patched:
+    """Make a Hugging Face model rotate its queries and keys with fastpe.
+
+    Angles are then exact at any position, nothing but positions is computed once a call, and without gradients q and k are rotated
+    in place.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model of ``transformers``, or a module that contains one, such as a compiled model or an adapter's. Known are the decoders of
+        Llama, Mistral, Mixtral, Qwen2 (2.5), Qwen2-MoE, Qwen3, Qwen3-MoE, Phi, Phi-3 and 4 (LongRoPE too), Gemma, Gemma 2 and 3, GPT-NeoX,
+        GPT-J, DeepSeek-V3, Cohere (1, 2), ERNIE 4.5, GLM (4), Granite, Helium, OLMo 2, SmolLM3, StableLM and StarCoder2; all that are in
+        the module are patched. Where they have no weights yet (the meta device) too.
+
+    Returns
+    -------
+    Patched
+        What was changed (``changes``); ``undo()`` undoes it, and so does leaving ``with patch_transformers(model): ...``. Without either
+        the model stays patched. Patching a model again changes nothing: ``changes`` is then empty and its ``undo()`` does nothing.
+
+    Raises
+    ------
+    TypeError
+        The model is no module, or has no model of ``transformers`` in it.
+    ValueError
+        No known decoder is in it; or the configuration describes other frequencies than the model has, as when ``inv_freq`` was
+        changed by hand. KeyError: the configuration lacks what its rule needs. Nothing has been changed.
+
+    Notes
+    -----
+    The encoding is ``Rotary.from_config`` of the decoder's configuration. Frequencies that ``model.to(torch.bfloat16)`` rounded count as
+    equal; fastpe takes the exact ones, and rounds once, to the dtype of q and k.
+
+    Each model has its own encoding; only ``apply_rotary_pos_emb`` of its modelling module is wrapped for the whole process, as long as any
+    patched model lives, and passes on what does not come from a patched one. Do not undo while a model runs in another thread.
+
+    A deep copy of a patched model, or a pickled one that was loaded, is patched too; ``patch_transformers`` of the copy takes it over, so
+    that it can be undone.
+
+    Rules that depend on the length take the largest position of the call + 1 (on a GPU it is read back, once a call). So does
+    ``transformers`` with LongRoPE. Its dynamic NTK keeps the longest length that it has seen, until a call within the original one; fastpe
+    keeps nothing, so a step of generation beyond the original length has frequencies of its own length.
+
+    DeepSeek-V3's code moves the pairs that it turned to half layout; here they stay interleaved. Scores and logits are the same, cached
+    keys are not: fill and use a cache on one side of a patch.
+
+    Without gradients the outputs of the projections are written: a forward hook that keeps one has to clone it. Under autocast q and k
+    keep their dtype, where ``transformers`` returns float32.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> from fastpe.torch import patch_transformers
+    >>> size = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 32}
+    >>> model = LlamaForCausalLM(LlamaConfig(**size))
+    >>> with patch_transformers(model) as patched:
+    ...     print(patched)
+    ...     logits = model(torch.tensor([[1, 2, 3]])).logits
+    Patched, 2 changes
+      model.rotary_emb.forward: Rotary(base=10000.0)
+      transformers.models.llama.modeling_llama.apply_rotary_pos_emb
+    >>> logits.shape
+    torch.Size([1, 3, 32])
+    """
+    if not isinstance(model, Module):
+        raise TypeError(message(_FUNCTION, "model must be a torch.nn.Module", describe(model)))
+    with _lock:
+        found = list(_found(model))
+        if not found:
+            _refuse(model)
+        patched = Patched()
+        try:
+            for path, module, family in found:
+                patched._take(path, module, family)
+        except BaseException:
+            patched.undo()
+            raise
+    return patched
+
+
+class _Taken(NamedTuple):
+    """One module that was patched; weakly, so that neither it nor what wraps its functions lives longer for being remembered."""
+
+    module: weakref.ref[Module]
+    method: str
+    source: weakref.ref[_Source]
+    modelling: str
+    text: str
+
+
+class Patched:
+    """What ``patch_transformers`` changed, and the way back; as a context manager, undone on leaving it.
+
+    It keeps no model alive.
+
+    Attributes
+    ----------
+    changes : tuple of str
+        The modules that say where rows stand, each with its encoding, and the functions that rotate them. Empty for a model that was
+        patched already, and after ``undo()``.
+    """
+
+    def __init__(self) -> None:
+        self._taken: list[_Taken] = []
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        living = [one for one in self._taken if one.module() is not None]
+        sites = dict.fromkeys(one.modelling for one in living)
+        return (*(one.text for one in living), *(f"{name}.{function}" for name in sites for function in _functions(name)))
+
+    def undo(self) -> None:
+        """Put everything back as it was; a second time does nothing.
+
+        Raises
+        ------
+        RuntimeError
+            Something else has replaced a method of the model since. Undo that first.
+        """
+        with _lock:
+            for one in self._taken:
+                module, source = one.module(), one.source()
+                if module is not None and source is not None and _source_of(module, one.method) is not source:
+                    rule = f"{one.method} must be what patch_transformers set"
+                    raise RuntimeError(message("Patched.undo", rule, f"another at {one.text}", "Undo that first, then this."))
+            while self._taken:
+                one = self._taken.pop()
+                module, source = one.module(), one.source()
+                if module is None or source is None:
+                    continue
+                delattr(module, one.method)
+                if source.previous is not None:
+                    setattr(module, one.method, source.previous)
+                source.release()
+
+    def _take(self, path: str, module: Module, family: _Family) -> None:
+        """Patch one module; a copy's is only taken over, and one that has an owner is left alone."""
+        source = _source_of(module, family.method)
+        if source is None:
+            encodings = _encodings(path, module, family)
+            source = _Source(family.modelling, encodings, module.__dict__.get(family.method))
+            setattr(module, family.method, source.table if family.method == _TABLE else source.forward)
+        elif source.owned:
+            return
+        source.owned = True
+        names = ", ".join(_brief(one) if kind is None else f"{kind} {_brief(one)}" for kind, one in source.encodings.items())
+        text = f"{path or type(module).__name__}.{family.method}: {names}"
+        self._taken.append(_Taken(weakref.ref(module), family.method, weakref.ref(source), family.modelling, text))
+
+    def __enter__(self) -> Patched:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.undo()
+
+    def __repr__(self) -> str:
+        return "\n  ".join((f"{type(self).__name__}, {len(self.changes)} changes", *self.changes))
+
+    def __reduce__(self) -> Any:
+        rule, remedy = "it cannot be copied or pickled", "Copy the model; patch_transformers of the copy takes it over."
+        raise TypeError(message("Patched", rule, "an attempt", remedy))
+
+
+def _found(model: Module) -> Iterator[tuple[str, Module, _Family]]:
+    for path, module in model.named_modules():
+        kind = type(module)
+        family = _BY_CLASS.get((kind.__module__, kind.__name__))
+        if family is not None:
+            yield path, module, family
+
+
+def _refuse(model: Module) -> None:
+    """Why there is nothing to patch."""
+    library = sys.modules.get("transformers.modeling_utils")
+    models = [one for one in model.modules() if library is not None and isinstance(one, library.PreTrainedModel)]
+    if not models:
+        got = f"{type(model).__module__}.{type(model).__qualname__}"
+        raise TypeError(message(_FUNCTION, "model must be, or contain, a model of transformers", got))
+    kinds = ", ".join(dict.fromkeys(f"model_type {one.config.model_type!r}" for one in models))
+    known = ", ".join(family.name for family in _FAMILIES)
+    raise ValueError(message(_FUNCTION, f"model must have a decoder of one of these types: {known}", kinds))
+
+
+# ---- encodings ---------------------------------------------------------------------------------------------------------------
+
+_TABLE = "_get_embed_positions"
+_TOLERANCE = 1e-5  # relative: float32 powers and divisions of several rules
+
+
+def _encodings(path: str, module: Any, family: _Family) -> dict[str | None, Rotary]:
+    """The encoding of each type of layer, None where there is one for all; ValueError if the module's own idea differs."""
+    config = module.config
+    by_layer = isinstance(getattr(module, "rope_type", None), Mapping)
+    found: dict[str | None, Rotary] = {}
+    for kind in sorted(module.rope_type) if by_layer else (None,):
+        encoding = Rotary.from_config(config, layer_type=kind)
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        _check_frequencies(path or type(module).__name__, module, encoding, head_dim, kind)
+        found[kind] = dataclasses.replace(encoding, rotary_dim=None) if family.cut else encoding
+    return found
+
+
+def _brief(encoding: Rotary) -> str:
+    """An encoding without what it has by default."""
+    fields = ((field.name, getattr(encoding, field.name), field.default) for field in dataclasses.fields(encoding))
+    return f"Rotary({', '.join(f'{name}={value!r}' for name, value, default in fields if value != default or name == 'base')})"
+
+
+def _check_frequencies(name: str, module: Any, encoding: Rotary, head_dim: int, kind: str | None) -> None:
+    prefix = "" if kind is None else f"{kind}_"
+    lengths: list[int | None] = [None]
+    if encoding.scaling is not None and encoding.needs_length:  # the module may stand at any length that it has seen
+        lengths += [int(module.max_seq_len_cached), encoding.scaling.original_max_position + 1]  # type: ignore[attr-defined]
+    expected = [encoding.frequencies(head_dim, length) for length in lengths]
+    if hasattr(module, "embed_positions"):  # GPT-J: a table of sines beside cosines, whose row 1 has the frequencies
+        own, factor = module.embed_positions[1].chunk(2)[0], 1.0
+        expected = [(np.sin(frequencies), 1.0) for frequencies, _ in expected]
+    else:
+        own, factor = getattr(module, f"{prefix}inv_freq"), getattr(module, f"{prefix}attention_scaling")
+    if own.is_meta:
+        return
+    limits, found = torch.finfo(own.dtype), own.detach().cpu().double().numpy()
+    rtol, atol = max(_TOLERANCE, limits.eps), limits.smallest_normal * limits.eps
+    for wanted, wanted_factor in expected:
+        if wanted.shape == found.shape and np.allclose(found, wanted, rtol, atol) and abs(factor - wanted_factor) <= _TOLERANCE:
+            return
+    wanted, wanted_factor = expected[0]
+    rule = f"{name} must have the frequencies and attention factor that its configuration describes, {_brief(encoding)}"
+    got = f"{found.size} from {found.max():.7g} to {found.min():.7g} and {factor:.7g}"
+    text = f"for {wanted.size} from {wanted.max():.7g} to {wanted.min():.7g} and {wanted_factor:.7g}"
+    remedy = "Change config.rope_parameters and build the model from that, or leave it unpatched."
+    raise ValueError(message(_FUNCTION, rule, f"{got} {text}", remedy))
+
+
+# ---- what a model's modules return -------------------------------------------------------------------------------------------
+
+
+class _Turn:
+    """What a model hands to its layers in place of cosines and sines: an encoding, and where the rows of this call stand."""
+
+    shape = (1, 1, 1)  # GPT-J asks for the width of its table
+
+    def __init__(self, encoding: Rotary, offset: Any, positions: Any, seq_len: int | None) -> None:
+        self.encoding, self.offset, self.positions, self.seq_len = encoding, offset, positions, seq_len
+
+    def rotate(self, q: Any, k: Any, seq_axis: int) -> Any:
+        """q and k rotated: new tensors where a gradient may be asked for, else themselves, as they are fresh outputs of projections."""
+        # What `watching.watched` asks beyond that, no graph can be traced through
+        asked = torch.is_grad_enabled() and (q.requires_grad or (k is not None and k.requires_grad))
+        new = asked or (not is_compiling() and watching.watched())
+        run = functional.apply_rotary if new else verbs.apply_rotary
+        return run(q, k, self.encoding, offset=self.offset, positions=self.positions, seq_axis=seq_axis, seq_len=self.seq_len)
+
+    def to(self, *target: Any, device: Any = None, **options: Any) -> _Turn:
+        """On another device, where a model's layers lie on several; a dtype is that of cosines, and plays no part."""
+        if target and device is None:
+            device = target[0]
+        if not isinstance(device, (str, int, torch.device)):
+            return self
+        offset, positions = (one.to(device) if isinstance(one, Tensor) else one for one in (self.offset, self.positions))
+        return _Turn(self.encoding, offset, positions, self.seq_len)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        """GPT-J gathers rows of its table and splits them into sines and cosines."""
+        if function is torch.gather:
+            return arguments[0]
+        if function is torch.split:
+            return arguments[0], arguments[0]
+        raise TypeError(_unknown(getattr(function, "__name__", str(function))))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(_unknown(name))
+
+
+def _unknown(what: str) -> str:
+    rule = "a patched model's positions must reach its apply_rotary_pos_emb"
+    remedy = "Something replaced that function after patch_transformers, or undid it while the model ran."
+    return message(_FUNCTION, rule, f"{what} of them elsewhere", remedy)
+
+
+class _Source:
+    """A model's module for positions, as fastpe has it: its methods take the place of the module's own.
+
+    While any lives, the functions of the modelling module are wrapped; a copy or an unpickled one counts for itself.
+    """
+
+    def __init__(self, modelling: str, encodings: dict[str | None, Rotary], previous: Any = None) -> None:
+        self.modelling, self.encodings, self.previous, self.owned = modelling, encodings, previous, False
+        self._finish = weakref.finalize(self, _release, modelling, _hold(modelling))
+        self._finish.atexit = False
+
+    def release(self) -> None:
+        self._finish()
+
+    def forward(self, x: Any, position_ids: Any, layer_type: str | None = None) -> tuple[_Turn, _Turn]:
+        """What the layers take for (cos, sin)."""
+        turn = self._turn(position_ids, layer_type)
+        return turn, turn
+
+    def table(self, position_ids: Any) -> _Turn:
+        """What GPT-J's layers take for their table."""
+        return self._turn(position_ids, None)
+
+    def _turn(self, position_ids: Any, kind: str | None) -> _Turn:
+        encoding = self.encodings[kind]
+        seq_len = None
+        # A graph cannot ask for a length; on the CPU each operator does, as it runs
+        if encoding.needs_length and not (is_compiling() and position_ids.device.type == "cpu"):
+            encoding, seq_len = _settled(encoding, int(position_ids.max()) + 1 if position_ids.numel() else 1)
+        if position_ids.dim() == 2 and position_ids.shape[0] == 1:
+            position_ids = position_ids[0]
+        if is_compiling() or position_ids.device.type != "cpu":
+            return _Turn(encoding, 0, position_ids, seq_len)
+        offset = _offset(position_ids)
+        return _Turn(encoding, 0, position_ids, seq_len) if offset is None else _Turn(encoding, offset, None, seq_len)
+
+    def __reduce__(self) -> Any:
+        return _Source, (self.modelling, self.encodings, self.previous)
+
+
+def _settled(encoding: Rotary, seq_len: int) -> tuple[Rotary, int | None]:
+    """The encoding that a length decides on, where one goes for many lengths: layers repeat such a call quicker than one with a length."""
+    rule = encoding.scaling
+    if isinstance(rule, LongRoPE):
+        return _one_sided(encoding, seq_len > rule.original_max_position), None
+    if isinstance(rule, DynamicNTK) and seq_len <= rule.original_max_position:
+        return dataclasses.replace(encoding, scaling=None), None
+    return encoding, seq_len
+
+
+@functools.lru_cache(maxsize=64)
+def _one_sided(encoding: Rotary, is_long: bool) -> Rotary:
+    rule: Any = encoding.scaling
+    chosen = rule.long_factor if is_long else rule.short_factor
+    return dataclasses.replace(encoding, scaling=dataclasses.replace(rule, short_factor=chosen, long_factor=chosen))
+
+
+def _offset(positions: Tensor) -> Any:
+    """The offset, or offsets (B,), of positions (T,) or (B, T) that count up by one; else None. Every layer takes a quicker way then."""
+    count = positions.shape[-1]
+    if count == 0 or positions.is_floating_point():
+        return None
+    first = positions[..., :1]
+    if count > 1 and not torch.equal(positions, first + torch.arange(count, dtype=positions.dtype)):
+        return None
+    lowest, highest = first.aminmax()
+    return int(lowest) if bool(lowest == highest) else first[..., 0].contiguous()
+
+
+def _source_of(module: Module, method: str) -> _Source | None:
+    """What patch_transformers, here or before a copy, set on a module."""
+    found = getattr(module.__dict__.get(method), "__self__", None)
+    return found if isinstance(found, _Source) else None
+
+
+# ---- functions that rotate ---------------------------------------------------------------------------------------------------
+
+_lock = threading.RLock()  # of what follows; reentrant, as the collector may release a source anywhere
+_holders: dict[str, set[object]] = {}
+_wrapped: dict[tuple[str, str], tuple[Any, Any]] = {}  # the wrapper of a function, and the function
+
+
+def _functions(modelling: str) -> list[str]:
+    module = sys.modules[modelling]
+    return [name for name in _ROTATING if hasattr(module, name)]
+
+
+def _hold(modelling: str) -> object:
+    """Wrap a modelling module's functions, until the result is released."""
+    module, holder = importlib.import_module(modelling), object()
+    with _lock:
+        _holders.setdefault(modelling, set()).add(holder)  # before the rest, lest a collected source takes the wrappers off
+        for name in _functions(modelling):
+            current = getattr(module, name)
+            if _wrapped.get((modelling, name), (None, None))[0] is not current:
+                wrapper = (_single if _BY_NAME[modelling].method == _TABLE else _pair)(current)
+                _wrapped[modelling, name] = wrapper, current
+                setattr(module, name, wrapper)
+    return holder
+
+
+def _release(modelling: str, holder: object) -> None:
+    with _lock:
+        _holders[modelling].discard(holder)
+        if _holders[modelling]:
+            return
+        module = sys.modules.get(modelling)
+        for name in _ROTATING:
+            wrapper, original = _wrapped.pop((modelling, name), (None, None))
+            if wrapper is not None and getattr(module, name, None) is wrapper:  # else it was wrapped again, and passes all on
+                setattr(module, name, original)
+
+
+_BY_NAME = {family.modelling: family for family in _FAMILIES}
+
+
+def _pair(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def rotate(q: Any, k: Any, cos: Any, *rest: Any, **options: Any) -> Any:
+        if not isinstance(cos, _Turn):
+            return original(q, k, cos, *rest, **options)
+        heads = next((one for one in rest if isinstance(one, int)), options.get("unsqueeze_dim", 1))  # their axis
+        return cos.rotate(q, k, -2 if heads == 1 else -3)
+
+    return rotate
+
+
+def _single(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def rotate(tensor: Any, sin: Any, cos: Any) -> Any:
+        return sin.rotate(tensor, None, -3) if isinstance(sin, _Turn) else original(tensor, sin, cos)
+
+    return rotate

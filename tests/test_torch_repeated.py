@@ -1,0 +1,206 @@
+"""Calls on tensors like an earlier one: the bits of the first, and everything that must be looked at every time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fastpe  # noqa: E402
+from fastpe.torch import repeated  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def nothing_known():
+    repeated._known.clear()
+
+
+@pytest.fixture
+def hits(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each call on tensors was a known one."""
+    found: list[bool] = []
+    for name in ("add_encoding", "apply_rotary", "embed"):
+        known = getattr(repeated, name)
+
+        def noted(*arguments: Any, known: Any = known) -> Any:
+            result = known(*arguments)
+            found.append(result is not False and result is not None)
+            return result
+
+        monkeypatch.setattr(repeated, name, noted)
+    return found
+
+
+def values(*shape: int, seed: int = 0) -> Any:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_add_encoding_again(dtype, hits):
+    for offset in (0, 5, -7, 2**31 - 3):
+        x = values(2, 3, 8, seed=offset & 7).to(getattr(torch, dtype))
+        expected, version = x.clone().unsqueeze(0).squeeze(0), x._version
+        repeated._known.clear()
+        fastpe.add_encoding(expected, offset=offset)
+        fastpe.add_encoding(torch.zeros_like(x))  # known from here on
+        hits.clear()
+        assert fastpe.add_encoding(x, offset=offset) is x
+        assert hits == [True]
+        assert x._version == version + 1
+        assert torch.equal(x.view(torch.uint8), expected.view(torch.uint8))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("which", ["qk", "q", "k"])
+def test_apply_rotary_again(dtype, which, hits):
+    def pair(seed: int) -> list[Any]:
+        q, k = (values(2, heads, 3, 8, seed=seed).to(getattr(torch, dtype)) for heads in (4, 2))
+        return [q if "q" in which else None, k if "k" in which else None]
+
+    first, again = pair(1), pair(1)
+    fastpe.apply_rotary(*first, offset=9)
+    result = fastpe.apply_rotary(*again, offset=9)
+    assert hits == [False, True]
+    for x, expected in zip(again, first, strict=True):
+        if x is not None:
+            assert torch.equal(x, expected)
+            assert x._version == 1
+    alone = [x for x in again if x is not None]
+    assert result is alone[0] if len(alone) == 1 else all(a is b for a, b in zip(result, alone, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_embed_again(dtype, hits):
+    ids, table = torch.tensor([[3, 1], [0, 4]]), values(5, 8).to(getattr(torch, dtype))
+    first = fastpe.embed(ids, table, "sinusoidal", scale=2.0, offset=3)
+    again = fastpe.embed(ids.clone(), torch.nn.Parameter(table, requires_grad=False), "sinusoidal", scale=2.0, offset=3)
+    if dtype != "bfloat16":  # whose result is a view of NumPy's memory, made by the longer way
+        assert hits == [False, True]
+    assert again.dtype is table.dtype
+    assert torch.equal(first, again)
+    with pytest.raises(IndexError, match=r"embed: ids must lie in \[0, 5\).*got 5 at \(1, 0\)|embed: .*5"):
+        fastpe.embed(torch.tensor([[3, 1], [5, 4]]), table, "sinusoidal", scale=2.0, offset=3)
+    with pytest.raises(ValueError, match="offset"):
+        fastpe.embed(ids, table, scale=2.0) is not None and fastpe.embed(ids, table, scale=2.0, offset=3)
+
+
+def test_views_of_the_same_shape_are_other_calls(hits):
+    x = values(2, 6, 8)
+    fastpe.add_encoding(x[:, :3])
+    view = x[:, ::2]
+    expected = fastpe.add_encoding(view.numpy().copy())
+    fastpe.add_encoding(view)
+    assert hits == [False, False]
+    cases.assert_same_bits(view.numpy(), expected)
+
+
+def test_arguments_of_other_types_are_checked_anew(hits):
+    x = values(2, 3, 8)
+    fastpe.add_encoding(x)
+    fastpe.apply_rotary(x)
+    hits.clear()
+    for call in (
+        lambda: fastpe.add_encoding(x, seq_axis=-2.0),
+        lambda: fastpe.add_encoding(x, input_scale="1"),
+        lambda: fastpe.add_encoding(x, offset=True),
+        lambda: fastpe.apply_rotary(x, inverse=0),
+        lambda: fastpe.apply_rotary(x, offset=1.5),
+        lambda: fastpe.add_encoding(x, validate=0),
+    ):
+        before = x.clone()
+        with pytest.raises(TypeError):
+            call()
+        assert torch.equal(x, before)
+    assert not any(hits)
+
+
+@pytest.mark.parametrize("offset", [2**31 - 2, -(2**31) - 1, 2**70])
+def test_positions_are_checked_every_time(offset):
+    x = values(2, 3, 8)
+    for verb in (fastpe.add_encoding, fastpe.apply_rotary):
+        verb(x)
+        before = x.clone()
+        with pytest.raises(ValueError, match=r"offset|positions"):
+            verb(x, offset=offset)
+        assert torch.equal(x, before)
+
+
+def test_tensors_that_stand_for_other_values():
+    """Same dtype, shape and strides as a known call, but not the values of the memory."""
+    known = torch.zeros(2, 3, 4)
+    fastpe.add_encoding(known)
+    imaginary = torch.zeros(2, 3, 4, dtype=torch.complex64).conj().imag
+    assert imaginary.is_neg()
+    contiguous = torch._neg_view(torch.ones(2, 3, 4))
+    for x in (imaginary, contiguous):
+        before = x.clone()
+        with pytest.raises(TypeError, match="negates its memory"):
+            fastpe.add_encoding(x)
+        assert torch.equal(x, before)
+    with torch.inference_mode():
+        made = torch.zeros(2, 3, 4)
+        fastpe.add_encoding(made)
+    before = made.clone()
+    with pytest.raises(RuntimeError, match="inference tensor"):
+        fastpe.add_encoding(made)
+    assert torch.equal(made, before)
+
+
+def test_autograd_is_asked_every_time():
+    x = torch.zeros(2, 3, 4)
+    fastpe.add_encoding(x)
+    leaf = torch.zeros(2, 3, 4, requires_grad=True)
+    with pytest.raises(RuntimeError, match="leaf"):
+        fastpe.add_encoding(leaf)
+    assert not leaf.any()
+    inner = leaf * 1
+    fastpe.add_encoding(inner, input_scale=3.0)
+    fastpe.add_encoding(inner, input_scale=3.0)
+    inner.sum().backward()
+    assert torch.equal(leaf.grad, torch.full_like(leaf, 9.0))
+
+
+def test_q_and_k_that_overlap_otherwise_than_before():
+    memory = torch.zeros(2, 8, 3, 8)
+    q, k = memory[:, :4], memory[:, 4:]  # interleaved with one another, and apart
+    fastpe.apply_rotary(q, k)
+    fastpe.apply_rotary(q, k)
+    before = memory.clone()
+    shifted = memory[:, 2:6]
+    with pytest.raises(ValueError, match="apart"):
+        fastpe.apply_rotary(q, shifted)
+    with pytest.raises(ValueError, match="apart"):
+        fastpe.apply_rotary(q, q)
+    assert torch.equal(memory, before)
+
+
+def test_transforms_do_not_reach_the_kernel():
+    x = torch.zeros(2, 3, 4)
+    fastpe.add_encoding(x)
+    with pytest.raises((RuntimeError, TypeError), match=r"torch\.func|transforms"):
+        torch.func.vmap(lambda row: fastpe.add_encoding(row))(torch.zeros(5, 2, 3, 4))
+
+
+def test_forms_are_not_kept_without_end():
+    for width in range(1, 2 * repeated.repeated.MOST_FORMS):
+        fastpe.add_encoding(torch.zeros(1, 1, width))
+    assert 0 < len(repeated._known) <= repeated.repeated.MOST_FORMS
+
+
+def test_what_is_kept_owns_no_tensor():
+    import weakref
+
+    x = torch.zeros(2, 3, 4)
+    fastpe.add_encoding(x)
+    fastpe.apply_rotary(x)
+    fastpe.embed(torch.zeros(2, 3, dtype=torch.int64), x[0])
+    gone = weakref.ref(x)
+    del x
+    assert gone() is None

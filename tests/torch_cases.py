@@ -1,0 +1,51 @@
+"""What the tests of tensors share: tensors over NumPy views and over copies of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cases
+import numpy as np
+import torch
+
+DTYPES = {name: getattr(torch, name) for name in cases.DTYPES}
+VIEWS = {name: view for name, view in cases.VIEWS.items() if "reversed" not in name}  # PyTorch has no negative strides
+
+
+def shared(view: np.ndarray) -> torch.Tensor:
+    """A tensor over the memory of an array."""
+    if view.dtype == cases.DTYPES["bfloat16"]:
+        return torch.from_numpy(view.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(view)
+
+
+def tensor(view: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+    """A tensor with the values and strides of a view, in memory of its own."""
+    raw, offset = cases.memory_of(view)
+    whole = torch.from_numpy(np.array(raw)).to(device)
+    strides = [stride // view.itemsize for stride in view.strides]
+    if view.size == 0:
+        return torch.empty(view.shape, dtype=shared(np.empty(0, view.dtype)).dtype, device=device)
+    dtype = shared(np.empty(0, view.dtype)).dtype
+    aligned = torch.empty(raw.size, dtype=torch.uint8, device=device).copy_(whole)
+    return aligned.view(dtype).as_strided(view.shape, strides, offset // view.itemsize)
+
+
+def host(x: torch.Tensor) -> np.ndarray:
+    """The values of a tensor as an array of its own."""
+    x = x.detach().cpu()
+    if x.dtype == torch.bfloat16:
+        return x.contiguous().view(torch.int16).numpy().view(cases.DTYPES["bfloat16"]).copy()
+    return x.numpy().copy()
+
+
+def arguments(given: dict[str, Any], device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Arrays among arguments as tensors."""
+    return {
+        name: torch.tensor(value, device=device) if isinstance(value, np.ndarray) else value for name, value in given.items()
+    }
+
+
+def memory(x: torch.Tensor) -> bytes:
+    """All bytes of the storage that a tensor lies in."""
+    return bytes(x.untyped_storage().cpu().tolist()) if x.numel() else b""

@@ -35,7 +35,7 @@ from contenders import (
 from report import describe, machine
 
 import fastpe
-from fastpe import repeated
+from fastpe import bias_values, repeated
 from fastpe.backends import numba as backend
 from fastpe.backends import pool
 
@@ -575,6 +575,55 @@ def _training(run: Run) -> Iterator[Claim]:
         yield Claim(f"{what}, in place: times as fast as eager", medians["eager"] / alone, 3.0, True, "")
 
 
+# ---- biases ------------------------------------------------------------------------------------------------------------------
+
+
+def bias(run: Run) -> Iterator[Claim]:
+    """``add_bias(scores, ALiBi or T5Bias)``: share of the roofline; over torch adding a cached bias of every head, and masking; memory."""
+    heads, length, torch = 32, max(32, 2048 // run.shrink), torch_if_installed()
+    alibi = fastpe.ALiBi(heads)
+    t5 = fastpe.T5Bias(random_values((32, heads), "float32") * np.float32(1e-4), bidirectional=False)
+    for dtype, target in (("float32", 0.90), ("bfloat16", 0.75)):
+        scores = random_values((8 if run.shrink == 1 else 2, heads, length, length), dtype)
+        ones = np.zeros(min(scores.nbytes, 1024 * MB) // 4, np.float32)
+        probes = {f"{name} +1": call for name, call in host_probes(ones, run.threads).items()}
+        calls: dict[str, Call] = {
+            "alibi": lambda x=scores: fastpe.add_bias(x, alibi),
+            "t5": lambda x=scores: fastpe.add_bias(x, t5),
+            "causal": lambda x=scores: fastpe.add_bias(x, alibi, causal=True),
+            **probes,
+        }
+        if torch is not None:
+            tensor = as_tensor(scores)
+            cached = as_tensor(alibi.values(np.subtract.outer(np.arange(length), np.arange(length))).astype(scores.dtype))
+            future = torch.ones(length, length, dtype=torch.bool).triu(1)
+            calls["torch"] = lambda x=tensor, f=cached: x.add_(f)
+            calls["torch causal"] = lambda x=tensor, f=cached, m=future: x.add_(f).masked_fill_(m, -torch.inf)
+        medians = run.medians(calls)
+        roofline = min(medians[name] for name in probes) * (scores.nbytes / ones.nbytes)
+        detail, what = _milliseconds(medians), f"{dtype} {scores.shape}"
+        for name in ("alibi", "t5"):
+            yield Claim(f"{what} {name}: roofline", roofline / medians[name], target, True, detail)
+        if torch is not None:
+            yield Claim(f"{what}: over torch's cached bias", medians["torch"] / medians["alibi"], 1.2, True, "")
+            yield Claim(f"{what} causal: over torch's, then masked", medians["torch causal"] / medians["causal"], 3.0, True, "")
+        yield Claim(f"{what}: memory of a call, MB", _peak(lambda x=scores: fastpe.add_bias(x, alibi)), 4.0, False, "")
+        del scores, ones, probes, calls
+        gc.collect()
+
+
+def _peak(call: Call) -> float:
+    """MB that NumPy and Python allocate for a call that finds nothing made."""
+    import tracemalloc
+
+    bias_values._kept.cache_clear()
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / MB
+
+
 # ---- start and threads -------------------------------------------------------------------------------------------------------
 
 
@@ -667,6 +716,7 @@ SECTIONS: dict[str, Callable[[Run], Iterator[Claim]]] = {
     "rotary": rotary,
     "embed": embed,
     "tensors": tensors,
+    "bias": bias,
     "large": large,
     "size": size,
 }

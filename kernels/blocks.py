@@ -62,6 +62,23 @@ ARRAY, ARRAY_OUT, ARRAY_HEADS, ARRAY_STRIDES, ARRAY_OUT_STRIDES = 0, 1, 2, 3, 7 
 R_FREQUENCIES, R_WHOLE_TURNS, R_AXES, R_GROWTHS, R_GROWS, R_CENTRE, R_FACTOR = range(37, 44)
 R_COSINES, R_SINES, R_TABLE_ROWS, R_TABLE_ROW_STRIDE = range(37, 41)
 
+# Scores and biases; its places begin with T_.
+ADD_TOEPLITZ = (
+    *("x", "out", "batch", "heads", "rows", "columns"),
+    *("x_batch_stride", "x_head_stride", "x_row_stride", "x_column_stride"),
+    *("out_batch_stride", "out_head_stride", "out_row_stride", "out_column_stride"),
+    *("values", "values_head_stride", "values_batch_stride", "values_row_stride", "low", "high", "slopes", "symmetric"),
+    *("queries", "queries_batch_stride", "queries_row_stride", "start"),
+    *("keys", "keys_batch_stride", "keys_column_stride", "by_column", "causal"),
+    "input_scale",  # float64
+)
+T_X, T_OUT, T_BATCH, T_HEADS, T_ROWS, T_COLUMNS = range(6)
+T_X_BATCH_STRIDE, T_X_HEAD_STRIDE, T_X_ROW_STRIDE, T_X_COLUMN_STRIDE = range(6, 10)
+T_OUT_BATCH_STRIDE, T_OUT_HEAD_STRIDE, T_OUT_ROW_STRIDE, T_OUT_COLUMN_STRIDE = range(10, 14)
+T_VALUES, T_VALUES_HEAD_STRIDE, T_VALUES_BATCH_STRIDE, T_VALUES_ROW_STRIDE, T_LOW, T_HIGH, T_SLOPES, T_SYMMETRIC = range(14, 22)
+T_QUERIES, T_QUERIES_BATCH_STRIDE, T_QUERIES_ROW_STRIDE, T_START = range(22, 26)
+T_KEYS, T_KEYS_BATCH_STRIDE, T_KEYS_COLUMN_STRIDE, T_BY_COLUMN, T_CAUSAL, T_INPUT_SCALE = range(26, 32)
+
 # ---- the control block ---------------------------------------------------------------------------------------------------------
 
 # Counters, on cache lines of their own. Who calls counts in CALLED itself and the helpers that it calls from their seats; each adds

@@ -127,3 +127,53 @@ def add(
         kept = np.broadcast_to(mask, positions.shape)[..., None]
         result = np.where(kept, result, np.asarray(x, np.float64))
     return result
+
+
+# ---- biases ------------------------------------------------------------------------------------------------------------------
+
+
+def alibi(slopes: np.ndarray, distances: np.ndarray, symmetric: bool = False) -> np.ndarray:
+    """Press et al. 2022, section 3: -m (i - j), for each slope; distances are query minus key."""
+    return -np.multiply.outer(slopes, np.abs(distances) if symmetric else distances)
+
+
+def alibi_slopes(heads: int, max_bias: float = 8.0) -> np.ndarray:
+    """A geometric sequence that ends with 2^-max_bias; for other numbers of heads, every other one of twice as many is put behind."""
+    power = 2 ** int(np.floor(np.log2(heads)))
+    own = [2.0 ** (-max_bias * h / power) for h in range(1, power + 1)]
+    return np.array(own + [2.0 ** (-max_bias * h / (2 * power)) for h in range(1, 2 * power, 2)])[:heads]
+
+
+def kerple(p: np.ndarray, a: np.ndarray, distances: np.ndarray, kind: str) -> np.ndarray:
+    """Chi et al. 2022, corollary 1, of causal distances."""
+    n = np.maximum(distances, 0).astype(np.float64)
+    return np.stack([-u * np.log(1 + v * n) if kind == "log" else -v * n**u for u, v in zip(p, a, strict=True)])
+
+
+def sandwich(heads: int, distances: np.ndarray, width: int = 128) -> np.ndarray:
+    """Chi et al. 2023, section 4."""
+    k = np.arange(1, width // 2 + 1)
+    total = np.cos(np.multiply.outer(distances, 10000.0 ** (-2 * k / width))).sum(-1) - width / 2
+    return np.stack([total / (8 * h / heads) for h in range(1, heads + 1)])
+
+
+def fire(
+    w1: np.ndarray,
+    b1: np.ndarray,
+    w2: np.ndarray,
+    b2: np.ndarray,
+    c: float,
+    length: float,
+    distances: np.ndarray,
+    queries: np.ndarray,
+) -> np.ndarray:
+    """Li et al. 2023, equation 9 and its code in the appendix."""
+    x = np.log(1 + np.abs(c * distances)) / (np.log(1 + np.abs(c * np.maximum(queries, length))) + 1e-6)
+    hidden = np.maximum(x[..., None] * np.asarray(w1, np.float64).reshape(-1) + np.asarray(b1, np.float64), 0)
+    return np.moveaxis(hidden @ np.asarray(w2, np.float64).T + np.asarray(b2, np.float64), -1, 0)
+
+
+def add_bias(scores: np.ndarray, bias: np.ndarray, future: np.ndarray | None = None, input_scale: float = 1.0) -> np.ndarray:
+    """scores (B, H, Tq, Tk) times a factor plus a bias that broadcasts, in float64; -inf where ``future``."""
+    result = np.asarray(scores, np.float64) * input_scale + bias
+    return result if future is None else np.where(future, -np.inf, result)

@@ -50,6 +50,9 @@ class ndarray:
     T = property(lambda self: ndarray(self._host.T, self._owner))
 
     def __getitem__(self, index: Any) -> ndarray:
+        parts = index if isinstance(index, tuple) else (index,)
+        if any(isinstance(part, ndarray) for part in parts):  # a copy
+            return asarray(self._host[tuple(part._host if isinstance(part, ndarray) else part for part in parts)])
         return ndarray(self._host[index], self._owner)
 
     def reshape(self, *shape: Any) -> ndarray:

@@ -193,7 +193,7 @@ def test_targets() -> None:
 
 def test_a_benchmark_has_the_name_of_its_kernel() -> None:
     files = sorted(path.stem for path in BENCH.glob("test_*.py"))
-    assert files == ["test_add_sinusoidal", "test_embed", "test_rotate"]
+    assert files == ["test_add_sinusoidal", "test_add_toeplitz", "test_embed", "test_rotate"]
     for file in files:
         assert (ROOT / "kernels" / f"{file.removeprefix('test_')}.py").exists()
         assert f"def {file}(" in (BENCH / f"{file}.py").read_text()

@@ -13,6 +13,7 @@ import pytest
 from fastpe.kernels import (
     add_sinusoidal,
     add_table,
+    add_toeplitz,
     arithmetic,
     blocks,
     embed,
@@ -38,7 +39,7 @@ def text(file):
 
 
 def test_every_kernel_has_its_twin():
-    assert CUDA_FILES == ["add_sinusoidal", "add_table", "embed", "locate_rows", "rotate", "rotate_table"]
+    assert CUDA_FILES == ["add_sinusoidal", "add_table", "add_toeplitz", "embed", "locate_rows", "rotate", "rotate_table"]
     shared = {path.stem for path in KERNELS.glob("*.cuh")}
     assert shared == {"arithmetic", "rotate_pairs", "rows", "sum_rows"}
     for name in [*CUDA_FILES, *shared]:
@@ -60,6 +61,7 @@ def test_entry_points_carry_their_files_name():
     assert embed.build("int8", None, None, "float16", "sinusoidal").__name__ == "embed_int8_none_none_float16_sinusoidal"
     assert add_table.build("float32", "bfloat16").__name__ == "add_table_float32_none_bfloat16_float32_learned"
     assert rotate_table.build("float64", rotate_pairs.IN_PLACE).__name__ == "rotate_table_f64_in_place"
+    assert add_toeplitz.build("bfloat16").__name__ == "add_toeplitz_bf16"
     rows = [name for name in vars(locate_rows) if name.startswith("locate_rows")]
     assert sorted(rows) == sorted(re.findall(r"(locate_rows_\w+)\(const", text("locate_rows.cu")))
 
@@ -79,24 +81,25 @@ def test_argument_blocks_agree():
     """The struct in the .cu, and what both backends pack: same fields, same order; and the places by which Numba finds them."""
     packers = {"add_sinusoidal": numba_backend._BLOCK, **numba_backend._ROTATE_BLOCKS}
     packers |= dict.fromkeys(("embed", "add_table"), numba_backend._SUM_BLOCK)
+    packers["add_toeplitz"] = numba_backend._TOEPLITZ_BLOCK
+    prefixes = {"rotate": "R_", "rotate_table": "R_", "add_toeplitz": "T_"}
     for name, expected in (
         ("add_sinusoidal", blocks.ADD_SINUSOIDAL),
         ("rotate", blocks.ROTATE),
         ("rotate_table", blocks.ROTATE_TABLE),
         ("embed", blocks.SUM_ROWS),
         ("add_table", blocks.SUM_ROWS),
+        ("add_toeplitz", blocks.ADD_TOEPLITZ),
     ):
         fields = struct_fields(name)
         assert tuple(field for _, field in fields) == expected
         kinds = "".join({"i64": "q", "double": "d"}[kind] for kind, _ in fields)
         assert re.sub(r"(\d+)(\w)", lambda run: int(run[1]) * run[2], packers[name].format) == f"={kinds}"
-        places = {
-            field: getattr(blocks, f"R_{field.upper()}" if name.startswith("rotate") else field.upper(), None)
-            for field in expected
-        }
+        places = {field: getattr(blocks, f"{prefixes.get(name, '')}{field.upper()}", None) for field in expected}
         for place, field in enumerate(expected):
             assert places[field] in (place, None), field
     assert None not in [getattr(blocks, field.upper(), None) for field in blocks.SUM_ROWS]
+    assert None not in [getattr(blocks, f"T_{field.upper()}", None) for field in blocks.ADD_TOEPLITZ]
     q, k = (
         blocks.ROTATE[start : start + blocks.R_ARRAY_WORDS]
         for start in (blocks.R_ARRAYS, blocks.R_ARRAYS + blocks.R_ARRAY_WORDS)
@@ -131,11 +134,18 @@ def test_modes_agree():
 
 @pytest.mark.parametrize(
     ("module", "dtype"),
-    [(add_sinusoidal, "bfloat16"), (add_sinusoidal, "float64"), (rotate, "float16"), (rotate_table, "float32")],
+    [
+        (add_sinusoidal, "bfloat16"),
+        (add_sinusoidal, "float64"),
+        (rotate, "float16"),
+        (rotate_table, "float32"),
+        (add_toeplitz, "bfloat16"),
+    ],
 )
 def test_kernels_allocate_nothing(module, dtype):
     """Numba's runtime would do it with Python's allocator, in a thread without the GIL (`sharing.py` says what came of it)."""
-    kernel = numba.njit(module.SIGNATURE, nogil=True, error_model="numpy")(module.build(dtype, add_sinusoidal.OUT_OF_PLACE))
+    variant = () if module is add_toeplitz else (add_sinusoidal.OUT_OF_PLACE,)
+    kernel = numba.njit(module.SIGNATURE, nogil=True, error_model="numpy")(module.build(dtype, *variant))
     (source,) = kernel.inspect_llvm().values()
     functions = {text.split("@")[1].split("(")[0]: text for text in re.findall(r"^define .*?^\}", source, re.M | re.S)}
     ours = {

@@ -82,11 +82,14 @@ MAY_IMPORT = {
     "encodings": {"checks", "phase", "scaling", "encodings", "dispatch", "arrays"},  # a table is arrays
     "arguments": {"checks", "arrays", "dispatch", "encodings"},
     "embedding": {"torch", "repeated", "checks", "arguments", "arrays", "dispatch", "encodings", "operations", "rows"},
+    "toeplitz": {"arrays"},
+    "bias_values": {"checks", "arguments", "arrays", "dispatch", "encodings", "toeplitz"},
+    "biases": {"checks", "arguments", "arrays", "bias_values", "dispatch", "encodings", "rows", "toeplitz", "torch"},
     "locks": set(),
     "dispatch": {"checks", "arrays", "locks"},
     "rows": {"checks", "arrays", "dispatch"},
     "operations": {"arrays", "encodings", "rows"},
-    "backends": {"checks", "arrays", "encodings", "operations", "backends", "kernels", "locks"},
+    "backends": {"checks", "arrays", "encodings", "operations", "backends", "kernels", "locks", "toeplitz"},
     "repeated": {"checks", "encodings"},
     "api": {"repeated", "checks", "arguments", "arrays", "dispatch", "encodings", "operations", "rows", "backends", "torch"},
     "rotations": {"torch", "repeated", "checks", "arguments", "arrays", "dispatch", "encodings", "operations", "rows"},
@@ -103,6 +106,8 @@ MAY_IMPORT = {
         "rows",
         "scaling",
         "torch",
+        "biases",
+        "bias_values",
     },
     "kernels": {"kernels"},
 }
@@ -197,8 +202,21 @@ def test_version_is_the_packages():
 # ---- documentation -----------------------------------------------------------------------------------------------------------
 
 
-DOCUMENTED = ("api", "rotations", "embedding", "encodings.sinusoidal", "encodings.rotary", "backends.pool")
-DOCUMENTED += ("torch.functional", "torch.modules", "torch.transformers")
+DOCUMENTED = (
+    "api",
+    "rotations",
+    "embedding",
+    "biases",
+    "encodings.bias",
+    "encodings.buckets",
+    "encodings.fire",
+    "encodings.sinusoidal",
+    "encodings.rotary",
+    "backends.pool",
+    "torch.functional",
+    "torch.modules",
+    "torch.transformers",
+)
 
 
 @pytest.mark.parametrize("name", [f"fastpe.{name}" for name in DOCUMENTED])

@@ -225,3 +225,82 @@ def test_rerotate(gpu, dtype):
         assert fastpe.rerotate(here, **given) is here
         assert fastpe.rerotate(there, **gpu.arguments(given)) is there
         cases.assert_same_bits(gpu.host(there), here)
+
+
+# ---- biases ------------------------------------------------------------------------------------------------------------------
+
+TABLE = np.random.default_rng(7).standard_normal((32, 3)).astype(np.float32)
+LAYERS = [np.random.default_rng(8).standard_normal(shape).astype(np.float32) for shape in ((8, 1), 8, (3, 8), 3)]
+BIASES = {
+    "alibi": lambda array: fastpe.ALiBi(3),
+    "alibi_symmetric": lambda array: fastpe.ALiBi(3, symmetric=True),
+    "t5": lambda array: fastpe.T5Bias(array(TABLE)),
+    "t5_causal": lambda array: fastpe.T5Bias(array(TABLE), False, 20),
+    "deberta": lambda array: fastpe.LogBuckets(array(TABLE), max_distance=20),
+    "kerple": lambda array: fastpe.Kerple([1.5, 0.5, 0.25], [0.3, 0.2, 0.1], "power"),
+    "fire": lambda array: fastpe.FIRE(*(array(layer) for layer in LAYERS), length=8),
+}
+
+
+def biased(platform, scores, name, given, **options):
+    """Add a bias on the host and on a GPU; return both results as NumPy arrays."""
+    here, there = scores.copy(), platform.array(scores)
+    fastpe.add_bias(here, BIASES[name](np.array), **given, **options)
+    bias = BIASES[name](platform.array)
+    assert fastpe.add_bias(there, bias, **platform.arguments(given), validate=name in ("kerple", "fire"), **options) is there
+    return platform.host(there), here
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("name", BIASES)
+def test_biases(gpu, dtype, name):
+    rng = np.random.default_rng(0)
+    for shape in ((2, 3, 9, 16), (1, 3, 5, 13)):
+        batch, _, rows, columns = shape
+        for given in (
+            {},
+            {"q_offset": np.arange(batch) * 9},
+            {"q_positions": rng.integers(-9, 40, (batch, rows)), "k_positions": rng.integers(0, 40, columns)},
+        ):
+            for causal in (False, True):
+                got, expected = biased(gpu, cases.random(shape, dtype), name, given, causal=causal, input_scale=0.3)
+                cases.assert_same_bits(got, expected)
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("view", cases.VIEWS)
+def test_bias_views(gpu, dtype, view):
+    scores = cases.VIEWS[view](cases.random((2, 3, 10, 16), dtype))
+    got, expected = biased(gpu, scores, "t5", {"q_offset": 3}, causal=True)
+    cases.assert_same_bits(got, expected)
+    got, expected = biased(gpu, scores, "alibi", {"k_positions": np.arange(16)[::-1].copy()})
+    cases.assert_same_bits(got, expected)
+
+
+def test_biases_out_of_place(gpu):
+    scores = cases.random((2, 3, 5, 8), "float16")
+    out, source = gpu.array(np.zeros_like(scores)), gpu.array(scores)
+    assert fastpe.add_bias(source, fastpe.ALiBi(3), out=out, causal=True) is out
+    cases.assert_same_bits(gpu.host(out), fastpe.add_bias(scores.copy(), fastpe.ALiBi(3), causal=True))
+    cases.assert_same_bits(gpu.host(source), scores)
+
+
+def test_biases_of_any_position(gpu):
+    """Values on a GPU are not read back: what is no position makes NaN, and no value reads beyond the bias's values."""
+    queries = np.array([0, 2**31, -(2**63), 5, 2**31 - 1])
+    keys = np.array([0, 2**62, 7, -(2**31), 2**63 - 1, 3, 1, 2])
+    lost = (np.abs(queries.astype(float)) > 2**31 - 1)[:, None] | (np.abs(keys.astype(float)) > 2**31)
+    for name in ("alibi", "alibi_symmetric", "t5", "t5_causal", "deberta"):
+        for causal in (False, True):
+            there = gpu.array(np.zeros((1, 3, 5, 8), np.float32))
+            given = {"q_positions": gpu.array(queries), "k_positions": gpu.array(keys)}
+            fastpe.add_bias(there, BIASES[name](gpu.array), causal=causal, **given)
+            found = gpu.host(there)
+            hidden = np.isneginf(found)
+            assert (np.isnan(found) | (hidden & causal) == np.broadcast_to(lost, found.shape) | hidden).all()
+            assert np.isfinite(found[..., 0, [0, 5]]).all() or causal
+    for name in ("kerple", "fire"):
+        with pytest.raises(ValueError, match="validate must be True where positions lie on a GPU"):
+            fastpe.add_bias(
+                gpu.array(np.zeros((1, 3, 5, 8), np.float32)), BIASES[name](gpu.array), k_positions=gpu.array(np.arange(8))
+            )

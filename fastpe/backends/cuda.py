@@ -23,6 +23,7 @@ from ..arrays import ITEMSIZE, Memory
 from ..encodings import RotaryPlan, SinusoidalPlan, TablePlan
 from ..kernels import blocks as at
 from ..operations import AddSinusoidal, CallerTable, RotaryTables, Rotate, SumRows, Tables
+from ..toeplitz import AddToeplitz
 from . import cache
 
 OPTIONS = ("--std=c++17", "-fmad=false")  # and no -ftz, which CuPy's own compiler would append: subnormal numbers survive
@@ -223,12 +224,15 @@ _PAIRS = {"vec16_interleaved": 8, "vec16_concatenated": 16}  # bytes of a thread
 def warmup(dtype: str, device: int) -> None:
     """Compile and load every kernel for a device (the element types share one module)."""
     require()
-    for name in ("add_sinusoidal", "rotate", "rotate_table", "locate_rows"):
+    for name in ("add_sinusoidal", "rotate", "rotate_table", "locate_rows", "add_toeplitz"):
         _module(name, device)
 
 
-def run(operation: AddSinusoidal | Rotate | SumRows) -> None:
+def run(operation: AddSinusoidal | Rotate | SumRows | AddToeplitz) -> None:
     """Launch an operation on the caller's current stream."""
+    if isinstance(operation, AddToeplitz):
+        _toeplitz(operation)
+        return
     if isinstance(operation, Rotate):
         _rotate(operation)
         return
@@ -425,6 +429,61 @@ def _sum_variant(call: dict[str, Any], sizes: dict[str, int], tables: list[tuple
     if not contiguous or call["width"] % 2 or block % elements or any(aligned):
         return "columns"
     return "vec16_interleaved" if call["interleaved"] else "vec16_concatenated"
+
+
+# ---- biases on scores --------------------------------------------------------------------------------------------------------
+
+_VALUES = (
+    "the values of a learned bias, or of one of many distances, would not outlive the call, but a captured graph would read them: "
+    "add this bias outside of the capture"
+)
+
+
+def _toeplitz(operation: AddToeplitz) -> None:
+    out, key = operation.out, operation.key
+    device, itemsize = out.device, ITEMSIZE[out.dtype]
+    assert device is not None
+    for memory in (operation.x, out):
+        _check_alignment("add_bias", memory)
+    made, is_table = operation.values, operation.slopes is None
+    array = operation.slopes if made is None else made.array
+    if made is not None and made.device is not None:
+        _refuse_capture(device, _VALUES)
+        address, alive = made.address, array
+    elif key is not None:
+        address, alive = _uploaded(key, device, lambda: (array,))[0], None
+    else:
+        import cupy
+
+        _refuse_capture(device, _VALUES)
+        with cupy.cuda.Device(device):
+            alive = cupy.asarray(array)
+        address = alive.data.ptr
+    for arguments in operation.arguments(address if is_table else 0, 0 if is_table else address):
+        call: dict[str, Any] = dict(zip(at.ADD_TOEPLITZ, arguments, strict=True))
+        variant = _toeplitz_variant(call, itemsize)
+        columns = call["columns"] if variant == "columns" else call["columns"] * itemsize // 16
+        grid, block = _toeplitz_grid(call, columns)
+        entry = f"add_toeplitz_{_SUFFIX[out.dtype]}_{variant}"
+        _launch("add_toeplitz", entry, device, grid, block, _block(at.ADD_TOEPLITZ, arguments))
+    del alive
+
+
+def _toeplitz_variant(call: dict[str, Any], itemsize: int) -> str:
+    """The 16-byte vector kernel where addresses, outer strides and columns allow, else one column a thread."""
+    outer = [call[f"{array}{part}"] for array in ("x", "out") for part in ("", "_batch_stride", "_head_stride", "_row_stride")]
+    contiguous = all(call[f"{array}_column_stride"] == itemsize for array in ("x", "out"))
+    aligned = not any(value % 16 for value in (*outer, call["columns"] * itemsize))
+    return "vec16" if contiguous and aligned else "columns"
+
+
+def _toeplitz_grid(call: dict[str, Any], columns: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """Threads over columns (x), groups of four rows (y), sequences and heads (z)."""
+    groups = -(-call["rows"] // 4)
+    wide = min(THREADS, 1 << max(columns - 1, 0).bit_length())
+    tall = min(THREADS // wide, 1 << max(groups - 1, 0).bit_length())
+    down, deep = min(-(-groups // tall), MOST_BLOCKS_YZ), min(call["batch"] * call["heads"], MOST_BLOCKS_YZ)
+    return (-(-columns // wide), down, deep), (wide, tall)
 
 
 # ---- locate_rows -------------------------------------------------------------------------------------------------------------

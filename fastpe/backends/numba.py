@@ -25,6 +25,7 @@ from ..kernels import blocks as at
 from ..kernels import locate_rows
 from ..locks import unforkable
 from ..operations import AddSinusoidal, CallerTable, RotaryTables, Rotate, SumRows, Tables
+from ..toeplitz import AddToeplitz
 from . import cache, pool
 
 CHUNK_BYTES = 1 << 18  # of x
@@ -129,19 +130,23 @@ def warmup(dtype: str, device: int | None) -> None:
     kernel("rotate", dtype, _IN_PLACE)
 
 
-def run(operation: AddSinusoidal | Rotate | SumRows) -> None:
+def run(operation: AddSinusoidal | Rotate | SumRows | AddToeplitz) -> None:
     """Run an operation to its end."""
     for call in _calls(operation):
         call.again()
 
 
-def prepare(operation: AddSinusoidal | Rotate | SumRows) -> Any:
+def prepare(operation: AddSinusoidal | Rotate | SumRows | AddToeplitz) -> Any:
     """What runs this operation again for other arrays of the same layout; None where that takes more than one call."""
     calls = list(itertools.islice(_calls(operation), 2))
     return calls[0] if len(calls) == 1 else None
 
 
-def _calls(operation: AddSinusoidal | Rotate | SumRows) -> Iterator[Call | RotateCall | SumCall]:
+def _calls(
+    operation: AddSinusoidal | Rotate | SumRows | AddToeplitz,
+) -> Iterator[Call | RotateCall | SumCall | ToeplitzCall]:
+    if isinstance(operation, AddToeplitz):
+        return _toeplitz(operation)
     if isinstance(operation, Rotate):
         return _rotations(operation)
     return _sums(operation) if isinstance(operation, SumRows) else _additions(operation)
@@ -515,6 +520,50 @@ class SumCall(_Prepared):
             np.left_shift(offsets, 32, out=blocks.positions)
             words[_POSITIONS] = blocks.positions_at
         self._compute(blocks)
+
+
+# ---- biases on scores --------------------------------------------------------------------------------------------------------
+
+_TOEPLITZ_BLOCK = struct.Struct(f"={len(at.ADD_TOEPLITZ) - 1}q1d")
+GATHERED_BYTES = 8 * 512 + at.LINE_BYTES  # a block of kernels/add_toeplitz.py
+
+
+def _toeplitz(operation: AddToeplitz) -> Iterator[ToeplitzCall]:
+    compiled = kernel("add_toeplitz", operation.out.dtype)
+    slopes = None if operation.slopes is None else np.ascontiguousarray(operation.slopes, np.float64)
+    values_at = 0 if operation.values is None else operation.values.address
+    for arguments in operation.arguments(values_at, 0 if slopes is None else slopes.ctypes.data):
+        yield ToeplitzCall(compiled, arguments, operation.out.dtype, (operation.values, slopes, operation.places))
+
+
+class ToeplitzCall(_Prepared):
+    """A call of ``add_toeplitz``."""
+
+    def __init__(self, compiled: Callable[..., None], arguments: tuple[Any, ...], dtype: str, alive: Any) -> None:
+        batch, heads, self.rows, columns = arguments[at.T_BATCH : at.T_COLUMNS + 1]
+        itemsize, all_rows = ITEMSIZE[dtype], batch * heads * self.rows
+        row_bytes, in_place = columns * itemsize, arguments[at.T_X] == arguments[at.T_OUT]
+        rows_per_chunk = max(1, CHUNK_BYTES // row_bytes)
+        strides = arguments[at.T_X_ROW_STRIDE], arguments[at.T_OUT_ROW_STRIDE]
+        contiguous = arguments[at.T_X_COLUMN_STRIDE] == arguments[at.T_OUT_COLUMN_STRIDE] == itemsize
+        outs = arguments[at.T_OUT], *arguments[at.T_OUT_BATCH_STRIDE : at.T_OUT_COLUMN_STRIDE + 1]
+        streams = contiguous and all_rows * row_bytes > cache_bytes() and not any(value % itemsize for value in outs)
+        control = {
+            at.CHUNKS: -(-all_rows // rows_per_chunk),
+            at.ROWS_PER_CHUNK: rows_per_chunk,
+            at.YIELD_FUNCTION: pool.yield_function(),
+            at.CALLED: 1,
+            at.ROOM_BYTES: -(-GATHERED_BYTES // at.LINE_BYTES) * at.LINE_BYTES,
+            at.CONTIGUOUS: contiguous,
+            at.DENSE: contiguous and strides == (row_bytes, row_bytes),
+            at.STREAMS: 0 if not streams else 1 if in_place else 2,
+            at.AHEAD: -(-at.AHEAD_BYTES // row_bytes) * strides[0],
+        }
+        super().__init__(compiled, _TOEPLITZ_BLOCK, arguments, control, all_rows * row_bytes, 0, alive)
+
+    def again(self) -> None:
+        """Run on the arrays that it was made for."""
+        self._compute(self._blocks())
 
 
 # ---- finished rows -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""The encodings: frozen values that know their formula and nothing about arrays, devices or threads."""
+"""The encodings: frozen values that know their formula and nothing about arrays, devices or threads.
+
+Those of attention scores, in `bias.py` and `buckets.py`, are imported where they are needed.
+"""
 
 from __future__ import annotations
 

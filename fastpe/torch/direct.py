@@ -38,7 +38,7 @@ def add_encoding(
     function, device = "add_encoding", x.device
     source = as_array(function, "x", x)
     target = x if out is None else as_result(function, out)
-    _check_writable(function, target)
+    check_writable(function, target)
     if positions is None and cu_seqlens is None and mask is None and out is None:  # what repeated calls have, in short
         offset = seen(function, "offset", offset, device)
         with _here if device == _CPU else on_stream(device):
@@ -85,7 +85,7 @@ def apply_rotary(
     device = first.device
     sources = seen(function, "q", q, device), seen(function, "k", k, device)
     targets = _pair(q, k) if out is None else _results(function, out)
-    _check_writable(function, *targets)
+    check_writable(function, *targets)
     if transposed and _is_orthogonal(encoding):
         inverse, transposed = not inverse, False
     offset = seen(function, "offset", offset, device)
@@ -130,7 +130,7 @@ def rerotate(
     """``fastpe.rerotate`` on tensors, or its transpose."""
     function, device = "rerotate", k.device
     written = k if out is None else as_result(function, out)
-    _check_writable(function, written)
+    check_writable(function, written)
     given = {
         "k": k,
         "delta": delta,
@@ -178,7 +178,7 @@ def embed(
         assert dtype is not None
         out = new((*ids.shape, table.shape[1]), dtype, device)
     else:
-        _check_writable(function, out)
+        check_writable(function, out)
     given = {"offset": offset, "positions": positions, "cu_seqlens": cu_seqlens, "mask": mask, "out": out}
     arrays = {name: seen(function, name, value, device) for name, value in given.items() if value is not None}
     if isinstance(token_types, (tuple, list)):
@@ -196,7 +196,7 @@ def embed(
 def encode(positions: Any, dim: int, encoding: Any, seq_len: int | None, out: Tensor, validate: bool) -> None:
     """``fastpe.encode`` into a tensor."""
     function, device = "encode", out.device
-    _check_writable(function, out)
+    check_writable(function, out)
     found, target = seen(function, "positions", positions, device), as_array(function, "out", out)
     _run(device, api.encode, found, dim, encoding, out=target, seq_len=seq_len, validate=validate)
     count_up(out)
@@ -283,7 +283,7 @@ def on_stream(device: torch.device) -> Any:
 # ---- what autograd keeps watch over ------------------------------------------------------------------------------------------
 
 
-def _check_writable(function: str, *written: Tensor) -> None:
+def check_writable(function: str, *written: Tensor) -> None:
     for x in written:
         if isinstance(x, Tensor) and x.is_inference() and not torch.is_inference_mode_enabled():
             rule = "an inference tensor must not be written outside InferenceMode"

@@ -14,8 +14,9 @@ from ..checks import describe, message
 from ..dispatch import library_of
 from ..encodings import Learned
 from . import direct, gradients, memory, ops, sums, watching
+from .bias import with_bias
 
-__all__ = ["add_encoding", "apply_rotary", "apply_rotary_qkv", "embed", "rerotate"]
+__all__ = ["add_bias", "add_encoding", "apply_rotary", "apply_rotary_qkv", "embed", "rerotate"]
 
 Tensor = torch.Tensor
 is_compiling = torch.compiler.is_compiling
@@ -68,6 +69,46 @@ def add_encoding(
     function = gradients.add_encoding if watching.watched(x, table) else gradients.AddEncoding.forward
     result: Tensor = function(x, table, offset, positions, cu_seqlens, mask, rest)
     return result
+
+
+def add_bias(
+    scores: Tensor,
+    bias: Any,
+    *,
+    q_offset: Any = None,
+    q_positions: Any = None,
+    k_positions: Any = None,
+    causal: bool = False,
+    input_scale: float = 1.0,
+    validate: bool = False,
+) -> Tensor:
+    """Return attention scores with a bias by distance added; they are left alone.
+
+    Parameters
+    ----------
+    scores, bias, q_offset, q_positions, k_positions, causal, input_scale, validate
+        As ``fastpe.add_bias``.
+
+    Returns
+    -------
+    A new tensor like scores. Its gradient is ``input_scale`` times that of the result, 0 where ``causal`` wrote -inf. Tensors of the
+    bias (tables, slopes, KERPLE's p and a, FIRE's layers, c and length) get sums over all scores by distance.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As ``fastpe.add_bias``.
+
+    Examples
+    --------
+    >>> import torch, fastpe.torch
+    >>> table = torch.zeros(32, 2, requires_grad=True)
+    >>> fastpe.torch.functional.add_bias(torch.zeros(2, 3, 3), fastpe.T5Bias(table), causal=True)[0, 0, 0].backward()
+    >>> table.grad[:2, 0]
+    tensor([1., 0.])
+    """
+    _check_tensor("add_bias", "scores", scores)
+    return with_bias(scores, bias, q_offset, q_positions, k_positions, causal, input_scale, validate)
 
 
 def apply_rotary(

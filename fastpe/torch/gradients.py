@@ -24,7 +24,7 @@ Tensor = torch.Tensor
 # ---- what a function keeps for the way back ----------------------------------------------------------------------------------
 
 
-def _keep(ctx: Any, *values: Any) -> None:
+def keep(ctx: Any, *values: Any) -> None:
     """Tensors in autograd's own way, which sees whether they are written until then; anything else as it is."""
     tensors = [value if isinstance(value, Tensor) else None for value in values]
     ctx.save_for_backward(*tensors)
@@ -32,7 +32,7 @@ def _keep(ctx: Any, *values: Any) -> None:
     ctx.plain = [None if isinstance(value, Tensor) else value for value in values]
 
 
-def _kept(ctx: Any) -> list[Any]:
+def kept(ctx: Any) -> list[Any]:
     return [plain if tensor is None else tensor for tensor, plain in zip(ctx.saved_tensors, ctx.plain, strict=True)]
 
 
@@ -82,11 +82,11 @@ class AddEncoding(torch.autograd.Function):
         if rest.in_place:
             ctx.mark_dirty(x)
         ctx.rest, ctx.table = rest, None if table is None else (table.shape[0], table.dtype)
-        _keep(ctx, *places)
+        keep(ctx, *places)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        places, rest = _kept(ctx), ctx.rest
+        places, rest = kept(ctx), ctx.rest
         may_write = owned(grad)
         of_x = of_table = None
         if ctx.needs_input_grad[1]:
@@ -101,7 +101,7 @@ class AddEncoding(torch.autograd.Function):
     def jvp(ctx: Any, x: Tensor | None, table: Tensor | None, *others: Any) -> Any:
         if table is not None:
             raise NotImplementedError("fastpe.torch.functional.add_encoding: no forward-mode derivative by a learned table.")
-        return None if x is None else scaled(x, _kept(ctx)[3], ctx.rest, False).clone()
+        return None if x is None else scaled(x, kept(ctx)[3], ctx.rest, False).clone()
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, *given: Any) -> tuple[Tensor, int]:
@@ -156,11 +156,11 @@ class ApplyRotary(torch.autograd.Function):
         if rest.in_place:
             ctx.mark_dirty(x)
         ctx.rest = rest
-        _keep(ctx, *places, *tables_of(rest.encoding))
+        keep(ctx, *places, *tables_of(rest.encoding))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        places, rest = _kept(ctx)[:4], ctx.rest
+        places, rest = kept(ctx)[:4], ctx.rest
         rest = rest._replace(transposed=not rest.transposed, in_place=False)
         if owned(grad):
             rotate(grad, None, rest, *places)
@@ -169,7 +169,7 @@ class ApplyRotary(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, x: Tensor | None, *others: Any) -> Any:
-        return None if x is None else apply_rotary(x, *_kept(ctx)[:4], ctx.rest)
+        return None if x is None else apply_rotary(x, *kept(ctx)[:4], ctx.rest)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, *others: Any) -> tuple[Tensor, int]:
@@ -242,16 +242,16 @@ class Rerotate(torch.autograd.Function):
         if rest.in_place:
             ctx.mark_dirty(x)
         ctx.rest = rest
-        _keep(ctx, *places)
+        keep(ctx, *places)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         rest = ctx.rest._replace(transposed=not ctx.rest.transposed, in_place=False)
-        return rerotate(grad.resolve_neg(), *_kept(ctx), rest), None, None, None, None, None, None
+        return rerotate(grad.resolve_neg(), *kept(ctx), rest), None, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, x: Tensor | None, *others: Any) -> Any:
-        return None if x is None else rerotate(x, *_kept(ctx), ctx.rest)
+        return None if x is None else rerotate(x, *kept(ctx), ctx.rest)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, *others: Any) -> tuple[Tensor, int]:
@@ -294,11 +294,11 @@ class Embed(torch.autograd.Function):
         table, types, learned, ids, type_ids, _, *places, rest = inputs
         ctx.rest = rest
         ctx.tables = [None if one is None else (one.shape[0], one.dtype) for one in (table, types, learned)]
-        _keep(ctx, ids, type_ids, *places)
+        keep(ctx, ids, type_ids, *places)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        ids, type_ids, *places, mask = _kept(ctx)
+        ids, type_ids, *places, mask = kept(ctx)
 
         def locate(grad: Tensor, kept: Any) -> Tensor:
             offset, positions, cu_seqlens = places

@@ -1,0 +1,312 @@
+"""Biases on attention scores that are a formula in the distance of query and key: ALiBi, KERPLE, Sandwich."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import checks, dispatch
+from ..checks import describe, message
+
+Reach = tuple[int | None, int | None]
+
+
+class Bias:
+    """What ``add_bias`` asks of a bias: how many heads, and what it adds at a distance, query minus key.
+
+    ``reach``: the distances below and above which nothing changes any more, None for no end. A new bias is a subclass with ``heads``,
+    ``parameters`` and ``evaluate``; it needs no kernel.
+    """
+
+    normalises: ClassVar[bool] = False  # whether the query's position matters beside the distance
+
+    if TYPE_CHECKING:  # a field in some, and a dataclass would take a property for its default
+
+        @property
+        def heads(self) -> int:
+            """Heads H."""
+
+    @property
+    def reach(self) -> Reach:
+        """No end."""
+        return None, None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What ``evaluate`` takes by name: tuples of numbers, or arrays and tensors of the caller's."""
+        return {}
+
+    @property
+    def slopes_of(self) -> Any:
+        """Where the bias is -slope * distance: its slopes, one a head; else None."""
+        return None
+
+    def evaluate(self, xp: Any, distances: Any, queries: Any = None, **parameters: Any) -> Any:
+        """float64 of shape (H, *distances.shape), with the functions of ``xp`` (NumPy, CuPy or torch) on its arrays."""
+        raise NotImplementedError
+
+    def values(self, distances: Any, queries: Any = None) -> npt.NDArray[np.float64]:
+        """The bias of each head at these distances, query minus key, on the host.
+
+        Parameters
+        ----------
+        distances : integers of any shape
+        queries : integers that broadcast with the distances
+            Positions of the queries, for a bias that depends on them.
+
+        Returns
+        -------
+        float64 of shape (H, *shape of distances).
+        """
+        n = np.asarray(distances)
+        given = {name: as_float64(type(self).__name__, name, value) for name, value in self.parameters.items()}
+        at = None if queries is None else np.asarray(queries)
+        result: npt.NDArray[np.float64] = self.evaluate(np, n, at, **given)
+        return result
+
+
+# ---- parameters --------------------------------------------------------------------------------------------------------------
+
+
+def per_head(function: str, name: str, value: Any) -> Any:
+    """Numbers, one a head: a tuple of finite floats, or the caller's tensor or CuPy array as it is."""
+    library = dispatch.library_of(value)
+    if library is not None and library.NAME != "numpy":
+        shape = tuple(value.shape)
+        if len([size for size in shape if size != 1]) > 1 or math.prod(shape) < 1:
+            raise ValueError(message(function, f"{name} must be (H,) numbers, one a head", f"shape {shape}"))
+        check_finite(function, name, value)
+        return value
+    if isinstance(value, (int, float, str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+        raise TypeError(message(function, f"{name} must be (H,) numbers, one a head", describe(value)))
+    flat = value.reshape(-1).tolist() if isinstance(value, np.ndarray) else value
+    if len(flat) < 1 or (isinstance(value, np.ndarray) and max(value.shape) != value.size):
+        raise ValueError(message(function, f"{name} must be (H,) numbers, one a head", describe(value)))
+    return tuple(checks.number(function, name, one) for one in flat)
+
+
+def count(value: Any) -> int:
+    """How many numbers there are."""
+    return len(value) if isinstance(value, tuple) else math.prod(value.shape)
+
+
+def check_finite(function: str, name: str, value: Any) -> None:
+    """Refuse NaN and inf in an array on the host; what lies on a GPU is not read."""
+    if dispatch.is_tensor(value):
+        # A tensor that is traced has no values.
+        if type(value).__name__ not in ("Tensor", "Parameter") or value.device.type != "cpu":
+            return
+        finite = bool(value.detach().isfinite().all())
+    elif isinstance(value, np.ndarray):
+        finite = bool(np.isfinite(value.astype(np.float64)).all())
+    else:
+        return
+    if not finite:
+        raise ValueError(message(function, f"{name} must be finite", f"{describe(value)} with NaN or inf"))
+
+
+def as_float64(function: str, name: str, value: Any) -> Any:
+    """A parameter as float64 on the host."""
+    if isinstance(value, (tuple, float, int)):
+        return np.array(value, np.float64)
+    library, found = dispatch.memory(function, name, value, tensors=True)
+    array: Any = library.as_host(found.array)
+    return np.asarray(array).astype(np.float64)
+
+
+# ---- ALiBi -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ALiBi(Bias):
+    """Attention with linear biases: -m_h (i - j) for query i and key j.
+
+    m_h = 2^(-max_bias h / H), h = 1 ... H, where H is a power of two. Otherwise the slopes of the largest power of two c below H, and
+    then those of 2c with odd h, as many as are missing (BLOOM, MPT and Falcon agree on that).
+
+    Parameters
+    ----------
+    heads
+        Heads H.
+    max_bias
+        The exponent of the last slope: 8, or MPT's ``alibi_bias_max``.
+    symmetric
+        -m_h abs(i - j), for encoders. Otherwise keys after the query get a positive bias, which a causal mask hides.
+    slopes : (H,) numbers, or a tensor
+        Other slopes m_h, such as learned ones.
+
+    Notes
+    -----
+    BLOOM adds slope times the index of the key among those that the mask keeps, the same for all queries:
+    ``add_bias(scores, ALiBi(H), q_positions=zeros, k_positions=(cumsum(mask) - 1) * mask)``. MPT's, slope * (j - (T - 1)), has
+    ``q_positions`` full of T - 1. Within a row of a causal softmax all are the same. Falcon rounds slopes to bfloat16, up to 3e-3 off.
+
+    References
+    ----------
+    Press et al., "Train Short, Test Long", 2022 (arXiv 2108.12409).
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.ALiBi(2).values([0, 1, 8]).tolist()
+    [[-0.0, -0.0625, -0.5], [-0.0, -0.00390625, -0.03125]]
+    """
+
+    heads: int
+    max_bias: float = 8
+    symmetric: bool = False
+    slopes: Any = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", checks.width("ALiBi", "heads", self.heads))
+        object.__setattr__(self, "max_bias", checks.positive_number("ALiBi", "max_bias", self.max_bias))
+        checks.boolean("ALiBi", "symmetric", self.symmetric)
+        if self.slopes is not None:
+            object.__setattr__(self, "slopes", per_head("ALiBi", "slopes", self.slopes))
+            if count(self.slopes) != self.heads:
+                raise ValueError(message("ALiBi", f"slopes must be one a head, {self.heads}", f"{count(self.slopes)}"))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"slopes": self.slopes_of}
+
+    @property
+    def slopes_of(self) -> Any:
+        return alibi_slopes(self.heads, self.max_bias) if self.slopes is None else self.slopes
+
+    def evaluate(self, xp: Any, distances: Any, queries: Any = None, **parameters: Any) -> Any:
+        slopes = parameters["slopes"].reshape((-1,) + (1,) * distances.ndim)
+        return -slopes * (abs(distances) if self.symmetric else distances)
+
+
+_SLOPES: dict[tuple[int, float], tuple[float, ...]] = {}
+
+
+def alibi_slopes(heads: int, max_bias: float = 8) -> tuple[float, ...]:
+    """The slopes of ALiBi, correctly rounded to float64."""
+    found = _SLOPES.get((heads, max_bias))
+    if found is None:
+        power = 1 << (heads.bit_length() - 1)
+        exponents = [(h, power) for h in range(1, power + 1)]
+        exponents += [(h, 2 * power) for h in range(1, 2 * (heads - power), 2)]
+        with localcontext() as context:
+            context.prec = 60
+            bias, two = Decimal(max_bias), Decimal(2)
+            found = tuple(float(two ** (-bias * h / of)) for h, of in exponents)
+        _SLOPES[heads, max_bias] = found
+    return found
+
+
+# ---- KERPLE ------------------------------------------------------------------------------------------------------------------
+
+_LEAST, _LARGEST_POWER = 0.01, 2.0  # what KERPLE's code clamps its parameters to
+
+
+@dataclass(frozen=True)
+class Kerple(Bias):
+    """KERPLE: -p_h ln(1 + a_h n) (``"log"``), or -a_h n^p_h (``"power"``), n = max(query - key, 0).
+
+    Parameters
+    ----------
+    p, a : (H,) numbers, arrays or tensors
+        Learned, one a head. As in the authors' code values below 0.01 count as 0.01, and powers above 2 as 2.
+    kind
+        ``"log"`` or ``"power"``.
+    symmetric
+        n = abs(query - key), for encoders, as the paper writes it.
+
+    References
+    ----------
+    Chi et al., "KERPLE: Kernelized Relative Positional Embedding for Length Extrapolation", 2022 (arXiv 2205.09921).
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.Kerple(p=[1.0], a=[0.5], kind="power").values([0, 1, 4]).tolist()
+    [[-0.0, -0.5, -2.0]]
+    """
+
+    p: Any
+    a: Any
+    kind: str = "log"
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        checks.one_of("Kerple", "kind", self.kind, ("log", "power"))
+        checks.boolean("Kerple", "symmetric", self.symmetric)
+        for name in ("p", "a"):
+            object.__setattr__(self, name, per_head("Kerple", name, getattr(self, name)))
+        if count(self.p) != count(self.a):
+            raise ValueError(message("Kerple", "p and a must be as many, one a head", f"{count(self.p)} and {count(self.a)}"))
+
+    @property
+    def heads(self) -> int:
+        return count(self.p)
+
+    @property
+    def reach(self) -> Reach:
+        return (None if self.symmetric else 0), None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"p": self.p, "a": self.a}
+
+    def evaluate(self, xp: Any, distances: Any, queries: Any = None, **parameters: Any) -> Any:
+        largest = _LARGEST_POWER if self.kind == "power" else None
+        shape = (-1,) + (1,) * distances.ndim
+        p = xp.clip(parameters["p"], _LEAST, largest).reshape(shape)
+        a = xp.clip(parameters["a"], _LEAST, None).reshape(shape)
+        n = abs(distances) if self.symmetric else xp.clip(distances, 0, None)
+        if self.kind == "log":
+            return -p * xp.log1p(a * n)
+        # A power of 0 is 0, and its derivative by the exponent too, which 0 * ln 0 is not.
+        return xp.where(n > 0, -a * xp.clip(n, 1, None) ** p, -0.0 * a)
+
+
+# ---- Sandwich ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sandwich(Bias):
+    """Sandwich: (sum over k = 1 ... width/2 of cos(n 10000^(-2k/width)) - width/2) / (8 h / H), n = query - key, h = 1 ... H.
+
+    Parameters
+    ----------
+    heads
+        Heads H.
+    width
+        Dimensions of the sinusoids, even.
+
+    References
+    ----------
+    Chi et al., "Dissecting Transformer Length Extrapolation via the Lens of Receptive Field Analysis", 2023 (arXiv 2212.10356).
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.Sandwich(2).values([0, 5]).round(2).tolist()
+    [[0.0, -4.02], [0.0, -2.01]]
+    """
+
+    heads: int
+    width: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "width"):
+            object.__setattr__(self, name, checks.width("Sandwich", name, getattr(self, name)))
+        if self.width % 2:
+            raise ValueError(message("Sandwich", "width must be even", str(self.width)))
+
+    def evaluate(self, xp: Any, distances: Any, queries: Any = None, **parameters: Any) -> Any:
+        total = np.zeros(np.shape(distances))
+        for k in range(1, self.width // 2 + 1):
+            total += np.cos(distances * 10000.0 ** (-2 * k / self.width))
+        total -= self.width // 2
+        scale = (8 * np.arange(1, self.heads + 1) / self.heads).reshape((-1,) + (1,) * total.ndim)
+        return total / scale

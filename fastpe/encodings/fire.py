@@ -1,0 +1,97 @@
+"""FIRE: a small network of the distance, in proportion to how far the query has come."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .. import checks, dispatch
+from ..checks import describe, message
+from .bias import Bias, check_finite
+
+
+@dataclass(frozen=True, eq=False)
+class FIRE(Bias):
+    """FIRE: MLP_h(ln(1 + abs(c n)) / (ln(1 + abs(c max(i, L))) + eps)), n = query i - key; MLP(x) = w2 relu(w1 x + b1) + b2.
+
+    Parameters
+    ----------
+    w1, b1 : (M, 1) or (M,), and (M,) arrays or tensors
+        The hidden layer.
+    w2, b2 : (H, M) and (H,) arrays or tensors
+        The output layer, one row a head.
+    c : number or tensor
+        Learned, 0.1 at first.
+    length : number or tensor
+        L, the learned threshold: 512 at first (times its learned multiplier).
+    eps
+        Keeps the quotient finite.
+
+    Notes
+    -----
+    Queries up to L share one function of the distance; those beyond have one each, evaluated a few rows at a time.
+
+    References
+    ----------
+    Li et al., "Functional Interpolation for Relative Positions Improves Long Context Transformers", 2023 (arXiv 2310.04418).
+
+    Examples
+    --------
+    >>> import numpy as np, fastpe
+    >>> fire = fastpe.FIRE(w1=np.ones((1, 1)), b1=np.zeros(1), w2=-np.ones((2, 1)), b2=np.zeros(2), length=10)
+    >>> fire.values([0, 10], queries=[0, 10])[0].round(3).tolist()
+    [0.0, -1.0]
+    """
+
+    w1: Any
+    b1: Any
+    w2: Any
+    b2: Any
+    c: Any = 0.1
+    length: Any = 512.0
+    eps: float = 1e-6
+
+    normalises: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eps", checks.positive_number("FIRE", "eps", self.eps))
+        shapes = {}
+        for name in ("w1", "b1", "w2", "b2"):
+            value = getattr(self, name)
+            if dispatch.library_of(value) is None:
+                raise TypeError(message("FIRE", f"{name} must be an array or a tensor", describe(value)))
+            shapes[name] = tuple(value.shape)
+            check_finite("FIRE", name, value)
+        hidden = shapes["b1"][0] if len(shapes["b1"]) == 1 else 0
+        heads = shapes["b2"][0] if len(shapes["b2"]) == 1 else 0
+        fits = shapes["w1"] in ((hidden, 1), (hidden,)) and shapes["w2"] == (heads, hidden) and hidden * heads > 0
+        if not fits:
+            got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise ValueError(message("FIRE", "shapes must be w1 (M, 1), b1 (M,), w2 (H, M), b2 (H,)", got))
+        for name in ("c", "length"):
+            value = getattr(self, name)
+            if dispatch.library_of(value) is None:
+                object.__setattr__(self, name, checks.number("FIRE", name, value))
+            elif math.prod(value.shape) != 1:
+                raise ValueError(message("FIRE", f"{name} must be one number", describe(value)))
+            else:
+                check_finite("FIRE", name, value)
+
+    @property
+    def heads(self) -> int:
+        return int(self.b2.shape[0])
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("w1", "b1", "w2", "b2", "c", "length")}
+
+    def evaluate(self, xp: Any, distances: Any, queries: Any = None, **parameters: Any) -> Any:
+        c, length = (abs(parameters[name]).reshape(()) for name in ("c", "length"))
+        at = length if queries is None else xp.maximum(queries + 0 * length, length)
+        x = xp.log1p(c * abs(distances)) / (xp.log1p(c * abs(at)) + self.eps)
+        hidden, heads = parameters["b1"].shape[0], parameters["b2"].shape[0]
+        shape = x.shape
+        x = x.reshape(1, -1)
+        layer = xp.clip(parameters["w1"].reshape(hidden, 1) * x + parameters["b1"].reshape(hidden, 1), 0, None)
+        return (parameters["w2"] @ layer + parameters["b2"].reshape(heads, 1)).reshape((heads, *shape))

@@ -1,0 +1,165 @@
+// x*input_scale + f_h(key - query), and -inf where the key comes after the query: the CUDA twin of add_toeplitz.py.
+//
+// A bias of a distance is a vector f for each head, along which row after row moves by one: no matrix of them is ever made.
+//
+//     x, out: (B, H, Tq, Tk), byte strides of any sign, f16 | bf16 | f32 | f64, aligned to the element; x may be out
+//     values: f_h(low), f_h(low + 1), ..., f_h(high), f32, or f64 of f64 arrays, by batch, head and row (byte strides, which may be 0);
+//         what lies below or above counts as low or high. With `by_column` f_h is not of the distance but of the number of the column
+//     slopes: (H,) f64, or 0; then f_h is slope*distance, or with `symmetric` -slope*abs(distance), and there are no values
+//     queries: (B, Tq) i64 in units of 2^-32, byte strides, or 0: row i stands at start + i
+//     keys: (B, Tk) i64 in units of 2^-32, byte strides, or 0: column j stands at j
+//     causal: whether columns whose position is above their row's become -inf; vectors of nothing else are not read
+//
+// A multiply, then an add, each rounded in f32, or f64 of f64 arrays, and once more at the store. What is not a position makes NaN; no
+// value makes an access out of bounds.
+//
+// Grid: x over the columns of a row, y over groups of rows, z over sequences and heads. `vec16` kernels take 16 bytes of columns.
+// Bytes moved per element: read and write of x, and 4 to 8 of f from the caches; one write of what is causal.
+
+#include "arithmetic.cuh"
+
+struct Arguments {
+    i64 x;
+    i64 out;
+    i64 batch;
+    i64 heads;
+    i64 rows;
+    i64 columns;
+    i64 x_batch_stride;
+    i64 x_head_stride;
+    i64 x_row_stride;
+    i64 x_column_stride;
+    i64 out_batch_stride;
+    i64 out_head_stride;
+    i64 out_row_stride;
+    i64 out_column_stride;
+    i64 values;
+    i64 values_head_stride;
+    i64 values_batch_stride;
+    i64 values_row_stride;
+    i64 low;
+    i64 high;
+    i64 slopes;
+    i64 symmetric;
+    i64 queries;
+    i64 queries_batch_stride;
+    i64 queries_row_stride;
+    i64 start;
+    i64 keys;
+    i64 keys_batch_stride;
+    i64 keys_column_stride;
+    i64 by_column;
+    i64 causal;
+    double input_scale;
+};
+
+enum { ROWS = 4 };
+
+DEVICE void round_to(double value, float& result) { result = __double2float_rn(value); }
+DEVICE void round_to(double value, double& result) { result = value; }
+DEVICE void set_hidden(float& value) { value = float_of(0xff800000u); }
+DEVICE void set_hidden(double& value) { value = float_of(0xfff0000000000000ULL); }
+
+DEVICE i64 query_of(const Arguments& call, i64 b, i64 i) {
+    if (call.queries == 0) return call.start + (i << 32);
+    return *(const i64*)(call.queries + b * call.queries_batch_stride + i * call.queries_row_stride);
+}
+
+DEVICE i64 key_of(const Arguments& call, i64 b, i64 j) {
+    if (call.keys == 0) return j << 32;
+    return *(const i64*)(call.keys + b * call.keys_batch_stride + j * call.keys_column_stride);
+}
+
+DEVICE bool is_hidden(const Arguments& call, i64 query, i64 key) {
+    return call.causal != 0 && query != NOT_A_POSITION && key > query;
+}
+
+// The bias of a column; `values` are those of its row.
+template <class Real>
+DEVICE Real value_of(const Arguments& call, const Real* values, double slope, i64 query, i64 key, i64 column) {
+    Real result;
+    if (query == NOT_A_POSITION || key == NOT_A_POSITION) {
+        set_nan(result);
+        return result;
+    }
+    const i64 distance = (key >> 32) - (query >> 32);
+    if (call.slopes != 0) {
+        const i64 far = distance < 0 ? -distance : distance;
+        const double bent = __ll2double_rn(call.symmetric != 0 ? -far : distance);
+        round_to(add_(mul_(slope, bent), 0.0), result);  // no -0
+        return result;
+    }
+    const i64 above = distance < call.low ? call.low : distance;
+    const i64 inside = above > call.high ? call.high : above;
+    return values[call.by_column != 0 ? column : inside - call.low];
+}
+
+// N neighbouring elements of a row as E's, in one access of 16 bytes or one by one.
+template <class E, bool VECTOR>
+DEVICE void add(const Arguments& call) {
+    typedef typename E::real Real;
+    typedef typename E::storage Storage;
+    enum { N = VECTOR ? (int)E::N : 1 };
+    const i64 column = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * N;
+    if (column >= call.columns) return;
+    const Real scale = (Real)call.input_scale;
+    const i64 pairs = call.batch * call.heads;
+    for (i64 pair = blockIdx.z; pair < pairs; pair += gridDim.z) {
+        const i64 b = pair / call.heads, h = pair - b * call.heads;
+        const double slope = call.slopes != 0 ? ((const double*)call.slopes)[h] : 0.0;
+        const i64 in = call.x + b * call.x_batch_stride + h * call.x_head_stride + column * call.x_column_stride;
+        const i64 to = call.out + b * call.out_batch_stride + h * call.out_head_stride + column * call.out_column_stride;
+        const i64 from = call.values + b * call.values_batch_stride + h * call.values_head_stride;
+        i64 keys[N];
+#pragma unroll
+        for (int k = 0; k < N; k++) keys[k] = key_of(call, b, column + k);
+        for (i64 first = ((i64)blockIdx.y * blockDim.y + threadIdx.y) * ROWS; first < call.rows;
+             first += (i64)gridDim.y * blockDim.y * ROWS) {
+            uint4 words[ROWS];
+            Storage single[ROWS];
+            i64 queries[ROWS];
+            // All loads stand before the first store.
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                words[r] = make_uint4(0, 0, 0, 0);
+                single[r] = 0;
+                queries[r] = NOT_A_POSITION;
+                if (first + r >= call.rows) continue;
+                queries[r] = query_of(call, b, first + r);
+                bool seen = false;
+#pragma unroll
+                for (int k = 0; k < N; k++) seen = seen || !is_hidden(call, queries[r], keys[k]);
+                if (!seen) continue;
+                if (VECTOR) words[r] = *(const uint4*)(in + (first + r) * call.x_row_stride);
+                else single[r] = *(const Storage*)(in + (first + r) * call.x_row_stride);
+            }
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                if (first + r >= call.rows) continue;
+                const Real* values = (const Real*)(from + (first + r) * call.values_row_stride);
+                Real x[N];
+                if constexpr (VECTOR) E::unpack(words[r], x);
+                else x[0] = E::load(single[r]);
+#pragma unroll
+                for (int k = 0; k < N; k++) {
+                    if (is_hidden(call, queries[r], keys[k])) set_hidden(x[k]);
+                    else x[k] = add_(mul_(x[k], scale), value_of(call, values, slope, queries[r], keys[k], column + k));
+                }
+                const i64 target = to + (first + r) * call.out_row_stride;
+                if constexpr (VECTOR) *(uint4*)target = E::pack(x);
+                else *(Storage*)target = E::store(x[0]);
+            }
+        }
+    }
+}
+
+#define ENTRIES(E)                                                                                                            \
+    extern "C" __global__ void __launch_bounds__(128, 3)                                                                         \
+        add_toeplitz_##E##_vec16(const __grid_constant__ Arguments call) { add<E, true>(call); }                                \
+    extern "C" __global__ void __launch_bounds__(128, 3)                                                                         \
+        add_toeplitz_##E##_columns(const __grid_constant__ Arguments call) { add<E, false>(call); }
+
+ENTRIES(f32)
+ENTRIES(f64)
+ENTRIES(f16)
+ENTRIES(bf16)

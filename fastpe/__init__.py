@@ -15,7 +15,7 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")) and _os.path.exists(
 from .api import add_encoding, array_module, encode, warmup  # noqa: E402
 from .backends.pool import get_num_threads, set_num_threads  # noqa: E402
 from .embedding import embed, resample  # noqa: E402
-from .encodings import Learned, Rotary, Sinusoidal  # noqa: E402
+from .encodings import Fourier, Grid, Learned, Rotary, Sinusoidal  # noqa: E402
 from .rotations import apply_rotary, convert_layout, rerotate  # noqa: E402
 
 __version__ = "0.1.0"
@@ -23,6 +23,8 @@ __version__ = "0.1.0"
 __all__ = [
     "FIRE",
     "ALiBi",
+    "Fourier",
+    "Grid",
     "Kerple",
     "Learned",
     "LogBuckets",
@@ -38,6 +40,7 @@ __all__ = [
     "embed",
     "encode",
     "get_num_threads",
+    "positions",
     "rerotate",
     "resample",
     "scaling",
@@ -46,13 +49,13 @@ __all__ = [
 ]
 
 if _TYPE_CHECKING:
-    from . import scaling
+    from . import positions, scaling
     from .biases import add_bias
     from .encodings.bias import ALiBi, Kerple, Sandwich
     from .encodings.buckets import LogBuckets, T5Bias
     from .encodings.fire import FIRE
 else:
-    _LATER = {"scaling": "scaling", "add_bias": "biases", "FIRE": "encodings.fire"}
+    _LATER = {"positions": "positions", "scaling": "scaling", "add_bias": "biases", "FIRE": "encodings.fire"}
     _LATER |= dict.fromkeys(("ALiBi", "Kerple", "Sandwich"), "encodings.bias")
     _LATER |= dict.fromkeys(("LogBuckets", "T5Bias"), "encodings.buckets")
 
@@ -63,5 +66,5 @@ else:
         import importlib
 
         module = importlib.import_module(f"fastpe.{_LATER[name]}")
-        found = globals()[name] = module if name == "scaling" else getattr(module, name)
+        found = globals()[name] = module if name in ("positions", "scaling") else getattr(module, name)
         return found

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import checks, dispatch, repeated
+from . import checks, dispatch, fourier, grids, repeated
 from . import rows as rows_of
 from .arguments import check_apart, named_encoding, output, overlap, place_name
 from .arrays import ITEMSIZE
 from .checks import message
-from .encodings import Learned, Sinusoidal
+from .encodings import Fourier, Grid, Learned, Sinusoidal
 from .operations import AddSinusoidal, SumRows
 
 Array = TypeVar("Array")
@@ -20,7 +20,7 @@ Array = TypeVar("Array")
 
 def add_encoding(
     x: Array,
-    encoding: Sinusoidal | Learned | str | None = None,
+    encoding: Sinusoidal | Grid | Learned | str | None = None,
     *,
     offset: Any = 0,
     positions: Any = None,
@@ -42,11 +42,13 @@ def add_encoding(
         Any strides; written in place without a copy. T is ``seq_axis``, the first other axis but the last is the batch B, further
         ones are heads.
     encoding
-        A ``Sinusoidal``, the name ``"sinusoidal"``, a ``Learned`` table, or None for ``Sinusoidal()``.
+        A ``Sinusoidal``, the name ``"sinusoidal"``, a ``Grid``, a ``Learned`` table, or None for ``Sinusoidal()``. For a grid x is
+        (..., T, D), T all its rows, or has the grid's axes in place of T.
     offset : int or (B,) integers
         Position of the first row: row t stands at ``offset + t``. With ``cu_seqlens``, an int or (n,) integers.
     positions : (T,), (B, T) or x.shape[:-1] integers or real numbers
-        Position of every row, counted from 0; (B, T) in x's axis order. Real positions are rounded to 2^-32.
+        Position of every row, counted from 0; (B, T) in x's axis order. Real positions are rounded to 2^-32. Those of a ``Grid`` have
+        its axes in front, (A, T) or (A, B, T), and may have the grid's shape in place of T.
     cu_seqlens : (n + 1,) integers
         Boundaries along T, from 0 to T; positions restart at each.
     mask : (T,) or (B, T) booleans
@@ -126,7 +128,7 @@ def add_encoding(
     checks.floating(function, "x", source.dtype, x)
     checks.has_rows(function, "x", source.shape)
     axis = checks.axis(function, seq_axis, source.shape)
-    chosen = named_encoding(function, encoding)
+    chosen = named_encoding(function, encoding, grid=True)
     scale = checks.number(function, "input_scale", input_scale)
     checks.sequence_length(function, seq_len)
     checks.boolean(function, "validate", validate)
@@ -142,6 +144,13 @@ def add_encoding(
         )
     checks.fits(function, "input_scale", scale, target.dtype)
     place = rows_of.Target(function, library, source, axis, validate)
+    if isinstance(chosen, Grid):
+        for sinusoid in chosen.sinusoids:
+            checks.fits(function, "the encoding's amplitude", sinusoid.amplitude, target.dtype)
+        additions = grids.additions(place, chosen, source, target, (offset, positions, cu_seqlens, mask), scale)
+        if 0 not in target.shape:
+            _run(additions, form, x, out)
+        return x if out is None else out
     rows = rows_of.resolve(place, offset, positions, cu_seqlens, mask)
     if isinstance(chosen, Learned):
         learned = rows_of.learned_table(place, chosen, positions, rows)
@@ -156,14 +165,7 @@ def add_encoding(
             form = None  # another length, another plan
             if seq_len is None:
                 seq_len = rows_of.length_of(function, rows.start, target.shape[axis], rows.alive[0] if rows.table else None)
-        operation = AddSinusoidal(source, target, rows, axis, chosen.plan(target.shape[-1], seq_len), scale)
-        backend = dispatch.backend(target)
-        call = None if form is None else backend.prepare(operation)
-        if form is None or call is None:
-            backend.run(operation)
-        else:
-            call.again()
-            repeated.keep(form, call, x, out)
+        _run([AddSinusoidal(source, target, rows, axis, chosen.plan(target.shape[-1], seq_len), scale)], form, x, out)
     result: Array = x if out is None else out
     return result
 
@@ -171,7 +173,7 @@ def add_encoding(
 def encode(
     positions: Any,
     dim: int,
-    encoding: Sinusoidal | str | None = None,
+    encoding: Sinusoidal | Grid | Fourier | str | None = None,
     *,
     dtype: Any = None,
     like: Any = None,
@@ -186,11 +188,12 @@ def encode(
     Parameters
     ----------
     positions : number, sequence or array of integers or real numbers
-        Positions count from 0 and lie in [-2^31, 2^31); real ones are rounded to 2^-32.
+        Positions count from 0 and lie in [-2^31, 2^31); real ones are rounded to 2^-32. Those of a ``Grid`` or ``Fourier`` have its
+        axes in front, (A, ...); None are all rows of a grid.
     dim
         Width D >= 1.
     encoding
-        A ``Sinusoidal``, the name ``"sinusoidal"``, or None for ``Sinusoidal()``.
+        A ``Sinusoidal``, the name ``"sinusoidal"``, a ``Grid``, a ``Fourier``, or None for ``Sinusoidal()``.
     dtype
         float16, bfloat16, float32 or float64 (NumPy's bfloat16 needs ml_dtypes). None: that of ``out``, or float32.
     like : array
@@ -204,7 +207,8 @@ def encode(
 
     Returns
     -------
-    array of shape ``positions.shape + (dim,)``, in the library and on the device of ``positions`` (or ``out`` itself).
+    array of shape ``positions.shape + (dim,)``, in the library and on the device of ``positions`` (or ``out`` itself). Of a ``Grid``
+    or ``Fourier`` ``positions.shape[1:] + (dim,)``, of all rows of a grid its shape + (dim,).
 
     Raises
     ------
@@ -213,7 +217,7 @@ def encode(
 
     Notes
     -----
-    The values are those that ``add_encoding`` adds, bit for bit.
+    The values are those that ``add_encoding`` adds, bit for bit. Fourier features are computed in float64 and rounded once.
 
     Examples
     --------
@@ -230,23 +234,40 @@ def encode(
         return verbs.encode(positions, dim, encoding, dtype=dtype, like=like, seq_len=seq_len, out=out, validate=validate)
     function = "encode"
     width = checks.width(function, "dim", dim)
-    chosen = named_encoding(function, encoding, learned=False)
+    chosen = named_encoding(function, encoding, learned=False, grid=True, fourier=True)
     checks.sequence_length(function, seq_len)
     checks.boolean(function, "validate", validate)
-    placed = _place(function, positions, like if like is not None else out, "like" if like is not None else "out")
-    library, found = dispatch.memory(function, "positions", placed)
-    shape = (*found.shape, width)
-    name = None if dtype is None else checks.dtype_name(function, dtype)
+    example, name = (like, "like") if like is not None else (out, "out")
+    is_grid, has_axes = isinstance(chosen, Grid), isinstance(chosen, (Grid, Fourier))
+    if isinstance(chosen, Fourier):
+        chosen.check_width(function, width)
+    if positions is None and is_grid:  # all rows
+        found = None
+        library, place = dispatch.memory(function, name, np.empty(0) if example is None else example)
+    else:
+        library, place = dispatch.memory(function, "positions", _place(function, positions, example, name))
+        found = place
+    shape = (*(grids.encoded_shape(function, chosen, found and found.shape) if has_axes else place.shape), width)
+    element = None if dtype is None else checks.dtype_name(function, dtype)
     if out is None:
-        out = library.empty(shape, name or "float32", found.device)
+        out = library.empty(shape, element or "float32", place.device)
         target = library.memory(out)
     else:
-        target = output(function, out, library, found.device, shape, name)
+        target = output(function, out, library, place.device, shape, element)
         checks.writable(function, "out", shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
-        if overlap(found, target):
+        if found is not None and overlap(found, target):
             raise ValueError(message(function, "out must lie apart from positions", "an out that overlaps positions"))
-    checks.fits(function, "the encoding's amplitude", chosen.amplitude, target.dtype)
-    rows = rows_of.of_positions(function, library, found, validate)
+    if isinstance(chosen, Fourier):
+        fourier.write(function, chosen, library, place, out, validate)
+        return out
+    for one in chosen.sinusoids if is_grid else (chosen,):
+        checks.fits(function, "the encoding's amplitude", one.amplitude, target.dtype)
+    if is_grid:
+        addition = grids.encoding(function, chosen, library, found, target, validate)
+        if 0 not in shape:
+            dispatch.backend(target).run(addition)
+        return out
+    rows = rows_of.of_positions(function, library, place, validate)
     if 0 not in shape:
         scalar = len(shape) == 1
         if chosen.needs_length and seq_len is None:
@@ -301,6 +322,18 @@ def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
     backend = dispatch.backend_on(device)
     for name in names:
         backend.warmup(name, device)
+
+
+def _run(operations: list[Any], form: repeated.Form | None, x: Any, out: Any) -> None:
+    """Run operations; a single one of a known form is kept, to be run again."""
+    backend = dispatch.backend(operations[0].out)
+    call = backend.prepare(operations[0]) if form is not None and len(operations) == 1 else None
+    if form is not None and call is not None:
+        call.again()
+        repeated.keep(form, call, x, out)
+        return
+    for operation in operations:
+        backend.run(operation)
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 from . import checks, dispatch
 from .arrays import Memory
 from .checks import describe, message
-from .encodings import NAMES, Learned, Sinusoidal
+from .encodings import NAMES, Fourier, Grid, Learned, Sinusoidal
 
 DEFAULT = Sinusoidal()
 
@@ -69,11 +69,12 @@ def _shadow(memory: Memory) -> Any:
     return np.asarray(_Shadow(memory))
 
 
-def named_encoding(function: str, encoding: Any, learned: bool = True) -> Any:
+def named_encoding(function: str, encoding: Any, learned: bool = True, grid: bool = False, fourier: bool = False) -> Any:
     """An encoding to be added, by value or name; None for the default one."""
     if encoding is None:
         return DEFAULT
-    if isinstance(encoding, Sinusoidal) or (learned and isinstance(encoding, Learned)):
+    kinds = ((Sinusoidal, True), (Learned, learned), (Grid, grid), (Fourier, fourier))
+    if isinstance(encoding, tuple(kind for kind, accepted in kinds if accepted)):
         return encoding
     known = ", ".join(repr(name) for name in NAMES)
     rule = f"encoding must be an encoding such as Sinusoidal() or one of {known}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from .arrays import Memory
-from .encodings import RotaryPlan, SinusoidalPlan, TablePlan
+from .encodings import GridPlan, RotaryPlan, SinusoidalPlan, TablePlan
 from .rows import Rows
 
 
@@ -94,6 +94,50 @@ class AddSinusoidal(NamedTuple):
         axes = outer_axes(out.shape, t, x_strides, out.strides, rows.table_strides, rows.mask_strides)
         block = _sum_block(x, x_strides, out, rows, t, axes, plan.width, tables, plan.columns, self.input_scale)
         yield from moved_blocks(block, axes, _ADDRESSES)
+
+
+class AddGrid(NamedTuple):
+    """out = x*input_scale + the encoding of a grid, whose channels follow several axes; x may be None or out, as in ``AddSinusoidal``.
+
+    ``rows`` has an entry for each part of the plan. All share the mask, and whether sequences share their positions.
+    """
+
+    x: Memory | None
+    out: Memory
+    rows: tuple[Rows, ...]
+    seq_axis: int
+    plan: GridPlan
+    input_scale: float
+
+    @property
+    def slices(self) -> list[AddSinusoidal]:
+        """What each part adds to its channels: what it all amounts to."""
+        return [
+            AddSinusoidal(
+                None if self.x is None else _channels(self.x, part.first_column, part.plan.width),
+                _channels(self.out, part.first_column, part.plan.width),
+                rows,
+                self.seq_axis,
+                part.plan,
+                self.input_scale,
+            )
+            for part, rows in zip(self.plan.parts, self.rows, strict=True)
+        ]
+
+    def whole(self) -> Iterator[tuple[int | float, ...]]:
+        """Yield the argument blocks of a kernel that adds to whole rows what the parts make; they say nothing of frequencies."""
+        x, out, rows, t = self.x, self.out, self.rows[0], self.seq_axis
+        x_strides = out.strides if x is None else x.strides
+        axes = outer_axes(out.shape, t, x_strides, out.strides, rows.table_strides, rows.mask_strides)
+        columns = (0, 0, 0, -1, 0, 0.0)
+        block = _sum_block(x, x_strides, out, rows, t, axes, self.plan.width, (0, 0, 0, 0), columns, self.input_scale)
+        yield from moved_blocks(block, axes, _ADDRESSES)
+
+
+def _channels(memory: Memory, first: int, width: int) -> Memory:
+    """The channels of an array from one on. Those of the second functions may lie beyond its last axis; a plan says where."""
+    step = memory.strides[-1]
+    return memory._replace(address=memory.address + first * step, shape=(*memory.shape[:-1], width))
 
 
 _ADDRESSES = (0, 1, 14, 19)  # of x, out, positions and mask in the argument block

@@ -25,6 +25,7 @@ class Call(Protocol):
     rows: int
     source: int
     target: int
+    is_placed: bool  # its rows stand where they stand: there is no offset
 
     def run(self, source: int, target: int, start: int, offsets: Any = None) -> None: ...
 
@@ -72,7 +73,7 @@ def run(form: Form, x: Any, offset: Any, out: Any) -> bool:
         if not apart:
             return False
     if form[7] is None:
-        if not -POSITION_LIMIT <= offset <= POSITION_LIMIT - call.rows:
+        if not -POSITION_LIMIT <= offset <= POSITION_LIMIT - call.rows or (offset and call.is_placed):
             return False
         start, offsets = offset << 32, None
     else:

@@ -75,7 +75,7 @@ def resolve(target: Target, offset: Any, positions: Any, cu_seqlens: Any, mask: 
     kept, mask_address, mask_strides = None, 0, none
     if mask is not None:
         kept = _mask(target, mask)
-        mask_address, mask_strides = kept.address, _spread(target, kept.shape, kept.strides)
+        mask_address, mask_strides = kept.address, spread(target, kept.shape, kept.strides)
     if positions is not None:
         table, strides = _given(target, positions, kept)
     elif kept is None and cu_seqlens is None and not _is_array(offset):
@@ -88,20 +88,20 @@ def resolve(target: Target, offset: Any, positions: Any, cu_seqlens: Any, mask: 
 def resolve_axes(target: Target, positions: Any, axes: int, mask: Any) -> tuple[Rows, int]:
     """Positions with ``axes`` axes, (A, T) or (A, B, T); returns the stride from axis to axis too."""
     function = target.function
-    found = _argument(target, "positions", positions, "iuf")
-    accepted = [(axes, *shape) for shape in _row_shapes(target)]
+    found = argument(target, "positions", positions, "iuf")
+    accepted = [(axes, *shape) for shape in row_shapes(target)]
     if found.shape not in accepted:
         shapes = " or ".join(str(shape) for shape in accepted)
         rule = f"positions must have shape {shapes}, the axes of the encoding's sections first"
         raise ValueError(message(function, rule, f"shape {found.shape}"))
     kept = None if mask is None else _mask(target, mask)
-    table = _located(function, target.library, found, target.validate)
+    table = located(function, target.library, found, target.validate)
     none = (0,) * (len(target.memory.shape) - 1)
-    mask_strides = none if kept is None else _spread(target, kept.shape, kept.strides)
+    mask_strides = none if kept is None else spread(target, kept.shape, kept.strides)
     rows = Rows(
         0,
         table.address,
-        _spread(target, found.shape[1:], table.strides[1:]),
+        spread(target, found.shape[1:], table.strides[1:]),
         0 if kept is None else kept.address,
         mask_strides,
         (table, kept),
@@ -114,7 +114,7 @@ def resolve_moves(target: Target, delta: Any, mask: Any) -> Rows:
     function = target.function
     if dispatch.library_of(delta) is None:
         delta = target.library.from_host(host_numbers(function, "delta", delta), target.memory.device)
-    found = _argument(target, "delta", delta, "iuf")
+    found = argument(target, "delta", delta, "iuf")
     batch = target.batch_axis
     accepted = [(), *([(target.batch,), (target.batch, target.rows)] if batch is not None else [])]
     if found.shape not in accepted:
@@ -122,11 +122,11 @@ def resolve_moves(target: Target, delta: Any, mask: Any) -> Rows:
         rule = "delta must be one number" + (f" or have shape {shapes}" if shapes else "")
         raise ValueError(message(function, rule, f"shape {found.shape}"))
     kept = None if mask is None else _mask(target, mask)
-    table = _located(function, target.library, found, target.validate)
+    table = located(function, target.library, found, target.validate)
     strides = [0] * (len(target.memory.shape) - 1)
     for axis, stride, size in zip((batch, target.seq_axis), table.strides, table.shape, strict=False):
         strides[axis if axis is not None else 0] = stride if size > 1 else 0
-    mask_strides = (0,) * len(strides) if kept is None else _spread(target, kept.shape, kept.strides)
+    mask_strides = (0,) * len(strides) if kept is None else spread(target, kept.shape, kept.strides)
     return Rows(0, table.address, tuple(strides), 0 if kept is None else kept.address, mask_strides, (table, kept))
 
 
@@ -196,7 +196,7 @@ def learned_table(target: Target, learned: Any, positions: Any, rows: Rows) -> M
 
 def of_positions(function: str, library: ModuleType, found: Memory, validate: bool) -> Rows:
     """The rows of ``encode``: one for every position, any shape."""
-    table = _located(function, library, found, validate)
+    table = located(function, library, found, validate)
     strides = table.strides or (0,)
     return Rows(0, table.address, strides, 0, (0,) * len(strides), (table,))
 
@@ -233,7 +233,7 @@ def _offsets(target: Target, offset: Any, sequences: int | None) -> Memory | int
     if sequences is None and target.batch_axis is None:
         remedy = "A 2-D x of shape (T, D) has no batch axis; give an int."
         raise ValueError(message(function, "offset must be an integer", describe(offset), remedy))
-    found = _argument(target, "offset", offset, "iu")
+    found = argument(target, "offset", offset, "iu")
     if found.shape != (expected,):
         raise ValueError(
             message(function, f"offset must be an integer or have shape {what} = ({expected},)", f"shape {found.shape}")
@@ -280,7 +280,7 @@ def _swapped(mask: Memory) -> Memory:
 
 def _boundaries(target: Target, cu_seqlens: Any) -> Memory:
     function = target.function
-    found = _argument(target, "cu_seqlens", cu_seqlens, "iu")
+    found = argument(target, "cu_seqlens", cu_seqlens, "iu")
     if len(found.shape) != 1 or found.shape[0] < 1:
         raise ValueError(
             message(function, "cu_seqlens must have shape (n + 1,), starting at 0 and ending at T", f"shape {found.shape}")
@@ -305,15 +305,15 @@ def _boundaries(target: Target, cu_seqlens: Any) -> Memory:
 
 def _mask(target: Target, mask: Any) -> Memory:
     function = target.function
-    found = _argument(target, "mask", mask, "b")
-    accepted = _row_shapes(target)
+    found = argument(target, "mask", mask, "b")
+    accepted = row_shapes(target)
     if found.shape not in accepted:
         shapes = " or ".join(str(shape) for shape in accepted)
         raise ValueError(message(function, f"mask must have shape {shapes}", f"shape {found.shape}"))
     return found
 
 
-def _row_shapes(target: Target) -> list[tuple[int, ...]]:
+def row_shapes(target: Target) -> list[tuple[int, ...]]:
     """(T,) and, where there is a batch axis, (B, T) in x's axis order."""
     shapes: list[tuple[int, ...]] = [(target.rows,)]
     if target.batch_axis is not None:
@@ -322,7 +322,7 @@ def _row_shapes(target: Target) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _spread(target: Target, shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
+def spread(target: Target, shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
     """Strides of a (T,), (B, T) or x.shape[:-1] array for every leading axis of x."""
     result = [0] * (len(target.memory.shape) - 1)
     for axis, stride, size in zip(_axes(target, len(shape)), strides, shape, strict=True):
@@ -355,19 +355,19 @@ def _kept(target: Target, mask: Memory | None, ndim: int) -> Any:
 
 def _given(target: Target, positions: Any, mask: Memory | None) -> tuple[Memory, tuple[int, ...]]:
     function = target.function
-    found = _argument(target, "positions", positions, "iuf")
-    accepted = _row_shapes(target)
+    found = argument(target, "positions", positions, "iuf")
+    accepted = row_shapes(target)
     if target.memory.shape[:-1] not in accepted:
         accepted.append(target.memory.shape[:-1])
     if found.shape not in accepted:
         shapes = " or ".join(str(shape) for shape in accepted)
         remedy = f"x has shape {target.memory.shape} and seq_axis {target.seq_axis}."
         raise ValueError(message(function, f"positions must have shape {shapes}", f"shape {found.shape}", remedy))
-    table = _located(function, target.library, found, target.validate, _kept(target, mask, len(found.shape)))
-    return table, _spread(target, found.shape, table.strides)
+    table = located(function, target.library, found, target.validate, _kept(target, mask, len(found.shape)))
+    return table, spread(target, found.shape, table.strides)
 
 
-def _located(function: str, library: ModuleType, found: Memory, validate: bool, kept: Any = None) -> Memory:
+def located(function: str, library: ModuleType, found: Memory, validate: bool, kept: Any = None) -> Memory:
     """The table of given positions; only ``kept`` rows need have one."""
     if _kind(found) not in "iuf":
         remedy = "bfloat16 holds integers only up to 256; use int64 or float32." if found.dtype == "bfloat16" else ""
@@ -404,7 +404,7 @@ def _kind(found: Memory) -> str:
 _WANTED = {"iu": "integers", "b": "booleans", "iuf": "integers or real numbers"}
 
 
-def _argument(target: Target, name: str, value: Any, kinds: str) -> Memory:
+def argument(target: Target, name: str, value: Any, kinds: str) -> Memory:
     """An argument as an array of x's library on x's device; lists are taken when x is on the host."""
     function, device = target.function, target.memory.device
     library = dispatch.library_of(value)

@@ -14,8 +14,9 @@ is one rotation of it: first' = fma(first, cos, second*sin), second' = fma(secon
 the functions (sine, cosine, or cosine, sine) in the order of their columns. float64 arrays: the polynomial at the position itself.
 
 A row of contiguous elements that shares its positions with no other is made and added in one pass. Where sequences or heads share
-them, where elements lie apart, or where the result is streamed past the caches, a block of rows is made in a buffer in column order
-and then added to each. The loops over columns, and what asks for x ahead of time, are in `rows.py` and `lanes.py`; how threads share
+them, where elements lie apart, where the result is streamed past the caches, or where several parts make up a row (a grid: channels
+that follow the row of an image and channels that follow its column), a block of rows is made in a buffer in column order and then added
+to each. The loops over columns, and what asks for x ahead of time, are in `rows.py` and `lanes.py`; how threads share
 the work is in `sharing.py`. Bytes moved per element: read and write of x, and 4 to 8 from the caches.
 """
 
@@ -43,7 +44,10 @@ MODES = {IN_PLACE: "in_place", OUT_OF_PLACE: "out", ALONE: "alone"}
 #   AHEAD        how many bytes before it is needed x is asked for, where rows are added one by one
 #   KNOWN        address of the finished rows of the positions 0, 1, ..., dense and in the type of the arithmetic, or 0
 #   FILLS        whether those are to be made, and nothing else
-# A room holds the two functions of (F + MARGIN) frequencies, for all but float64, and behind them the buffer.
+#   PARTS        address of the argument blocks of what makes up a row of the buffer, PART_COUNT of them; or 0: the call's own does.
+#                Each has positions, frequencies and columns of its own; its `out` is its first column
+#   BUFFER       where the buffer begins in a room
+# A room holds the two functions of (F + MARGIN) frequencies of every part, for all but float64, and behind them the buffer.
 
 
 @sharing.inline
@@ -55,20 +59,25 @@ def position_of(call, b, t, h):
 
 
 @sharing.inline
-def anchored_until(call, b, t, last, h):
-    """First row after t whose position has another anchor, or ``last``."""
-    position = position_of(call, b, t, h)
-    if word(call, at.POSITIONS) == 0:
-        return min(last, t + ANCHOR_ROWS - ((position >> 32) & (ANCHOR_ROWS - 1)))
-    end = t + 1
-    while end < last and anchor_of(position_of(call, b, end, h)) == anchor_of(position):
-        end += 1
-    return end
+def anchor_of(position):
+    return position & ~((ANCHOR_ROWS - 1) << 32)
 
 
 @sharing.inline
-def anchor_of(position):
-    return position & ~((ANCHOR_ROWS - 1) << 32)
+def is_anchored_anew(call, b, t, t_first, h):
+    """Whether a row's position has another anchor than that of the row before, or there is none before."""
+    return t == t_first or anchor_of(position_of(call, b, t, h)) != anchor_of(position_of(call, b, t - 1, h))
+
+
+@sharing.inline
+def part_of(call, control, p):
+    """The argument block of a part of a row; of all of it that of the call."""
+    return call if word(control, at.PARTS) == 0 else word(control, at.PARTS) + p * (8 * len(at.ADD_SINUSOIDAL))
+
+
+@sharing.inline
+def first_column_of(control, part):
+    return 0 if word(control, at.PARTS) == 0 else word(part, at.OUT)
 
 
 @sharing.inline
@@ -107,19 +116,21 @@ def build(dtype: str, mode: int) -> Any:
         return target_of(call, b, t, h)
 
     @inline
-    def add_at_once(call, control, room, amplitude, scale, b, t_first, t_last, h):
+    def add_at_once(call, control, room, scale, b, t_first, t_last, h):
         """Add rows that share their positions with no others, as they are made."""
-        first_at, second_at, ahead = room, room + functions_bytes(call), word(control, at.AHEAD)
-        anchored = t_first
+        ahead, count = word(control, at.AHEAD), max(word(control, at.PART_COUNT), 1)
         for t in range(t_first, t_last):
-            position = position_of(call, b, t, h)
-            if is_anchored and t == anchored:
-                anchored = anchored_until(call, b, t, t_last, h)
-                evaluate(call, anchor_of(position), amplitude, first_at, second_at)
-            source, target = source_of(call, b, t, h), target_of(call, b, t, h)
-            if is_kept(call, b, t):
-                add_row(call, position, amplitude, first_at, second_at, source, target, scale, ahead)
-            elif mode == OUT_OF_PLACE:
+            source, target, first_at, kept = source_of(call, b, t, h), target_of(call, b, t, h), room, is_kept(call, b, t)
+            for p in range(count):
+                part = part_of(call, control, p)
+                amplitude, second_at = real(number(part, at.AMPLITUDE)), first_at + functions_bytes(part)
+                position, skipped = position_of(part, b, t, h), first_column_of(control, part) * itemsize
+                if is_anchored and is_anchored_anew(part, b, t, t_first, h):
+                    evaluate(part, anchor_of(position), amplitude, first_at, second_at)
+                if kept:
+                    add_row(part, position, amplitude, first_at, second_at, source + skipped, target + skipped, scale, ahead)
+                first_at = second_at + functions_bytes(part)
+            if mode == OUT_OF_PLACE and not kept:
                 copy_row(call, source, target)
 
     @inline
@@ -152,24 +163,32 @@ def build(dtype: str, mode: int) -> Any:
                 add_values(values, source, target, width, scale, ahead)
 
     @inline
-    def add_in_blocks(call, control, room, amplitude, scale, b_first, b_last, t_first, t_last, h_first, h_last):
+    def make_block(call, control, room, b, t0, t1, h, t_first, block_at, row_bytes):
+        """Make rows t0 ... t1 - 1 of the encoding; what was made of a position's anchor before t0 is still in the room, since t_first."""
+        first_at = room
+        for p in range(max(word(control, at.PART_COUNT), 1)):
+            part = part_of(call, control, p)
+            amplitude, second_at = real(number(part, at.AMPLITUDE)), first_at + functions_bytes(part)
+            for t in range(t0, t1):
+                position = position_of(part, b, t, h)
+                if is_anchored and is_anchored_anew(part, b, t, t_first, h):
+                    evaluate(part, anchor_of(position), amplitude, first_at, second_at)
+                row_at = block_at + (t - t0) * row_bytes + first_column_of(control, part) * size
+                write_row(part, position, amplitude, first_at, second_at, row_at, row_at, real(1), 0)
+            first_at = second_at + functions_bytes(part)
+
+    @inline
+    def add_in_blocks(call, control, room, scale, b_first, b_last, t_first, t_last, h_first, h_last):
         """Add rows to all of these sequences and heads, whose positions are those of the first."""
-        first_at, second_at, buffer_at = room, room + functions_bytes(call), room + 2 * functions_bytes(call)
-        row_bytes, known = word(call, at.WIDTH) * size, word(control, at.KNOWN)
+        buffer_at, row_bytes, known = room + word(control, at.BUFFER), word(call, at.WIDTH) * size, word(control, at.KNOWN)
         block_rows = t_last - t_first if known != 0 else word(control, at.BLOCK_ROWS)
-        anchored = t1 = t_first
+        t1 = t_first
         while t1 < t_last:
             t0, t1, block_at = t1, min(t_last, t1 + block_rows), buffer_at
             if known != 0:
                 block_at = known + ((word(call, at.START) >> 32) + t0) * row_bytes
             if known == 0 or word(control, at.FILLS) != 0:
-                for t in range(t0, t1):
-                    position = position_of(call, b_first, t, h_first)
-                    if is_anchored and t == anchored:
-                        anchored = anchored_until(call, b_first, t, t_last, h_first)
-                        evaluate(call, anchor_of(position), amplitude, first_at, second_at)
-                    row_at = block_at + (t - t0) * row_bytes
-                    write_row(call, position, amplitude, first_at, second_at, row_at, row_at, real(1), 0)
+                make_block(call, control, room, b_first, t0, t1, h_first, t_first, block_at, row_bytes)
             if word(control, at.FILLS) != 0:
                 return
             for b in range(b_first, b_last):
@@ -185,7 +204,7 @@ def build(dtype: str, mode: int) -> Any:
     @inline
     def work(call, control, number_of_room):
         """Work off chunks until there are none."""
-        amplitude, scale = real(number(call, at.AMPLITUDE)), real(number(call, at.INPUT_SCALE))
+        scale = real(number(call, at.INPUT_SCALE))
         room, rooms = word(control, at.SCRATCH) + number_of_room * word(control, at.ROOM_BYTES), word(control, at.ROOMS)
         batch, batch_per_chunk = word(call, at.BATCH), word(control, at.BATCH_PER_CHUNK)
         heads, rows_per_chunk = word(call, at.HEADS), word(control, at.ROWS_PER_CHUNK)
@@ -207,10 +226,10 @@ def build(dtype: str, mode: int) -> Any:
                 h = np.int64(0)  # not a literal, for which Numba would compile every helper anew
                 while h < heads:
                     if at_once:
-                        add_at_once(call, control, room, amplitude, scale, b, t_first, t_last, h)
+                        add_at_once(call, control, room, scale, b, t_first, t_last, h)
                     else:
                         b_end = min(b_last, b + batch_step)
-                        add_in_blocks(call, control, room, amplitude, scale, b, b_end, t_first, t_last, h, h + head_step)
+                        add_in_blocks(call, control, room, scale, b, b_end, t_first, t_last, h, h + head_step)
                     h += head_step
                 b += batch_step
             fetch_add(control, at.FINISHED_CHUNKS, 1)

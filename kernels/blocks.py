@@ -90,6 +90,7 @@ SEATS, HELPERS, CALLED = 36, 37, 38  # address of the seats, or 0; up to how man
 SCRATCH, ROOM_BYTES, ROOMS = 39, 40, 41  # memory to compute in, a room for each thread; who finds none leaves
 # How add_sinusoidal goes about it; kernels/add_sinusoidal.py says what they mean.
 CONTIGUOUS, DENSE, STREAMS, BLOCK_ROWS, AHEAD, KNOWN, FILLS = 42, 43, 44, 45, 46, 47, 48
+PARTS, PART_COUNT, BUFFER = 49, 50, 51
 # With each room comes an equal share of the chunks, on a line of its own: how many of them are claimed, and whether the room is taken.
 SHARES, SHARE_WORDS, MOST_ROOMS = 64, 16, 16
 CLAIMED, IS_TAKEN = 0, 1

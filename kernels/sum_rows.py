@@ -21,7 +21,8 @@ import numpy as np
 from . import arithmetic as a
 from . import blocks as at
 from . import lanes, rows, sharing, sums
-from .add_sinusoidal import anchor_of, anchored_until, is_kept, position_of, target_of
+from .add_sinusoidal import anchor_of, is_kept, position_of, target_of
+from .rows import ANCHOR_ROWS
 from .sharing import claim_chunk, fetch_add, number, word
 
 SIGNATURE = sharing.SIGNATURE
@@ -35,6 +36,18 @@ def id_of(call, ids, b, t, h):
     """The id of a row: ``ids`` is the place of the address of (B, T, H) int64 and of their strides."""
     strides = word(call, ids + 1), word(call, ids + 2), word(call, ids + 3)
     return word(word(call, ids) + b * strides[0] + t * strides[1] + h * strides[2], 0)
+
+
+@sharing.inline
+def anchored_until(call, b, t, last, h):
+    """First row after t whose position has another anchor, or ``last``."""
+    position = position_of(call, b, t, h)
+    if word(call, at.POSITIONS) == 0:
+        return min(last, t + ANCHOR_ROWS - ((position >> 32) & (ANCHOR_ROWS - 1)))
+    end = t + 1
+    while end < last and anchor_of(position_of(call, b, end, h)) == anchor_of(position):
+        end += 1
+    return end
 
 
 def build(name: str, first: str, second: str | None, learned: str | None, out: str, adds: str) -> Any:

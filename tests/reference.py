@@ -11,10 +11,12 @@ import numpy as np
 BITS = 160
 
 
-def angular_frequencies(dim: int, base: float = 10000.0, shift: float = 0, scale: float = 1.0) -> list[mpmath.mpf]:
-    """w_f: base^(-2f/D) for shift 0 (Vaswani et al.), else base^(-f / max(D//2 - shift, 1)) (tensor2tensor)."""
+def angular_frequencies(
+    dim: int, base: float = 10000.0, shift: float = 0, scale: float = 1.0, zero_pad: bool = False
+) -> list[mpmath.mpf]:
+    """w_f: base^(-2f/D) for shift 0 (Vaswani et al.), else base^(-f / max(D//2 - shift, 1)) (tensor2tensor, diffusers)."""
     with mpmath.workprec(220):
-        if shift == 0:
+        if shift == 0 and not zero_pad:
             exponents = [mpmath.mpf(2 * f) / dim for f in range(-(-dim // 2))]
         else:
             denominator = max(mpmath.mpf(dim // 2) - mpmath.mpf(shift), mpmath.mpf(1))
@@ -51,9 +53,10 @@ def sinusoidal(
     frequency_shift: float = 0,
     amplitude: float = 1.0,
     position_scale: float = 1.0,
+    zero_pad: bool = False,
 ) -> np.ndarray:
     """PE of shape positions.shape + (dim,) in float64."""
-    angle = angles(positions, angular_frequencies(dim, base, frequency_shift, position_scale))
+    angle = angles(positions, angular_frequencies(dim, base, frequency_shift, position_scale, zero_pad))
     first, second = (np.cos(angle), np.sin(angle)) if cos_first else (np.sin(angle), np.cos(angle))
     pairs = dim // 2
     if layout == "concatenated":
@@ -65,6 +68,48 @@ def sinusoidal(
     if result.shape[-1] < dim:
         result = np.concatenate([result, np.zeros((*result.shape[:-1], 1))], axis=-1)
     return amplitude * result
+
+
+def grid(
+    coordinates: np.ndarray,
+    dim: int,
+    *,
+    axes: tuple[int, ...],
+    layout: str = "axes",
+    shares: tuple[int, ...] | None = None,
+    remainder: str = "refuse",
+    **encoding: object,
+) -> np.ndarray:
+    """Sinusoids of several coordinates (A, ...): (..., dim) float64. ``encoding`` may have a tuple, an entry for each axis."""
+    total = sum(shares or (1,) * len(axes))
+    blocks = []
+    for axis in axes:
+        exact = dim * (shares[axis] if shares else 1) / total
+        width = 2 * int(np.ceil(exact / 2)) if remainder == "truncate" else 2 * int(exact // 2)
+        own = {
+            "layout" if name == "sinusoid_layout" else name: value[axis] if isinstance(value, tuple) else value
+            for name, value in encoding.items()
+        }
+        if width:
+            blocks.append(sinusoidal(coordinates[axis], width, **own))
+    if layout == "functions":
+        halves = [np.split(block, 2, axis=-1) for block in blocks]
+        blocks = [half[i] for i in (0, 1) for half in halves]
+    empty = np.zeros((*coordinates.shape[1:], dim))
+    return np.concatenate([*blocks, empty], axis=-1)[..., :dim]
+
+
+def fourier(points: np.ndarray, matrix: np.ndarray, *, scale: float = 2.0, shift: float = -1.0) -> np.ndarray:
+    """[sin | cos] of 2 pi (scale*x + shift) B for points (..., axes), B (axes, F): whole turns are left out exactly."""
+    exact = [[_scaled(float(value)) for value in row] for row in np.asarray(matrix, np.float64)]
+    one, moved = 1 << 160, int(shift * 2) << 79
+    rows = []
+    for point in np.asarray(points, np.float64).reshape(-1, len(exact)).tolist():
+        where = [(_scaled(x) * int(scale * 2) >> 1) + moved for x in point]
+        turns = [sum(c * row[f] for c, row in zip(where, exact, strict=True)) % one for f in range(len(exact[0]))]
+        rows.append([(v - one if v > one // 2 else v) / one for v in turns])
+    angle = 2 * np.pi * np.array(rows).reshape(*points.shape[:-1], -1)
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
 
 
 def rotate(

@@ -49,6 +49,17 @@ class ndarray:
     device = property(lambda self: types.SimpleNamespace(id=0))
     T = property(lambda self: ndarray(self._host.T, self._owner))
 
+    flags = property(lambda self: self._host.flags)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._host[index] = value._host if isinstance(value, ndarray) else value
+
+    def transpose(self, *axes: int) -> ndarray:
+        return ndarray(self._host.transpose(*axes), self._owner)
+
+    def __mul__(self, other: float) -> ndarray:
+        return asarray(self._host * other)
+
     def __getitem__(self, index: Any) -> ndarray:
         parts = index if isinstance(index, tuple) else (index,)
         if any(isinstance(part, ndarray) for part in parts):  # a copy

@@ -91,7 +91,23 @@ MAY_IMPORT = {
     "operations": {"arrays", "encodings", "rows"},
     "backends": {"checks", "arrays", "encodings", "operations", "backends", "kernels", "locks", "toeplitz"},
     "repeated": {"checks", "encodings"},
-    "api": {"repeated", "checks", "arguments", "arrays", "dispatch", "encodings", "operations", "rows", "backends", "torch"},
+    "grids": {"checks", "arrays", "dispatch", "encodings", "operations", "rows"},
+    "fourier": {"checks", "arrays", "dispatch", "encodings", "operations", "rows"},
+    "positions": {"checks", "dispatch", "positions"},
+    "api": {
+        "grids",
+        "fourier",
+        "repeated",
+        "checks",
+        "arguments",
+        "arrays",
+        "dispatch",
+        "encodings",
+        "operations",
+        "rows",
+        "backends",
+        "torch",
+    },
     "rotations": {"torch", "repeated", "checks", "arguments", "arrays", "dispatch", "encodings", "operations", "rows"},
     "torch": {
         "api",
@@ -107,6 +123,7 @@ MAY_IMPORT = {
         "scaling",
         "torch",
         "biases",
+        "grids",
         "bias_values",
     },
     "kernels": {"kernels"},
@@ -212,7 +229,8 @@ DOCUMENTED = (
     "encodings.fire",
     "encodings.sinusoidal",
     "encodings.rotary",
-    "backends.pool",
+    *("encodings.grid", "encodings.fourier"),
+    *("positions.sequences", "positions.patches", "positions.sampling", "positions.remaps", "backends.pool"),
     "torch.functional",
     "torch.modules",
     "torch.transformers",
@@ -255,3 +273,10 @@ def test_public_docstrings(name):
     documented = getattr(fastpe, name).__doc__
     assert documented
     assert documented.strip()
+
+
+@pytest.mark.parametrize("name", [*fastpe.positions.__all__])
+def test_generators_of_positions_are_documented(name):
+    documented = getattr(fastpe.positions, name).__doc__
+    assert documented
+    assert name in fastpe.positions.__doc__ or name == "Remap"

@@ -22,6 +22,7 @@ encodings = st.builds(
     frequency_shift=st.sampled_from([0, 1, 0.5]),
     amplitude=st.sampled_from([1.0, -0.5, 3.0]),
     position_scale=st.sampled_from([1.0, 0.25, 7.5]),
+    zero_pad=st.booleans(),
 )
 integers = st.integers(-(2**31), 2**31 - 1)
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 20), st.integers(1, 40))

@@ -115,6 +115,40 @@ def test_not_a_position(gpu):
     assert np.isnan(gpu.host(x)).all(axis=(0, 2)).tolist() == [False, True, True]
 
 
+# ---- grids and Fourier features ---------------------------------------------------------------------------------------------
+
+GRIDS = {
+    "mae": fastpe.Grid.mae((3, 5)),
+    "timm": fastpe.Grid.timm((3, 5)),
+    "detr": fastpe.Grid.detr((3, 5)),
+    "truncated": fastpe.Grid.convention("positional-encodings", (3, 5)),
+    "left_over": fastpe.Grid.convention("t2t-nd", (3, 5)),
+}
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("name", GRIDS)
+def test_grids(gpu, dtype, name):
+    for width in (64, 21) if name in ("truncated", "left_over") else (64, 20):
+        got, expected = both(gpu, cases.random((2, 15, width), dtype), GRIDS[name], {}, input_scale=1.5)
+        cases.assert_same_bits(got, expected)
+        mask = np.random.default_rng(0).random((2, 3, 5)) < 0.5
+        got, expected = both(gpu, cases.random((2, 3, 5, width), dtype), GRIDS[name], {"mask": mask})
+        cases.assert_same_bits(got, expected)
+        positions = np.random.default_rng(1).uniform(-9, 9, (2, 2, 15))
+        got, expected = both(gpu, cases.random((2, 15, width), dtype), GRIDS[name], {"positions": positions})
+        cases.assert_same_bits(got, expected)
+
+
+def test_fourier_features(gpu):
+    points = np.random.default_rng(0).uniform(-1, 1, (3, 9))
+    for fourier in (fastpe.Fourier.nerf(3, 4, include_input=True), fastpe.Fourier.random(points[:, :4] * 3)):
+        for dtype in ("float32", "float64", "float16"):
+            expected = fastpe.encode(points, fourier.width, fourier, dtype=dtype)
+            got = fastpe.encode(gpu.array(points), fourier.width, fourier, dtype=dtype)
+            cases.assert_same_bits(gpu.host(got), expected)
+
+
 # ---- rotations ---------------------------------------------------------------------------------------------------------------
 
 ROTARIES = {

@@ -46,3 +46,8 @@ def synchronize(device: int | None) -> None:
     """Wait for the current stream of a device."""
     with cupy.cuda.Device(device):
         cupy.cuda.get_current_stream().synchronize()
+
+
+def on(device: int | None) -> Any:
+    """Where arrays of a device may be computed with."""
+    return cupy.cuda.Device(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -47,3 +48,8 @@ def as_host(array: Any) -> Any:
 def from_host(array: Any, device: int | None) -> Any:
     """A host array in this library (itself)."""
     return array
+
+
+def on(device: int | None) -> contextlib.AbstractContextManager[Any]:
+    """Where arrays of a device may be computed with (the host is the only one here)."""
+    return contextlib.nullcontext()

@@ -22,7 +22,7 @@ from .. import checks
 from ..arrays import ITEMSIZE, Memory
 from ..encodings import RotaryPlan, SinusoidalPlan, TablePlan
 from ..kernels import blocks as at
-from ..operations import AddSinusoidal, CallerTable, RotaryTables, Rotate, SumRows, Tables
+from ..operations import AddGrid, AddSinusoidal, CallerTable, RotaryTables, Rotate, SumRows, Tables
 from ..toeplitz import AddToeplitz
 from . import cache
 
@@ -228,7 +228,7 @@ def warmup(dtype: str, device: int) -> None:
         _module(name, device)
 
 
-def run(operation: AddSinusoidal | Rotate | SumRows | AddToeplitz) -> None:
+def run(operation: AddSinusoidal | AddGrid | Rotate | SumRows | AddToeplitz) -> None:
     """Launch an operation on the caller's current stream."""
     if isinstance(operation, AddToeplitz):
         _toeplitz(operation)
@@ -238,6 +238,10 @@ def run(operation: AddSinusoidal | Rotate | SumRows | AddToeplitz) -> None:
         return
     if isinstance(operation, SumRows):
         _sum(operation)
+        return
+    if isinstance(operation, AddGrid):  # a part of a row is whole sectors of memory: passes over parts move no more bytes
+        for part in operation.slices:
+            run(part)
         return
     device = operation.out.device
     assert device is not None
@@ -261,8 +265,9 @@ def _variant(call: dict[str, Any], itemsize: int) -> str:
     arrays = ("x", "out") if call["x"] else ("out",)
     outer = [call[f"{array}{part}"] for array in arrays for part in ("", "_batch_stride", "_row_stride", "_head_stride")]
     contiguous = all(call[f"{array}_column_stride"] == itemsize for array in arrays)
-    block = call["width"] if call["interleaved"] else call["second_half"]
-    if not contiguous or call["width"] % 2 or block * itemsize % 16 or any(value % 16 for value in outer):
+    blocks = [call["width"]] if call["interleaved"] else [call["second_half"], call["width"] // 2]
+    unaligned = any(block * itemsize % 16 for block in blocks)
+    if not contiguous or call["width"] % 2 or unaligned or any(value % 16 for value in outer):
         return "columns"
     return "vec16_interleaved" if call["interleaved"] else "vec16_concatenated"
 
@@ -291,6 +296,11 @@ def _grid(call: dict[str, Any], units: int, device: int) -> tuple[tuple[int, int
 
 def _tables(plan: SinusoidalPlan, device: int) -> Tables:
     return Tables(*_uploaded(plan.key, device, lambda: (plan.turns.fraction, plan.turns.whole, *plan.rotations)))
+
+
+def kept(key: Any, device: int, array: Any) -> int:
+    """Address of a copy of an array on a device, made once."""
+    return _uploaded(key, device, lambda: (array,))[0]
 
 
 def _uploaded(key: Any, device: int, arrays: Callable[[], tuple[Any, ...]]) -> list[int]:

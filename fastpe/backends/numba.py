@@ -24,7 +24,7 @@ from ..encodings import RotaryPlan, SinusoidalPlan, TablePlan
 from ..kernels import blocks as at
 from ..kernels import locate_rows
 from ..locks import unforkable
-from ..operations import AddSinusoidal, CallerTable, RotaryTables, Rotate, SumRows, Tables
+from ..operations import AddGrid, AddSinusoidal, CallerTable, RotaryTables, Rotate, SumRows, Tables
 from ..toeplitz import AddToeplitz
 from . import cache, pool
 
@@ -130,25 +130,27 @@ def warmup(dtype: str, device: int | None) -> None:
     kernel("rotate", dtype, _IN_PLACE)
 
 
-def run(operation: AddSinusoidal | Rotate | SumRows | AddToeplitz) -> None:
+def run(operation: AddSinusoidal | AddGrid | Rotate | SumRows | AddToeplitz) -> None:
     """Run an operation to its end."""
     for call in _calls(operation):
         call.again()
 
 
-def prepare(operation: AddSinusoidal | Rotate | SumRows | AddToeplitz) -> Any:
+def prepare(operation: AddSinusoidal | AddGrid | Rotate | SumRows | AddToeplitz) -> Any:
     """What runs this operation again for other arrays of the same layout; None where that takes more than one call."""
     calls = list(itertools.islice(_calls(operation), 2))
     return calls[0] if len(calls) == 1 else None
 
 
 def _calls(
-    operation: AddSinusoidal | Rotate | SumRows | AddToeplitz,
+    operation: AddSinusoidal | AddGrid | Rotate | SumRows | AddToeplitz,
 ) -> Iterator[Call | RotateCall | SumCall | ToeplitzCall]:
     if isinstance(operation, AddToeplitz):
         return _toeplitz(operation)
     if isinstance(operation, Rotate):
         return _rotations(operation)
+    if isinstance(operation, AddGrid):
+        return _grids(operation)
     return _sums(operation) if isinstance(operation, SumRows) else _additions(operation)
 
 
@@ -159,6 +161,20 @@ def _additions(operation: AddSinusoidal) -> Iterator[Call]:
     tables, alive = _tables(plan)
     for arguments in operation.arguments(tables):
         yield Call(compiled, arguments, out.dtype, mode, _finished(plan, out.dtype), (alive, operation.rows.alive))
+
+
+def _grids(operation: AddGrid) -> Iterator[Call]:
+    """One pass over whole rows, which the parts make up: a pass over each part's channels would take 1.5 times as long."""
+    x, out, plan = operation.x, operation.out, operation.plan
+    mode = _ALONE if x is None else _IN_PLACE if x.same_elements(out) else _OUT_OF_PLACE
+    compiled = kernel("add_sinusoidal", out.dtype, mode)
+    tables = [_tables(part.plan) for part in plan.parts]
+    parts = [one.arguments(addresses) for one, (addresses, _) in zip(operation.slices, tables, strict=True)]
+    alive = tables, [rows.alive for rows in operation.rows]
+    for arguments, *made in zip(operation.whole(), *parts, strict=True):
+        columns = (part.first_column for part in plan.parts)
+        blocks = [(*one[: at.OUT], column, *one[at.OUT + 1 :]) for one, column in zip(made, columns, strict=True)]
+        yield Call(compiled, arguments, out.dtype, mode, None, alive, blocks)
 
 
 _IN_PLACE, _OUT_OF_PLACE, _ALONE = 0, 1, 2  # kernels.add_sinusoidal
@@ -235,15 +251,26 @@ class Call(_Prepared):
     """A call of ``add_sinusoidal``."""
 
     def __init__(
-        self, compiled: Callable[..., None], arguments: tuple[Any, ...], dtype: str, mode: int, finished: _Finished, alive: Any
+        self,
+        compiled: Callable[..., None],
+        arguments: tuple[Any, ...],
+        dtype: str,
+        mode: int,
+        finished: _Finished | None,
+        alive: Any,
+        parts: list[tuple[Any, ...]] | None = None,
     ) -> None:
         self.source, self.target, self._start = arguments[at.X], arguments[at.OUT], arguments[at.START]
         batch, self.rows, heads, width = arguments[at.BATCH : at.WIDTH + 1]
-        self._itemsize, self._finished = ITEMSIZE[dtype], finished
+        self._itemsize, self._finished, self.is_placed = ITEMSIZE[dtype], finished, bool(parts)
         nbytes = batch * self.rows * heads * width * self._itemsize
-        self._knows = arguments[at.POSITIONS] == 0 and nbytes <= FINISHED_FOR_BYTES
+        self._knows = finished is not None and arguments[at.POSITIONS] == 0 and nbytes <= FINISHED_FOR_BYTES
         offsets = batch if arguments[at.POSITIONS] != 0 and self.rows == 1 else 0
-        super().__init__(compiled, _BLOCK, arguments, _way_of_work(arguments, dtype, mode), nbytes, offsets, alive)
+        control = _way_of_work(arguments, dtype, mode, [part[at.WIDTH] for part in parts or ()])
+        if parts:
+            packed = np.frombuffer(bytearray(b"".join(_BLOCK.pack(*part) for part in parts)), np.int64)
+            control[at.PARTS], control[at.PART_COUNT], alive = packed.ctypes.data, len(parts), (packed, alive)
+        super().__init__(compiled, _BLOCK, arguments, control, nbytes, offsets, alive)
 
     def again(self) -> None:
         """Run on the arrays that it was made for."""
@@ -257,7 +284,7 @@ class Call(_Prepared):
         blocks = self._blocks()
         words = blocks.words
         words[_X], words[_OUT], words[_START] = source, target, start
-        known = self._finished.known(self, start) if self._knows else None
+        known = self._finished.known(self, start) if self._knows and self._finished is not None else None
         words[at.KNOWN] = 0 if known is None else known[0]
         if self._control[at.STREAMS]:
             words[at.STREAMS] = target % self._itemsize == 0
@@ -302,8 +329,8 @@ _X, _OUT, _BATCH, _ROWS, _HEADS, _POSITIONS, _START = (
 )  # behind the control block
 
 
-def _way_of_work(arguments: tuple[Any, ...], dtype: str, mode: int) -> dict[int, int]:
-    """How a call goes about it: the words of its control block that its form settles."""
+def _way_of_work(arguments: tuple[Any, ...], dtype: str, mode: int, parts: list[int]) -> dict[int, int]:
+    """How a call goes about it: the words of its control block that its form settles. ``parts``: the widths of the parts of a row."""
     batch, rows, heads, width = arguments[at.BATCH : at.WIDTH + 1]
     itemsize, real_bytes = ITEMSIZE[dtype], 8 if dtype == "float64" else 4
     row_bytes = width * itemsize
@@ -327,7 +354,8 @@ def _way_of_work(arguments: tuple[Any, ...], dtype: str, mode: int) -> dict[int,
         block_rows = min(max(1, streamed_rows), rows_per_chunk)
     else:
         block_rows = 0 if contiguous else 1
-    functions_bytes = 0 if dtype == "float64" else 2 * real_bytes * ((width + 1) // 2 + at.MARGIN)
+    functions = sum((columns + 1) // 2 + at.MARGIN for columns in parts or (width,))
+    functions_bytes = 0 if dtype == "float64" else 2 * real_bytes * functions
     return {
         at.CHUNKS: -(-rows // rows_per_chunk) * -(-batch // batch_per_chunk),
         at.ROWS_PER_CHUNK: rows_per_chunk,
@@ -339,6 +367,7 @@ def _way_of_work(arguments: tuple[Any, ...], dtype: str, mode: int) -> dict[int,
         at.DENSE: dense,
         at.STREAMS: streams,
         at.BLOCK_ROWS: block_rows,
+        at.BUFFER: functions_bytes,
         at.AHEAD: at.AHEAD_BYTES if source_strides[1] == row_bytes else -(-at.AHEAD_BYTES // row_bytes) * source_strides[1],
     }
 

@@ -5,12 +5,26 @@ Those of attention scores, in `bias.py` and `buckets.py`, are imported where the
 
 from __future__ import annotations
 
+from .fourier import Fourier
+from .grid import Grid, GridPlan
 from .learned import Learned
 from .rotary import Rotary, RotaryPlan
 from .rotary_table import RotaryTable, TablePlan
 from .sinusoidal import Sinusoidal, SinusoidalPlan
 
-__all__ = ["NAMES", "Learned", "Rotary", "RotaryPlan", "RotaryTable", "Sinusoidal", "SinusoidalPlan", "TablePlan"]
+__all__ = [
+    "NAMES",
+    "Fourier",
+    "Grid",
+    "GridPlan",
+    "Learned",
+    "Rotary",
+    "RotaryPlan",
+    "RotaryTable",
+    "Sinusoidal",
+    "SinusoidalPlan",
+    "TablePlan",
+]
 
 # What the `encoding` argument accepts by name.
 NAMES: dict[str, type[Sinusoidal]] = {"sinusoidal": Sinusoidal}

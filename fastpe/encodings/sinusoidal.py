@@ -46,12 +46,14 @@ class Sinusoidal:
     scaling
         A rule of ``fastpe.scaling`` for contexts longer than those trained on, or None: it takes the plain frequencies (without
         ``position_scale``) to others. Its attention factor is not used: there is no attention to scale.
+    zero_pad
+        The last column of an odd width is zero with shift 0, too, as it is in diffusion models.
 
     Notes
     -----
-    Odd widths D follow the sources. With shift 0, ``w_f = base^(-2f/D)``, ``F = ceil(D/2)``, and the column without a partner holds
-    the function that comes first: the last column of the interleaved layout, the last of the first block of the concatenated one.
-    Otherwise ``F = floor(D/2)``, the denominator is ``max(F - shift, 1)`` and the last column is zero.
+    Odd widths D follow the sources. With shift 0 and without ``zero_pad``, ``w_f = base^(-2f/D)``, ``F = ceil(D/2)``, and the column
+    without a partner holds the function that comes first: the last column of the interleaved layout, the last of the first block of
+    the concatenated one. Otherwise ``F = floor(D/2)``, the denominator is ``max(F - shift, 1)`` and the last column is zero.
 
     References
     ----------
@@ -65,6 +67,7 @@ class Sinusoidal:
     amplitude: float = 1.0
     position_scale: float = 1.0
     scaling: scaling.Scaling | None = None
+    zero_pad: bool = False
     text: ClassVar[str]  # each one's own: the encoding as JSON, for graphs
 
     def __post_init__(self) -> None:
@@ -76,6 +79,7 @@ class Sinusoidal:
         }
         checks.one_of("Sinusoidal", "layout", self.layout, LAYOUTS)
         checks.boolean("Sinusoidal", "cos_first", self.cos_first)
+        checks.boolean("Sinusoidal", "zero_pad", self.zero_pad)
         if self.scaling is not None:
             from .. import scaling
 
@@ -83,6 +87,40 @@ class Sinusoidal:
         for name, value in numbers.items():  # plain floats, whatever kind of number came
             object.__setattr__(self, name, value)
         object.__setattr__(self, "text", written(self))
+
+    @classmethod
+    def timesteps(
+        cls,
+        *,
+        flip_sin_to_cos: bool = False,
+        downscale_freq_shift: float = 1,
+        scale: float = 1.0,
+        max_period: float = 10000.0,
+    ) -> Sinusoidal:
+        """Return the embedding of a diffusion model's timesteps, with the names and defaults of diffusers' ``get_timestep_embedding``.
+
+        ``scale * t * max_period^(-i / (D//2 - downscale_freq_shift))``, all sines, then all cosines; an odd width ends with zero.
+
+        Parameters
+        ----------
+        flip_sin_to_cos
+            Cosines first. Stable Diffusion, GLIDE and DiT have this and shift 0.
+        downscale_freq_shift
+            1 in DDPM.
+        scale
+            Factor on the timesteps, 1000 where they go from 0 to 1.
+        max_period
+            Base of the frequencies.
+
+        Examples
+        --------
+        >>> import fastpe
+        >>> fastpe.encode([0, 0.5, 999.25], 4, fastpe.Sinusoidal.timesteps(flip_sin_to_cos=True, downscale_freq_shift=0)).round(3)
+        array([[ 1.   ,  1.   ,  0.   ,  0.   ],
+               [ 0.878,  1.   ,  0.479,  0.005],
+               [ 0.975, -0.843,  0.222, -0.538]], dtype=float32)
+        """
+        return cls(max_period, "concatenated", flip_sin_to_cos, downscale_freq_shift, 1.0, scale, zero_pad=True)
 
     @property
     def needs_length(self) -> bool:
@@ -119,9 +157,14 @@ class Sinusoidal:
         """Return what the kernels need for width ``dim``; cached by value."""
         return _plan(self, dim, seq_len if self.needs_length else None)
 
+    @property
+    def _pads(self) -> bool:
+        """Whether an odd width ends with zero."""
+        return self.frequency_shift != 0 or self.zero_pad
+
     def _spectrum(self, dim: int, seq_len: int | None) -> tuple[npt.NDArray[np.float64], phase.Turns]:
-        count = (dim + 1) // 2 if self.frequency_shift == 0 else dim // 2
-        width = dim if self.frequency_shift == 0 else 2 * max(count - self.frequency_shift, 1)  # of base^(-2f/width)
+        count = dim // 2 if self._pads else (dim + 1) // 2
+        width = 2 * max(count - self.frequency_shift, 1) if self._pads else dim  # of base^(-2f/width)
         if self.scaling is None:
             return phase.geometric(self.base, (2, width), count, self.position_scale)
         from .. import scaling
@@ -174,7 +217,7 @@ def _plan(encoding: Sinusoidal, dim: int, seq_len: int | None) -> SinusoidalPlan
     except OverflowError as error:
         rule = "base and position_scale must give frequencies below 2^32 turns a position"
         raise ValueError(checks.message("Sinusoidal", rule, f"{error} for {encoding} and width {dim}")) from None
-    odd, source_pads = dim % 2 == 1, encoding.frequency_shift != 0
+    odd, source_pads = dim % 2 == 1, encoding._pads
     if odd and source_pads:  # the zero column: the sine of frequency zero
         turns = phase.Turns(np.append(turns.fraction, np.uint64(0)), np.append(turns.whole, np.uint64(0)))
     interleaved = encoding.layout == "interleaved"

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from .. import api, dispatch, embedding, rotations
+from .. import api, dispatch, embedding, grids, rotations
 from ..arrays.torch import as_array
 from ..checks import message
-from ..encodings import Rotary
+from ..encodings import Fourier, Grid, Rotary
 from . import repeated
 from .memory import new
 
@@ -200,6 +200,15 @@ def encode(positions: Any, dim: int, encoding: Any, seq_len: int | None, out: Te
     found, target = seen(function, "positions", positions, device), as_array(function, "out", out)
     _run(device, api.encode, found, dim, encoding, out=target, seq_len=seq_len, validate=validate)
     count_up(out)
+
+
+def encoded_shape(encoding: Any, positions: Any) -> tuple[int, ...]:
+    """The shape of what ``encode`` makes of positions of this shape (None: all rows of a grid), but for the width."""
+    if isinstance(encoding, (Fourier, Grid)):
+        return grids.encoded_shape("encode", encoding, None if positions is None else tuple(positions))
+    if positions is None:
+        raise TypeError(message("encode", "positions must be numbers", "None", "Only a Grid has rows of its own."))
+    return tuple(positions)
 
 
 def resample(table: Tensor, new_size: Any, options: dict[str, Any]) -> Tensor:

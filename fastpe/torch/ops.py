@@ -17,7 +17,7 @@ import torch
 from .. import scaling
 from ..arguments import named_encoding
 from ..checks import message
-from ..encodings import Learned, Rotary, RotaryTable, Sinusoidal
+from ..encodings import Fourier, Grid, Learned, Rotary, RotaryTable, Sinusoidal
 from . import direct, gradients, memory, repeated, sums, watching
 
 Tensor = torch.Tensor
@@ -69,7 +69,8 @@ _leave_out(direct, repeated)
 # ---- encodings as strings ----------------------------------------------------------------------------------------------------
 
 
-_KINDS = {kind.__name__: kind for kind in (Sinusoidal, Rotary, *scaling.Scaling.__subclasses__())}
+_VALUES = (Sinusoidal, Grid, Fourier, Rotary)
+_KINDS = {kind.__name__: kind for kind in (*_VALUES, *scaling.Scaling.__subclasses__())}
 
 
 def _text(encoding: Any) -> str:
@@ -81,7 +82,7 @@ def _text(encoding: Any) -> str:
         return ""
     if isinstance(encoding, str):
         encoding = named_encoding("torch.compile", encoding, learned=False)
-    if type(encoding) not in (Sinusoidal, Rotary):
+    if type(encoding) not in _VALUES:
         kind = type(encoding)  # and not `describe`, which the compiler cannot follow
         got = f"a {kind.__module__}.{kind.__qualname__}"
         raise TypeError(message("torch.compile", "an encoding must be one of fastpe's", got))
@@ -525,13 +526,23 @@ def encode(positions: Tensor, dim: int, encoding: Any, dtype: torch.dtype, seq_l
 
 
 def _run_encode(positions: Tensor, dim: int, text: str, dtype: torch.dtype, seq_len: Any, validate: bool) -> Tensor:
-    out = memory.new((*positions.shape, dim), dtype, positions.device)
-    direct.encode(positions, dim, _read(text), seq_len, out, validate)
+    encoding = _read(text)
+    where = None if _is_whole(encoding, positions) else positions
+    shape = direct.encoded_shape(encoding, where if where is None else where.shape)
+    out = memory.new((*shape, dim), dtype, positions.device)
+    direct.encode(where, dim, encoding, seq_len, out, validate)
     return out
 
 
+def _is_whole(encoding: Any, positions: Tensor) -> bool:
+    """Whether no positions stand for all rows of a grid, which always has positions of an axis or more."""
+    return isinstance(encoding, Grid) and tuple(positions.shape) == (0,)
+
+
 def _fake_encode(positions: Tensor, dim: int, text: str, dtype: torch.dtype, seq_len: Any, validate: bool) -> Tensor:
-    return positions.new_empty((*positions.shape, dim), dtype=dtype)
+    encoding = _read(text)
+    shape = direct.encoded_shape(encoding, None if _is_whole(encoding, positions) else positions.shape)
+    return positions.new_empty((*shape, dim), dtype=dtype)
 
 
 def _run_row_positions(

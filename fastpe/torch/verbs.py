@@ -212,25 +212,25 @@ def encode(
     for name, array in (("like", like), ("out", out)):
         if array is not None and not isinstance(array, Tensor):
             raise TypeError(message(function, f"{name} must be a tensor like the others", describe(array)))
-    if not isinstance(positions, Tensor):
+    if positions is not None and not isinstance(positions, Tensor):  # None: all rows of a grid
         positions = _numbers(function, positions)
-    if positions.device != example.device and positions.device.type == "cpu":
+    if positions is not None and positions.device != example.device and positions.device.type == "cpu":
         if not is_compiling():
             as_array(function, "out" if like is None else "like", example)  # before anything is copied there
         positions = positions.to(example.device)
     chosen = None if dtype is None else memory.dtype_of(function, dtype)
     width = checks.width(function, "dim", dim) if not is_compiling() else dim
     if is_compiling():
-        found = ops.encode(
-            positions, width, encoding, chosen or (torch.float32 if out is None else out.dtype), seq_len, validate
-        )
+        where = example.new_empty(0) if positions is None else positions
+        found = ops.encode(where, width, encoding, chosen or (torch.float32 if out is None else out.dtype), seq_len, validate)
         written: Tensor = found if out is None else out.copy_(found)
         return written
     if watching.watched(positions, out):
         watching.refuse(function, positions=positions)
         watching.check_no_out(function, out)
     if out is None:
-        out = memory.new((*positions.shape, width), chosen or torch.float32, example.device)
+        shape = direct.encoded_shape(encoding, None if positions is None else positions.shape)
+        out = memory.new((*shape, width), chosen or torch.float32, example.device)
     elif chosen is not None and chosen is not out.dtype:
         raise TypeError(message(function, f"out must have dtype {chosen}", describe(out)))
     result: Tensor = out

@@ -1,0 +1,280 @@
+"""Coordinates of patches of images and video: one axis of positions for each axis of a grid.
+
+For ``Rotary(sections=...)`` and ``Grid``; (A, T), rows in the order of memory, the last axis the fastest.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import checks
+from ..checks import message
+from . import arrays
+
+
+def _spread(function: str, along: list[npt.NDArray[Any]], like: Any) -> Any:
+    return arrays.like(function, like, np.stack(np.meshgrid(*along, indexing="ij")).reshape(len(along), -1))
+
+
+def grid(shape: Any, *, start: Any = 0, like: Any = None) -> Any:
+    """Return the coordinates of a grid: (row, column) of every patch.
+
+    Parameters
+    ----------
+    shape : (n_0, ..., n_n)
+        Sizes, slowest axis first: (H, W) or (T, H, W).
+    start : integer, or one for each axis
+        The first coordinate: of a crop, where it begins.
+    like : array
+        Make the result in this array's library and on its device.
+
+    Returns
+    -------
+    positions : (number of axes, T) int64
+
+    Notes
+    -----
+    Of Pixtral and Gemma 4, of timm's rotary encodings, CogVideoX and Flux.
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.grid((2, 3))
+    array([[0, 0, 0, 1, 1, 1],
+           [0, 1, 2, 0, 1, 2]])
+    """
+    counts = arrays.sizes("grid", "shape", shape)
+    starts = start if isinstance(start, (tuple, list)) else [start] * len(counts)
+    if len(starts) != len(counts):
+        raise ValueError(message("grid", f"start must be an integer, or {len(counts)}", f"{len(starts)}"))
+    along = [np.arange(size) + checks.integer("grid", "start", first) for size, first in zip(counts, starts, strict=True)]
+    return _spread("grid", along, like)
+
+
+def resized(shape: Any, reference: Any, *, start: float = 0.0, like: Any = None) -> Any:
+    """Return the coordinates of a grid stretched onto the one that a model was trained on: ``(i + start) / n * n_reference``.
+
+    Parameters
+    ----------
+    shape, reference : (H, W)
+    start
+        The first coordinate, before stretching.
+    like : array
+        Make the result in this array's library and on its device.
+
+    Returns
+    -------
+    positions : (number of axes, T) float64
+
+    Notes
+    -----
+    EVA-02 (arXiv 2303.11331); ``ref_feat_shape`` in timm.
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.resized((2, 2), (3, 4))
+    array([[0. , 0. , 1.5, 1.5],
+           [0. , 2. , 0. , 2. ]])
+    """
+    sizes, wanted = arrays.sizes("resized", "shape", shape), arrays.sizes("resized", "reference", reference)
+    first = checks.number("resized", "start", start)
+    if len(sizes) != len(wanted):
+        raise ValueError(message("resized", f"reference must have the {len(sizes)} axes of shape", f"{len(wanted)}"))
+    return _spread("resized", [(np.arange(n) + first) / n * m for n, m in zip(sizes, wanted, strict=True)], like)
+
+
+def centred(shape: Any, *, scale: float = 1.0, like: Any = None) -> Any:
+    """Return the centres of patches of an image that goes from -scale to scale: ``scale * (2 (i + 0.5) / n - 1)``.
+
+    Parameters
+    ----------
+    shape : (H, W)
+    scale
+        2 pi for DINOv3, with ``Rotary(100.0, sections=(d/4, d/4), section_frequencies="own")``.
+    like : array
+        Make the result in this array's library and on its device.
+
+    Returns
+    -------
+    positions : (number of axes, T) float64
+
+    Notes
+    -----
+    Siméoni et al., "DINOv3", 2025 (arXiv 2508.10104).
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.centred((1, 4))
+    array([[ 0.  ,  0.  ,  0.  ,  0.  ],
+           [-0.75, -0.25,  0.25,  0.75]])
+    """
+    factor = checks.number("centred", "scale", scale)
+    sizes = arrays.sizes("centred", "shape", shape)
+    return _spread("centred", [factor * (2 * (np.arange(n) + 0.5) / n - 1) for n in sizes], like)
+
+
+def pixels(shape: Any, *, like: Any = None) -> Any:
+    """Return the coordinates of an image whose first patch is at -1 and whose last is at 1 (timm's pixel frequencies).
+
+    Parameters
+    ----------
+    shape : (H, W)
+    like : array
+        Make the result in this array's library and on its device.
+
+    Returns
+    -------
+    positions : (number of axes, T) float64
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.pixels((3,))
+    array([[-1.,  0.,  1.]])
+    """
+    return _spread("pixels", [np.linspace(-1.0, 1.0, n) for n in arrays.sizes("pixels", "shape", shape)], like)
+
+
+def llama4(side: int, *, cls_token: bool = True, like: Any = None) -> Any:
+    """Return the coordinates of Llama 4's vision tower: column + 1 and row + 1 of square images, the class token last, at 0.
+
+    Parameters
+    ----------
+    side
+        Patches along a side.
+    cls_token
+        Whether there is one.
+    like : array
+        Make the result in this array's library and on its device.
+
+    Returns
+    -------
+    positions : (2, side * side + 1) int64
+        With ``Rotary(interleaved=True, sections=(d/4, d/4), section_frequencies="own")``.
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.llama4(2)
+    array([[1, 2, 1, 2, 0],
+           [1, 1, 2, 2, 0]])
+    """
+    n = checks.width("llama4", "side", side)
+    checks.boolean("llama4", "cls_token", cls_token)
+    found = grid((n, n), start=1)[::-1]
+    if cls_token:
+        found = np.concatenate([found, np.zeros((2, 1), np.int64)], axis=1)
+    return arrays.like("llama4", like, np.ascontiguousarray(found))
+
+
+def qwen2_vl(grids: Any, *, merge: int = 2, with_frames: bool = False) -> Any:
+    """Return the coordinates of Qwen2-VL's vision tower, in which patches that will be merged lie together.
+
+    Parameters
+    ----------
+    grids : (n, 3) integers
+        Frames, rows and columns of patches of each image or video, one behind the other.
+    merge
+        How many patches along rows and along columns become one token.
+    with_frames
+        Put the frame in front, as a first axis.
+
+    Returns
+    -------
+    positions : (2, T) int64, or (3, T)
+        With ``Rotary(sections=(d/4, d/4), section_frequencies="own")``. The values of grids are looked at: a GPU is waited for.
+
+    Notes
+    -----
+    Wang et al., "Qwen2-VL", 2024 (arXiv 2409.12191). Also of Qwen2.5-VL, Qwen3-VL and GLM-4V.
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.qwen2_vl([(1, 2, 4)])
+    array([[0, 0, 1, 1, 0, 0, 1, 1],
+           [0, 1, 0, 1, 2, 3, 2, 3]])
+    """
+    function = "qwen2_vl"
+    given = arrays.array(function, "grids", grids, "i", (2,))
+    size = checks.width(function, "merge", merge)
+    checks.boolean(function, "with_frames", with_frames)
+    if given.shape[1] != 3:
+        raise ValueError(message(function, "grids must have shape (n, 3)", f"{tuple(given.shape)}"))
+    parts = [np.zeros((3, 0), np.int64)]
+    for frames, rows, columns in arrays.host(given).tolist():
+        if min(frames, rows, columns) < 1 or rows % size or columns % size:
+            raise ValueError(
+                message(function, f"rows and columns must be multiples of merge = {size}", f"({frames}, {rows}, {columns})")
+            )
+        found = grid((frames, rows, columns))
+        blocks = found.reshape(3, frames, rows // size, size, columns // size, size)
+        parts.append(blocks.swapaxes(3, 4).reshape(3, -1))
+    found = np.concatenate(parts, axis=1)
+    return arrays.like(function, given, found if with_frames else found[1:])
+
+
+def detr(mask: Any, *, normalize: bool = True, scale: float = 2 * math.pi, epsilon: float = 1e-6, shift: float = 0.0) -> Any:
+    """Return DETR's coordinates of images with padding: the number of kept pixels down to each, and across.
+
+    ``y = cumulative sum of mask along rows - shift``, normalised ``y / (number of kept rows + epsilon) * scale``; x along columns.
+
+    Parameters
+    ----------
+    mask : (H, W) or (B, H, W) booleans
+        True where there is a pixel.
+    normalize
+        Divide by the last count of each column (of each row), so that coordinates go from 0 to ``scale``.
+    scale
+        The last coordinate.
+    epsilon
+        Added before dividing.
+    shift
+        0.5 in Deformable DETR: pixels' centres.
+
+    Returns
+    -------
+    positions : (2, H, W) or (2, B, H, W) float64, or int64 where they are not normalised and not shifted
+        For ``add_encoding(x, Grid.detr(), positions=...)``.
+
+    Raises
+    ------
+    ValueError
+        An image has no pixel. On a GPU that is not looked at: its coordinates are 0.
+
+    Notes
+    -----
+    Carion et al., "End-to-End Object Detection with Transformers", 2020 (arXiv 2005.12872).
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.detr([[True, True, False], [True, True, False]], normalize=False)
+    array([[[1, 1, 0],
+            [2, 2, 0]],
+           [[1, 2, 2],
+            [1, 2, 2]]])
+    """
+    function = "detr"
+    mask = arrays.array(function, "mask", mask, "b", (2, 3))
+    checks.boolean(function, "normalize", normalize)
+    factor = checks.positive_number(function, "scale", scale)
+    least, moved = checks.positive_number(function, "epsilon", epsilon), checks.number(function, "shift", shift)
+    if arrays.is_on_host(mask) and mask.shape[-1] * mask.shape[-2] and not bool(mask.any(-1).any(-1).all()):
+        raise ValueError(message(function, "mask must keep at least one pixel of every image", "an image of padding alone"))
+    kept = arrays.counts(mask)
+    down, across = kept.cumsum(-2), kept.cumsum(-1)
+    if not normalize and moved == 0:
+        return arrays.stack([down, across])
+    down, across = arrays.reals(down), arrays.reals(across)
+    if not normalize:
+        return arrays.stack([down - moved, across - moved])
+    down = (down - moved) / (down[..., -1:, :] + least) * factor
+    across = (across - moved) / (across[..., -1:] + least) * factor
+    return arrays.stack([down, across])

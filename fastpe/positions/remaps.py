@@ -1,0 +1,225 @@
+"""Positions that keep distances within those that a model was trained on, without training it anew.
+
+Attention is computed with several pairs of positions of queries and keys, branches, of which each pair of rows uses one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import checks
+from ..checks import message
+from . import arrays
+
+
+class Remap(NamedTuple):
+    """Positions for each branch, and which one a query and a key use.
+
+    Branch b is for ``bounds[b] <= i // size - j // size < bounds[b + 1]``, i and j where query and key stand; ``bounds`` begins at 0 and
+    ends with None, without end.
+    """
+
+    q: Any
+    k: Any
+    size: int
+    bounds: tuple[int | None, ...]
+    queries: Any
+    keys: Any
+
+    def branch(self) -> Any:
+        """Return which branch each query (rows) and key (columns) use: (Tq, Tk) int64, the first for keys that are ahead."""
+        apart = (self.queries // self.size)[:, None] - (self.keys // self.size)[None, :]
+        found = np.zeros(apart.shape, np.int64)
+        for bound in self.bounds[1:-1]:
+            found += apart >= bound
+        return found
+
+    def distance(self) -> Any:
+        """Return the distance that each query (rows) and key (columns) see: (Tq, Tk)."""
+        chosen = self.branch()
+        rows, columns = np.arange(self.queries.size)[:, None], np.arange(self.keys.size)[None, :]
+        return self.q[chosen, rows] - self.k[chosen, columns]
+
+
+def _places(function: str, queries: Any, keys: Any) -> tuple[Any, Any]:
+    """Where queries and keys stand: a number stands for 0, 1, ..."""
+    found = []
+    for name, value in (("queries", queries), ("keys", queries if keys is None else keys)):
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+            found.append(np.arange(arrays.natural(function, name, value)))
+            continue
+        given = np.asarray(arrays.host(arrays.array(function, name, value, "i", (1,))))
+        if given.size and given.min() < 0:
+            raise ValueError(message(function, f"{name} must be 0 or more", str(given.min())))
+        found.append(given.astype(np.int64))
+    return found[0], found[1]
+
+
+def rerope(queries: Any, keys: Any = None, *, window: int) -> Remap:
+    """Return ReRoPE's branches: distances from ``window`` on are all ``window``.
+
+    Parameters
+    ----------
+    queries, keys : number of rows, or (T,) integers
+        Where they stand. None: keys as queries.
+    window
+        At least 1.
+
+    Returns
+    -------
+    Remap
+        Branch 0, distances below ``window``: positions as they are. Branch 1: every query at ``window``, every key at 0.
+
+    Notes
+    -----
+    Su, "Rectified Rotary Position Embeddings", 2023 (github.com/bojone/rerope).
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.rerope(5, window=3).distance()[-1]
+    array([3, 3, 2, 1, 0])
+    """
+    i, j = _places("rerope", queries, keys)
+    w = checks.width("rerope", "window", window)
+    return Remap(np.stack([i, np.full_like(i, w)]), np.stack([j, np.zeros_like(j)]), 1, (0, w, None), i, j)
+
+
+def leaky_rerope(queries: Any, keys: Any = None, *, window: int, factor: float) -> Remap:
+    """Return Leaky ReRoPE's branches: beyond ``window`` distances grow by 1 / factor a row.
+
+    Parameters
+    ----------
+    queries, keys : number of rows, or (T,) integers
+        Where they stand. None: keys as queries.
+    window
+        At least 1.
+    factor
+        Distance n >= window is seen as ``window + (n - window) / factor``.
+
+    Returns
+    -------
+    Remap
+        Branch 0, distances below ``window``: positions as they are. Branch 1: ``i / factor + window - window / factor`` and
+        ``j / factor``.
+
+    Notes
+    -----
+    Su, "Rectified Rotary Position Embeddings", 2023 (github.com/bojone/rerope).
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.leaky_rerope(6, window=3, factor=2).distance()[-1]
+    array([4. , 3.5, 3. , 2. , 1. , 0. ])
+    """
+    i, j = _places("leaky_rerope", queries, keys)
+    w, k = checks.width("leaky_rerope", "window", window), checks.positive_number("leaky_rerope", "factor", factor)
+    return Remap(np.stack([i, i / k + (w - w / k)]), np.stack([j, j / k]), 1, (0, w, None), i, j)
+
+
+def self_extend(queries: Any, keys: Any = None, *, group: int = 8, window: int = 1024) -> Remap:
+    """Return Self-Extend's branches: beyond ``window`` positions are those of groups.
+
+    Parameters
+    ----------
+    queries, keys : number of rows, or (T,) integers
+        Where they stand. None: keys as queries.
+    group
+        How many rows share a position.
+    window
+        At least 1.
+
+    Returns
+    -------
+    Remap
+        Branch 0, distances below ``window``: positions as they are. Branch 1: ``i // group + window - window // group`` and
+        ``j // group``.
+
+    Notes
+    -----
+    Jin et al., "LLM Maybe LongLM: Self-Extend LLM Context Window Without Tuning", 2024 (arXiv 2401.01325).
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.self_extend(8, group=2, window=4).distance()[-1]
+    array([5, 5, 4, 4, 3, 2, 1, 0])
+    """
+    i, j = _places("self_extend", queries, keys)
+    g, w = checks.width("self_extend", "group", group), checks.width("self_extend", "window", window)
+    return Remap(np.stack([i, i // g + w - w // g]), np.stack([j, j // g]), 1, (0, w, None), i, j)
+
+
+def dual_chunk(queries: Any, keys: Any = None, *, chunk: int, local: int) -> Remap:
+    """Return the branches of dual chunk attention: within a chunk, to the chunk before, and to those further back.
+
+    Parameters
+    ----------
+    queries, keys : number of rows, or (T,) integers
+        Where they stand. None: keys as queries.
+    chunk
+        Three quarters of the length trained on, in the authors' code.
+    local
+        A sixteenth of it there; chunks are of ``s = chunk - local`` rows.
+
+    Returns
+    -------
+    Remap
+        Keys stand at ``j mod s``. Queries: ``i mod s``; for the chunk before ``min(i mod s + s, chunk)``; for others
+        ``min(2 s - 1, chunk)``. Branches are told apart by chunks: ``size`` is s.
+
+    Notes
+    -----
+    An et al., "Training-Free Long-Context Scaling of Large Language Models", 2024 (arXiv 2402.17463).
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.dual_chunk(10, chunk=4, local=1).distance()[-1]
+    array([4, 3, 2, 4, 3, 2, 3, 2, 1, 0])
+    """
+    function = "dual_chunk"
+    i, j = _places(function, queries, keys)
+    c, near = checks.width(function, "chunk", chunk), arrays.natural(function, "local", local)
+    s = c - near
+    if s < 1:
+        raise ValueError(message(function, f"local must be less than chunk = {c}", str(near)))
+    q = np.stack([i % s, np.minimum(i % s + s, c), np.full_like(i, min(2 * s - 1, c))])
+    return Remap(q, np.stack([j % s] * 3), s, (0, 1, 2, None), i, j)
+
+
+def string(queries: Any, keys: Any = None, *, shift: int, window: int = 128) -> Remap:
+    """Return STRING's branches: distances from ``shift`` on begin again at ``window``.
+
+    Parameters
+    ----------
+    queries, keys : number of rows, or (T,) integers
+        Where they stand. None: keys as queries.
+    shift
+        About a third of the length, in the paper.
+    window
+        At least 0, at most ``shift``.
+
+    Returns
+    -------
+    Remap
+        Branch 0, distances below ``shift``: positions as they are. Branch 1: queries at ``i - shift + window``.
+
+    Notes
+    -----
+    An et al., "Why Does the Effective Context Length of LLMs Fall Short?", 2024 (arXiv 2410.18745).
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.string(7, shift=4, window=1).distance()[-1]
+    array([3, 2, 1, 3, 2, 1, 0])
+    """
+    i, j = _places("string", queries, keys)
+    s, w = checks.width("string", "shift", shift), arrays.natural("string", "window", window)
+    if w > s:
+        raise ValueError(message("string", f"window must be at most shift = {s}", str(w)))
+    return Remap(np.stack([i, i - s + w]), np.stack([j, j]), 1, (0, s, None), i, j)

@@ -1,0 +1,288 @@
+"""Positions in sequences: padded, packed, with images and video among the text."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import checks, dispatch
+from ..checks import message
+from . import arrays
+
+
+def from_mask(mask: Any, *, offset: int = 0, fill: int = 0) -> Any:
+    """Return positions that count the kept rows before each: what Hugging Face makes of an attention mask.
+
+    ``p_t = offset + (number of kept rows before t)``, ``fill`` where the row is not kept.
+
+    Parameters
+    ----------
+    mask : (T,) or (B, T) booleans
+        True where a row is kept; padding may lie on either side.
+    offset
+        Position of the first kept row.
+    fill
+        Position of rows that are not kept; Hugging Face has 0 or 1 there.
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.from_mask([[False, False, True, True, True]])
+    array([[0, 0, 0, 1, 2]])
+    """
+    mask = arrays.array("from_mask", "mask", mask, "b", (1, 2))
+    offset, fill = checks.integer("from_mask", "offset", offset), checks.integer("from_mask", "fill", fill)
+    kept = arrays.counts(mask)
+    return (kept.cumsum(-1) - 1 + offset) * kept + fill * (1 - kept)
+
+
+def packed(cu_seqlens: Any, *, total: int | None = None) -> Any:
+    """Return positions that restart at each boundary, for sequences packed one behind the other.
+
+    Parameters
+    ----------
+    cu_seqlens : (n + 1,) integers
+        Boundaries, from 0 on.
+    total
+        The last boundary; None looks it up, for which a GPU is waited for.
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.packed([0, 3, 3, 5])
+    array([0, 1, 2, 0, 1])
+    """
+    function = "packed"
+    boundaries = arrays.array(function, "cu_seqlens", cu_seqlens, "i", (1,))
+    if arrays.is_on_host(boundaries):
+        values = arrays.host(boundaries)
+        if values.size == 0 or values[0] != 0 or (np.diff(values) < 0).any():
+            raise ValueError(message(function, "cu_seqlens must start at 0 and never decrease", str(values.tolist()[:8])))
+    count = int(boundaries[-1]) if total is None else arrays.natural(function, "total", total)
+    if dispatch.is_tensor(boundaries):
+        torch = arrays.module(boundaries)
+        boundaries = boundaries.long()
+        rows = torch.arange(count, device=boundaries.device)
+        return rows - boundaries[torch.searchsorted(boundaries, rows, right=True) - 1]
+    numpy = arrays.module(boundaries)
+    rows = numpy.arange(count)
+    return rows - boundaries[numpy.searchsorted(boundaries, rows, side="right") - 1]
+
+
+def fairseq(ids: Any, padding_idx: int = 1) -> Any:
+    """Return fairseq's positions of token ids: the first token stands at ``padding_idx + 1``, padding at ``padding_idx``.
+
+    Parameters
+    ----------
+    ids : (T,) or (B, T) integers
+    padding_idx
+        The id of padding.
+
+    Notes
+    -----
+    Of fairseq, RoBERTa, M2M-100, XGLM, MusicGen and others. fairseq's table has zeros at ``padding_idx``: ``mask=(ids != padding_idx)``.
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.fairseq([[1, 1, 40, 41, 2]])
+    array([[1, 1, 2, 3, 4]])
+    """
+    ids = arrays.array("fairseq", "ids", ids, "i", (1, 2))
+    padding = checks.integer("fairseq", "padding_idx", padding_idx)
+    kept = arrays.counts(ids != padding)
+    return kept.cumsum(-1) * kept + padding
+
+
+def abacus(is_digit: Any, *, offset: int = 0) -> Any:
+    """Return Abacus positions: the place in each run of digits, from 1, plus ``offset``; 0 outside runs.
+
+    Parameters
+    ----------
+    is_digit : (T,) or (B, T) booleans
+    offset
+        In training a random number from 0 to 99, one for a batch.
+
+    Notes
+    -----
+    McLeish et al., "Transformers Can Do Arithmetic with the Right Embeddings", 2024 (arXiv 2405.17399).
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.abacus([True, True, False, True])
+    array([1, 2, 0, 1])
+    """
+    is_digit = arrays.array("abacus", "is_digit", is_digit, "b", (1, 2))
+    offset = arrays.natural("abacus", "offset", offset)
+    digits = arrays.counts(is_digit)
+    total = digits.cumsum(-1)
+    outside = total * (1 - digits)
+    # The largest count outside a run so far is the count before the run.
+    before = (
+        outside.cummax(-1).values if dispatch.is_tensor(outside) else arrays.module(outside).maximum.accumulate(outside, -1)
+    )
+    return (total - before + offset) * digits
+
+
+class MRope(NamedTuple):
+    """Positions (3, B, T) of time, height and width, and for each sequence what is added to a later row's number to get its position."""
+
+    positions: Any
+    deltas: Any
+
+
+def mrope(
+    token_types: Any,
+    image_grids: Any = None,
+    video_grids: Any = None,
+    *,
+    merge: int = 2,
+    time_intervals: Any = None,
+    temporal_merge: int = 1,
+    separate_frames: bool = False,
+    mask: Any = None,
+    follows: str = "largest",
+) -> MRope:
+    """Return the positions of multimodal rotary encodings, of text with images and video in it.
+
+    Text stands at ``(p, p, p)``; a patch of an image or video that begins at p at ``(p + floor(frame * interval), p + row, p + column)``.
+
+    Parameters
+    ----------
+    token_types : (T,) or (B, T) integers
+        0 for text, 1 for a patch of an image, 2 for one of a video. Each run of patches is one image or video.
+    image_grids, video_grids : (n, 3) integers
+        Frames, rows and columns of patches of each, before merging.
+    merge
+        How many patches along rows and along columns become one token.
+    time_intervals : number, or one for each video
+        Positions from frame to frame: in Qwen2.5-VL the tokens a second times the seconds of a frame. None: 1. Images have one frame.
+    temporal_merge
+        How many frames of a video become one token: 2 in ERNIE 4.5 VL.
+    separate_frames
+        Each frame of a video is an image of its own between text (Qwen3-VL's timestamps).
+    mask : like token_types, booleans
+        Where it is False rows are padding, and stand at 0.
+    follows
+        What text after patches stands at. ``"largest"``: the largest position so far + 1, as the paper has it. ``"spatial"``: p + the
+        larger of rows and columns, as Hugging Face's library has it since version 5; it differs where time goes further.
+
+    Returns
+    -------
+    positions : (3, T) or (3, B, T) int64
+        For ``Rotary(sections=...)``.
+    deltas : () or (B,) int64
+        The largest position + 1 - the number of kept rows: a row decoded later, number t, stands at t + delta on all axes.
+
+    Raises
+    ------
+    ValueError
+        Runs of patches and grids do not fit each other; the message says which.
+
+    Notes
+    -----
+    Wang et al., "Qwen2-VL", 2024 (arXiv 2409.12191), section 2.1; Bai et al., "Qwen2.5-VL", 2025 (arXiv 2502.13923). The values of
+    token_types are looked at: a GPU is waited for.
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.mrope([0, 0, 1, 1, 1, 1, 0], [(1, 4, 4)]).positions
+    array([[0, 1, 2, 2, 2, 2, 4],
+           [0, 1, 2, 2, 3, 3, 4],
+           [0, 1, 2, 3, 2, 3, 4]])
+    """
+    function = "mrope"
+    given = arrays.array(function, "token_types", token_types, "i", (1, 2))
+    types = np.atleast_2d(arrays.host(given))
+    checks.boolean(function, "separate_frames", separate_frames)
+    checks.one_of(function, "follows", follows, ("largest", "spatial"))
+    if types.size and not np.isin(types, (0, 1, 2)).all():
+        raise ValueError(message(function, "token_types must be 0 (text), 1 (image) or 2 (video)", str(np.unique(types)[:5])))
+    kept = np.ones(types.shape, bool)
+    if mask is not None:
+        kept = np.atleast_2d(arrays.host(arrays.array(function, "mask", mask, "b", (1, 2))))
+        if kept.shape != types.shape:
+            raise ValueError(message(function, f"mask must have the shape of token_types, {types.shape}", f"{kept.shape}"))
+    merged = checks.width(function, "merge", merge)
+    visions = {
+        1: _visions(function, "image_grids", image_grids, merged, 1, None, False),
+        2: _visions(
+            function,
+            "video_grids",
+            video_grids,
+            merged,
+            checks.width(function, "temporal_merge", temporal_merge),
+            time_intervals,
+            separate_frames,
+        ),
+    }
+    positions, deltas = np.zeros((3, *types.shape), np.int64), np.zeros(len(types), np.int64)
+    for b, row in enumerate(types):
+        found = _sequence(function, row[kept[b]].tolist(), visions, follows)
+        positions[:, b, kept[b]] = found
+        deltas[b] = found.max(initial=-1) + 1 - found.shape[1]
+    for kind, name in ((1, "image_grids"), (2, "video_grids")):
+        left = sum(1 for _ in visions[kind])
+        if left:
+            raise ValueError(message(function, f"{name} must have one entry for each run of patches", f"{left} too many"))
+    if given.ndim == 1:
+        positions, deltas = positions[:, 0], deltas[0, ...]
+    return MRope(arrays.like(function, given, positions), arrays.like(function, given, np.asarray(deltas)))
+
+
+class _Vision(NamedTuple):
+    """Tokens of an image or video: frames, rows, columns, and positions from frame to frame."""
+
+    frames: int
+    rows: int
+    columns: int
+    interval: float
+
+
+def _visions(
+    function: str, name: str, grids: Any, merge: int, temporal_merge: int, intervals: Any, separate: bool
+) -> Iterator[_Vision]:
+    found = [] if grids is None else arrays.host(arrays.array(function, name, grids, "i", (2,))).tolist()
+    if found and len(found[0]) != 3:
+        raise ValueError(message(function, f"{name} must have shape (n, 3)", f"({len(found)}, {len(found[0])})"))
+    several = isinstance(intervals, (tuple, list)) or (intervals is not None and np.ndim(intervals) > 0)
+    steps = list(intervals) if several else [intervals] * len(found)
+    if len(steps) != len(found):
+        raise ValueError(message(function, f"time_intervals must be one number, or {len(found)}", f"{len(steps)}"))
+    made: list[_Vision] = []
+    for (frames, rows, columns), step in zip(found, steps, strict=True):
+        if min(frames, rows, columns) < 1 or rows % merge or columns % merge or frames % temporal_merge:
+            rule = f"{name} must be multiples of {temporal_merge} frames and {merge} rows and columns"
+            raise ValueError(message(function, rule, f"({frames}, {rows}, {columns})"))
+        interval = 1.0 if step is None else checks.number(function, "time_intervals", step)
+        one = _Vision(frames // temporal_merge, rows // merge, columns // merge, interval)
+        made += [one._replace(frames=1)] * one.frames if separate else [one]
+    return iter(made)
+
+
+def _sequence(function: str, types: list[int], visions: dict[int, Iterator[_Vision]], follows: str) -> Any:
+    """Positions (3, T) of one sequence."""
+    parts, begin = [np.zeros((3, 0), np.int64)], 0
+    for kind, run in itertools.groupby(types):
+        count = len(list(run))
+        if kind == 0:
+            parts.append(np.broadcast_to(np.arange(begin, begin + count), (3, count)))
+            begin += count
+            continue
+        name = "image_grids" if kind == 1 else "video_grids"
+        one = next(visions[kind], None)
+        if one is None:
+            raise ValueError(message(function, f"{name} must have one entry for each run of patches", "too few"))
+        if one.frames * one.rows * one.columns != count:
+            rule = f"a run of patches must be as long as its entry of {name} says, {one.frames * one.rows * one.columns}"
+            raise ValueError(message(function, rule, f"{count}"))
+        times = np.floor(np.arange(one.frames) * one.interval).astype(np.int64)
+        along = np.meshgrid(times, np.arange(one.rows), np.arange(one.columns), indexing="ij")
+        parts.append(np.stack(along).reshape(3, -1) + begin)
+        begin = int(parts[-1].max()) + 1 if follows == "largest" else begin + max(one.rows, one.columns)
+    return np.concatenate(parts, axis=1)

@@ -38,6 +38,7 @@ import fastpe
 from fastpe import bias_values, repeated
 from fastpe.backends import numba as backend
 from fastpe.backends import pool
+from fastpe.benchmark.expressions import numpy_embed, torch_embed
 
 MB = 1 << 20
 
@@ -440,20 +441,6 @@ def embed(run: Run) -> Iterator[Claim]:
             )
         del table, out, calls, allocating
         gc.collect()
-
-
-def numpy_embed(ids: np.ndarray, table: np.ndarray, out: np.ndarray, added: np.ndarray, scale: float) -> None:
-    np.take(table, ids, axis=0, out=out, mode="clip")
-    np.multiply(out, np.float32(scale), out=out)
-    np.add(out, added, out=out)
-
-
-def torch_embed(table: Any, out: Any, ids: Any, added: Any, scale: float) -> None:
-    import torch
-
-    torch.index_select(table, 0, ids.reshape(-1), out=out.view(-1, out.shape[-1]))
-    out.mul_(scale)
-    out.add_(added)
 
 
 def _bare_gather(ids: np.ndarray, table: np.ndarray, out: np.ndarray, threads: int) -> Call:

@@ -1,16 +1,11 @@
-"""What the benchmarks, the ratios and their tests share: cases, contenders, the check, the clock, the roofline."""
+"""What the benchmarks, the ratios and their tests share: cases, contenders, the check; clock and roofline are the package's."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import itertools
-import os
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,8 +19,34 @@ import reference
 from cases import DTYPES, assert_close
 
 import fastpe
+from fastpe.benchmark.clock import RESTORE_AFTER, Call, Timed, cuda_seconds_per_call, interleave, is_small, seconds_per_call
+from fastpe.benchmark.expressions import as_tensor, from_scratch, random_values
+from fastpe.benchmark.probes import bandwidth, host_probes, settle_threads, torch_if_installed
 
-Call = Callable[[], object]
+__all__ = [  # with what the package's own benchmark has
+    "CONTENDERS",
+    "CUDA_CONTENDERS",
+    "DTYPES",
+    "RESTORE_AFTER",
+    "Call",
+    "Case",
+    "Contender",
+    "Timed",
+    "Work",
+    "all_cases",
+    "as_tensor",
+    "bandwidth",
+    "check",
+    "cuda_seconds_per_call",
+    "from_scratch",
+    "host_probes",
+    "interleave",
+    "is_small",
+    "random_values",
+    "seconds_per_call",
+    "settle_threads",
+    "torch_if_installed",
+]
 
 # (B, T, D). One row a sequence stands at its own offset, as in decoding; all others count from 0.
 SHAPES = (
@@ -41,15 +62,6 @@ SMALL_SHAPES = ((1, 1, 64), (3, 1, 64), (2, 9, 64))
 SMALL_DTYPES = ("float32", "bfloat16")
 LAST_DECODED = 4095
 DECODED_APART = 61
-
-ROUND_SECONDS = 2e-4  # calls are repeated to fill a round: far above the clock's resolution
-RESTORE_AFTER = 1000  # calls; each adds at most 1 to an element, and float16 ends at 65504
-FEWEST_ROUNDS = 3
-WARMED_SECONDS = 0.2  # rounds up to this long are preceded by calls that are not counted,
-WARMING_CALLS = 8  # so many
-WARMING_SECONDS = 0.01  # or for so long,
-QUIET_SECONDS = 0.012  # and by a pause: OpenMP's threads, torch's for one, spin for 10 ms after a call
-
 
 # ---- cases -------------------------------------------------------------------------------------------------------------------
 
@@ -81,11 +93,6 @@ class Case:
 
     def __str__(self) -> str:
         return "x".join(map(str, self.shape)) + f"-{self.dtype}"
-
-
-def is_small() -> bool:
-    """Whether the environment asks for arrays that only show that everything runs."""
-    return os.environ.get("FASTPE_BENCH_SMALL") == "1"
 
 
 def all_cases(small: bool) -> list[Case]:
@@ -138,27 +145,11 @@ class Work:
         return np.broadcast_to(array if isinstance(array, np.ndarray) else array.get(), self.case.shape)
 
 
-def random_values(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Values of which no two pages are alike: the host of a virtual machine may keep pages of one content once, in its caches."""
-    block = np.random.default_rng(0).standard_normal(min(np.prod(shape), 1_000_003), np.float32)
-    return np.resize(block.astype(DTYPES[dtype]), shape)
-
-
 def _bytes(x: Any) -> Any:
     return x.reshape(-1).view(np.uint8)
 
 
 # ---- contenders --------------------------------------------------------------------------------------------------------------
-
-
-def from_scratch(positions: np.ndarray, width: int, dtype: Any) -> np.ndarray:
-    """The recipe of most tutorials: angles, then sines and cosines into alternate columns."""
-    frequencies = (10000.0 ** -(np.arange(0, width, 2) / width)).astype(dtype)
-    angles = positions[..., None].astype(dtype) * frequencies
-    table = np.empty((*positions.shape, width), dtype)
-    table[..., 0::2] = np.sin(angles)
-    table[..., 1::2] = np.cos(angles[..., : width // 2])
-    return table
 
 
 def _fastpe(work: Work) -> Call:
@@ -202,15 +193,6 @@ def _torch_cached(work: Work) -> Call:
         starts = torch.from_numpy(start)
         return lambda: x.add_(table[starts].unsqueeze(1))
     return lambda: x.add_(table[start : start + rows])
-
-
-def as_tensor(x: np.ndarray) -> Any:
-    """A tensor over the same memory."""
-    import torch
-
-    if x.dtype == DTYPES["bfloat16"]:
-        return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(x)
 
 
 FLOAT64_ANGLES = 2.0**-50  # error of an angle for each position: frequency, product and sine rounded in the type
@@ -283,143 +265,3 @@ def check(work: Work, contender: Contender, call: Call) -> None:
 
 def _sample(count: int) -> list[int]:
     return sorted({0, min(1, count - 1), count // 3, count // 2, max(count - 2, 0), count - 1})
-
-
-# ---- the clock ---------------------------------------------------------------------------------------------------------------
-
-
-def seconds_per_call(call: Call, calls: int) -> float:
-    """Wall time of a call, from so many in a row."""
-    turns = itertools.repeat(None, calls)
-    start = time.perf_counter()
-    for _ in turns:
-        call()
-    return (time.perf_counter() - start) / calls
-
-
-def cuda_seconds_per_call(call: Call, calls: int) -> float:
-    """Time of a call on the GPU, from so many in a row, between two events on the current stream."""
-    import cupy
-
-    turns = itertools.repeat(None, calls)
-    start, end = cupy.cuda.Event(), cupy.cuda.Event()
-    start.record()
-    for _ in turns:
-        call()
-    end.record()
-    end.synchronize()
-    return float(cupy.cuda.get_elapsed_time(start, end)) * 1e-3 / calls
-
-
-class Timed:
-    """A call that is timed in rounds. ``spend`` is told of calls before they happen, outside the timed region."""
-
-    def __init__(
-        self,
-        call: Call,
-        spend: Callable[[int], None] = lambda calls: None,
-        clock: Callable[[Call, int], float] = seconds_per_call,
-    ) -> None:
-        self._call, self._spend, self._clock = call, spend, clock
-        self.calls, self._warming = 1, 0
-        first = self.round()
-        self.calls = max(1, min(RESTORE_AFTER // 2, int(ROUND_SECONDS / max(first, 1e-9))))
-        self._round_seconds = max((first if self.calls == 1 else self.round()) * self.calls, 1e-9)
-        if self._round_seconds < WARMED_SECONDS:
-            self._warming = max(1, min(WARMING_CALLS, int(WARMING_SECONDS * self.calls / self._round_seconds)))
-
-    def round(self) -> float:
-        """Seconds per call, after calls that are not counted.
-
-        They find the caches, the processor and the threads as the previous contender left them.
-        """
-        self._spend(self.calls + self._warming)
-        if self._warming:
-            if not is_small():
-                time.sleep(QUIET_SECONDS)
-            for _ in range(self._warming):
-                self._call()
-        return self._clock(self._call, self.calls)
-
-    def rounds_in(self, seconds: float, most: int) -> int:
-        """How many rounds, with what precedes them, fit into a time, within limits."""
-        quiet = QUIET_SECONDS if self._warming and not is_small() else 0.0
-        whole = quiet + self._round_seconds * (1 + self._warming / self.calls)
-        return max(min(FEWEST_ROUNDS, most), min(most, int(seconds / whole)))
-
-
-def interleave(timed: dict[str, Timed], seconds: float, most: int) -> dict[str, float]:
-    """Let all take turns; return the median of each. A slow one, with fewer rounds, has them spread over the run."""
-    rounds = {name: one.rounds_in(seconds, most) for name, one in timed.items()}
-    total = max(rounds.values())
-    found: dict[str, list[float]] = {name: [] for name in timed}
-    for turn in range(total):
-        for name, one in timed.items():
-            if (turn + 1) * rounds[name] // total > turn * rounds[name] // total:
-                found[name].append(one.round())
-    return {name: statistics.median(values) for name, values in found.items()}
-
-
-# ---- the roofline ------------------------------------------------------------------------------------------------------------
-
-
-def settle_threads() -> int:
-    """Give torch the number of threads that fastpe uses, and return it."""
-    threads = fastpe.get_num_threads()
-    torch = torch_if_installed()
-    if torch is not None:
-        torch.set_num_threads(threads)
-    return threads
-
-
-def torch_if_installed() -> Any:
-    """The module, or None."""
-    if importlib.util.find_spec("torch") is None:
-        return None
-    import torch
-
-    return torch
-
-
-def host_probes(x: np.ndarray, threads: int) -> dict[str, Call]:
-    """Ways to read and write every byte of a float32 array once: ``x += 1``."""
-    add_one = _add_one()
-    probes: dict[str, Call] = {"numpy": lambda: np.add(x, 1, out=x), "numba": lambda: add_one(x)}
-    if threads > 1:
-        probes["numba_threads"] = _split(add_one, x, threads)
-    torch = torch_if_installed()
-    if torch is not None:
-        tensor = torch.from_numpy(x)
-        probes["torch"] = lambda: tensor.add_(1)
-    return probes
-
-
-@functools.lru_cache(maxsize=1)
-def _add_one() -> Callable[[np.ndarray], None]:
-    import numba
-
-    def add_one(x: np.ndarray) -> None:
-        for i in range(x.size):
-            x[i] += np.float32(1)
-
-    compiled: Callable[[np.ndarray], None] = numba.njit("void(float32[::1])", nogil=True)(add_one)
-    return compiled
-
-
-def _split(kernel: Callable[[np.ndarray], None], x: np.ndarray, threads: int) -> Call:
-    """The kernel on equal parts, one a thread; the caller's thread does the first."""
-    first, *others = np.array_split(x, threads)
-    pool = ThreadPoolExecutor(threads - 1)
-
-    def call() -> None:
-        pending = [pool.submit(kernel, part) for part in others]
-        kernel(first)
-        for one in pending:
-            one.result()
-
-    return call
-
-
-def bandwidth(nbytes: int, medians: Iterable[float]) -> float:
-    """Bytes per second of the fastest probe."""
-    return 2 * nbytes / min(medians)

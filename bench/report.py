@@ -6,12 +6,26 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
+
+from fastpe.benchmark.machine import describe, duration, size, speedup
+from fastpe.benchmark.machine import machine as describe_machine
+
+__all__ = [
+    "ReportError",
+    "describe",
+    "duration",
+    "entries",
+    "machine",
+    "read",
+    "rewrite",
+    "section",
+    "size",
+    "speedup",
+    "table",
+]
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 COMMAND = "pytest bench --benchmark-only --benchmark-enable --benchmark-json=results.json"
@@ -36,63 +50,9 @@ class ReportError(Exception):
     """The results or the README are not what they should be."""
 
 
-# ---- the machine -------------------------------------------------------------------------------------------------------------
-
-
 def machine(threads: int) -> dict[str, Any]:
-    """What a figure depends on: processor, cores, threads, versions, command."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    versions = {"Python": platform.python_version()}
-    for title, package in (("NumPy", "numpy"), ("Numba", "numba"), ("torch", "torch"), ("fastpe", "fastpe")):
-        try:
-            versions[title] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    small = "FASTPE_BENCH_SMALL=1 " if os.environ.get("FASTPE_BENCH_SMALL") == "1" else ""
-    return {"cpu": _processor(), "cores": cores, "threads": threads, "versions": versions, "command": small + COMMAND}
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def describe(found: dict[str, Any]) -> str:
-    """The machine in one line."""
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    return f"{found['cpu']}, {_count(found['cores'], 'core')}, {_count(found['threads'], 'thread')}; {versions}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("s" if number != 1 else "")
-
-
-# ---- numbers -----------------------------------------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """Three digits and a unit."""
-    unit, scale = ("s", 1.0) if seconds >= 1 else ("ms", 1e-3) if seconds >= 1e-3 else ("us", 1e-6)
-    value = seconds / scale
-    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
-
-
-def speedup(ratio: float | None) -> str:
-    """How many times faster; "-" if it was not measured."""
-    return "-" if ratio is None else f"{ratio:.{2 if ratio < 10 else 1 if ratio < 100 else 0}f}x"
-
-
-def size(shape: tuple[int, ...], nbytes: int) -> str:
-    """A shape and what it weighs."""
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if nbytes >= scale:
-            return f"({', '.join(map(str, shape))}), {nbytes / scale:.3g} {unit}"
-    return f"({', '.join(map(str, shape))}), {nbytes} B"
+    """What a figure depends on, with the command of this suite."""
+    return describe_machine(threads, COMMAND)
 
 
 # ---- the section -------------------------------------------------------------------------------------------------------------

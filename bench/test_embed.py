@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from claims import numpy_embed, torch_embed
 from contenders import as_tensor, is_small, random_values, settle_threads, torch_if_installed
 
 import fastpe
+from fastpe.benchmark.expressions import numpy_embed, torch_embed
 
 pytestmark = pytest.mark.timeout(1800)
 

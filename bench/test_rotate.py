@@ -9,6 +9,7 @@ import pytest
 from contenders import DTYPES, as_tensor, is_small, random_values, settle_threads, torch_if_installed
 
 import fastpe
+from fastpe.benchmark.expressions import usual_rotation as usual
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -16,13 +17,6 @@ pytestmark = pytest.mark.timeout(1800)
 SHAPES = {"prefill": (1, 32, 8, 8192, 128), "decode": (32, 32, 8, 1, 128)}
 SMALL = {"prefill": (1, 4, 2, 16, 32), "decode": (3, 4, 2, 1, 32)}
 LIBRARIES = ("fastpe", "torch", "numpy")
-
-
-def usual(library: Any, x: Any, cos: Any, sin: Any) -> Any:
-    """The expression of most models: cosines and sines have every column twice."""
-    half = x.shape[-1] // 2
-    join = library.cat if hasattr(library, "cat") else library.concatenate
-    return x * cos + join((-x[..., half:], x[..., :half]), -1) * sin
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

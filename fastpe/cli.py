@@ -1,4 +1,4 @@
-"""``python -m fastpe``: what is installed and usable, a demonstration on real text, a picture of an encoding."""
+"""``python -m fastpe``: what is installed and usable, a demonstration on real text, pictures of encodings, benchmarks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import __version__
+from . import __version__, cli_bench, cli_plot
 from .backends import cache, cuda, pool
 from .checks import FLOATS
-from .encodings.sinusoidal import LAYOUTS, Sinusoidal
 
 CHECK_FAILED, BAD_ARGUMENT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 DEFAULT_PLOT = "heatmap.png"
@@ -69,14 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     picture.add_argument("--no-plot", action="store_true", help="save no heat map")
     demo.set_defaults(command=_demo)
 
-    plot = commands.add_parser("plot", help="save a heat map of an encoding")
-    plot.add_argument("path", metavar="PATH", help="the picture; its ending chooses the format")
-    plot.add_argument("--positions", type=int, default=128, metavar="N", help="number of positions (default: 128)")
-    plot.add_argument("--offset", type=int, default=0, metavar="P", help="the first position (default: 0)")
-    plot.add_argument("--dim", type=int, default=128, metavar="D", help="width (default: 128)")
-    plot.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help=f"order of the columns (default: {LAYOUTS[0]})")
-    plot.add_argument("--base", type=float, default=10000.0, help="the longest wavelength is 2 pi times this (default: 10000)")
-    plot.set_defaults(command=_plot)
+    cli_plot.add_parser(commands).set_defaults(command=functools.partial(_refusing, cli_plot.run))
+
+    cli_bench.add_parser(commands).set_defaults(command=functools.partial(_refusing, cli_bench.run))
 
     kept = commands.add_parser("cache", help="say what compiled kernels are kept, or delete them")
     what = kept.add_mutually_exclusive_group()
@@ -91,7 +85,17 @@ def _refuse(text: object) -> int:
     return BAD_ARGUMENT
 
 
-# ---- demo and plot -----------------------------------------------------------------------------------------------------------
+def _refusing(command: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Run a command whose errors are those of its arguments."""
+    try:
+        return command(arguments)
+    except OSError as error:
+        return _refuse(f"fastpe: {error.filename!r} cannot be used: {error.strerror or error}.")
+    except (ImportError, TypeError, ValueError) as error:
+        return _refuse(error)
+
+
+# ---- demo and cache ----------------------------------------------------------------------------------------------------------
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -131,26 +135,12 @@ def _picture(path: str, dim: int) -> tuple[str | None, str | None]:
     from . import plot
 
     try:
-        plot.heatmap(dim=dim, path=path)
+        plot.save(plot.heatmap(dim=dim), path)
     except ImportError:
         return None, f"not drawn: {plot.INSTALL}"
     except OSError as error:
         return None, f"not saved: {path}: {error.strerror or error}"
     return os.path.abspath(path), None
-
-
-def _plot(arguments: argparse.Namespace) -> int:
-    from . import plot
-
-    try:
-        encoding = Sinusoidal(base=arguments.base, layout=arguments.layout)
-        plot.heatmap(encoding, arguments.positions, arguments.dim, arguments.path, offset=arguments.offset)
-    except OSError as error:
-        return _refuse(f"plot: {arguments.path!r} cannot be written: {error.strerror or error}.")
-    except (ImportError, ValueError) as error:
-        return _refuse(error)
-    print(f"saved {os.path.abspath(arguments.path)}")
-    return 0
 
 
 def _cache(arguments: argparse.Namespace) -> int:
@@ -181,7 +171,7 @@ def information() -> dict[str, Any]:
     folder = _try(cache.root)
     return {
         "versions": {"fastpe": __version__, "python": platform.python_version(), **versions},
-        "platform": {"system": platform.platform(), "cpu": _cpu(), "cores": os.cpu_count()},
+        "platform": {"system": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count()},
         "backends": {"numba": _numba(versions["numba"]), "cuda": gpu},
         "array_module": "cupy" if gpu["usable"] else "numpy",
         "cache": {"folder": None if folder is None else str(folder), "writable": folder is not None and _writable(folder)},
@@ -210,7 +200,8 @@ def _writable(folder: os.PathLike[str]) -> bool:
     return True
 
 
-def _cpu() -> str | None:
+def cpu_name() -> str | None:
+    """The processor as the system calls it."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         for line in file:
             if line.startswith("model name"):

@@ -158,7 +158,7 @@ def test_demo_table_and_heat_map(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert "text.txt: 15 bytes, repeated" in said.out
     assert "check                   passed" in said.out
     assert str(tmp_path / "heatmap.png") in said.out
-    assert png_size(tmp_path / "heatmap.png") == (1200, 800)
+    assert png_size(tmp_path / "heatmap.png") == (1200, 675)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
@@ -267,7 +267,7 @@ def test_demo_without_matplotlib(capsys: pytest.CaptureFixture[str], monkeypatch
     assert "pip install 'fastpe[plot]'" in capsys.readouterr().out
     assert cli.main(["demo", "--dim", "8", "--plot", "x.png"]) == 2
     assert "pip install 'fastpe[plot]'" in one_line(capsys)
-    assert cli.main(["plot", "x.png"]) == 2
+    assert cli.main(["plot", "bias"]) == 2
     assert "pip install 'fastpe[plot]'" in one_line(capsys)
 
 
@@ -317,53 +317,86 @@ def test_the_text_ships_and_says_what_it_is() -> None:
 # ---- plot --------------------------------------------------------------------------------------------------------------------
 
 
-def test_plot(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    options = ["--positions", "20", "--dim", "7", "--layout", "concatenated", "--base", "100", "--offset", "-5"]
-    assert cli.main(["plot", "picture", *options]) == 0
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["heatmap", "--length", "20", "--dim", "7", "--encoding", "sinusoidal:layout=concatenated,base=100", "--offset", "-5"],
+        ["contour", "--length", "20", "--dim", "8", "--scaling", "linear:factor=4"],
+        ["similarity", "--length", "20", "--encoding", "rotary:base=500000", "--scaling", "ntk:factor=4"],
+        ["wavelengths", "--scaling", "ntk:factor=4", "--scaling", "linear:factor=4", "--trained", "100", "--length", "400"],
+        ["error", "--length", "1000", "--dim", "8"],
+        ["bias", "--encoding", "alibi:heads=12", "--length", "20"],
+    ],
+)
+def test_plot(options: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["plot", *options, "-o", "picture"]) == 0
     assert capsys.readouterr().out == f"saved {tmp_path / 'picture'}\n"
-    assert png_size(tmp_path / "picture") == (1200, 800)
+    assert png_size(tmp_path / "picture")[0] == 1200
 
 
-def test_heatmap_shows_the_encoding() -> None:
-    from fastpe.plot import heatmap
+def test_plot_has_a_name_for_its_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plot", "bias"]) == 0
+    assert os.listdir() == ["bias.png"]
+    capsys.readouterr()
 
-    encoding = fastpe.Sinusoidal(base=100.0, amplitude=-0.5)
-    figure = heatmap(encoding, positions=9, dim=6, offset=1000)
-    axes, bar = figure.axes
-    image = axes.images[0]
-    np.testing.assert_array_equal(image.get_array(), fastpe.encode(np.arange(1000, 1009), 6, encoding))
-    assert tuple(image.get_extent()) == (-0.5, 5.5, 1008.5, 999.5)
-    low, high = image.get_clim()
-    assert -low == high == np.abs(image.get_array()).max()
-    assert (axes.get_xlabel(), axes.get_ylabel(), bool(bar.get_ylabel())) == ("column", "position", True)
-    assert axes.get_title() == "base: 100.0, amplitude: -0.5"
-    assert "D = 6" in figure.get_suptitle()
-    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+def test_plot_all(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from fastpe.plot import curves, gallery
+
+    monkeypatch.setattr(gallery, "PICTURES", {"one": lambda: curves.bias(length=5), "two": curves.bias})
+    assert cli.main(["plot", "all", "-o", "some/folder"]) == 0
+    assert capsys.readouterr().out == "".join(f"saved {tmp_path / 'some/folder' / name}.png\n" for name in ("one", "two"))
+    assert png_size(tmp_path / "some/folder/two.png")[0] == 1200
+
+
+def test_plot_takes_a_recipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = types.SimpleNamespace(encoding=fastpe.ALiBi(4))
+    monkeypatch.setattr(fastpe, "recipe", lambda name: recipe, raising=False)
+    assert cli.main(["plot", "bias", "--recipe", "bloom"]) == 0
+    capsys.readouterr()
+    assert cli.main(["plot", "heatmap", "--recipe", "bloom"]) == 2
+    assert "got a bias on scores, ALiBi" in one_line(capsys)
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "expected"),
     [
-        ["nosuch/x.png"],
-        ["x.nosuch"],
-        ["x.png", "--dim", "0"],
-        ["x.png", "--positions", "0"],
-        ["x.png", "--positions", str(10**9)],
-        ["x.png", "--base", "nan"],
-        ["x.png", "--offset", str(2**31)],
-        ["x.png", "--offset", str(10**30)],
+        (["heatmap", "-o", "nosuch/x.png"], "'nosuch/x.png' cannot be used: No such file"),
+        (["heatmap", "-o", "x.nosuch"], "path must end with one of"),
+        (["heatmap", "--dim", "0"], "dim must be at least 1"),
+        (["heatmap", "--length", "0"], "length must be at least 1"),
+        (["heatmap", "--length", str(10**9)], "length * dim must be at most"),
+        (["heatmap", "--encoding", "sinusoidal:base=nan"], "base must be a real number"),
+        (["heatmap", "--encoding", "nosuch"], "must be one of alibi, fire, "),
+        (["heatmap", "--encoding", "alibi:heads=8"], "bias (plot bias) shows it"),
+        (["heatmap", "--offset", str(2**31)], "positions must lie in"),
+        (["heatmap", "--offset", str(10**30)], "positions must lie in"),
+        (
+            ["heatmap", "--trained", "5"],
+            "heatmap takes --encoding, --recipe, --scaling, --length, --dim, --offset, got --trained",
+        ),
+        (["bias", "--scaling", "ntk:factor=2"], "bias takes --encoding, --recipe, --length, got --scaling"),
+        (["all", "--dim", "5"], "all takes nothing but -o, got --dim"),
+        (["bias", "--encoding", "rotary"], "must be a bias on scores"),
+        (["heatmap", "--encoding", "sandwich:heads=2", "--scaling", "ntk:factor=2"], "got Sandwich"),
+        (["heatmap", "--scaling", "ntk:factor=2", "--scaling", "ntk:factor=3"], "heatmap takes one --scaling, got 2"),
+        (["heatmap", "--scaling", "nosuch"], "scaling must be one of custom, dynamicntk"),
+        (["all", "-o", "file"], "'file' cannot be used: "),
     ],
 )
-def test_plot_refuses(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot_refuses(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
     assert cli.main(["plot", *arguments]) == 2
-    one_line(capsys)
-    assert os.listdir() == []
+    assert expected in one_line(capsys)
+    assert os.listdir() == ["file"]
 
 
 # ---- the command itself ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("argv", "code"), [([], 2), (["nosuch"], 2), (["demo", "--dtype", "int8"], 2), (["--version"], 0)])
+@pytest.mark.parametrize(
+    ("argv", "code"), [([], 2), (["nosuch"], 2), (["plot", "nosuch"], 2), (["demo", "--dtype", "int8"], 2), (["--version"], 0)]
+)
 def test_codes_of_the_parser(argv: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(argv) == code
     assert "Traceback" not in capsys.readouterr().err
@@ -393,11 +426,11 @@ def test_broken_pipe() -> None:
 def test_fastpe_imports_none_of_this_and_info_no_torch() -> None:
     code = """
 import sys, fastpe
-unwanted = {"fastpe.cli", "fastpe.demo", "fastpe.plot", "matplotlib", "argparse"} & set(sys.modules)
+unwanted = {"fastpe.cli", "fastpe.demo", "fastpe.plot", "fastpe.benchmark", "matplotlib", "argparse"} & set(sys.modules)
 assert not unwanted, unwanted
 from fastpe import cli
 assert cli.main(["info"]) == 0
-unwanted = {"torch", "matplotlib", "fastpe.demo", "fastpe.plot"} & set(sys.modules)
+unwanted = {"torch", "matplotlib", "fastpe.demo", "fastpe.plot", "fastpe.benchmark"} & set(sys.modules)
 assert not unwanted, unwanted
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -38,7 +38,7 @@ def python(code, *flags, **environment):
 
 # ---- imports -----------------------------------------------------------------------------------------------------------------
 
-OPTIONAL = ("cupy", "torch", "numba", "llvmlite", "matplotlib", "ml_dtypes", "jax", "tensorflow")
+OPTIONAL = ("cupy", "torch", "numba", "llvmlite", "matplotlib", "ml_dtypes", "jax", "tensorflow", "tqdm")
 
 
 def test_import_loads_numpy_only():

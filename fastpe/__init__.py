@@ -41,6 +41,8 @@ __all__ = [
     "encode",
     "get_num_threads",
     "positions",
+    "recipe",
+    "recipes",
     "rerotate",
     "resample",
     "scaling",
@@ -51,6 +53,7 @@ __all__ = [
 if _TYPE_CHECKING:
     from . import positions, scaling
     from .biases import add_bias
+    from .catalog import recipe, recipes
     from .encodings.bias import ALiBi, Kerple, Sandwich
     from .encodings.buckets import LogBuckets, T5Bias
     from .encodings.fire import FIRE
@@ -58,6 +61,7 @@ else:
     _LATER = {"positions": "positions", "scaling": "scaling", "add_bias": "biases", "FIRE": "encodings.fire"}
     _LATER |= dict.fromkeys(("ALiBi", "Kerple", "Sandwich"), "encodings.bias")
     _LATER |= dict.fromkeys(("LogBuckets", "T5Bias"), "encodings.buckets")
+    _LATER |= dict.fromkeys(("recipe", "recipes"), "catalog")
 
     def __getattr__(name: str) -> object:
         """Import when it is first asked for what would make importing fastpe a third slower."""

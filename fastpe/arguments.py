@@ -81,5 +81,6 @@ def named_encoding(function: str, encoding: Any, learned: bool = True, grid: boo
     if not isinstance(encoding, str):
         raise TypeError(message(function, rule, describe(encoding)))
     if encoding not in NAMES:
-        raise ValueError(message(function, rule, repr(encoding)))
+        remedy = f"What published models use, if {encoding!r} is one, is fastpe.recipe({encoding!r}).encoding."
+        raise TypeError(message(function, rule, repr(encoding), remedy))
     return NAMES[encoding]()

@@ -72,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
 
     cli_bench.add_parser(commands).set_defaults(command=functools.partial(_refusing, cli_bench.run))
 
+    listed = commands.add_parser("recipes", help="list what published models use")
+    listed.add_argument("--markdown", action="store_true", help="as a table with fields and sources")
+    listed.set_defaults(command=_recipes)
+
     kept = commands.add_parser("cache", help="say what compiled kernels are kept, or delete them")
     what = kept.add_mutually_exclusive_group()
     what.add_argument("--info", action="store_true", help="say what is kept and where (the default)")
@@ -141,6 +145,18 @@ def _picture(path: str, dim: int) -> tuple[str | None, str | None]:
     except OSError as error:
         return None, f"not saved: {path}: {error.strerror or error}"
     return os.path.abspath(path), None
+
+
+def _recipes(arguments: argparse.Namespace) -> int:
+    from . import catalog
+
+    if arguments.markdown:
+        print(catalog.table(), end="")
+    else:
+        width = max(map(len, catalog.CATALOGUE))
+        for name, entry in catalog.CATALOGUE.items():
+            print(f"{name:<{width}}  {entry.kind.__name__:<10}  {entry.summary}")
+    return 0
 
 
 def _cache(arguments: argparse.Namespace) -> int:

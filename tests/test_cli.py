@@ -349,13 +349,26 @@ def test_plot_all(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     assert png_size(tmp_path / "some/folder/two.png")[0] == 1200
 
 
-def test_plot_takes_a_recipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = types.SimpleNamespace(encoding=fastpe.ALiBi(4))
-    monkeypatch.setattr(fastpe, "recipe", lambda name: recipe, raising=False)
-    assert cli.main(["plot", "bias", "--recipe", "bloom"]) == 0
+def test_plot_takes_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plot", "bias", "--recipe", "bloom:heads=4"]) == 0
+    assert cli.main(["plot", "heatmap", "--recipe", "whisper"]) == 0
     capsys.readouterr()
-    assert cli.main(["plot", "heatmap", "--recipe", "bloom"]) == 2
+    assert cli.main(["plot", "heatmap", "--recipe", "bloom:heads=4"]) == 2
     assert "got a bias on scores, ALiBi" in one_line(capsys)
+    for wrong, text in {
+        "bloom": "without heads",
+        "wisper": "Did you mean 'whisper'",
+        "bloom:4": "such as bloom:heads=112",
+    }.items():
+        assert cli.main(["plot", "bias", "--recipe", wrong]) == 2
+        assert text in one_line(capsys)
+
+
+def test_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["recipes"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(fastpe.recipes())
+    assert cli.main(["recipes", "--markdown"]) == 0
+    assert capsys.readouterr().out in (Path(__file__).parent.parent / "docs/recipes.md").read_text()
 
 
 @pytest.mark.parametrize(

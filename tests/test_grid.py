@@ -13,10 +13,15 @@ import reference
 
 import fastpe
 from fastpe import Grid, Sinusoidal
-from fastpe.encodings.grid import CONVENTIONS
 
 DATA = dict(np.load(Path(__file__).parent / "data" / "grids.npz"))
 BLOCKS = Sinusoidal(layout="concatenated")
+
+
+def named(name, shape):
+    """The grid of a published model."""
+    return fastpe.recipe(name, shape=shape).encoding
+
 
 # Grids as fields, and the same for the reference.
 GRIDS = {
@@ -61,7 +66,7 @@ def test_mae():
     assert not DATA["mae_14x14"][0].any()  # the class token has none: a view leaves it out
     assert_table(None, DATA["mae_14x14"][1:], 13, table[rows[1:] - 1])
     assert_table(Grid.mae((5, 5)), DATA["mae_5x5"], 4)
-    assert Grid.convention("dit", (5, 5)) == Grid.convention("mae", (5, 5)) == Grid.mae((5, 5))
+    assert named("dit", (5, 5)) == named("mae", (5, 5)) == Grid.mae((5, 5))
 
 
 def test_diffusers():
@@ -72,19 +77,19 @@ def test_diffusers():
 @pytest.mark.parametrize("name", [name for name in DATA if name.startswith("package_")])
 def test_positional_encodings(name):
     table = DATA[name]
-    assert_table(Grid.convention("positional-encodings", table.shape[:-1]), table, max(table.shape[:-1]))
+    assert_table(named("positional-encodings", table.shape[:-1]), table, max(table.shape[:-1]))
 
 
 @pytest.mark.parametrize("name", ["t2t_2", "t2t_3"])
 def test_tensor2tensor(name):
     table = DATA[name]
-    assert_table(Grid.convention("t2t-nd", table.shape[:-1]), table, 6)
+    assert_table(named("t2t-nd", table.shape[:-1]), table, 6)
 
 
 def test_tensor2tensor_leaves_what_is_left_over():
     x = cases.random((2, 3, 4, 10), "float32")
     before = x.copy()
-    fastpe.add_encoding(x, Grid.convention("t2t-nd", (3, 4)))
+    fastpe.add_encoding(x, named("t2t-nd", (3, 4)))
     cases.assert_same_bits(x[..., 8:], before[..., 8:])
     assert (x[..., :8] != before[..., :8]).mean() > 0.8
 
@@ -139,12 +144,12 @@ def test_timm_orders():
 def test_rt_detr_and_omdet():
     y, x = np.mgrid[:3, :4]
     rows, columns = (reference.sinusoidal(one, 8, layout="concatenated") for one in (y, x))
-    rt_detr, omdet = (fastpe.encode(None, 16, Grid.convention(name, (3, 4))) for name in ("rt-detr", "omdet"))
+    rt_detr, omdet = (fastpe.encode(None, 16, named(name, (3, 4))) for name in ("rt-detr", "omdet"))
     cases.assert_close(rt_detr, np.concatenate([rows, columns], axis=-1), "float32")
     # OmDet's tokens go down the columns.
     tokens = np.concatenate([columns, rows], axis=-1).swapaxes(0, 1).reshape(12, 16)
     cases.assert_close(omdet.reshape(12, 16), tokens, "float32")
-    square = [fastpe.encode(None, 16, Grid.convention(name, (5, 5))) for name in ("rt-detr", "omdet")]
+    square = [fastpe.encode(None, 16, named(name, (5, 5))) for name in ("rt-detr", "omdet")]
     cases.assert_same_bits(*square)
 
 
@@ -158,9 +163,9 @@ def test_rt_detr_and_omdet_as_hugging_face_has_them(monkeypatch):
     if not hasattr(rt_detr, "RTDetrSinePositionEmbedding"):
         pytest.skip("this transformers has no RTDetrSinePositionEmbedding")
     table = rt_detr.RTDetrSinePositionEmbedding(64)(width=5, height=3, device=torch.device("cpu"), dtype=torch.float32)
-    assert_table(Grid.convention("rt-detr", (3, 5)), table.numpy()[0], 4)
+    assert_table(named("rt-detr", (3, 5)), table.numpy()[0], 4)
     table = omdet.OmDetTurboHybridEncoder.build_2d_sincos_position_embedding(5, 3, 64)
-    assert_table(Grid.convention("omdet", (3, 5)), table.numpy()[0], 4)
+    assert_table(named("omdet", (3, 5)), table.numpy()[0], 4)
 
 
 def test_cogvideox():
@@ -372,12 +377,9 @@ def test_a_grid_is_a_value():
     assert hash(Grid((4, 6), sinusoid=(BLOCKS, BLOCKS))) == hash(Grid((4, 6)))
     assert Grid((4, 6)) != Grid((6, 4))
     assert Grid((np.int64(4), 6)).shape == (4, 6)
-    assert Grid.convention("detr", (4, 6)) == Grid.detr((4, 6))
-    assert Grid.convention("cogvideox", (3, 4, 6)) == Grid.cogvideox((3, 4, 6))
-    assert Grid.convention("timm-2d", (4, 6)) == Grid.timm((4, 6))
-    assert set(CONVENTIONS) == {
-        *("mae", "dit", "timm-2d", "detr", "rt-detr", "omdet", "cogvideox", "positional-encodings", "t2t-nd"),
-    }
+    assert named("detr", (4, 6)) == Grid.detr((4, 6))
+    assert named("cogvideox", (3, 4, 6)) == Grid.cogvideox((3, 4, 6))
+    assert named("timm-2d", (4, 6)) == Grid.timm((4, 6))
 
 
 def test_coordinates_and_frequencies():
@@ -444,7 +446,6 @@ BAD_GRIDS = {
     "truncate": (lambda: Grid((5, 3), remainder="truncate"), ValueError, "needs interleaved"),
     "extent": (lambda: Grid((5, 3), extent=0), ValueError, "greater than 0"),
     "epsilon": (lambda: Grid((5, 3), epsilon=-1), ValueError, "0 or more"),
-    "convention": (lambda: Grid.convention("beit", (5, 3)), ValueError, "'mae', 'dit'"),
     "coordinates": (lambda: Grid.detr().coordinates(), ValueError, "shape must be given"),
 }
 

@@ -285,7 +285,7 @@ def test_pictures_go_into_the_axes_that_are_given() -> None:
     ("call", "kind", "text"),
     [
         (lambda: plot.heatmap(fastpe.ALiBi(8)), ValueError, "got a bias on scores, ALiBi. fastpe.plot.bias"),
-        (lambda: plot.heatmap("nosuch"), ValueError, "must be one of alibi, fire, kerple, learned,"),
+        (lambda: plot.heatmap("nosuch"), ValueError, "must be one of alibi, fire, fourier, grid, kerple, learned,"),
         (lambda: plot.heatmap(3), TypeError, "heatmap: encoding must be one of fastpe's, got int 3"),
         (lambda: plot.heatmap(length=0), ValueError, "heatmap: length must be at least 1, got 0"),
         (lambda: plot.heatmap(length=2.5), TypeError, "heatmap: length must be an integer"),
@@ -363,16 +363,13 @@ def test_texts_that_mean_nothing(text: str, said: str | None) -> None:
         named.encoding(text)
 
 
-def test_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def recipe(name: str) -> Any:
-        if name != "llama-3":
-            raise KeyError(f"recipe: name must be one of llama-3, got {name!r}.")
-        return types.SimpleNamespace(encoding=fastpe.Rotary(500_000.0))
-
-    monkeypatch.setattr(fastpe, "recipe", recipe, raising=False)
-    assert named.recipe("llama-3") == fastpe.Rotary(500_000.0)
-    with pytest.raises(ValueError, match=r"recipe: name must be one of llama-3, got 'x'\."):
-        named.recipe("x")
+def test_recipes() -> None:
+    assert named.recipe("llama3") == fastpe.Rotary(500_000.0)
+    assert named.recipe("mae:shape=(2, 3)") == fastpe.Grid.mae((2, 3))
+    with pytest.raises(ValueError, match="recipe must be a name, or a name and fields"):
+        named.recipe("mae:shape=open('x')")
+    with pytest.raises(ValueError, match="Did you mean 'llama3'"):
+        named.recipe("llama-3")
 
 
 @pytest.mark.parametrize("module", [curves, maps, named, spectra], ids=lambda module: module.__name__)

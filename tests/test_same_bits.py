@@ -121,8 +121,8 @@ GRIDS = {
     "mae": fastpe.Grid.mae((3, 5)),
     "timm": fastpe.Grid.timm((3, 5)),
     "detr": fastpe.Grid.detr((3, 5)),
-    "truncated": fastpe.Grid.convention("positional-encodings", (3, 5)),
-    "left_over": fastpe.Grid.convention("t2t-nd", (3, 5)),
+    "truncated": fastpe.recipe("positional-encodings", shape=(3, 5)).encoding,
+    "left_over": fastpe.recipe("t2t-nd", shape=(3, 5)).encoding,
 }
 
 

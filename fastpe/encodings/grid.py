@@ -19,19 +19,6 @@ LAYOUTS = ("axes", "functions")
 REMAINDERS = ("refuse", "truncate", "zero")
 _BLOCKS = Sinusoidal(layout="concatenated")
 
-# What published models do, as fields of Grid. Those that DETR and interpolating models have for each shape are in its class methods.
-CONVENTIONS: dict[str, dict[str, Any]] = {
-    "mae": {"axes": (1, 0)},
-    "dit": {"axes": (1, 0)},
-    "timm-2d": {"layout": "functions"},
-    "detr": {"sinusoid": Sinusoidal(), "start": 1.0, "extent": 2 * math.pi, "epsilon": 1e-6},
-    "rt-detr": {},  # as OmDet's on square grids, which is what both are trained on
-    "omdet": {"axes": (1, 0), "column_major": True},
-    "cogvideox": {"axes": (0, 2, 1), "shares": (2, 3, 3)},
-    "positional-encodings": {"sinusoid": Sinusoidal(), "remainder": "truncate"},
-    "t2t-nd": {"sinusoid": Sinusoidal(layout="concatenated", frequency_shift=1), "remainder": "zero"},
-}
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -140,24 +127,6 @@ class Grid:
     # ---- what models do --------------------------------------------------------------------------------------------------
 
     @classmethod
-    def convention(cls, name: str, shape: Any, **changes: Any) -> Grid:
-        """Return a grid as a project has it, by name; ``changes`` are fields that differ.
-
-        Parameters
-        ----------
-        name
-            ``"mae"``, ``"dit"``, ``"timm-2d"``, ``"detr"``, ``"rt-detr"``, ``"omdet"``, ``"cogvideox"``, ``"positional-encodings"`` or
-            ``"t2t-nd"``.
-        shape
-            Sizes of the axes, or None.
-        """
-        checks.one_of("Grid.convention", "name", name, tuple(CONVENTIONS))
-        fields = dict(CONVENTIONS[name])
-        if shape is None:
-            fields.setdefault("axes", (0, 1))
-        return cls(shape, **{**fields, **changes})
-
-    @classmethod
     def mae(cls, shape: Any, *, base: float = 10000.0, base_size: Any = None, interpolation_scale: float = 1.0) -> Grid:
         """Return the grid of MAE, DiT, PixArt and Stable Diffusion 3: columns first, sines before cosines.
 
@@ -236,8 +205,10 @@ class Grid:
         >>> x = fastpe.add_encoding(x, fastpe.Grid.detr(), positions=fastpe.positions.detr(mask))
         """
         checks.boolean("Grid.detr", "normalize", normalize)
-        changes: dict[str, Any] = {"extent": scale} if normalize else {"extent": None, "epsilon": 0.0}
-        return cls.convention("detr", shape, sinusoid=Sinusoidal(temperature), **changes)
+        sinusoid, axes = Sinusoidal(temperature), (0, 1) if shape is None else None
+        if not normalize:
+            return cls(shape, axes, sinusoid, start=1.0)
+        return cls(shape, axes, sinusoid, start=1.0, extent=scale, epsilon=1e-6)
 
     @classmethod
     def cogvideox(
@@ -260,7 +231,7 @@ class Grid:
         spatial = checks.positive_number("Grid.cogvideox", "spatial_interpolation_scale", spatial_interpolation_scale)
         temporal = checks.positive_number("Grid.cogvideox", "temporal_interpolation_scale", temporal_interpolation_scale)
         each = tuple(replace(_BLOCKS, position_scale=1 / scale) for scale in (temporal, spatial, spatial))
-        return cls.convention("cogvideox", shape, sinusoid=each)
+        return cls(shape, (0, 2, 1), each, shares=(2, 3, 3))
 
     # ---- what verbs ask for ----------------------------------------------------------------------------------------------
 

@@ -59,15 +59,19 @@ def rule(text: str) -> Any:
     return _value("scaling", text, rules())
 
 
-def recipe(name: str) -> Any:
-    """The encoding of a published model, ``fastpe.recipe(name).encoding``."""
-    find = getattr(fastpe, "recipe", None)
-    if find is None:
-        raise ValueError(message("plot", "recipe needs a fastpe that has recipes", f"fastpe {fastpe.__version__}"))
+def recipe(text: str) -> Any:
+    """The encoding of a published model, ``fastpe.recipe(name).encoding``; fields that it leaves open after a colon."""
+    name, _, rest = text.partition(":")
     try:
-        return find(name).encoding
-    except LookupError as error:
-        raise ValueError(str(error.args[0] if error.args else error)) from None
+        call = ast.parse(f"fields({rest})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        fields = {one.arg or "**": ast.literal_eval(one.value) for one in call.keywords}
+        if call.args:
+            raise ValueError
+    except (SyntaxError, ValueError):
+        rule = "recipe must be a name, or a name and fields such as bloom:heads=112"
+        raise ValueError(message("plot", rule, repr(text))) from None
+    return fastpe.recipe(name, **fields).encoding
 
 
 # ---- texts -------------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Where rows stand: generators of what verbs take as ``positions``.
 
-Sequences: ``from_mask``, ``packed``, ``fairseq``, ``abacus``, ``mrope``. Grids: ``grid``, ``resized``, ``centred``, ``pixels``, ``detr``,
-``qwen2_vl``, ``llama4``. Training for longer contexts: ``randomized``, ``shifted``, ``skipped``, ``random_float``. Distances that a
-model has seen: ``rerope``, ``leaky_rerope``, ``self_extend``, ``dual_chunk``, ``string``.
+Sequences: ``from_mask``, ``packed``, ``fairseq``, ``abacus``, ``contextual``, ``mrope``. Grids: ``grid``, ``resized``, ``centred``,
+``pixels``, ``detr``, ``log_spaced``, ``qwen2_vl``, ``llama4``. Training for longer contexts: ``randomized``, ``shifted``, ``skipped``,
+``random_float``. Distances that a model has seen: ``rerope``, ``leaky_rerope``, ``self_extend``, ``dual_chunk``, ``string``.
 
 What is made of an array is an array of the same library, on the same device; what is made of numbers is NumPy's, or with ``like`` of the
 library of that array.
@@ -10,15 +10,16 @@ library of that array.
 
 from __future__ import annotations
 
-from .patches import centred, detr, grid, llama4, pixels, qwen2_vl, resized
+from .patches import centred, detr, grid, llama4, log_spaced, pixels, qwen2_vl, resized
 from .remaps import Remap, dual_chunk, leaky_rerope, rerope, self_extend, string
 from .sampling import random_float, randomized, shifted, skipped
-from .sequences import abacus, fairseq, from_mask, mrope, packed
+from .sequences import abacus, contextual, fairseq, from_mask, mrope, packed
 
 __all__ = [
     "Remap",
     "abacus",
     "centred",
+    "contextual",
     "detr",
     "dual_chunk",
     "fairseq",
@@ -26,6 +27,7 @@ __all__ = [
     "grid",
     "leaky_rerope",
     "llama4",
+    "log_spaced",
     "mrope",
     "packed",
     "pixels",

@@ -141,6 +141,44 @@ def pixels(shape: Any, *, like: Any = None) -> Any:
     return _spread("pixels", [np.linspace(-1.0, 1.0, n) for n in arrays.sizes("pixels", "shape", shape)], like)
 
 
+def log_spaced(window: Any, pretrained_window: Any = None, *, like: Any = None) -> Any:
+    """Return the log-spaced distances in a window of patches, of which Swin v2's bias is a learned function.
+
+    ``sign(x) log2(abs(x) + 1) / 3``, ``x = 8 d / (n - 1)`` for the distances d = -(H - 1) ... H - 1 of each axis.
+
+    Parameters
+    ----------
+    window : (H, W)
+    pretrained_window : (H, W)
+        The window that a model was trained with, whose n counts. None: ``window``.
+    like : array
+        Make the result in this array's library and on its device.
+
+    Returns
+    -------
+    distances : (number of axes, 2H - 1, 2W - 1) float64
+
+    Notes
+    -----
+    Liu et al., "Swin Transformer V2", 2022 (arXiv 2111.09883), section 3.3.
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.log_spaced((1, 3))[1].round(3)
+    array([[-1.057, -0.774,  0.   ,  0.774,  1.057]])
+    """
+    sizes = arrays.sizes("log_spaced", "window", window)
+    trained = sizes if pretrained_window is None else arrays.sizes("log_spaced", "pretrained_window", pretrained_window)
+    if len(trained) != len(sizes):
+        raise ValueError(
+            message("log_spaced", f"pretrained_window must have the {len(sizes)} axes of window", f"{len(trained)}")
+        )
+    along = [8 * np.arange(1 - n, n) / max(m - 1, 1) for n, m in zip(sizes, trained, strict=True)]
+    spaced = [np.sign(x) * np.log2(np.abs(x) + 1) / 3 for x in along]
+    return arrays.like("log_spaced", like, np.stack(np.meshgrid(*spaced, indexing="ij")))
+
+
 def llama4(side: int, *, cls_token: bool = True, like: Any = None) -> Any:
     """Return the coordinates of Llama 4's vision tower: column + 1 and row + 1 of square images, the class token last, at 0.
 

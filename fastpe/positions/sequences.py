@@ -135,6 +135,38 @@ class MRope(NamedTuple):
     deltas: Any
 
 
+def contextual(logits: Any, max_position: int) -> Any:
+    """Return CoPE's positions: how many keys from each on, up to the query, have open gates, ``min(sum of sigmoid(logits), most)``.
+
+    Parameters
+    ----------
+    logits : (..., Tq, Tk) real numbers
+        Attention scores, masked ones -inf or far below 0.
+    max_position
+        Number of positions that the model has learned; the last is the largest.
+
+    Returns
+    -------
+    positions : (..., Tq, Tk) float64
+        The score of a key is interpolated between those of its position's two neighbours. Gradients of tensors pass.
+
+    Notes
+    -----
+    Golovneva et al., "Contextual Position Encoding", 2024 (arXiv 2405.18719).
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.contextual([[9.0, 9.0, 0.0, -99.0]], 3).round(3)
+    array([[2. , 1.5, 0.5, 0. ]])
+    """
+    scores = arrays.array("contextual", "logits", logits, "if", (1, 2, 3, 4, 5))
+    most = checks.width("contextual", "max_position", max_position) - 1
+    gates = (arrays.module(scores).tanh(arrays.reals(scores) / 2) + 1) / 2
+    before = gates.cumsum(-1)
+    return arrays.module(scores).clip(before[..., -1:] - before + gates, 0, most)
+
+
 def mrope(
     token_types: Any,
     image_grids: Any = None,

@@ -603,7 +603,7 @@ def _peak(call: Call) -> float:
     """MB that NumPy and Python allocate for a call that finds nothing made."""
     import tracemalloc
 
-    bias_values._kept.cache_clear()
+    bias_values._tables.clear()
     tracemalloc.start()
     call()
     peak = tracemalloc.get_traced_memory()[1]

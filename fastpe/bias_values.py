@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -12,16 +11,18 @@ import numpy.typing as npt
 
 from . import dispatch
 from .arguments import place_name
-from .arrays import ITEMSIZE, Memory
+from .arrays import Memory
 from .arrays import numpy as numpy_arrays
 from .checks import POSITION_LIMIT, message
 from .encodings.bias import Bias
+from .locks import unforkable
 from .toeplitz import AddToeplitz, Places
 
 FUNCTION = "add_bias"
 LARGEST_SPAN = 1 << 20  # distances in a table of values, where positions are given
 ROW_VALUES = 1 << 13  # values of each head made at a time where each row has its own
-KEPT_VALUES = 1 << 22  # bytes of the largest table of values that is kept
+KEPT_BYTES = 1 << 25  # of the tables of values that are kept, all together
+LARGEST_UPLOAD = 1 << 22  # bytes of the largest table that is kept on a GPU
 
 
 class Work(NamedTuple):
@@ -160,6 +161,11 @@ class Work(NamedTuple):
         return self._replace(source=source, target=target, places=places)
 
 
+def is_value(bias: Bias) -> bool:
+    """Whether a bias consists of plain numbers and depends on the distance alone, so that its tables always serve."""
+    return not bias.normalises and all(isinstance(value, tuple) for value in bias.parameters.values())
+
+
 def _power(value: int) -> int:
     """The smallest power of two that is no smaller, at least 128; 0 for 0."""
     return 0 if value == 0 else max(128, 1 << (value - 1).bit_length())
@@ -197,22 +203,35 @@ def table_of(work: Work, low: int, high: int) -> tuple[Memory, Any]:
     """The values of the distances low ... high, key minus query, and a name for them if they are always the same."""
     real = "float64" if work.source.dtype == "float64" else "float32"
     parameters, device = work.bias.parameters, work.source.device
+    if is_value(work.bias):
+        values, is_kept = _kept(work.bias, low, high, real)
+        too_large = device is not None and values.nbytes > LARGEST_UPLOAD
+        return numpy_arrays.memory(values), (work.bias, low, high, real) if is_kept and not too_large else None
     distances = -np.arange(low, high + 1)
-    if all(isinstance(value, tuple) for value in parameters.values()):
-        key = (work.bias, low, high, real)
-        if work.bias.heads * distances.size * ITEMSIZE[real] > KEPT_VALUES:
-            return numpy_arrays.memory(_kept.__wrapped__(*key)), None
-        return numpy_arrays.memory(_kept(*key)), key
     table = parameters.get("table")
     if table is not None and device is not None:
         rows = work.library.from_host(work.bias.rows(distances), device)  # type: ignore[attr-defined]
         found = work.library.contiguous(own_memory(work, "table", table).array.T[:, rows], real)
         return work.library.memory(found), None
-    values = work.library.from_host(_evaluate(work, distances), device)
-    return work.library.memory(values), None
+    made = work.library.from_host(_evaluate(work, distances), device)
+    return work.library.memory(made), None
 
 
-@functools.lru_cache(maxsize=8)
-def _kept(bias: Bias, low: int, high: int, real: str) -> npt.NDArray[Any]:
-    made = bias.values(-np.arange(low, high + 1)) + 0.0
-    return np.ascontiguousarray(made, real)
+# ---- tables that are kept ----------------------------------------------------------------------------------------------------
+
+_tables: dict[tuple[Bias, int, int, str], npt.NDArray[Any]] = {}  # the oldest first
+
+
+def _kept(bias: Bias, low: int, high: int, real: str) -> tuple[npt.NDArray[Any], bool]:
+    """The values of a bias that is a value, and whether they are kept. The oldest ones are given up when others need the memory."""
+    key = bias, low, high, real
+    found = _tables.get(key)
+    if found is None:
+        found = np.ascontiguousarray(bias.values(-np.arange(low, high + 1)) + 0.0, real)  # no -0
+        if found.nbytes > KEPT_BYTES:
+            return found, False
+        with unforkable:
+            found = _tables.setdefault(key, found)
+            while sum(table.nbytes for table in _tables.values()) > KEPT_BYTES:
+                del _tables[next(iter(_tables))]
+    return found, True

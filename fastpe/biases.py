@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import checks, dispatch
+from . import checks, dispatch, repeated_biases
 from . import rows as rows_of
 from .arguments import check_apart, output, overlap, place_name
 from .arrays import ITEMSIZE, Memory
@@ -97,8 +97,14 @@ def add_bias(
             out=out,
             validate=validate,
         )
+    form = None
+    if q_positions is None and k_positions is None and validate is False:
+        form = repeated_biases.form_of(scores, bias, q_offset, causal, input_scale, out)
+        if form is not None and repeated_biases.run(form, scores, q_offset, out):
+            return scores if out is None else out
     work = prepare(scores, bias, q_offset, q_positions, k_positions, causal, input_scale, out, validate)
-    work.run()
+    if form is None or not repeated_biases.run_and_keep(form, work):
+        work.run()
     return scores if out is None else out
 
 

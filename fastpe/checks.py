@@ -74,12 +74,18 @@ def integer(function: str, name: str, value: Any, remedy: str = "") -> int:
 
 def number(function: str, name: str, value: Any) -> float:
     """A finite real number of any kind, as a float."""
-    if type(value) is float and math.isfinite(value):
-        return value
+    # `copysign` and `index` change nothing, but a compiler that leaves a number open fixes it there.
+    if type(value) is float:
+        found = math.copysign(value, value)
+        if math.isfinite(found):
+            return found
     try:
-        if isinstance(value, (bool, str, bytes)) or getattr(value, "ndim", 0) != 0 or _is_boolean(value):
+        if type(value) is int:
+            result = float(operator.index(value))
+        elif isinstance(value, (bool, str, bytes)) or getattr(value, "ndim", 0) != 0 or _is_boolean(value):
             raise TypeError
-        result = float(value)
+        else:
+            result = float(value)
     except (TypeError, ValueError):
         raise TypeError(message(function, f"{name} must be a real number", describe(value))) from None
     except OverflowError:

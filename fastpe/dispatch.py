@@ -38,6 +38,14 @@ def is_tensor(value: Any) -> bool:
     return hasattr(type(value), "as_subclass")
 
 
+def is_array(value: Any) -> bool:
+    """Whether this is an array that fastpe knows, or a tensor."""
+    if is_tensor(value):
+        return True
+    # Known without the table of types, which a compiler could not follow.
+    return not isinstance(value, (int, float, str, tuple, list)) and library_of(value) is not None
+
+
 def outline(function: str, name: str, array: Any) -> Outline:
     """The outline of an array or a tensor; of a tensor also while it is traced, when it has no memory."""
     if is_tensor(array):

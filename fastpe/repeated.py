@@ -66,9 +66,9 @@ def run(form: Form, x: Any, offset: Any, out: Any) -> bool:
     target = x if form[6] is None else out
     if not target.flags.writeable:
         return False
-    destination = source = _address(target, is_buffer)
+    destination = source = address(target, is_buffer)
     if target is not x:
-        source = _address(x, is_buffer and x.flags.writeable)
+        source = address(x, is_buffer and x.flags.writeable)
         apart = abs(source - destination) >= x.nbytes if is_buffer else not np.may_share_memory(x, target)
         if not apart:
             return False
@@ -85,7 +85,7 @@ def run(form: Form, x: Any, offset: Any, out: Any) -> bool:
     return True
 
 
-def _address(array: Any, is_buffer: bool) -> int:
+def address(array: Any, is_buffer: bool) -> int:
     """Where an array lies; a buffer's address, which must be writable, takes 0.15 us, ndarray.ctypes 0.8."""
     return _addressof(_from_buffer(array)) if is_buffer else array.ctypes.data
 
@@ -151,7 +151,7 @@ def run_rotary(form: Form, q: Any, k: Any, offset: Any) -> bool:
     for array in arrays:
         if not array.flags.writeable:
             return False
-    addresses = [_address(array, is_buffer) for array, is_buffer in zip(arrays, are_buffers)]  # noqa: B905 (0.1 us)
+    addresses = [address(array, is_buffer) for array, is_buffer in zip(arrays, are_buffers)]  # noqa: B905 (0.1 us)
     # Interleaved with one another as they were when it was checked, or apart.
     if len(arrays) == 2 and addresses[1] - addresses[0] != apart and np.may_share_memory(q, k):
         return False

@@ -66,7 +66,7 @@ def test_other_libraries(x, way_round):
 @pytest.mark.parametrize(
     ("encoding", "kind", "text"),
     [
-        ("rope", ValueError, "encoding must be an encoding such as Sinusoidal() or one of 'sinusoidal', got 'rope'."),
+        ("rope", TypeError, "encoding must be an encoding such as Sinusoidal() or one of 'sinusoidal', got 'rope'."),
         (fastpe.Sinusoidal, TypeError, "encoding must be an encoding such as Sinusoidal()"),
         (3, TypeError, "got int 3."),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -317,6 +318,47 @@ def test_another_encoding_is_another_graph():
     assert torch.equal(compiled(x, 50.0), F.add_encoding(x, Sinusoidal(50.0, "concatenated", amplitude=0.5)))
 
 
+MADE: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
+    "detr": (lambda x: F.add_encoding(x, fastpe.Grid.detr(x.shape[1:3])), (16,)),
+    "detr_in_place": (lambda x: fastpe.add_encoding(x * 1, fastpe.Grid.detr((x.shape[1], x.shape[2]), normalize=False)), (16,)),
+    "mae": (lambda x: F.add_encoding(x, fastpe.Grid.mae(x.shape[1:3], base_size=7, interpolation_scale=2)), (16,)),
+    "timm": (lambda x: F.add_encoding(x, fastpe.Grid.timm(x.shape[1:3], reverse_coord=True)), (16,)),
+    "cogvideox": (lambda x: F.add_encoding(x, fastpe.Grid.cogvideox((x.shape[1], x.shape[2], 2))), (2, 64)),
+    "grid": (
+        lambda x: F.add_encoding(
+            x, fastpe.Grid((x.shape[1], x.shape[2]), None, Sinusoidal(), start=x.shape[1], extent=(2, 3.5))
+        ),
+        (16,),
+    ),
+    "nerf": (lambda x: fastpe.encode(x[:2, 0, :, 0] / 8, 4 * x.shape[1], fastpe.Fourier.nerf(2, x.shape[1])), (1,)),
+    "fourier": (lambda x: fastpe.encode(x[:2, 0, :, 0] / 8, 4, fastpe.Fourier(2, matrix=((1.0, 2), (0.5, x.shape[1])))), (1,)),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_made_in_a_graph_of_sizes_that_change(name):
+    """A grid of the shape of an image: an encoding is a string in a graph, so each shape has one."""
+    function, width = MADE[name]
+    compiled, counter = counted(function)
+    sizes = ((2, 3), (4, 3), (5, 6), (2, 3))
+    for size in sizes:
+        x = torch.linspace(-1, 1, 2 * size[0] * size[1] * math.prod(width)).reshape(2, *size, *width)
+        assert torch.equal(compiled(x), function(x))
+    assert counter.frame_count == 3
+
+
+def test_made_in_a_graph_of_numbers_that_change():
+    x, counts = inputs().x, (2, 3, 5)
+    for function in (
+        lambda x, n: F.add_encoding(x, Sinusoidal(n)),
+        lambda x, n: F.add_encoding(x, Sinusoidal(n / 2, amplitude=n, frequency_shift=1)),
+        lambda x, n: F.apply_rotary(x, None, Rotary(n, scaling=scaling.Linear(n))),
+    ):
+        compiled, _ = counted(function)
+        for number in (*counts, *(count + 0.5 for count in counts)):
+            assert torch.equal(compiled(x, number), function(x, number))
+
+
 # ---- operators ---------------------------------------------------------------------------------------------------------------
 
 
@@ -467,7 +509,7 @@ class Derived(Rotary):
         (Rotary(scaling=Own()), TypeError, r"made of numbers and rules of fastpe\.scaling, got a test_torch_compile\.Own"),
         (Derived(), TypeError, r"one of fastpe's, got a test_torch_compile\.Derived"),
         (3.0, TypeError, r"one of fastpe's, got a builtins\.float"),
-        ("learned", ValueError, r"encoding must be an encoding such as Sinusoidal\(\) or one of 'sinusoidal'"),
+        ("learned", TypeError, r"encoding must be an encoding such as Sinusoidal\(\) or one of 'sinusoidal'"),
     ],
 )
 def test_unknown_encodings_are_refused(encoding, error, text):

@@ -316,7 +316,7 @@ def test_repr():
             "RotaryEmbedding: encoding must be a Rotary or RotaryTable, got str 'rotary'",
         ),
         (
-            lambda: TokenEmbedding(11, 8, "learned"),
+            TypeError,
             ValueError,
             "TokenEmbedding: encoding must be an encoding such as Sinusoidal",
         ),

@@ -11,19 +11,21 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastpe  # noqa: E402
+from fastpe import repeated_biases  # noqa: E402
 from fastpe.torch import repeated  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def nothing_known():
     repeated._known.clear()
+    repeated_biases._known.clear()
 
 
 @pytest.fixture
 def hits(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each call on tensors was a known one."""
     found: list[bool] = []
-    for name in ("add_encoding", "apply_rotary", "embed"):
+    for name in ("add_encoding", "apply_rotary", "embed", "add_bias"):
         known = getattr(repeated, name)
 
         def noted(*arguments: Any, known: Any = known) -> Any:
@@ -89,6 +91,58 @@ def test_embed_again(dtype, hits):
         fastpe.embed(torch.tensor([[3, 1], [5, 4]]), table, "sinusoidal", scale=2.0, offset=3)
     with pytest.raises(ValueError, match="offset"):
         fastpe.embed(ids, table, scale=2.0) is not None and fastpe.embed(ids, table, scale=2.0, offset=3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("causal", [False, True])
+def test_add_bias_again(dtype, causal, hits):
+    bias, room = fastpe.Kerple([0.5, 2.0], [0.3, 0.7]), torch.zeros(3, 2, 1, 190, dtype=getattr(torch, dtype))
+    for keys in (33, 33, 34, 190, 5):
+        made = values(3, 2, 1, keys, seed=keys).to(room.dtype)
+        for scores in (made.clone(), room[..., :keys].copy_(made)):
+            version, offset = scores._version, None if keys > 33 else 20
+            wanted = fastpe.add_bias(made.clone(), bias, q_positions=[keys - 1 if offset is None else offset], causal=causal)
+            assert fastpe.add_bias(scores, bias, q_offset=offset, causal=causal) is scores
+            assert scores._version == version + 1
+            assert torch.equal(scores.contiguous().view(torch.uint8), wanted.view(torch.uint8))
+    assert hits == [False, False, *[True] * 4, False, True, True, True]  # 190 keys have a larger table
+
+
+def test_a_known_bias_looks_at_what_can_change(hits):
+    bias, scores = fastpe.ALiBi(2), values(3, 2, 4, 9)
+    fastpe.add_bias(scores, bias)
+    leaf = values(3, 2, 4, 9).requires_grad_()
+    with pytest.raises(RuntimeError, match="leaf"):
+        fastpe.add_bias(leaf, bias)
+    inner = leaf * 2
+    fastpe.add_bias(inner, bias, input_scale=3.0)
+    inner.sum().backward()
+    assert torch.equal(leaf.grad, torch.full_like(leaf, 6.0))
+    negated = torch._neg_view(torch.ones(3, 2, 4, 9))
+    with pytest.raises(TypeError, match="negates its memory"):
+        fastpe.add_bias(negated, bias)
+    with torch.inference_mode():
+        made = torch.zeros(3, 2, 4, 9)
+        fastpe.add_bias(made, bias)
+    with pytest.raises(RuntimeError, match="inference tensor"):
+        fastpe.add_bias(made, bias)
+    before = scores.clone()
+    for given in ({"q_offset": 2**31 - 3}, {"q_offset": True}, {"causal": 1}, {"validate": 0}, {"input_scale": "1"}):
+        with pytest.raises((TypeError, ValueError)):
+            fastpe.add_bias(scores, bias, **given)
+    with pytest.raises((RuntimeError, TypeError), match=r"torch\.func|transforms"):
+        torch.func.vmap(lambda one: fastpe.add_bias(one, bias))(torch.zeros(5, 3, 2, 4, 9))
+    assert torch.equal(scores, before)
+    assert True not in hits
+    table = torch.zeros(32, 2)
+    for turn in range(3):
+        table.fill_(turn)
+        assert (fastpe.add_bias(torch.zeros(3, 2, 4, 9), fastpe.T5Bias(table)) == turn).all()
+    slopes = torch.nn.Parameter(torch.ones(2))
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            fastpe.add_bias(torch.zeros(3, 2, 4, 9, requires_grad=True), fastpe.ALiBi(2, slopes=slopes))
+    assert True not in hits
 
 
 def test_views_of_the_same_shape_are_other_calls(hits):
@@ -201,6 +255,7 @@ def test_what_is_kept_owns_no_tensor():
     fastpe.add_encoding(x)
     fastpe.apply_rotary(x)
     fastpe.embed(torch.zeros(2, 3, dtype=torch.int64), x[0])
+    fastpe.add_bias(x, fastpe.ALiBi(2))
     gone = weakref.ref(x)
     del x
     assert gone() is None

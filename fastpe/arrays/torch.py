@@ -36,6 +36,13 @@ def is_batched(tensor: Any) -> bool:
     return functorch.is_functorch_wrapped_tensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
 
 
+def is_finite(tensor: Any) -> bool:
+    """Whether a tensor has neither NaN nor inf. One that is traced has no values, and what lies on a GPU is not read."""
+    if torch.compiler.is_compiling() or type(tensor) not in _PLAIN or not tensor.is_cpu:
+        return True
+    return bool(tensor.detach().isfinite().all())
+
+
 def _check(function: str, name: str, tensor: Any) -> None:
     """TypeError for a tensor that has no memory as kernels know it."""
     found = None if type(tensor) in _PLAIN else _subclass(tensor)

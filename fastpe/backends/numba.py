@@ -561,22 +561,27 @@ def _toeplitz(operation: AddToeplitz) -> Iterator[ToeplitzCall]:
     compiled = kernel("add_toeplitz", operation.out.dtype)
     slopes = None if operation.slopes is None else np.ascontiguousarray(operation.slopes, np.float64)
     values_at = 0 if operation.values is None else operation.values.address
+    # Not the values, which the operation has: what repeats the call may not keep them from being given up.
     for arguments in operation.arguments(values_at, 0 if slopes is None else slopes.ctypes.data):
-        yield ToeplitzCall(compiled, arguments, operation.out.dtype, (operation.values, slopes, operation.places))
+        yield ToeplitzCall(compiled, arguments, operation.out.dtype, (slopes, operation.places))
 
 
 class ToeplitzCall(_Prepared):
-    """A call of ``add_toeplitz``."""
+    """A call of ``add_toeplitz``. Its values are the caller's to keep alive while it runs."""
 
     def __init__(self, compiled: Callable[..., None], arguments: tuple[Any, ...], dtype: str, alive: Any) -> None:
-        batch, heads, self.rows, columns = arguments[at.T_BATCH : at.T_COLUMNS + 1]
+        batch, heads, self.rows, self.columns = arguments[at.T_BATCH : at.T_COLUMNS + 1]
+        self.source, self.target, self._dtype = arguments[at.T_X], arguments[at.T_OUT], dtype
         itemsize, all_rows = ITEMSIZE[dtype], batch * heads * self.rows
-        row_bytes, in_place = columns * itemsize, arguments[at.T_X] == arguments[at.T_OUT]
+        row_bytes, in_place = self.columns * itemsize, self.source == self.target
         rows_per_chunk = max(1, CHUNK_BYTES // row_bytes)
         strides = arguments[at.T_X_ROW_STRIDE], arguments[at.T_OUT_ROW_STRIDE]
         contiguous = arguments[at.T_X_COLUMN_STRIDE] == arguments[at.T_OUT_COLUMN_STRIDE] == itemsize
-        outs = arguments[at.T_OUT], *arguments[at.T_OUT_BATCH_STRIDE : at.T_OUT_COLUMN_STRIDE + 1]
-        streams = contiguous and all_rows * row_bytes > cache_bytes() and not any(value % itemsize for value in outs)
+        self._streams = contiguous and all_rows * row_bytes > cache_bytes()
+        self._itemsize, self._in_place = itemsize, in_place
+        self._steps_are_whole = not any(
+            step % itemsize for step in arguments[at.T_OUT_BATCH_STRIDE : at.T_OUT_COLUMN_STRIDE + 1]
+        )
         control = {
             at.CHUNKS: -(-all_rows // rows_per_chunk),
             at.ROWS_PER_CHUNK: rows_per_chunk,
@@ -585,14 +590,44 @@ class ToeplitzCall(_Prepared):
             at.ROOM_BYTES: -(-GATHERED_BYTES // at.LINE_BYTES) * at.LINE_BYTES,
             at.CONTIGUOUS: contiguous,
             at.DENSE: contiguous and strides == (row_bytes, row_bytes),
-            at.STREAMS: 0 if not streams else 1 if in_place else 2,
+            at.STREAMS: self._way_of_stores(self.target),
             at.AHEAD: -(-at.AHEAD_BYTES // row_bytes) * strides[0],
         }
         super().__init__(compiled, _TOEPLITZ_BLOCK, arguments, control, all_rows * row_bytes, 0, alive)
 
+    def _way_of_stores(self, target: int) -> int:
+        """0: to the caches; 1: past them what is -inf; 2: past them everything."""
+        if not self._streams or not self._steps_are_whole or target % self._itemsize:
+            return 0
+        return 1 if self._in_place else 2
+
     def again(self) -> None:
         """Run on the arrays that it was made for."""
         self._compute(self._blocks())
+
+    def run(self, source: int, target: int, start: int, values: Any) -> None:
+        """Run on the arrays at these addresses, with the first query at ``start``; ``values`` is the table that it was made with."""
+        blocks = self._blocks()
+        words = blocks.words
+        words[_T_X], words[_T_OUT], words[_T_START] = source, target, start << 32
+        if self._streams:
+            words[at.STREAMS] = self._way_of_stores(target)
+        self._compute(blocks, values)
+
+    def resized(self, columns: int, x_is_dense: bool, out_is_dense: bool) -> ToeplitzCall:
+        """The same call of other arrays that have so many columns: dense ones, or of the same strides."""
+        arguments = list(self._arguments)
+        arguments[at.T_COLUMNS] = columns
+        row = columns * self._itemsize
+        dense = row * self.rows * arguments[at.T_HEADS], row * self.rows, row
+        if x_is_dense:
+            arguments[at.T_X_BATCH_STRIDE : at.T_X_COLUMN_STRIDE] = dense
+        if out_is_dense:
+            arguments[at.T_OUT_BATCH_STRIDE : at.T_OUT_COLUMN_STRIDE] = dense
+        return ToeplitzCall(self._compiled, tuple(arguments), self._dtype, self._alive)
+
+
+_T_X, _T_OUT, _T_START = (at.CONTROL_WORDS + place for place in (at.T_X, at.T_OUT, at.T_START))
 
 
 # ---- finished rows -----------------------------------------------------------------------------------------------------------

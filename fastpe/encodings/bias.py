@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from .. import checks, dispatch
 from ..checks import describe, message
+from .written import written
 
 Reach = tuple[int | None, int | None]
 
@@ -25,6 +26,7 @@ class Bias:
     """
 
     normalises: ClassVar[bool] = False  # whether the query's position matters beside the distance
+    text: str  # the bias as JSON, for graphs: its tensors are only named
 
     if TYPE_CHECKING:  # a field in some, and a dataclass would take a property for its default
 
@@ -76,8 +78,7 @@ class Bias:
 
 def per_head(function: str, name: str, value: Any) -> Any:
     """Numbers, one a head: a tuple of finite floats, or the caller's tensor or CuPy array as it is."""
-    library = dispatch.library_of(value)
-    if library is not None and library.NAME != "numpy":
+    if dispatch.is_array(value) and not isinstance(value, np.ndarray):
         shape = tuple(value.shape)
         if len([size for size in shape if size != 1]) > 1 or math.prod(shape) < 1:
             raise ValueError(message(function, f"{name} must be (H,) numbers, one a head", f"shape {shape}"))
@@ -99,10 +100,9 @@ def count(value: Any) -> int:
 def check_finite(function: str, name: str, value: Any) -> None:
     """Refuse NaN and inf in an array on the host; what lies on a GPU is not read."""
     if dispatch.is_tensor(value):
-        # A tensor that is traced has no values.
-        if type(value).__name__ not in ("Tensor", "Parameter") or value.device.type != "cpu":
-            return
-        finite = bool(value.detach().isfinite().all())
+        from ..arrays import torch as tensors
+
+        finite = tensors.is_finite(value)
     elif isinstance(value, np.ndarray):
         finite = bool(np.isfinite(value.astype(np.float64)).all())
     else:
@@ -171,6 +171,7 @@ class ALiBi(Bias):
             object.__setattr__(self, "slopes", per_head("ALiBi", "slopes", self.slopes))
             if count(self.slopes) != self.heads:
                 raise ValueError(message("ALiBi", f"slopes must be one a head, {self.heads}", f"{count(self.slopes)}"))
+        object.__setattr__(self, "text", written(self))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -244,6 +245,7 @@ class Kerple(Bias):
             object.__setattr__(self, name, per_head("Kerple", name, getattr(self, name)))
         if count(self.p) != count(self.a):
             raise ValueError(message("Kerple", "p and a must be as many, one a head", f"{count(self.p)} and {count(self.a)}"))
+        object.__setattr__(self, "text", written(self))
 
     @property
     def heads(self) -> int:
@@ -302,6 +304,7 @@ class Sandwich(Bias):
             object.__setattr__(self, name, checks.width("Sandwich", name, getattr(self, name)))
         if self.width % 2:
             raise ValueError(message("Sandwich", "width must be even", str(self.width)))
+        object.__setattr__(self, "text", written(self))
 
     def evaluate(self, xp: Any, distances: Any, queries: Any = None, **parameters: Any) -> Any:
         total = np.zeros(np.shape(distances))

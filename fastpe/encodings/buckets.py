@@ -12,6 +12,7 @@ import numpy.typing as npt
 from .. import checks, dispatch
 from ..checks import message
 from .bias import Bias, Reach, check_finite
+from .written import written
 
 Integers = npt.NDArray[np.int64]
 DEBERTA, WAVLM = "deberta", "wavlm"
@@ -160,6 +161,7 @@ class T5Bias(Buckets):
         buckets, end = _check_table("T5Bias", self.table), checks.integer("T5Bias", "max_distance", self.max_distance)
         object.__setattr__(self, "max_distance", end)
         _check_t5("T5Bias", buckets, self.bidirectional, end)
+        object.__setattr__(self, "text", written(self))
 
     @property
     def reach(self) -> Reach:
@@ -213,6 +215,7 @@ class LogBuckets(Buckets):
         elif self._end <= buckets // 4 + 1:
             rule = f"max_distance must be greater than bucket_size // 2 + 1 = {buckets // 4 + 1}"
             raise ValueError(message("LogBuckets", rule, f"{self._end}"))
+        object.__setattr__(self, "text", written(self))
 
     @property
     def _end(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from .. import checks, dispatch
 from ..checks import describe, message
 from .bias import Bias, check_finite
+from .written import written
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ class FIRE(Bias):
         shapes = {}
         for name in ("w1", "b1", "w2", "b2"):
             value = getattr(self, name)
-            if dispatch.library_of(value) is None:
+            if not dispatch.is_array(value):
                 raise TypeError(message("FIRE", f"{name} must be an array or a tensor", describe(value)))
             shapes[name] = tuple(value.shape)
             check_finite("FIRE", name, value)
@@ -71,12 +72,13 @@ class FIRE(Bias):
             raise ValueError(message("FIRE", "shapes must be w1 (M, 1), b1 (M,), w2 (H, M), b2 (H,)", got))
         for name in ("c", "length"):
             value = getattr(self, name)
-            if dispatch.library_of(value) is None:
+            if not dispatch.is_array(value):
                 object.__setattr__(self, name, checks.number("FIRE", name, value))
             elif math.prod(value.shape) != 1:
                 raise ValueError(message("FIRE", f"{name} must be one number", describe(value)))
             else:
                 check_finite("FIRE", name, value)
+        object.__setattr__(self, "text", written(self))
 
     @property
     def heads(self) -> int:

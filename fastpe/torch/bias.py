@@ -20,7 +20,7 @@ from ..arrays.torch import as_array
 from ..bias_values import Work
 from ..encodings.bias import Bias
 from ..encodings.buckets import Buckets
-from . import direct, gradients, memory, watching
+from . import direct, gradients, memory, repeated, watching
 from .distances import by_distance, hidden, standing
 
 Tensor = torch.Tensor
@@ -57,6 +57,9 @@ def add_bias(
         from . import bias_ops
 
         return bias_ops.add_bias_in_place(scores, bias, q_offset, q_positions, k_positions, causal, input_scale, out)
+    plain = q_positions is k_positions is out is None and validate is False  # one chain
+    if plain and not watching.watched(scores) and repeated.add_bias(scores, bias, q_offset, causal, input_scale):
+        return scores
     biases.check_bias(bias)
     places = (q_offset, q_positions, k_positions)
     watched = watching.watched(scores, out, *tensors_of(bias).values())
@@ -121,9 +124,12 @@ def prepared(
 
 def write(scores: Tensor, bias: Any, *rest: Any) -> None:
     """``fastpe.add_bias`` on tensors, without autograd."""
-    out = rest[5]
+    q_offset, q_positions, k_positions, causal, input_scale, out, validate = rest
     if scores.device.type == "cpu":
-        prepared(scores, bias, *rest).run()
+        work = prepared(scores, bias, *rest)
+        plain = q_positions is k_positions is None and (out is None or out is scores) and validate is False
+        if not plain or not repeated.run_and_keep_bias(scores, bias, q_offset, causal, input_scale, work):
+            work.run()
     else:
         with direct.on_stream(scores.device):
             prepared(scores, bias, *rest).run()

@@ -5,60 +5,65 @@ A bias is a string in a graph; its tensors are arguments of their own.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from typing import Any
 
 import torch
 
-from ..checks import describe, message
-from ..encodings.bias import ALiBi, Bias, Kerple, Sandwich
+from ..checks import message
+from ..encodings.bias import ALiBi, Kerple, Sandwich
 from ..encodings.buckets import LogBuckets, T5Bias
 from ..encodings.fire import FIRE
+from ..encodings.written import TENSOR
 from . import bias as of_bias
 from . import distances, memory, watching
-from .ops import _define, _library, _watched
+from .ops import _define, _leave_out, _library, _watched
 
 Tensor = torch.Tensor
 FUNCTION = "add_bias"
 KINDS: dict[str, Any] = {kind.__name__: kind for kind in (ALiBi, T5Bias, LogBuckets, Kerple, Sandwich, FIRE)}
 _PLACES = "SymInt? q_offset, Tensor? q_offsets, Tensor? q_positions, Tensor? k_positions, bool causal, float input_scale"
+_leave_out(of_bias)
 
 
 # ---- biases as strings -------------------------------------------------------------------------------------------------------
 
 
-@torch._dynamo.assume_constant_result  # type: ignore[misc, no-untyped-call, untyped-decorator, unused-ignore]
 def _text(bias: Any) -> str:
-    """A bias without its tensors, and which fields those are, as a string."""
-    if not isinstance(bias, Bias) or type(bias).__name__ not in KINDS:
-        raise TypeError(message("torch.compile", "a bias must be one of fastpe's", describe(bias)))
-    fields = {field.name: getattr(bias, field.name) for field in dataclasses.fields(bias)}  # type: ignore[arg-type]
-    tensors = [name for name, value in fields.items() if isinstance(value, Tensor)]
-    try:
-        plain = {name: value for name, value in fields.items() if name not in tensors}
-        return json.dumps({"type": type(bias).__name__, "tensors": tensors, "plain": plain})
-    except TypeError:
-        rule = "the arrays of a bias must be tensors"
-        raise TypeError(message("torch.compile", rule, describe(bias), "Pass torch.as_tensor of them.")) from None
+    """A bias without its tensors, and which fields those are.
+
+    As of encodings: the compiler puts it into the conditions of a graph.
+    """
+    if type(bias) not in KINDS.values():
+        kind = type(bias)  # and not `describe`, which the compiler cannot follow
+        raise TypeError(message("torch.compile", "a bias must be one of fastpe's", f"a {kind.__module__}.{kind.__qualname__}"))
+    for kind in [part.partition('"')[0] for part in bias.text.split('"type": "')[2:]]:
+        if kind != TENSOR:
+            rule = "the arrays of a bias must be tensors"
+            raise TypeError(message("torch.compile", rule, f"a {kind}", "Pass torch.as_tensor of them."))
+    return str(bias.text)
 
 
-@torch._dynamo.assume_constant_result  # type: ignore[misc, no-untyped-call, untyped-decorator, unused-ignore]
-def _names(bias: Any) -> tuple[str, ...]:
-    """The fields that are tensors."""
-    return tuple(field.name for field in dataclasses.fields(bias) if isinstance(getattr(bias, field.name), Tensor))
+def _tensors(bias: Any) -> list[Tensor]:
+    """The fields that are tensors, in the order of the text. No other field is read: the compiler would guard on it too."""
+    parts = bias.text.split(f'": {{"type": "{TENSOR}"}}')[:-1]
+    return [getattr(bias, part.rpartition('"')[2]) for part in parts]
 
 
-@functools.lru_cache(maxsize=64)
-def _read(text: str) -> Any:
-    return json.loads(text)
+@functools.lru_cache(maxsize=256)
+def _read(text: str) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
+    """The class, the fields that are no tensors, and the names of those that are."""
+    fields = json.loads(text)
+    kind = KINDS[fields.pop("type")]
+    names = tuple(name for name, value in fields.items() if isinstance(value, dict))
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items() if name not in names}
+    return kind, plain, names
 
 
 def _made(text: str, tensors: list[Tensor]) -> Any:
-    known = _read(text)
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in known["plain"].items()}
-    return KINDS[known["type"]](**plain, **dict(zip(known["tensors"], tensors, strict=True)))
+    kind, plain, names = _read(text)
+    return kind(**plain, **dict(zip(names, tensors, strict=True)))
 
 
 # ---- in a graph --------------------------------------------------------------------------------------------------------------
@@ -68,10 +73,10 @@ def _arguments(scores: Tensor, bias: Any, q_offset: Any, *places: Any) -> tuple[
     def as_tensor(value: Any) -> Any:
         return torch.tensor(value, device=scores.device) if isinstance(value, (list, tuple, range)) else value
 
-    tensors = [getattr(bias, name) for name in _names(bias)]
     offset = as_tensor(q_offset)
     offsets = (None, offset) if isinstance(offset, Tensor) else (offset, None)
-    return tensors, _text(bias), *offsets, *(as_tensor(value) for value in places)
+    text = _text(bias)
+    return _tensors(bias), text, *offsets, *(as_tensor(value) for value in places)
 
 
 def add_bias(

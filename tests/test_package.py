@@ -220,7 +220,9 @@ def test_wheel_and_source_archive_hold_every_file(archives):
     extra = {"fastpe/py.typed", *(str(path.relative_to(ROOT)) for path in (ROOT / "fastpe" / "data").iterdir())}
     assert modules | extra <= wheel
     assert modules | extra | {"LICENSE", "CHANGELOG.md", "README.md", "tests/data/truth.npz", "tests/conftest.py"} <= source
-    assert not any(name.startswith(("tests/", "bench/", "kernels/")) for name in wheel)
+    documentation = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*") if path.is_file()}
+    assert documentation | {"mkdocs.yml", "docs/index.md"} <= source
+    assert not any(name.startswith(("tests/", "bench/", "kernels/", "docs/")) for name in wheel)
 
 
 def test_version_is_the_packages():

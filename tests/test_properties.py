@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cases
 import numpy as np
 import reference
@@ -29,7 +31,9 @@ shapes = st.tuples(st.integers(1, 4), st.integers(1, 20), st.integers(1, 40))
 
 
 def as_arguments(encoding):
-    return {name: getattr(encoding, name) for name in encoding.__dataclass_fields__ if name != "scaling"}
+    return {
+        name: getattr(encoding, name) for name in (field.name for field in dataclasses.fields(encoding)) if name != "scaling"
+    }
 
 
 @given(encoding=encodings, shape=shapes, dtype=dtypes, offset=st.integers(-(2**31), 2**31 - 21), scale=st.floats(-4, 4))

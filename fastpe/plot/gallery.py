@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..encodings import Rotary, Sinusoidal
+from ..encodings import Grid, Rotary, Sinusoidal
 from ..encodings.bias import ALiBi
 from ..scaling import NTK, Linear, Llama3, YaRN
 from . import curves, figures, maps, spectra
@@ -18,6 +18,8 @@ COLOURS = 256  # of a file: a third of the bytes, and no difference to be seen
 
 PICTURES: dict[str, Callable[[], Any]] = {
     "heatmap": lambda: maps.heatmap(Sinusoidal()),
+    "rotary": lambda: maps.heatmap(Rotary()),
+    "grid": lambda: maps.heatmap(Grid.mae((8, 8))),
     "contour": lambda: maps.contour(Sinusoidal()),
     "similarity": lambda: maps.similarity(Rotary(scaling=YaRN(factor=8, original_max_position=512)), length=512),
     "wavelengths": lambda: spectra.wavelengths(

@@ -1,6 +1,6 @@
 """What fastpe claims of the CPU, each as a ratio inside one run: ``python bench/claims.py [--only NAME] [--quick] [--json FILE]``.
 
-Contenders take turns, round by round, and their medians are compared. Without ``--only`` all of it takes about ten minutes and 13 GB
+Contenders take turns, round by round, and their medians are compared. Without ``--only`` all of it takes about twelve minutes and 13 GB
 of memory. A line that misses its target says so; ``docs/performance.md`` explains the figures.
 """
 
@@ -611,6 +611,29 @@ def _peak(call: Call) -> float:
     return peak / MB
 
 
+# ---- grids -------------------------------------------------------------------------------------------------------------------
+
+
+def grids(run: Run) -> Iterator[Claim]:
+    """``add_encoding(x, Grid)`` against one axis on all channels of the same array."""
+    one = fastpe.Sinusoidal(layout="concatenated")
+    for dtype in ("float32", "bfloat16"):
+        for batch, side in ((8, 64), (1, 256)):
+            side = max(8, side // run.shrink)
+            x = random_values((batch, side * side, 1024), dtype)
+            names = {
+                "mae": fastpe.Grid.mae((side, side)),
+                "timm": fastpe.Grid.timm((side, side)),
+                "detr": fastpe.Grid.detr((side, side)),
+            }
+            calls: dict[str, Call] = {"one axis": lambda x=x: fastpe.add_encoding(x, one)}
+            calls |= {name: lambda x=x, grid=grid: fastpe.add_encoding(x, grid) for name, grid in names.items()}
+            medians = run.medians(calls)
+            for name in names:
+                what = f"{dtype} ({batch}, {side * side}, 1024), {name}: times one axis"
+                yield Claim(what, medians[name] / medians["one axis"], 1.15, False, _milliseconds(medians))
+
+
 # ---- start and threads -------------------------------------------------------------------------------------------------------
 
 
@@ -704,6 +727,7 @@ SECTIONS: dict[str, Callable[[Run], Iterator[Claim]]] = {
     "embed": embed,
     "tensors": tensors,
     "bias": bias,
+    "grids": grids,
     "large": large,
     "size": size,
 }

@@ -184,6 +184,7 @@ def transformers() -> Any:
 
     It looks for a package that is called kernels, as a folder of a checkout is, and remembers whether there is one.
     """
+    pytest.importorskip("torch")  # without which its models cannot be imported
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "kernels", None)
         found = pytest.importorskip("transformers")

@@ -215,7 +215,7 @@ def profile(run: Run) -> Iterator[Claim]:
         "the call's form": lambda: repeated.form_of(x, None, 4095, -2, 1.0, None),
         "finding the form": lambda: repeated._calls[form],
         "whether x may be written": lambda: x.flags.writeable,
-        "x's address": lambda: repeated._address(x, is_buffer),
+        "x's address": lambda: repeated.address(x, is_buffer),
         "argument block, scratch memory and kernel": lambda: call.run(address, address, start),
         "the whole call": lambda: fastpe.add_encoding(x, offset=4095),
     }

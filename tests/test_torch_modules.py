@@ -316,8 +316,8 @@ def test_repr():
             "RotaryEmbedding: encoding must be a Rotary or RotaryTable, got str 'rotary'",
         ),
         (
+            lambda: TokenEmbedding(11, 8, "learned"),
             TypeError,
-            ValueError,
             "TokenEmbedding: encoding must be an encoding such as Sinusoidal",
         ),
         (lambda: TokenEmbedding(11, 8, Rotary()), TypeError, "TokenEmbedding: encoding must be an encoding such as Sinusoidal"),

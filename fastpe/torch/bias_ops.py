@@ -18,13 +18,13 @@ from ..encodings.fire import FIRE
 from ..encodings.written import TENSOR
 from . import bias as of_bias
 from . import distances, memory, watching
-from .ops import _define, _leave_out, _library, _watched
+from .ops import define, leave_out, library
 
 Tensor = torch.Tensor
 FUNCTION = "add_bias"
 KINDS: dict[str, Any] = {kind.__name__: kind for kind in (ALiBi, T5Bias, LogBuckets, Kerple, Sandwich, FIRE)}
 _PLACES = "SymInt? q_offset, Tensor? q_offsets, Tensor? q_positions, Tensor? k_positions, bool causal, float input_scale"
-_leave_out(of_bias)
+leave_out(of_bias)
 
 
 # ---- biases as strings -------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def add_bias_in_place(
 ) -> Tensor:
     """scores or out, written in a graph."""
     arguments = _arguments(scores, bias, q_offset, q_positions, k_positions)
-    if _watched(scores, *arguments[0]):
+    if watching.requires_gradient(scores, *arguments[0]):
         watching.check_no_out(FUNCTION, out)
         return scores.copy_(_add_bias(scores, *arguments, causal, input_scale))
     target, source = (scores, None) if out is None else (out, scores)
@@ -179,20 +179,20 @@ def _adjoint(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return of_scores, of_tensors, *(None,) * 7
 
 
-_add_bias = _define(
+_add_bias = define(
     f"add_bias(Tensor scores, Tensor[] tensors, str bias, {_PLACES}) -> Tensor",
     _run,
     lambda scores, *rest: torch.empty_like(scores),
 )
-_add_bias_ = _define(
+_add_bias_ = define(
     f"add_bias_(Tensor(a!) out, Tensor? scores, Tensor[] tensors, str bias, {_PLACES}) -> ()", _run_, lambda *rest: None
 )
-_add_bias_adjoint = _define(
+_add_bias_adjoint = define(
     f"add_bias_adjoint(Tensor grad, {_PLACES}) -> Tensor", _run_adjoint, lambda grad, *rest: torch.empty_like(grad)
 )
-_bias_gradients = _define(
+_bias_gradients = define(
     f"bias_gradients(Tensor grad, Tensor[] tensors, str bias, {_PLACES.removesuffix(', float input_scale')}) -> Tensor[]",
     _run_gradients,
     lambda grad, tensors, *rest: [tensor.new_empty(tensor.shape) for tensor in tensors],
 )
-torch.library.register_autograd("fastpe::add_bias", _adjoint, setup_context=_keep, lib=_library)
+torch.library.register_autograd("fastpe::add_bias", _adjoint, setup_context=_keep, lib=library)

@@ -23,7 +23,7 @@ from . import direct, gradients, memory, repeated, sums, watching
 Tensor = torch.Tensor
 
 _registry: Any = torch.library  # in part without types
-_library = _registry.Library("fastpe", "DEF")
+library = _registry.Library("fastpe", "DEF")
 _PLACES = "SymInt offset, Tensor? offsets, Tensor? positions, Tensor? cu_seqlens, Tensor? mask"
 _ADD = f"Tensor? table, str encoding, {_PLACES}, int seq_axis, float input_scale, SymInt? seq_len, bool validate"
 _TURN = (
@@ -42,15 +42,15 @@ _LOOKUP = (
 _TAGS = tuple(getattr(torch.Tag, name) for name in ("pt2_compliant_tag", "cudagraph_unsafe") if hasattr(torch.Tag, name))
 
 
-def _define(schema: str, run: Any, fake: Any) -> Any:
+def define(schema: str, run: Any, fake: Any) -> Any:
     name = schema.partition("(")[0]
-    _library.define(schema, tags=_TAGS)
-    _library.impl(name, run, "CompositeExplicitAutograd")
-    _registry.register_fake(f"fastpe::{name}", fake, lib=_library)
+    library.define(schema, tags=_TAGS)
+    library.impl(name, run, "CompositeExplicitAutograd")
+    _registry.register_fake(f"fastpe::{name}", fake, lib=library)
     return getattr(torch.ops.fastpe, name).default
 
 
-def _leave_out(*modules: Any) -> None:
+def leave_out(*modules: Any) -> None:
     """Keep the compiler out of what runs where it gave up on a caller's code: it would take NumPy's arrays for tensors."""
     try:
         from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
@@ -63,7 +63,7 @@ def _leave_out(*modules: Any) -> None:
                 set_code_exec_strategy(function.__code__, skip)
 
 
-_leave_out(direct, repeated)
+leave_out(direct, repeated)
 
 
 # ---- encodings as strings ----------------------------------------------------------------------------------------------------
@@ -151,10 +151,6 @@ def _offset(offset: int, offsets: Any) -> Any:
     return offset if offsets is None else offsets
 
 
-def _watched(*values: Any) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in values)
-
-
 # ---- add_encoding ------------------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +177,7 @@ def add_encoding_in_place(
     """x or out, written in a graph."""
     places = (offset, positions, cu_seqlens, mask)
     table, text = _added(encoding)
-    if _watched(x, table):
+    if watching.requires_gradient(x, table):
         watching.check_no_out("add_encoding", out)
         return x.copy_(add_encoding(x, encoding, *places, seq_axis, scale, seq_len, validate))
     watching.refuse("add_encoding", positions=positions)
@@ -221,9 +217,9 @@ def _adjoint_add(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return of_x, of_table, *(None,) * 10
 
 
-_add_encoding = _define(f"add_encoding(Tensor x, {_ADD}) -> Tensor", _run_add, lambda x, *rest: torch.empty_like(x))
-_add_encoding_ = _define(f"add_encoding_(Tensor(a!) out, Tensor? x, {_ADD}) -> ()", _run_add_, lambda *rest: None)
-_registry.register_autograd("fastpe::add_encoding", _adjoint_add, setup_context=_keep_add, lib=_library)
+_add_encoding = define(f"add_encoding(Tensor x, {_ADD}) -> Tensor", _run_add, lambda x, *rest: torch.empty_like(x))
+_add_encoding_ = define(f"add_encoding_(Tensor(a!) out, Tensor? x, {_ADD}) -> ()", _run_add_, lambda *rest: None)
+_registry.register_autograd("fastpe::add_encoding", _adjoint_add, setup_context=_keep_add, lib=library)
 
 
 # ---- apply_rotary ------------------------------------------------------------------------------------------------------------
@@ -277,7 +273,7 @@ def apply_rotary_in_place(
     for x, is_key, to in ((q, False, outs[0]), (k, True, outs[-1])):
         if x is None:
             continue
-        if _watched(x):
+        if watching.requires_gradient(x):
             watching.check_no_out("apply_rotary", to)
             one, other = (None, x) if is_key else (x, None)
             x.copy_(apply_rotary(one, other, encoding, *places, seq_axis, inverse, seq_len, validate))
@@ -308,7 +304,7 @@ def apply_rotary_packed(
     _refuse_turning("apply_rotary_qkv", encoding, positions)
     places = _placed(offset, positions, cu_seqlens, mask, qkv)
     arguments = (*_turning(encoding), *places, False, seq_axis, inverse, False, seq_len, packing, validate)
-    if inplace and not _watched(qkv):
+    if inplace and not watching.requires_gradient(qkv):
         _apply_rotary_(qkv, None, *arguments)
         return qkv
     found: Tensor = _apply_rotary(qkv, *arguments)
@@ -347,9 +343,9 @@ def _adjoint_rotary(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return _apply_rotary(grad, cos, sin, ctx.text, ctx.offset, *places, *rest), *(None,) * 15
 
 
-_apply_rotary = _define(f"apply_rotary(Tensor x, {_TURN}) -> Tensor", _run_rotary, lambda x, *rest: torch.empty_like(x))
-_apply_rotary_ = _define(f"apply_rotary_(Tensor(a!) out, Tensor? x, {_TURN}) -> ()", _run_rotary_, lambda *rest: None)
-_registry.register_autograd("fastpe::apply_rotary", _adjoint_rotary, setup_context=_keep_rotary, lib=_library)
+_apply_rotary = define(f"apply_rotary(Tensor x, {_TURN}) -> Tensor", _run_rotary, lambda x, *rest: torch.empty_like(x))
+_apply_rotary_ = define(f"apply_rotary_(Tensor(a!) out, Tensor? x, {_TURN}) -> ()", _run_rotary_, lambda *rest: None)
+_registry.register_autograd("fastpe::apply_rotary", _adjoint_rotary, setup_context=_keep_rotary, lib=library)
 
 
 # ---- rerotate ----------------------------------------------------------------------------------------------------------------
@@ -365,7 +361,7 @@ def rerotate_in_place(k: Tensor, delta: Any, encodings: tuple[Any, Any, Any], *r
     """k or out, written in a graph."""
     offset, positions, cu_seqlens, mask, seq_axis, seq_len, out, validate = rest
     arguments = (delta, encodings, offset, positions, cu_seqlens, mask, seq_axis, seq_len, validate)
-    if _watched(k):
+    if watching.requires_gradient(k):
         watching.check_no_out("rerotate", out)
         return k.copy_(rerotate(k, *arguments))
     target, source = (k, None) if out is None or out is k else (out, k)
@@ -426,9 +422,9 @@ def _adjoint_rerotate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return _rerotate(grad, steps, delta, deltas, texts, offset, *places, *rest), *(None,) * 13
 
 
-_rerotate = _define(f"rerotate(Tensor k, {_MOVE}) -> Tensor", _run_rerotate, lambda k, *rest: torch.empty_like(k))
-_rerotate_ = _define(f"rerotate_(Tensor(a!) out, Tensor? k, {_MOVE}) -> ()", _run_rerotate_, lambda *rest: None)
-_registry.register_autograd("fastpe::rerotate", _adjoint_rerotate, setup_context=_keep_rerotate, lib=_library)
+_rerotate = define(f"rerotate(Tensor k, {_MOVE}) -> Tensor", _run_rerotate, lambda k, *rest: torch.empty_like(k))
+_rerotate_ = define(f"rerotate_(Tensor(a!) out, Tensor? k, {_MOVE}) -> ()", _run_rerotate_, lambda *rest: None)
+_registry.register_autograd("fastpe::rerotate", _adjoint_rerotate, setup_context=_keep_rerotate, lib=library)
 
 
 # ---- embed -------------------------------------------------------------------------------------------------------------------
@@ -511,8 +507,8 @@ def _adjoint_embed(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return *found, *(None,) * 18
 
 
-_embed = _define(f"embed(Tensor table, {_LOOKUP}) -> Tensor", _run_embed, _fake_embed)
-_registry.register_autograd("fastpe::embed", _adjoint_embed, setup_context=_keep_embed, lib=_library)
+_embed = define(f"embed(Tensor table, {_LOOKUP}) -> Tensor", _run_embed, _fake_embed)
+_registry.register_autograd("fastpe::embed", _adjoint_embed, setup_context=_keep_embed, lib=library)
 
 
 # ---- encode and positions ----------------------------------------------------------------------------------------------------
@@ -552,12 +548,12 @@ def _run_row_positions(
     return found.clone(memory_format=torch.contiguous_format)
 
 
-_encode = _define(
+_encode = define(
     "encode(Tensor positions, SymInt dim, str encoding, ScalarType dtype, SymInt? seq_len, bool validate) -> Tensor",
     _run_encode,
     _fake_encode,
 )
-_row_positions = _define(
+_row_positions = define(
     f"row_positions(Tensor x, {_PLACES}, int seq_axis) -> Tensor",
     _run_row_positions,
     lambda x, *rest: x.new_empty(x.shape[:-1], dtype=torch.int64),

@@ -14,11 +14,16 @@ Tensor = torch.Tensor
 
 def watched(*values: Any) -> bool:
     """Whether a gradient, in either direction, may be asked of a result that depends on these."""
+    return requires_gradient(*values) or forward_mode() or in_transform()
+
+
+def requires_gradient(*values: Any) -> bool:
+    """Whether backward may be called on a result that depends on these: all that can be asked while compiling."""
     if torch.is_grad_enabled():
         for value in values:
             if isinstance(value, Tensor) and value.requires_grad:
                 return True
-    return forward_mode() or in_transform()
+    return False
 
 
 def forward_mode() -> bool:

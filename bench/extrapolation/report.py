@@ -1,0 +1,125 @@
+"""Results as tables, a picture and sentences: ``python -m bench.extrapolation.report RESULTS.json ... --into PAGE.md --picture FILE.png``.
+
+Several results are of several seeds: the tables show each, the picture their mean. In the page the part between the markers is
+rewritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastpe.benchmark.machine import describe
+
+from . import pictures
+from .encodings import ENCODINGS
+from .files import read_json, write_text
+from .orderings import ORDERINGS, check
+
+__all__ = ["main", "page", "say", "table", "write"]
+
+BEGIN, END = "<!-- lab:begin -->", "<!-- lab:end -->"
+SAMPLED = ["rotary", "rotary_yarn", "rotary_rerope", "alibi"]
+Results = dict[str, Any]
+
+
+def write(out: Path, every: list[Results]) -> None:
+    """Write table.md and lengths.png into a folder."""
+    write_text(out / "table.md", page(every, "lengths.png") + "\n")
+    pictures.draw(every, out / "lengths.png")
+
+
+def say(results: Results) -> int:
+    """Print the tables and which orderings hold; return how many do not."""
+    for task in results["tasks"]:
+        print(f"\n{table(task, [results])}")
+    found = check(results)
+    for ordering, difference in found:
+        print(f"{'holds' if ordering.holds(difference) else 'FAILS'}: {ordering.says}: {difference:+.3f} ({ordering.bound})")
+    return sum(not ordering.holds(difference) for ordering, difference in found)
+
+
+def page(every: list[Results], picture: str) -> str:
+    """All of it as Markdown, with a link to the picture."""
+    first, parts = every[0], list[str]()
+    seeds = ", ".join(str(results["seed"]) for results in every)
+    parts.append(f"Seed{'s' * (len(every) > 1)} {seeds}; {describe(first['machine'])}, {first['processes']} at a time.")
+    parts.append(f"![One panel a task: how well each encoding does against the length]({picture})")
+    for task, found in first["tasks"].items():
+        parts += [f"### {found['title']}", table(task, every)]
+        if samples := list(_samples(found)):
+            parts += [
+                "What was read (the end of it, of long texts), what the model writes (>), and the truth (=) where there is one:",
+                *samples,
+            ]
+    checked = [dict(check(results)) for results in every]
+    lines = [
+        f"| {ordering.says} | {ordering.bound} | {' / '.join(f'{differences[ordering]:+.2f}' for differences in checked)} |"
+        for ordering in ORDERINGS
+        if all(ordering in differences for differences in checked)
+    ]
+    if lines:
+        parts += [
+            "### Orderings that every change is checked for",
+            "\n".join(["| ordering | bound | here |", "|---|---|---|", *lines]),
+        ]
+    return "\n\n".join(parts)
+
+
+def table(task: str, every: list[Results]) -> str:
+    """One line an encoding, one column a length; values of several seeds, where they have the task, beside each other."""
+    every = [results for results in every if task in results["tasks"]]
+    first = every[0]["tasks"][task]
+    factors = sorted({int(factor) for entry in first["encodings"].values() for factor in entry["lengths"]})
+    heads = [f"{factor}x" for factor in factors]
+    sections = []
+    for metric, better in first["metrics"].items():
+        lines = [f"| {metric} ({better} is better) | {' | '.join(heads)} |", f"|---|{'--:|' * len(factors)}"]
+        for name in (name for name in ENCODINGS if name in first["encodings"]):
+            cells = [" / ".join(_value(results, task, name, factor, metric) for results in every) for factor in factors]
+            lines.append(f"| {first['encodings'][name]['label']} | {' | '.join(cells)} |")
+        sections.append("\n".join(lines))
+    return "\n\n".join(sections)
+
+
+def _value(results: Results, task: str, name: str, factor: int, metric: str) -> str:
+    entry = results["tasks"].get(task, {}).get("encodings", {}).get(name, {})
+    found = entry.get("lengths", {}).get(str(factor))
+    return "-" if found is None else f"{found[metric]:.2f}"
+
+
+def _samples(found: dict[str, Any]) -> Iterator[str]:
+    """What some encodings write, as blocks of text, each only once: rules change nothing at the trained length."""
+    shown = set()
+    for name in (name for name in SAMPLED if name in found["encodings"]):
+        entry = found["encodings"][name]
+        for factor, values in entry["lengths"].items():
+            if (sample := values.get("sample")) is not None and sample not in shown:
+                shown.add(sample)
+                yield f"{entry['label']}, {factor}x:\n\n```text\n{sample}\n```"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Rewrite a page's part and its picture from saved results."""
+    parser = argparse.ArgumentParser(
+        "python -m bench.extrapolation.report", description=__doc__.split("\n")[0].replace("``", "")
+    )
+    parser.add_argument("results", nargs="+", type=Path)
+    parser.add_argument("--into", type=Path, required=True, metavar="PAGE")
+    parser.add_argument("--picture", type=Path, required=True, metavar="FILE")
+    chosen = parser.parse_args(arguments)
+    every = [read_json(path) for path in chosen.results]
+    pictures.draw(every, chosen.picture)
+    link = Path(os.path.relpath(chosen.picture, chosen.into.parent)).as_posix()
+    before, begin, rest = chosen.into.read_text("utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{chosen.into} must have the lines {BEGIN} and {END}.")
+    write_text(chosen.into, f"{before}{begin}\n\n{page(every, link)}\n\n{end}{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The tasks, one a module: what a model reads, what it must tell, and how well it did."""
+
+from __future__ import annotations
+
+import importlib
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from ..model import Decoder
+
+__all__ = ["IGNORED", "TASKS", "Batch", "Task", "load", "task_class"]
+
+IGNORED = -100  # the target of a token of which nothing is asked: torch's ignore_index
+
+
+class Batch(NamedTuple):
+    """ids (B, T) that a model reads, and the targets (B, T) that it must tell at each of them; int64, IGNORED where nothing is asked."""
+
+    ids: torch.Tensor
+    targets: torch.Tensor
+
+
+class Task:
+    """A task, read from a folder where ``prepare`` left its data.
+
+    ``tokens`` and ``outputs`` are the sizes of a model's table and of its last layer. Texts of up to ``length`` tokens are short.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    metrics: ClassVar[dict[str, str]]  # name of each: "lower" or "higher" is better; the first one is drawn
+    sampled: ClassVar[tuple[int, ...]] = ()  # lengths of which what a model writes is kept
+    steps: ClassVar[int]  # of training, 32 texts each
+    tokens: int
+    outputs: int
+
+    @classmethod
+    def prepare(cls, folder: Path) -> None:
+        """Make what the task reads, in a folder of its own; fetch what is missing. Once: later calls find it and return."""
+        raise NotImplementedError
+
+    def __init__(self, folder: Path, length: int) -> None:
+        raise NotImplementedError
+
+    def batch(self, rng: np.random.Generator, count: int, factor: int = 1) -> Batch:
+        """Draw a batch of training texts, up to ``factor`` times the short length. Nothing depends on earlier calls."""
+        raise NotImplementedError
+
+    def evaluate(self, model: Decoder, factor: int, count: int) -> dict[str, float]:
+        """Return each metric on ``count`` held-out texts of about ``factor`` times the short length: the same ones for every model."""
+        raise NotImplementedError
+
+    def sample(self, model: Decoder, factor: int) -> str:
+        """Return what was read, "> " and what the model writes, at one of the lengths that are ``sampled``."""
+        raise NotImplementedError
+
+
+TASKS = {"text": "Text", "sentiment": "Sentiment", "translation": "Translation"}  # module -> class
+
+
+def task_class(name: str) -> type[Task]:
+    """The class of a task; what it needs is imported only now."""
+    found: type[Task] = getattr(importlib.import_module(f"{__name__}.{name}"), TASKS[name])
+    return found
+
+
+@lru_cache(maxsize=1)
+def load(name: str, data: Path, length: int) -> Task:
+    """A task with its data; a process keeps the last one."""
+    return task_class(name)(data / name, length)

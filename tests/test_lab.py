@@ -6,6 +6,7 @@ import ast
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -208,8 +209,14 @@ class Counting(Task):
     metrics = {"nats": "lower"}  # noqa: RUF012
     steps, tokens, outputs = 60, 11, 11
 
+    @classmethod
+    def prepare(cls, folder: Path) -> None: ...
+
     def __init__(self) -> None:
         self.length = SIZE.length
+
+    def evaluate(self, model: Decoder, factor: int, count: int) -> dict[str, float]:
+        return {"nats": 0.0}
 
     def batch(self, rng: np.random.Generator, count: int, factor: int = 1) -> Batch:
         start = torch.from_numpy(rng.integers(0, 11, (count, 1)))
@@ -371,6 +378,11 @@ def test_options_that_are_wrong(options: list[str], says: str, tmp_path: Path, c
     assert command.main([*options, "--out", str(tmp_path / "out")]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_for_nothing_says_how_much_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--budget", "2s", "--out", str(tmp_path / "out")]) == 2
+    assert re.search(r"lab: --budget must be at least \d+m for one encoding, got 2s\.", capsys.readouterr().err)
 
 
 def test_results_of_other_settings_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import sys
 import time
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from fastpe.benchmark.machine import machine
 
 from . import report
-from .budget import Costs, choose, seconds, step_seconds
+from .budget import Costs, choose, makespan, seconds, step_seconds
 from .encodings import ENCODINGS
 from .files import read_json, write_json
 from .jobs import Job, Plan, Settings, jobs
@@ -92,6 +93,9 @@ def _run(chosen: argparse.Namespace) -> int:
     if limit is not None:
         costs = Costs(plan, step)
         sets = choose(tasks, encodings, costs, chosen.processes, limit - (time.monotonic() - began))
+        if not any(sets.values()):
+            least = min(makespan(jobs([task], [name]), costs, chosen.processes) for task in tasks for name in encodings)
+            raise LabError(f"lab: --budget must be at least {math.ceil(least / 54)}m for one encoding, got {chosen.budget}.")
         worth_it = lambda job: time.monotonic() - began + costs(job) < limit  # noqa: E731
         _say_sets(sets, encodings, chosen.budget)
     todo = [job for task, names in sets.items() for job in jobs([task], names)]

@@ -18,7 +18,7 @@ from .model import Decoder
 from .sources import LabError
 from .training import BATCH
 
-__all__ = ["Costs", "choose", "seconds", "step_seconds"]
+__all__ = ["Costs", "choose", "makespan", "seconds", "step_seconds"]
 
 MEASURED = Path(__file__).resolve().parent.parent / "results" / "extrapolation" / "seed0.json"
 MARGIN = 0.95  # of the time: processes start, and the report is drawn

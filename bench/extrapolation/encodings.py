@@ -31,10 +31,6 @@ class Size:
     heads: int = 4
     longest: int = 1024
 
-    @property
-    def head_width(self) -> int:
-        return self.width // self.heads
-
 
 # ---- what a model asks of an encoding ----------------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ class Job:
         return path.exists() and {str(factor) for factor in plan.lengths} <= read_json(path)["lengths"].keys()
 
     def units(self, plan: Plan) -> int:
-        """How much there is to do, in steps of a training: tokens that are read, by three where they are learnt from."""
+        """How much there is to do, about in steps of a training."""
         if not self.trains:
             return sum(1 + plan.settings.texts * factor // 96 for factor in plan.lengths)
         if TRAININGS[self.name].start is not None:

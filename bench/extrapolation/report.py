@@ -49,7 +49,9 @@ def page(every: list[Results], picture: str) -> str:
     parts.append(f"Seed{'s' * (len(every) > 1)} {seeds}; {describe(first['machine'])}, {first['processes']} at a time.")
     parts.append(f"![One panel a task: how well each encoding does against the length]({picture})")
     for task, found in first["tasks"].items():
-        parts += [f"### {found['title']}", table(task, every)]
+        having = [str(results["seed"]) for results in every if task in results["tasks"]]
+        only = [f"Of seed {', '.join(having)}."] if len(having) < len(every) else []
+        parts += [f"### {found['title']}", *only, table(task, every)]
         if samples := list(_samples(found)):
             parts += [
                 "What was read (the end of it, of long texts), what the model writes (>), and the truth (=) where there is one:",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -25,7 +26,7 @@ class Batch(NamedTuple):
     targets: torch.Tensor
 
 
-class Task:
+class Task(ABC):
     """A task, read from a folder where ``prepare`` left its data.
 
     ``tokens`` and ``outputs`` are the sizes of a model's table and of its last layer. Texts of up to ``length`` tokens are short.
@@ -40,24 +41,24 @@ class Task:
     outputs: int
 
     @classmethod
+    @abstractmethod
     def prepare(cls, folder: Path) -> None:
         """Make what the task reads, in a folder of its own; fetch what is missing. Once: later calls find it and return."""
-        raise NotImplementedError
 
-    def __init__(self, folder: Path, length: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def __init__(self, folder: Path, length: int) -> None: ...
 
+    @abstractmethod
     def batch(self, rng: np.random.Generator, count: int, factor: int = 1) -> Batch:
         """Draw a batch of training texts, up to ``factor`` times the short length. Nothing depends on earlier calls."""
-        raise NotImplementedError
 
+    @abstractmethod
     def evaluate(self, model: Decoder, factor: int, count: int) -> dict[str, float]:
         """Return each metric on ``count`` held-out texts of about ``factor`` times the short length: the same ones for every model."""
-        raise NotImplementedError
 
     def sample(self, model: Decoder, factor: int) -> str:
         """Return what was read, "> " and what the model writes, at one of the lengths that are ``sampled``."""
-        raise NotImplementedError
+        raise TypeError(f"{self.title} writes nothing, and must have no lengths that are sampled")
 
 
 TASKS = {"text": "Text", "sentiment": "Sentiment", "translation": "Translation"}  # module -> class

@@ -498,7 +498,7 @@ def test_the_published_results_have_every_ordering(path: Path) -> None:
 def test_the_documentation_shows_the_published_results() -> None:
     page = (ROOT / "docs" / "extrapolation.md").read_text("utf-8")
     shown = page.partition(report.BEGIN)[2].partition(report.END)[0].strip()
-    assert shown == report.page([json.loads(path.read_text("utf-8")) for path in SEEDS], "pictures/extrapolation.png")
+    assert shown == report.page([json.loads(path.read_text("utf-8")) for path in SEEDS], "pictures/lab/lengths.png")
     assert set(json.loads(SEEDS[0].read_text("utf-8"))["tasks"]) == set(TASKS)
 
 

@@ -23,11 +23,10 @@ from .jobs import Job, Plan, Settings, jobs
 from .orderings import ORDERINGS, REDUCED, REDUCED_LENGTHS, check
 from .pool import cores, run_all
 from .sources import LabError, cache
-from .tasks import TASKS, task_class
+from .tasks import FACTORS, TASKS, task_class
 
 __all__ = ["main"]
 
-FACTORS = (1, 2, 4, 8, 16)
 FACTORS_TEXT = ",".join(map(str, FACTORS))
 FEWEST_STEPS = 40  # below, the schedule of the learning rate has no rise
 OUT = "bench/results/lab"

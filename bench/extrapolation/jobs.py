@@ -102,14 +102,12 @@ def _train(job: Job, task: Task, plan: Plan, tell: Callable[[int], None]) -> flo
 
 def _evaluate(job: Job, task: Task, plan: Plan, tell: Callable[[int], None]) -> float:
     began, entry, settings = time.perf_counter(), ENCODINGS[job.name], plan.settings
-    kept = torch.load(plan.model(job.task, entry.training))
     model = build(task, TRAININGS[entry.training], settings.size, settings.seed).eval()
-    model.load_state_dict(kept["weights"])
+    model.load_state_dict(torch.load(plan.model(job.task, entry.training)))
     trained, path = model.encoding, plan.result(job.task, job.name)
-    result: dict[str, Any] = {"label": entry.label, "training_seconds": kept["seconds"], "seconds": 0.0, "lengths": {}}
+    result: dict[str, Any] = {"label": entry.label, "lengths": {}}
     if path.exists():
         result = read_json(path)
-    before = result["seconds"]
     with torch.inference_mode():
         for factor in plan.lengths:
             if str(factor) in result["lengths"]:
@@ -119,7 +117,6 @@ def _evaluate(job: Job, task: Task, plan: Plan, tell: Callable[[int], None]) -> 
             if factor in task.sampled:
                 found["sample"] = task.sample(model, factor)
             result["lengths"][str(factor)] = found
-            result["seconds"] = before + time.perf_counter() - began
             write_json(path, result)
             tell(1 + settings.texts * factor // 96)
-    return float(result["seconds"] - before)
+    return time.perf_counter() - began

@@ -44,7 +44,7 @@ def train(
     began, model = time.perf_counter(), build(task, training, size, seed)
     factor, batch, rate = (1, BATCH, RATE) if start is None else (FINE_TUNED, TUNING_BATCH, TUNING_RATE)
     if start is not None:
-        model.load_state_dict(torch.load(start)["weights"])
+        model.load_state_dict(torch.load(start))
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=WARMUP)
     kept = {"weights": model, "optimizer": optimizer, "schedule": schedule}
@@ -72,6 +72,6 @@ def train(
         schedule.step()
         tell(1)
     seconds = before + time.perf_counter() - began
-    write_torch(path, {"weights": model.state_dict(), "seconds": seconds})
+    write_torch(path, model.state_dict())
     unfinished.unlink(missing_ok=True)
     return seconds

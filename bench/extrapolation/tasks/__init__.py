@@ -14,8 +14,9 @@ import torch
 if TYPE_CHECKING:
     from ..model import Decoder
 
-__all__ = ["IGNORED", "TASKS", "Batch", "Task", "load", "task_class"]
+__all__ = ["FACTORS", "IGNORED", "TASKS", "Batch", "Task", "load", "task_class"]
 
+FACTORS = (1, 2, 4, 8, 16)  # lengths that may be asked for, times the short one
 IGNORED = -100  # the target of a token of which nothing is asked: torch's ignore_index
 
 
@@ -32,7 +33,6 @@ class Task(ABC):
     ``tokens`` and ``outputs`` are the sizes of a model's table and of its last layer. Texts of up to ``length`` tokens are short.
     """
 
-    name: ClassVar[str]
     title: ClassVar[str]
     metrics: ClassVar[dict[str, str]]  # name of each: "lower" or "higher" is better; the first one is drawn
     sampled: ClassVar[tuple[int, ...]] = ()  # lengths of which what a model writes is kept

@@ -1,7 +1,6 @@
 """Sentiment analysis: positive or negative, of snippets that people rated; what is longer has more snippets of the same sign.
 
-So a longer text gives more evidence: who reads it well tells its sign better than that of a short one. A sum of a weight for each token,
-which knows no order, is right of 81 texts of 100, and of 89, 95, 99 and 100 that are 2, 4, 8 and 16 times as long.
+So a longer text gives more evidence: who reads it well tells its sign better than that of a short one. Order matters little.
 """
 
 from __future__ import annotations
@@ -48,7 +47,6 @@ SIGNS = ("negative", "positive")
 class Sentiment(Task):
     """Texts whose sign a model tells, and the nats that it gives to the true one."""
 
-    name = "sentiment"
     title = "Sentiment analysis"
     metrics: ClassVar[dict[str, str]] = {"accuracy": "higher", "nats": "lower"}
     steps = 600

@@ -17,7 +17,7 @@ import torch
 
 from ..encodings import FINE_TUNED
 from ..files import write_arrays
-from . import Batch, Task
+from . import FACTORS, Batch, Task
 
 if TYPE_CHECKING:
     from ..model import Decoder
@@ -30,13 +30,11 @@ FIRST, NEWLINE = 32, 95  # characters are ASCII from the blank on, and a new lin
 DOCSTRING = 200  # characters that a docstring has at least
 HELD_OUT = 0.15  # of the topics, their end
 READ = 64  # characters that are judged at the end of each window: the same ones at every length
-LONGEST = 1024
 
 
 class Text(Task):
     """Nats per character on the last 64 characters of a window, the same characters whatever goes before them."""
 
-    name = "text"
     title = "Text generation"
     metrics: ClassVar[dict[str, str]] = {"nats per character": "lower"}
     sampled = (1, FINE_TUNED)
@@ -65,7 +63,7 @@ class Text(Task):
 
     def evaluate(self, model: Decoder, factor: int, count: int) -> dict[str, float]:
         length, total = factor * self.length, 0.0
-        ends = np.linspace(LONGEST, len(self.held_out) - 1, count).astype(np.int64)
+        ends = np.linspace(FACTORS[-1] * self.length, len(self.held_out) - 1, count).astype(np.int64)
         for some in np.array_split(ends, -(-count * length // 8192)):
             windows = self.held_out[torch.from_numpy(some)[:, None] + torch.arange(-length, 1)]
             scores = model(windows[:, :-1])[:, -READ:]

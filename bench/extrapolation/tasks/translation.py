@@ -14,7 +14,7 @@ import torch
 
 from ..encodings import FINE_TUNED
 from ..files import write_arrays
-from . import IGNORED, Batch, Task
+from . import FACTORS, IGNORED, Batch, Task
 
 if TYPE_CHECKING:
     from ..model import Decoder
@@ -28,7 +28,6 @@ ENGLISH, GERMAN = "en", "de"
 END, TO_GERMAN, TO_ENGLISH = range(3)  # END pads as well; the others stand between a number and its translation
 SYMBOLS = ["<end>", "<to German>", "<to English>"]
 SHORT = 64  # tokens that a number, its translation and two symbols have at most
-FACTORS = (1, 2, 4, 8, 16)
 GROUPS = 102  # of three digits: up to the centillions, where English ends
 WRITTEN = 11.4  # tokens of a group in both languages: 10.8 on average, and a little more so that most numbers fit
 UNITS = 0.5  # of all numbers have a last group, which no word follows, whatever their length
@@ -59,7 +58,6 @@ class Translation(Task):
     and 89 of 102 at sixteen times the length. So training shows every word, and nothing but length is new in a longer number.
     """
 
-    name = "translation"
     title = "Translation of numbers"
     metrics: ClassVar[dict[str, str]] = {"character error": "lower", "exact match": "higher"}
     sampled = (1, 2)

@@ -36,9 +36,9 @@ from report import describe, machine
 
 import fastpe
 from fastpe import bias_values, repeated
-from fastpe.backends import numba as backend
-from fastpe.backends import pool
-from fastpe.benchmark.expressions import numpy_embed, torch_embed
+from fastpe._backends import host as backend
+from fastpe._backends.host import pool
+from fastpe._tools.benchmark.expressions import numpy_embed, torch_embed
 
 MB = 1 << 20
 

@@ -19,9 +19,17 @@ import reference
 from cases import DTYPES, assert_close
 
 import fastpe
-from fastpe.benchmark.clock import RESTORE_AFTER, Call, Timed, cuda_seconds_per_call, interleave, is_small, seconds_per_call
-from fastpe.benchmark.expressions import as_tensor, from_scratch, random_values
-from fastpe.benchmark.probes import bandwidth, host_probes, settle_threads, torch_if_installed
+from fastpe._tools.benchmark.clock import (
+    RESTORE_AFTER,
+    Call,
+    Timed,
+    cuda_seconds_per_call,
+    interleave,
+    is_small,
+    seconds_per_call,
+)
+from fastpe._tools.benchmark.expressions import as_tensor, from_scratch, random_values
+from fastpe._tools.benchmark.probes import bandwidth, host_probes, settle_threads, torch_if_installed
 
 __all__ = [  # with what the package's own benchmark has
     "CONTENDERS",

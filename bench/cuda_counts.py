@@ -21,7 +21,7 @@ import simulated_cupy
 from cases import DTYPES, random
 
 import fastpe
-from fastpe.backends import cuda
+from fastpe._backends import cuda
 
 ARCHITECTURE = "90"
 SIZES = {"8": 1, "16": 2, "32": 4, "64": 8}

@@ -17,7 +17,7 @@ import contenders
 import pytest
 from contenders import CONTENDERS, CUDA_CONTENDERS, Case, Contender, Timed, Work
 
-from fastpe.backends import cuda
+from fastpe._backends import cuda
 
 MOST_ROUNDS = 301
 FIRST_CALLS = 3  # processes

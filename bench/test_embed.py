@@ -9,7 +9,7 @@ import pytest
 from contenders import as_tensor, is_small, random_values, settle_threads, torch_if_installed
 
 import fastpe
-from fastpe.benchmark.expressions import numpy_embed, torch_embed
+from fastpe._tools.benchmark.expressions import numpy_embed, torch_embed
 
 pytestmark = pytest.mark.timeout(1800)
 

@@ -9,7 +9,7 @@ import pytest
 from contenders import DTYPES, as_tensor, is_small, random_values, settle_threads, torch_if_installed
 
 import fastpe
-from fastpe.benchmark.expressions import usual_rotation as usual
+from fastpe._tools.benchmark.expressions import usual_rotation as usual
 
 pytestmark = pytest.mark.timeout(1800)
 

@@ -1,7 +1,7 @@
-"""``python -m fastpe``: see ``fastpe.cli``."""
+"""``python -m fastpe``: see ``fastpe._tools.cli``."""
 
 import sys
 
-from .cli import main
+from ._tools.cli import main
 
 sys.exit(main())

@@ -7,13 +7,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import checks, dispatch, fourier, grids, repeated
-from . import rows as rows_of
-from .arguments import check_apart, named_encoding, output, overlap, place_name
-from .arrays import ITEMSIZE
-from .checks import message
+from . import fourier, grids, repeated
+from ._arrays import ITEMSIZE, dispatch
+from ._backends.calls import AddSinusoidal, SumRows
+from ._core import checks
+from ._core import rows as rows_of
+from ._core.arguments import check_apart, named_encoding, output, overlap, place_name
+from ._core.checks import message
 from .encodings import Fourier, Grid, Learned, Sinusoidal
-from .operations import AddSinusoidal, SumRows
 
 Array = TypeVar("Array")
 
@@ -288,7 +289,7 @@ def array_module() -> ModuleType:
     >>> xp = fastpe.array_module()
     >>> x = fastpe.add_encoding(xp.zeros((2, 16, 64), "float32"))
     """
-    from .backends import cuda
+    from ._backends import cuda
 
     if cuda.problem() is not None:
         return np

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import dispatch
-from .arguments import place_name
-from .arrays import Memory
-from .arrays import numpy as numpy_arrays
-from .checks import POSITION_LIMIT, message
+from ._arrays import Memory, dispatch
+from ._arrays import numpy as numpy_arrays
+from ._arrays.locks import unforkable
+from ._backends.toeplitz import AddToeplitz, Places
+from ._core.arguments import place_name
+from ._core.checks import POSITION_LIMIT, message
 from .encodings.bias import Bias
-from .locks import unforkable
-from .toeplitz import AddToeplitz, Places
 
 FUNCTION = "add_bias"
 LARGEST_SPAN = 1 << 20  # distances in a table of values, where positions are given

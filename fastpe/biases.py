@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from . import checks, dispatch, repeated_biases
-from . import rows as rows_of
-from .arguments import check_apart, output, overlap, place_name
-from .arrays import ITEMSIZE, Memory
+from . import repeated_biases
+from ._arrays import ITEMSIZE, Memory, dispatch
+from ._backends.toeplitz import Places
+from ._core import checks
+from ._core import rows as rows_of
+from ._core.arguments import check_apart, output, overlap, place_name
+from ._core.checks import NOT_A_POSITION, POSITION_LIMIT, describe, message
 from .bias_values import FUNCTION, Work, own_memory
-from .checks import NOT_A_POSITION, POSITION_LIMIT, describe, message
 from .encodings.bias import Bias
-from .toeplitz import Places
 
 
 def add_bias(

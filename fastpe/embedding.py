@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import checks, dispatch, repeated
-from . import rows as rows_of
-from .arguments import check_apart, named_encoding, output
-from .arrays import ITEMSIZE, Memory
-from .checks import describe, message
+from . import repeated
+from ._arrays import ITEMSIZE, Memory, dispatch
+from ._backends.calls import SumRows
+from ._core import checks
+from ._core import rows as rows_of
+from ._core.arguments import check_apart, named_encoding, output
+from ._core.checks import describe, message
 from .encodings import Learned, Sinusoidal
 from .encodings.learned import check_table
-from .operations import SumRows
 
 Floats = npt.NDArray[Any]
 METHODS = ("linear", "bilinear", "bicubic", "antialias", "bicubic_antialias")

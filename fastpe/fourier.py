@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from . import dispatch
-from . import rows as rows_of
-from .arrays import Memory
-from .checks import message
+from ._arrays import Memory, dispatch
+from ._backends.calls import AddSinusoidal, Pair, RotaryRows, Rotate, Rows
+from ._core import rows as rows_of
+from ._core.checks import message
 from .encodings import Fourier
 from .encodings.fourier import FINE, LIMIT
-from .operations import AddSinusoidal, Pair, RotaryRows, Rotate
-from .rows import Rows
 
 ROOM_BYTES = 1 << 25  # of cosines and sines made at a time
 

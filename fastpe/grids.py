@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import dispatch
-from . import rows as rows_of
-from .arrays import Memory
-from .arrays import numpy as numpy_arrays
-from .checks import message
+from ._arrays import Memory, dispatch
+from ._arrays import numpy as numpy_arrays
+from ._backends.calls import AddGrid, Rows
+from ._core import rows as rows_of
+from ._core.checks import message
+from ._core.rows import Target
 from .encodings import Fourier, Grid
-from .operations import AddGrid
-from .rows import Rows, Target
 
 
 def encoded_shape(function: str, encoding: Grid | Fourier, positions: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .checks import POSITION_LIMIT
+from ._core.checks import POSITION_LIMIT
 from .encodings import Learned, RotaryTable
 
 MOST_FORMS = 256

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from . import dispatch
+from ._arrays import dispatch
+from ._core.checks import POSITION_LIMIT
 from .bias_values import Work, is_value
-from .checks import POSITION_LIMIT
 from .repeated import MOST_FORMS, Form, address
 
 

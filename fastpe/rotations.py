@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import checks, dispatch, repeated
-from . import rows as rows_of
-from .arguments import output, overlap, place_name
-from .arrays import ITEMSIZE, Memory
-from .checks import describe, message
+from . import repeated
+from ._arrays import ITEMSIZE, Memory, dispatch
+from ._backends.calls import Pair, RotaryRows, Rotate, Rows
+from ._core import checks
+from ._core import rows as rows_of
+from ._core.arguments import output, overlap, place_name
+from ._core.checks import describe, message
 from .encodings import Rotary, RotaryTable
 from .encodings.rotary import difference
-from .operations import Pair, RotaryRows, Rotate
 
 _DEFAULT = Rotary()
 LAYOUTS = ("half", "interleaved")
@@ -458,7 +459,7 @@ def _target(arrays: _Arrays, name: str, validate: bool) -> rows_of.Target:
     return rows_of.Target(arrays.function, arrays.library, memory, axis, validate)
 
 
-def _rotary_rows(target: rows_of.Target, rows: rows_of.Rows, step: int = 0) -> RotaryRows:
+def _rotary_rows(target: rows_of.Target, rows: Rows, step: int = 0) -> RotaryRows:
     """With the strides of batch, rows and axes of positions."""
     batch, axis = target.batch_axis, target.seq_axis
     strides, mask_strides = (

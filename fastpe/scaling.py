@@ -17,9 +17,9 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from . import checks
-from .checks import message
-from .phase import TWO_PI
+from ._core import checks
+from ._core.checks import message
+from ._core.phase import TWO_PI
 
 __all__ = [
     "NTK",

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 import fastpe
-from fastpe.backends import pool
+from fastpe._backends.host import pool
 
 SECONDS = 100  # for all scenarios of a process
 CHILD_SECONDS = 50  # for a forked child
@@ -205,7 +205,7 @@ def nested_threads() -> None:
 @scenario
 def first_call_from_eight_threads() -> None:
     """The kernel is compiled once and everybody gets it."""
-    from fastpe.backends import numba
+    from fastpe._backends import host as numba
 
     compiled, compile_kernel = [], numba._compile
 
@@ -604,7 +604,7 @@ def fork_while_a_thread_plans() -> None:
 @scenario
 def fork_while_a_thread_compiles() -> None:
     """The child must compile too: it neither finds a lock held by a thread it does not have nor shares half a kernel."""
-    from fastpe.backends import numba
+    from fastpe._backends import host as numba
 
     prepare()
     moments = random.Random(1)

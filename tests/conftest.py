@@ -68,7 +68,7 @@ class CudaPlatform(Platform):
 
 def require_cuda() -> None:
     """Skip where there is no GPU; fail where one was asked for."""
-    from fastpe.backends import cuda
+    from fastpe._backends import cuda
 
     found = cuda.problem()
     if found is not None:

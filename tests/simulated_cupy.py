@@ -231,8 +231,8 @@ def module() -> types.ModuleType:
 @contextlib.contextmanager
 def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
     """Put the stand-in where fastpe finds CuPy; kernels are compiled to PTX for ``compute_XY`` and kept in ``folder``."""
-    from fastpe import dispatch
-    from fastpe.backends import cuda
+    from fastpe._arrays import dispatch
+    from fastpe._backends import cuda
 
     def as_ptx(name: str, _: str, *options: str) -> Path:
         defined = "".join(option.partition("=")[2] for option in options)
@@ -246,7 +246,7 @@ def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", stand_in)
         patch.setitem(sys.modules, "cupy.cuda", stand_in.cuda)
-        patch.delitem(sys.modules, "fastpe.arrays.cupy", raising=False)
+        patch.delitem(sys.modules, "fastpe._arrays.cupy", raising=False)
         patch.setattr(cuda, "_cubin", as_ptx)
         patch.setattr(cuda, "_modules", {})
         patch.setattr(cuda, "_tables_found", {})

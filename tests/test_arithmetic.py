@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 import fastpe
-from fastpe import phase
+from fastpe._core import phase
 
 
 def emitted(function, result, *arguments):

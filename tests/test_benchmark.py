@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastpe import benchmark, cli, cli_bench
-from fastpe.backends import cuda, pool
-from fastpe.benchmark import clock, races, results, running
-from fastpe.benchmark.races import CACHED, FASTPE, SCRATCH, TORCH, Case
+from fastpe._backends import cuda
+from fastpe._backends.host import pool
+from fastpe._tools import benchmark, cli, cli_bench
+from fastpe._tools.benchmark import clock, races, results, running
+from fastpe._tools.benchmark.races import CACHED, FASTPE, SCRATCH, TORCH, Case
 
 DTYPES = ("float32", "bfloat16")
 SMALL = [
@@ -236,7 +237,7 @@ def test_bench_works_without_optional_packages() -> None:
     code = """
 import sys
 sys.modules.update(dict.fromkeys(("torch", "cupy", "tqdm", "matplotlib"), None))
-from fastpe import cli
+from fastpe._tools import cli
 assert cli.main(["bench", "--quick", "--only", "add_bias"]) == 0
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

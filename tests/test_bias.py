@@ -321,7 +321,7 @@ def test_a_table_may_change():
 
 def test_large_scores_on_threads():
     """More than one chunk, rows longer than what is asked for ahead, streamed -inf."""
-    from fastpe.backends import numba as backend
+    from fastpe._backends import host as backend
 
     x = cases.random((2, 3, 300, 2100), "float32")
     wanted = expected("t5", x, np.arange(1800, 2100), np.arange(2100), True)

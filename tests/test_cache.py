@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 import fastpe
-from fastpe import cli
-from fastpe.backends import cache
-from fastpe.backends import numba as numba_backend
+from fastpe._backends import disk_cache as cache
+from fastpe._backends import host as numba_backend
+from fastpe._tools import cli
 
 # Adds to a fixed array of every element type named, prints the bytes and whether a kernel was compiled for it.
 PROGRAM = """
 import sys, numpy, fastpe
-from fastpe.backends import numba as backend
+from fastpe._backends import host as backend
 compiled, store = [], backend._store
 backend._store = lambda *arguments: (compiled.append(arguments), store(*arguments))
 for dtype in sys.argv[1:]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastpe
-from fastpe import catalog
+from fastpe.encodings import recipes as catalog
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA: dict[str, np.ndarray] = {}

@@ -18,8 +18,10 @@ import pytest
 import reference
 
 import fastpe
-from fastpe import cli, demo
-from fastpe.backends import cache, cuda, pool
+from fastpe._backends import cuda
+from fastpe._backends import disk_cache as cache
+from fastpe._backends.host import pool
+from fastpe._tools import cli, demo
 
 # The demo's own formula in float64, up to position one million: rounding of the sines and of their angles.
 REFERENCE_ERROR = 2e-15
@@ -341,7 +343,7 @@ def test_plot_has_a_name_for_its_file(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_plot_all(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from fastpe.plot import curves, gallery
+    from fastpe._tools.plot import curves, gallery
 
     monkeypatch.setattr(gallery, "PICTURES", {"one": lambda: curves.bias(length=5), "two": curves.bias})
     assert cli.main(["plot", "all", "-o", "some/folder"]) == 0
@@ -439,11 +441,18 @@ def test_broken_pipe() -> None:
 def test_fastpe_imports_none_of_this_and_info_no_torch() -> None:
     code = """
 import sys, fastpe
-unwanted = {"fastpe.cli", "fastpe.demo", "fastpe.plot", "fastpe.benchmark", "matplotlib", "argparse"} & set(sys.modules)
+unwanted = {
+    "fastpe._tools.cli",
+    "fastpe._tools.demo",
+    "fastpe._tools.plot",
+    "fastpe._tools.benchmark",
+    "matplotlib",
+    "argparse",
+} & set(sys.modules)
 assert not unwanted, unwanted
-from fastpe import cli
+from fastpe._tools import cli
 assert cli.main(["info"]) == 0
-unwanted = {"torch", "matplotlib", "fastpe.demo", "fastpe.plot", "fastpe.benchmark"} & set(sys.modules)
+unwanted = {"torch", "matplotlib", "fastpe._tools.demo", "fastpe._tools.plot", "fastpe._tools.benchmark"} & set(sys.modules)
 assert not unwanted, unwanted
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

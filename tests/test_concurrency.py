@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import fastpe
-from fastpe.backends import pool
+from fastpe._backends.host import pool
 
 SCRIPT = Path(concurrency_scenarios.__file__)
 SECONDS = concurrency_scenarios.SECONDS + 30  # the script ends itself first, and shows where it stood

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import fastpe
-from fastpe.backends import cache, cuda
+from fastpe._backends import cuda
+from fastpe._backends import disk_cache as cache
 
 
 @pytest.fixture

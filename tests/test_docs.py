@@ -86,7 +86,7 @@ def public() -> set[str]:
     modules = ("", ".scaling", ".positions", ".torch", ".torch.functional", ".plot")
     if importlib.util.find_spec("torch") is None:
         pytest.skip("without torch its names cannot be listed")
-    found = {"fastpe.catalog.Recipe", "fastpe.encodings.rotary_table.RotaryTable"}
+    found = {"fastpe.encodings.recipes.Recipe", "fastpe.encodings.rotary_table.RotaryTable"}
     for module in (importlib.import_module(f"fastpe{name}") for name in modules):
         found |= {f"{module.__name__}.{name}" for name in module.__all__}
     return found - {"fastpe.scaling", "fastpe.positions", "fastpe.torch.functional", "fastpe.plot.INSTALL"}

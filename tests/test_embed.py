@@ -10,7 +10,7 @@ import pytest
 
 import fastpe
 from fastpe import Learned, Sinusoidal
-from fastpe.backends import numba as backend
+from fastpe._backends import host as backend
 from fastpe.scaling import DynamicNTK
 
 ROWS = 40

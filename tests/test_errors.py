@@ -213,7 +213,7 @@ def cupy_stand_in(**changes):
 def test_what_is_missing(monkeypatch, changes, text):
     import sys
 
-    from fastpe.backends import cuda
+    from fastpe._backends import cuda
 
     stand_in = None if changes is None else cupy_stand_in(**changes)
     monkeypatch.setitem(sys.modules, "cupy", stand_in)

@@ -23,8 +23,8 @@ from fastpe.kernels import (
     rotate_table,
 )
 
-from fastpe.backends import cuda
-from fastpe.backends import numba as numba_backend
+from fastpe._backends import cuda
+from fastpe._backends import host as numba_backend
 
 KERNELS = Path(fastpe.kernels.__file__).parent
 CUDA_FILES = sorted(path.stem for path in KERNELS.glob("*.cu"))

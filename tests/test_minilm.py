@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import fastpe
-from fastpe import Learned, minilm
+from fastpe import Learned
+from fastpe._tools import minilm
 
 TEXT = (Path(fastpe.__file__).parent / "data" / "sonnets.txt").read_text()
 

@@ -21,8 +21,8 @@ pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fastpe import plot
-from fastpe.plot import curves, gallery, maps, named, spectra, values
+from fastpe._tools import plot
+from fastpe._tools.plot import curves, gallery, maps, named, spectra, values
 
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 SUM = 1e-12  # of at most 512 products of float64 values up to 1

@@ -12,7 +12,7 @@ import reference
 
 import fastpe
 from fastpe import Learned, Rotary, Sinusoidal, repeated
-from fastpe.backends import numba as backend
+from fastpe._backends import host as backend
 from fastpe.scaling import DynamicNTK, Linear
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import fastpe
-from fastpe import bias_values, checks, repeated_biases
-from fastpe.backends import numba as backend
+from fastpe import bias_values, repeated_biases
+from fastpe._backends import host as backend
+from fastpe._core import checks
 from fastpe.encodings.bias import Bias
 
 HEADS = 3

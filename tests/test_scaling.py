@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import fastpe
-from fastpe import Rotary, phase, scaling
+from fastpe import Rotary, scaling
+from fastpe._core import phase
 from fastpe.scaling import NTK, Custom, DynamicNTK, Linear, Llama3, LongRoPE, NTKByParts, Proportional, YaRN
 
 KNOWN = json.loads((Path(__file__).parent / "data" / "rotary.json").read_text())

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = cases.transformers()
 
-from fastpe import minilm  # noqa: E402
+from fastpe._tools import minilm  # noqa: E402
 from fastpe.torch import LearnedEncoding, TokenEmbedding  # noqa: E402
 
 SENTENCES = (

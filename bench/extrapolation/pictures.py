@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastpe.plot import figures, gallery
+from fastpe._tools.plot import figures, gallery
 
 from .encodings import ENCODINGS
 

@@ -6,24 +6,20 @@ Those of attention scores, in `bias.py` and `buckets.py`, are imported where the
 from __future__ import annotations
 
 from .fourier import Fourier
-from .grid import Grid, GridPlan
+from .grid import Grid
 from .learned import Learned
-from .rotary import Rotary, RotaryPlan
-from .rotary_table import RotaryTable, TablePlan
-from .sinusoidal import Sinusoidal, SinusoidalPlan
+from .rotary import Rotary
+from .rotary_table import RotaryTable
+from .sinusoidal import Sinusoidal
 
 __all__ = [
     "NAMES",
     "Fourier",
     "Grid",
-    "GridPlan",
     "Learned",
     "Rotary",
-    "RotaryPlan",
     "RotaryTable",
     "Sinusoidal",
-    "SinusoidalPlan",
-    "TablePlan",
 ]
 
 # What the `encoding` argument accepts by name.

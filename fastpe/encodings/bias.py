@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .. import checks, dispatch
-from ..checks import describe, message
-from .written import written
+from .._arrays import dispatch
+from .._core import checks
+from .._core.checks import describe, message
+from .._core.text import written
 
 Reach = tuple[int | None, int | None]
 
@@ -100,7 +101,7 @@ def count(value: Any) -> int:
 def check_finite(function: str, name: str, value: Any) -> None:
     """Refuse NaN and inf in an array on the host; what lies on a GPU is not read."""
     if dispatch.is_tensor(value):
-        from ..arrays import torch as tensors
+        from .._arrays import torch as tensors
 
         finite = tensors.is_finite(value)
     elif isinstance(value, np.ndarray):

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import checks, dispatch
-from ..checks import message
+from .._arrays import dispatch
+from .._core import checks
+from .._core.checks import message
+from .._core.text import written
 from .bias import Bias, Reach, check_finite
-from .written import written
 
 Integers = npt.NDArray[np.int64]
 DEBERTA, WAVLM = "deberta", "wavlm"

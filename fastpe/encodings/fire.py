@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .. import checks, dispatch
-from ..checks import describe, message
+from .._arrays import dispatch
+from .._core import checks
+from .._core.checks import describe, message
+from .._core.text import written
 from .bias import Bias, check_finite
-from .written import written
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .. import checks, phase
-from ..checks import message
-from .rotary import Rotary, RotaryPlan
-from .sinusoidal import Sinusoidal, SinusoidalPlan
-from .written import written
+from .._backends.plans import RotaryPlan, SinusoidalPlan, Turns
+from .._core import checks, phase
+from .._core.checks import message
+from .._core.text import written
+from .sinusoidal import Sinusoidal
 
 ORDER = ("axis", "band", "function")
 # Coordinates are given to the kernels, whose positions have steps of 2^-32, 2^16 times as large, and frequencies as much smaller.
@@ -251,15 +251,16 @@ def _plans(fourier: Fourier) -> tuple[SinusoidalPlan, tuple[RotaryPlan, ...]]:
     (turns, _), *others = (_turns(row) for row in fourier.rows())
     made = replace(
         Sinusoidal(layout="concatenated", cos_first=True).plan(2 * pairs),
-        key=("fourier", fourier, 0),  # type: ignore[arg-type]
+        key=("fourier", fourier, 0),
         turns=turns,
     )
     turned = (
         RotaryPlan(
             key=("fourier", fourier, axis),
-            encoding=Rotary(),
             head_dim=2 * pairs,
             rotary_dim=2 * pairs,
+            first_channel=0,
+            interleaved=False,
             angular=angular,
             turns=turns,
             axes=np.zeros(pairs, np.int64),
@@ -271,7 +272,7 @@ def _plans(fourier: Fourier) -> tuple[SinusoidalPlan, tuple[RotaryPlan, ...]]:
     return made, tuple(turned)
 
 
-def _turns(row: tuple[float, ...]) -> tuple[phase.Turns, npt.NDArray[np.float64]]:
+def _turns(row: tuple[float, ...]) -> tuple[Turns, npt.NDArray[np.float64]]:
     """Frequencies of any sign in turns modulo 2^64, of coordinates 2^16 times as large."""
     with phase.precise():
         magnitudes = [Decimal(abs(value)) / 2**FINE for value in row]
@@ -282,7 +283,7 @@ def _turns(row: tuple[float, ...]) -> tuple[phase.Turns, npt.NDArray[np.float64]
     negative = np.array(row) < 0
     fraction = np.where(negative, -turns.fraction, turns.fraction)
     whole = np.where(negative, -turns.whole - (turns.fraction != 0), turns.whole)  # the borrow
-    return phase.Turns(fraction, whole), np.where(negative, -angular, angular)
+    return Turns(fraction, whole), np.where(negative, -angular, angular)
 
 
 def _numbers(name: str, values: Any) -> tuple[float, ...]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import checks, phase
-from ..checks import message
-from .sinusoidal import Sinusoidal, SinusoidalPlan
-from .written import written
+from .._backends.plans import GridPart, GridPlan, SinusoidalPlan, Turns
+from .._core import checks
+from .._core.checks import message
+from .._core.text import written
+from .sinusoidal import Sinusoidal
 
 LAYOUTS = ("axes", "functions")
 REMAINDERS = ("refuse", "truncate", "zero")
@@ -320,21 +321,6 @@ class Grid:
         return _plan(self, dim, stepped and self.extent is not None)
 
 
-class GridPart(NamedTuple):
-    """The channels from ``first_column`` on that follow one axis of the grid; those of ``plan`` may lie in two blocks."""
-
-    axis: int
-    first_column: int
-    plan: SinusoidalPlan
-
-
-class GridPlan(NamedTuple):
-    """What makes up a row of the encoding for one width D."""
-
-    width: int
-    parts: tuple[GridPart, ...]
-
-
 @functools.lru_cache(maxsize=128)
 def _plan(grid: Grid, dim: int, stepped: bool) -> GridPlan:
     assert grid.axes is not None
@@ -371,11 +357,11 @@ def _cut(plan: SinusoidalPlan, width: int) -> SinusoidalPlan:
     if width == plan.width:
         return plan
     count, odd = (width + 1) // 2, width % 2 == 1
-    turns = phase.Turns(plan.turns.fraction[:count], plan.turns.whole[:count])
+    turns = Turns(plan.turns.fraction[:count], plan.turns.whole[:count])
     tail = width - 1 if odd else -1
     return replace(
         plan,
-        key=(*plan.key, width),  # type: ignore[arg-type]
+        key=(*plan.key, width),
         width=width,
         turns=turns,
         second_half=count,
@@ -389,8 +375,8 @@ def _nothing(width: int) -> SinusoidalPlan:
     """Zeros."""
     count = (width + 1) // 2
     plan = Sinusoidal(amplitude=0.0).plan(width)
-    zeros = phase.Turns(np.zeros(count, np.uint64), np.zeros(count, np.uint64))
-    return replace(plan, key=("nothing", width), turns=zeros)  # type: ignore[arg-type]
+    zeros = Turns(np.zeros(count, np.uint64), np.zeros(count, np.uint64))
+    return replace(plan, key=("nothing", width), turns=zeros)
 
 
 # ---- fields ------------------------------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .. import checks, dispatch
-from ..arrays import Outline
-from ..checks import message
+from .._arrays import Outline, dispatch
+from .._core import checks
+from .._core.checks import message
 
 
 @dataclass(frozen=True, eq=False)

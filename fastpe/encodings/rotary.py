@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .. import checks, phase
-from ..checks import message
+from .._backends.plans import RotaryPlan, Turns
+from .._core import checks, phase
+from .._core.checks import message
+from .._core.text import written
 from .rotary_table import RotaryTable
-from .written import written
 
 if TYPE_CHECKING:
     from .. import scaling
@@ -203,7 +204,7 @@ class Rotary:
         >>> fastpe.Rotary.from_config(config)
         Rotary(base=10000.0, interleaved=False, rotary_dim=None, rotary_offset=0, scaling=Linear(factor=4.0), sections=None, ...
         """
-        from . import configurations
+        from . import from_config as configurations
 
         return configurations.rotary(config, layer_type, interleaved)
 
@@ -215,38 +216,6 @@ def _sections(sections: Any) -> tuple[int, ...]:
     if min(found) < 0:
         raise ValueError(message("Rotary", "sections must be 0 or more", str(found)))
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class RotaryPlan:
-    """Exact frequencies and layout for one head width; F = rotary_dim / 2.
-
-    ``axes`` is the axis of each frequency's position; ``growths`` are xPos's in octaves a position, in units of 2^-64, None without it.
-    """
-
-    key: tuple[Any, ...]
-    encoding: Rotary
-    head_dim: int
-    rotary_dim: int
-    angular: npt.NDArray[np.float64]
-    turns: phase.Turns
-    axes: npt.NDArray[np.int64]
-    attention_factor: float
-    growths: npt.NDArray[np.uint64] | None
-
-    kernel = "rotate"
-
-    @property
-    def first_channel(self) -> int:
-        return self.encoding.rotary_offset
-
-    @property
-    def interleaved(self) -> bool:
-        return self.encoding.interleaved
-
-    @property
-    def centre(self) -> int:
-        return self.encoding.xpos_centre
 
 
 @functools.lru_cache(maxsize=128)
@@ -267,14 +236,16 @@ def _plan(encoding: Rotary, head_dim: int, seq_len: int | None) -> RotaryPlan:
             raise ValueError(message("Rotary", "frequencies must lie below 2^32 turns a position", text)) from None
     return RotaryPlan(
         key=(encoding, head_dim, seq_len),
-        encoding=encoding,
         head_dim=head_dim,
         rotary_dim=width,
+        first_channel=encoding.rotary_offset,
+        interleaved=encoding.interleaved,
         angular=angular,
         turns=turns,
         axes=axes,
         attention_factor=factor if encoding.attention_factor is None else encoding.attention_factor,
         growths=_growths(encoding.xpos_scale_base, width),
+        centre=encoding.xpos_centre,
     )
 
 
@@ -287,7 +258,7 @@ def difference(source: RotaryPlan, target: RotaryPlan) -> RotaryPlan:
         target,
         key=("difference", source.key, target.key),
         angular=target.angular - source.angular,
-        turns=phase.Turns(fraction, whole),
+        turns=Turns(fraction, whole),
         attention_factor=target.attention_factor / source.attention_factor,
         growths=None,
     )

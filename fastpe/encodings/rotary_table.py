@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import checks, dispatch
-from ..arrays import Memory
-from ..checks import message
+from .._arrays import Memory, dispatch
+from .._backends.plans import TablePlan
+from .._core import checks
+from .._core.checks import message
 
 _FUNCTION = "Rotary.tabulated"
 
@@ -116,19 +117,3 @@ def _converted(table: Any, library: ModuleType, device: int | None, real: str, r
     converted = own_library.memory(own_library.contiguous(memory.array, real).reshape(rows, -1))
     own_library.synchronize(device)  # once: any stream may read it from now on
     return converted
-
-
-@dataclass(frozen=True, eq=False)
-class TablePlan:
-    """Table and layout for one head width."""
-
-    table: RotaryTable
-    head_dim: int
-    rotary_dim: int
-    first_channel: int
-    interleaved: bool
-
-    kernel = "rotate_table"
-    attention_factor = 1.0
-    growths = None
-    centre = 0

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .. import checks, phase
-from .written import written
+from .._backends.plans import SinusoidalPlan, Turns
+from .._core import checks, phase
+from .._core.text import written
 
 if TYPE_CHECKING:
     from .. import scaling
 
 LAYOUTS = ("interleaved", "concatenated")
-ANCHOR_ROWS = 8  # rows that share one evaluation of the polynomials; part of the definition of the bits
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Sinusoidal:
         """Whether an odd width ends with zero."""
         return self.frequency_shift != 0 or self.zero_pad
 
-    def _spectrum(self, dim: int, seq_len: int | None) -> tuple[npt.NDArray[np.float64], phase.Turns]:
+    def _spectrum(self, dim: int, seq_len: int | None) -> tuple[npt.NDArray[np.float64], Turns]:
         count = dim // 2 if self._pads else (dim + 1) // 2
         width = 2 * max(count - self.frequency_shift, 1) if self._pads else dim  # of base^(-2f/width)
         if self.scaling is None:
@@ -174,42 +174,6 @@ class Sinusoidal:
             return phase.rounded([w * Decimal(self.position_scale) for w in frequencies])
 
 
-@dataclass(frozen=True, eq=False)
-class SinusoidalPlan:
-    """Exact frequencies and column layout for one width D; F = ceil(D/2).
-
-    ``second_half`` is the first column of the second block of the concatenated layout. ``tail_column`` is the column without a
-    partner (-1 if D is even); its frequency is the last one.
-    """
-
-    key: tuple[Sinusoidal, int, int | None]
-    width: int
-    turns: phase.Turns
-    interleaved: bool
-    cosine_first: bool
-    second_half: int
-    tail_column: int
-    tail_is_cosine: bool
-    amplitude: float
-
-    @property
-    def columns(self) -> tuple[int | float, ...]:
-        """The layout as the kernels' argument block has it."""
-        return (self.interleaved, self.cosine_first, self.second_half, self.tail_column, self.tail_is_cosine, self.amplitude)
-
-    # No cached_property: before Python 3.12 it holds a lock, which a fork could leave locked. The backends keep what they need.
-    @property
-    def rotations(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """cos(j w_f) and sin(j w_f), each (8, F) float32, for j = 0 ... 7.
-
-        The sines are negated where the cosine comes first: then one rotation serves both orders,
-        ``first' = first cos + second sin`` and ``second' = second cos - first sin``.
-        """
-        rows = np.arange(ANCHOR_ROWS, dtype=np.uint64)[:, None]
-        sine, cosine = phase.sine_cosine(rows * self.turns.fraction[None, :])
-        return cosine.astype(np.float32), (-sine if self.cosine_first else sine).astype(np.float32)
-
-
 @functools.lru_cache(maxsize=128)
 def _plan(encoding: Sinusoidal, dim: int, seq_len: int | None) -> SinusoidalPlan:
     try:
@@ -219,7 +183,7 @@ def _plan(encoding: Sinusoidal, dim: int, seq_len: int | None) -> SinusoidalPlan
         raise ValueError(checks.message("Sinusoidal", rule, f"{error} for {encoding} and width {dim}")) from None
     odd, source_pads = dim % 2 == 1, encoding._pads
     if odd and source_pads:  # the zero column: the sine of frequency zero
-        turns = phase.Turns(np.append(turns.fraction, np.uint64(0)), np.append(turns.whole, np.uint64(0)))
+        turns = Turns(np.append(turns.fraction, np.uint64(0)), np.append(turns.whole, np.uint64(0)))
     interleaved = encoding.layout == "interleaved"
     tail = -1 if not odd else dim // 2 if not interleaved and not source_pads else dim - 1
     return SinusoidalPlan(

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import checks, dispatch
-from ..checks import describe, message
+from .._arrays import dispatch
+from .._core import checks
+from .._core.checks import describe, message
 
 
 def array(function: str, name: str, value: Any, kinds: str, ndims: tuple[int, ...]) -> Any:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import checks
-from ..checks import message
+from .._core import checks
+from .._core.checks import message
 from . import arrays
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import checks
-from ..checks import message
+from .._core import checks
+from .._core.checks import message
 from . import arrays
 
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import checks, dispatch
-from ..checks import message
+from .._arrays import dispatch
+from .._core import checks
+from .._core.checks import message
 from . import arrays
 
 

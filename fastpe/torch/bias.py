@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .. import biases, dispatch
-from ..arrays import Memory
-from ..arrays.torch import as_array
+from .. import biases
+from .._arrays import Memory, dispatch
+from .._arrays.torch import as_array
 from ..bias_values import Work
 from ..encodings.bias import Bias
 from ..encodings.buckets import Buckets
@@ -161,7 +161,7 @@ def _span(scores: Tensor, rest: Rest, places: tuple[Any, Any, Any]) -> tuple[int
     device = scores.device.index if scores.is_cuda else None
     name = str(scores.dtype).removeprefix("torch.")
     found = Memory(None, 0, tuple(scores.shape), (0,) * scores.dim(), name, device, True)  # the shape counts, and the positions
-    library = importlib.import_module(f"fastpe.arrays.{'numpy' if device is None else 'cupy'}")
+    library = importlib.import_module(f"fastpe._arrays.{'numpy' if device is None else 'cupy'}")
     given = zip(("q_offset", "q_positions", "k_positions"), places, strict=True)
     arrays = [direct.seen(FUNCTION, name, value, scores.device) for name, value in given]
     offset, queries, keys = arrays

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from ..checks import message
+from .._core.checks import message
+from .._core.text import TENSOR
 from ..encodings.bias import ALiBi, Kerple, Sandwich
 from ..encodings.buckets import LogBuckets, T5Bias
 from ..encodings.fire import FIRE
-from ..encodings.written import TENSOR
 from . import bias as of_bias
 from . import distances, memory, watching
 from .ops import define, leave_out, library

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from .. import api, dispatch, embedding, grids, rotations
-from ..arrays.torch import as_array
-from ..checks import message
+from .. import api, embedding, grids, rotations
+from .._arrays import dispatch
+from .._arrays.torch import as_array
+from .._core.checks import message
 from ..encodings import Fourier, Grid, Rotary
 from . import repeated
 from .memory import new

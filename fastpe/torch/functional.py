@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ..checks import describe, message
-from ..dispatch import library_of
+from .._arrays.dispatch import library_of
+from .._core.checks import describe, message
 from ..encodings import Learned
 from . import direct, gradients, memory, ops, sums, watching
 from .bias import with_bias

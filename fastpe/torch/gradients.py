@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..checks import message
+from .._core.checks import message
 from ..encodings import Learned
 from . import direct, memory
 from .ownership import owned

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import checks
-from ..checks import message
+from .._core import checks
+from .._core.checks import message
 
 Tensor = torch.Tensor
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from .. import checks
+from .._core import checks
+from .._core.arguments import named_encoding
+from .._core.checks import describe, message
 from ..api import add_encoding
-from ..arguments import named_encoding
-from ..checks import describe, message
 from ..encodings import Learned, Rotary, RotaryTable, Sinusoidal
 from ..rotations import apply_rotary
 from . import functional

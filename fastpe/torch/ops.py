@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from .. import scaling
-from ..arguments import named_encoding
-from ..checks import message
+from .._core.arguments import named_encoding
+from .._core.checks import message
 from ..encodings import Fourier, Grid, Learned, Rotary, RotaryTable, Sinusoidal
 from . import direct, gradients, memory, repeated, sums, watching
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..arrays.torch import is_batched
+from .._arrays.torch import is_batched
 from .watching import in_transform
 
 Tensor = torch.Tensor

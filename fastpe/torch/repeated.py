@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from .. import repeated, repeated_biases
-from ..arrays.torch import as_array
+from .._arrays.torch import as_array
+from .._core.checks import POSITION_LIMIT
 from ..bias_values import Work
-from ..checks import POSITION_LIMIT
 from .memory import new
 
 Tensor = torch.Tensor

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .. import rows as rows_of
-from ..arrays import Memory
-from ..arrays import numpy as numpy_arrays
+from .._arrays import Memory
+from .._arrays import numpy as numpy_arrays
+from .._core import rows as rows_of
 from . import direct
 
 Tensor = torch.Tensor
@@ -113,7 +113,7 @@ def _library(x: Tensor) -> ModuleType:
     """The array library that a tensor's memory is seen as."""
     if x.is_cpu:
         return numpy_arrays
-    from ..arrays import cupy as cupy_arrays
+    from .._arrays import cupy as cupy_arrays
 
     return cupy_arrays
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..checks import describe, message
+from .._core.checks import describe, message
 from ..encodings import Rotary
 from ..scaling import DynamicNTK, LongRoPE
 from . import functional, verbs, watching

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from .. import checks, dispatch, rows
-from ..arrays.torch import as_array
-from ..checks import describe, message
+from .._arrays import dispatch
+from .._arrays.torch import as_array
+from .._core import checks, rows
+from .._core.checks import describe, message
 from ..encodings import Learned
 from . import direct, functional, gradients, memory, ops, repeated, watching
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..checks import message
+from .._core.checks import message
 from ..encodings import Learned, RotaryTable
 
 Tensor = torch.Tensor

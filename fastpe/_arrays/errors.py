@@ -1,0 +1,46 @@
+"""The one voice of errors: function, argument and rule, what came, what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def message(function: str, rule: str, got: str, remedy: str = "") -> str:
+    """``add_encoding: x must ..., got ... . Remedy.``"""
+    text = f"{function}: {rule}, got {got}."
+    return f"{text} {remedy}" if remedy else text
+
+
+def describe(value: Any) -> str:
+    """What came, in few words: dtype and shape of an array, type and value of anything else."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"{dtype} of shape {tuple(shape)}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+# ---- arrays that are not known ------------------------------------------------------------------------------------------------
+
+# Well-known types that have another way in, by class or module.
+_WAYS_ROUND = {
+    "MaskedArray": "Pass x.data, and mask= for whole rows.",
+    "jax": "JAX arrays cannot be written: add fastpe.encode(positions, dim), or pass a NumPy copy.",
+    "jaxlib": "JAX arrays cannot be written: add fastpe.encode(positions, dim), or pass a NumPy copy.",
+    "tensorflow": "TensorFlow tensors cannot be written: add fastpe.encode(positions, dim), or pass x.numpy().copy().",
+}
+
+
+def unknown_array(function: str, name: str, array: Any) -> TypeError:
+    """The error for what is no array that fastpe knows, with the way round where there is one."""
+    kind = type(array)
+    convert = f"Convert it first, e.g. {name} = numpy.asarray({name}, dtype='float32')."
+    remedy = _WAYS_ROUND.get(kind.__name__) or _WAYS_ROUND.get(kind.__module__.partition(".")[0], convert)
+    got = f"{kind.__module__}.{kind.__qualname__}"
+    return TypeError(message(function, f"{name} must be a NumPy or CuPy array or a PyTorch tensor", got, remedy))
+
+
+def tensor_beside(function: str, name: str) -> TypeError:
+    """The error for a tensor among arrays of another library."""
+    rule = f"{name} must be of the library of the other arrays"
+    return TypeError(message(function, rule, "a tensor beside them", "Nothing is converted silently."))

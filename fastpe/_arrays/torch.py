@@ -1,0 +1,130 @@
+"""PyTorch tensors, seen as the NumPy or CuPy arrays that share their memory. Only imported once the caller has a tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from .errors import message
+
+NAME = "torch"
+
+_PLAIN = {torch.Tensor, torch.nn.Parameter}
+_SUPPORTED = "fastpe knows dense tensors on the CPU and on CUDA devices."
+
+
+def as_array(function: str, name: str, tensor: Any) -> Any:
+    """The array of NumPy (CPU) or CuPy (CUDA) over a tensor's memory: same shape, strides and dtype, nothing copied.
+
+    TypeError for a tensor that has no such memory.
+    """
+    if type(tensor) in _PLAIN and tensor.is_cpu:
+        try:  # PyTorch itself refuses all that is refused below
+            return _on_host(function, tensor.detach() if tensor.requires_grad else tensor)
+        except (TypeError, RuntimeError):
+            pass
+    with torch._C.DisableTorchFunctionSubclass():
+        _check(function, name, tensor)
+        return _on_host(function, tensor.detach().as_subclass(torch.Tensor)) if tensor.is_cpu else _on_device(tensor)
+
+
+def is_batched(tensor: Any) -> bool:
+    """Whether a transform (vmap, torch.func.grad, batched gradients) stands for the tensor's memory."""
+    functorch = torch._C._functorch
+    return functorch.is_functorch_wrapped_tensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
+
+
+def is_finite(tensor: Any) -> bool:
+    """Whether a tensor has neither NaN nor inf. One that is traced has no values, and what lies on a GPU is not read."""
+    if torch.compiler.is_compiling() or type(tensor) not in _PLAIN or not tensor.is_cpu:
+        return True
+    return bool(tensor.detach().isfinite().all())
+
+
+def _check(function: str, name: str, tensor: Any) -> None:
+    """TypeError for a tensor that has no memory as kernels know it."""
+    found = None if type(tensor) in _PLAIN else _subclass(tensor)
+    if found is None and is_batched(tensor):
+        rule, remedy = (
+            (
+                "batched gradients (is_grads_batched=True, vectorize=True) cannot be used",
+                "Use torch.func.jacrev, or vmap of vjp.",
+            )
+            if torch._C._functorch.is_legacy_batchedtensor(tensor)
+            else (
+                "transforms of torch.func need functions that do not write in place",
+                "Call those of fastpe.torch.functional.",
+            )
+        )
+        raise TypeError(message(function, rule, f"{name} inside one", remedy))
+    if found is None and tensor.layout is not torch.strided:
+        found = f"a {str(tensor.layout).removeprefix('torch.')} tensor", f"Pass {name}.to_dense()."
+    if found is None and tensor.dtype in _QUANTISED:
+        found = "a quantised tensor", f"Pass {name}.dequantize(), or {name}.int_repr() with row_scale= to embed."
+    kind = tensor.device.type
+    if found is None and kind == "meta":
+        found = "a tensor on the meta device, which has no memory", "Materialise it first, e.g. module.to_empty(device=...)."
+    elif found is None and kind not in ("cpu", "cuda"):
+        found = f"a tensor on {tensor.device}", f"Copy it to one of those, e.g. {name}.cpu()."
+    if found is None and tensor._is_zerotensor():
+        found = "a tensor of zeros that has no memory", f"Pass {name}.clone()."
+    if found is None and tensor.is_neg():
+        found = "a tensor that negates its memory (the imaginary part of a conjugate)", f"Pass {name}.resolve_neg()."
+    if found is None and tensor.dtype.is_complex:
+        found = f"a {tensor.dtype} tensor", f"Pass torch.view_as_real({name})."
+    if found is None and tensor.dtype not in _DTYPES:
+        found = f"a {tensor.dtype} tensor", f"Convert it first, e.g. {name}.float()."
+    if found is not None:
+        rule = f"{name} must be a tensor whose memory can be used"
+        raise TypeError(message(function, rule, found[0], f"{found[1]} {_SUPPORTED}"))
+
+
+_QUANTISED = {torch.qint8, torch.quint8, torch.qint32}
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_DTYPES = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, *_FLOATS}
+_DTYPES.update(getattr(torch, name) for name in ("uint16", "uint32", "uint64") if hasattr(torch, name))
+
+
+def _subclass(tensor: Any) -> tuple[str, str] | None:
+    """Why a tensor of another class cannot be used; None if it only adds methods."""
+    kind = type(tensor)
+    if kind.__name__ in ("FakeTensor", "FunctionalTensor"):
+        return f"a {kind.__name__}, which has no memory", "Only torch.compile and torch.export trace with them."
+    if hasattr(kind, "__tensor_flatten__") or kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return (
+            f"a {kind.__module__}.{kind.__qualname__}, which wraps other tensors",
+            "Pass a tensor inside it (of a DTensor, to_local()).",
+        )
+    return None
+
+
+def _on_host(function: str, tensor: Any) -> Any:
+    return tensor.numpy() if tensor.dtype is not torch.bfloat16 else tensor.view(torch.int16).numpy().view(_bfloat16(function))
+
+
+def _on_device(tensor: Any) -> Any:
+    try:
+        import cupy
+    except ImportError:
+        raise ImportError(
+            "fastpe: CUDA tensors need CuPy: pip install 'fastpe[torch,cuda13]', or cuda12 for CUDA 12."
+        ) from None
+    device, itemsize = tensor.device.index, tensor.element_size()
+    span = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    memory = cupy.cuda.UnownedMemory(tensor.data_ptr(), span * itemsize if tensor.numel() else 0, tensor, device)
+    dtype = _bfloat16("fastpe") if tensor.dtype is torch.bfloat16 else np.dtype(str(tensor.dtype).removeprefix("torch."))
+    strides = tuple(stride * itemsize for stride in tensor.stride())
+    with cupy.cuda.Device(device):
+        return cupy.ndarray(tuple(tensor.shape), dtype, cupy.cuda.MemoryPointer(memory, 0), strides)
+
+
+def _bfloat16(function: str) -> Any:
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError(
+            f"{function}: bfloat16 tensors need ml_dtypes: pip install ml_dtypes, or pip install 'fastpe[torch]'."
+        ) from None
+    return np.dtype(ml_dtypes.bfloat16)

@@ -1,0 +1,279 @@
+"""Threads for kernels that share out their own work.
+
+A kernel is serial code that releases the GIL, claims chunks from an atomic counter in a control block and, for the caller, returns
+when every chunk is finished. The caller always works; helpers only make it faster. A helper that is late, busy, dead (after a fork)
+or was never started costs speed and nothing else: it finds the counter exhausted and touches no array. No lock is held while a
+kernel runs, and an exception (Ctrl-C) reaches the caller only when all writes have stopped.
+
+Numba's own threading layers are not used: measured on this operation, one aborts when two Python threads call at once, another kills
+the child of a fork, and the third is not found where pip installs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..._core import checks
+from ...kernels import blocks as at
+
+MOST_THREADS = at.MOST_ROOMS  # the operation is bound by memory, which a few cores saturate; more only take longer to wake
+
+_chosen: int | None = None
+
+
+class Job:
+    """A call, until its caller is done; then what a helper that comes late is to do instead, so that no job keeps an array alive."""
+
+    __slots__ = ("taken", "work")
+
+    def __init__(self, kernel: Callable[..., None], addresses: tuple[int, ...], alive: Any) -> None:
+        self.work: tuple[Callable[..., None], tuple[int, ...], Any] | None = (kernel, addresses, alive)
+        self.taken = False
+
+
+class Pool:
+    """Daemon threads that serve one queue of jobs."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._missed = 0  # calls in a row to which no helper came
+        self._lock = threading.RLock()  # a finalizer that calls fastpe may run while this thread holds it
+
+    def share(self, job: Job, helpers: int) -> None:
+        """Offer a job to so many helpers."""
+        self._start(helpers)
+        for _ in range(min(helpers, len(self._threads))):
+            self._jobs.put(job)
+
+    def look_after(self, job: Job) -> None:
+        """Move the helpers to another core when they did not come to a second call in a row.
+
+        On a system with few cores Linux may leave a thread that it wakes waiting behind its waker, for the 3 ms of a time slice,
+        with another core idle (measured: 2 cores, one of them busy a moment before).
+        """
+        self._missed = 0 if job.taken else self._missed + 1
+        if self._missed < 2 or not hasattr(os, "sched_setaffinity"):
+            return
+        self._missed = 0
+        here = _current_core()
+        for thread in self._threads:
+            with contextlib.suppress(OSError, TypeError):  # not allowed here, or not yet started
+                cores = os.sched_getaffinity(thread.native_id)  # type: ignore[arg-type]
+                if len(cores) > 1 and here in cores:
+                    os.sched_setaffinity(thread.native_id, cores - {here})  # type: ignore[arg-type]
+                    os.sched_setaffinity(thread.native_id, cores)  # type: ignore[arg-type]
+
+    def _start(self, wanted: int) -> None:
+        if len(self._threads) >= wanted or sys.is_finalizing():  # at the end of the interpreter a new thread would never begin
+            return
+        with self._lock:
+            while len(self._threads) < wanted:
+                number = 1 + len(self._threads)
+                thread = threading.Thread(target=_serve, args=(self._jobs, number), name=f"fastpe-{number}", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads, or the interpreter is shutting down: the caller works alone
+                    return
+                self._threads.append(thread)
+
+
+def _serve(jobs: queue.SimpleQueue[Job], number: int) -> None:
+    while True:
+        job = jobs.get()
+        job.taken = True
+        work = job.work  # one step: the caller may replace it at any moment
+        if work is not None:
+            work[0](*work[1], number)
+        del job, work
+
+
+_pool = Pool()
+
+
+# ---- helpers that wait -------------------------------------------------------------------------------------------------------
+
+
+class Seats:
+    """Where helpers wait for the next call of one kernel, for some microseconds, on the processor and without the GIL.
+
+    A thread that sleeps in a queue begins to work after 40 to 300 us, in which two cores add 2 to 10 MB. ``idle`` is the address of a
+    control block for a helper that came too late for the call that woke it: it has nothing to do but to wait for the next.
+    """
+
+    def __init__(self) -> None:
+        idle = np.zeros(at.CONTROL_WORDS, np.int64)
+        words = np.zeros(at.SEAT_WORDS * (at.SEAT_COUNT + 1), np.int64)
+        words = words[-words.ctypes.data % (8 * at.SEAT_WORDS) // 8 :]  # on cache lines of their own
+        self._states = words[: at.SEAT_WORDS * at.SEAT_COUNT : at.SEAT_WORDS].data
+        self.address: int = words.ctypes.data
+        self.idle: int = idle.ctypes.data
+        idle[at.SEATS], idle[at.YIELD_FUNCTION] = self.address, yield_function()
+        self._owners = idle, words
+        self._kept: dict[int, Any] = {}
+
+    def taken(self) -> int:
+        """How many helpers wait."""
+        return self._states.tolist().count(at.WAITS)
+
+    def keep(self, blocks: Any) -> None:
+        """Keep the memory of a call until it and all whom it calls have left, whatever becomes of the caller."""
+        self._kept[id(blocks)] = blocks
+        if len(self._kept) > at.SEAT_COUNT:
+            for old in list(self._kept.values()):
+                self.let_go(old)
+
+    def let_go(self, blocks: Any) -> bool:
+        """Keep them no longer, if nobody will look at them again."""
+        if blocks.words[at.CALLED] != blocks.words[at.LEFT]:
+            return False
+        self._kept.pop(id(blocks), None)
+        return True
+
+
+_seats: dict[Any, Seats] = {}
+
+
+def seats(kernel: Callable[..., None]) -> Seats:
+    """The seats of a kernel."""
+    try:
+        return _seats[kernel]
+    except KeyError:
+        return _seats.setdefault(kernel, Seats())
+
+
+def _renew() -> None:
+    global _pool
+    _pool = Pool()
+    _seats.clear()
+    _settings.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
+
+
+def run(kernel: Callable[..., None], addresses: tuple[int, ...], helpers: int, alive: Any, seats: Seats | None = None) -> None:
+    """Run ``kernel(*addresses, number)`` on the caller's thread, number 0, and on up to ``helpers`` others that sleep.
+
+    ``alive`` owns the memory at the addresses: a helper that took the job late still reads it, and finds nothing to do.
+    """
+    job = Job(kernel, addresses, alive)
+    try:
+        _pool.share(job, helpers)
+    finally:  # even when interrupted: the kernel waits for the helpers that have begun
+        try:
+            kernel(*addresses, 0)
+        finally:
+            job.work = None if seats is None else (kernel, (0, seats.idle), seats)
+    _pool.look_after(job)
+
+
+@functools.lru_cache(maxsize=1)
+def yield_function() -> int:
+    """Address of the C function that gives up the processor while the caller waits for a helper's last chunk; 0 to spin."""
+    with contextlib.suppress(OSError, AttributeError):
+        if sys.platform == "win32":
+            return ctypes.cast(ctypes.windll.kernel32.SwitchToThread, ctypes.c_void_p).value or 0
+        return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
+    return 0
+
+
+def _current_core() -> int:
+    try:
+        return int(ctypes.CDLL(None).sched_getcpu())
+    except (OSError, AttributeError):
+        return -1
+
+
+# ---- how many threads --------------------------------------------------------------------------------------------------------
+
+
+def set_num_threads(count: int | None) -> None:
+    """Set how many threads a call on the host may use, the caller's among them; None goes back to the default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``count`` is no integer of at least 1.
+    """
+    global _chosen
+    if count is not None:
+        count = checks.integer("set_num_threads", "count", count)
+        if count < 1:
+            raise ValueError(checks.message("set_num_threads", "count must be at least 1", str(count)))
+    _chosen = count
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call on the host may use.
+
+    The first of: ``set_num_threads``; the environment variable ``FASTPE_NUM_THREADS``; torch's number, when torch is loaded; the
+    smallest of ``OMP_NUM_THREADS``, the cores this process may run on, the container's CPU quota, and 16. The environment and the
+    cores are looked at by this function and by a process's first call.
+    """
+    _settings.clear()
+    return threads()
+
+
+def threads() -> int:
+    """What ``get_num_threads`` said last, or torch says now: asking the system takes longer (4 us) than adding 256 KiB."""
+    if _chosen is not None:
+        return _chosen
+    if not _settings:
+        limits = [MOST_THREADS, _cores(), _quota(), _positive(os.environ.get("OMP_NUM_THREADS"))]
+        _settings.append((_positive(os.environ.get("FASTPE_NUM_THREADS")), min(limit for limit in limits if limit is not None)))
+    wanted, default = _settings[0]
+    if wanted is not None:
+        return wanted
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_num_threads"):
+        return max(1, int(torch.get_num_threads()))
+    return default
+
+
+_settings: list[tuple[int | None, int]] = []  # FASTPE_NUM_THREADS, and the number without it and torch
+
+
+def _positive(text: str | None) -> int | None:
+    """The number in an environment variable; None if there is none (OMP_NUM_THREADS may be a list: its first)."""
+    try:
+        number = int((text or "").split(",")[0])
+    except ValueError:
+        return None
+    return number if number >= 1 else None
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_quota_found: list[int | None] = []
+
+
+def _quota() -> int | None:
+    """The container's CPU quota in whole CPUs (cgroup v2, then v1), read once."""
+    if not _quota_found:
+        _quota_found.append(_read_quota("/sys/fs/cgroup"))
+    return _quota_found[0]
+
+
+def _read_quota(root: str) -> int | None:
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # the other version, or nothing that makes sense
+            quota, period = " ".join(Path(root, name).read_text() for name in files).split()
+            return max(1, int(quota) // int(period)) if quota != "max" and int(quota) > 0 else None
+    return None

@@ -1,0 +1,142 @@
+"""Plans: what an encoding hands to the kernels for one width, and the arithmetic of the small tables that go with it."""
+
+from __future__ import annotations
+
+import decimal
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+DIGITS = 60
+TWO_PI = "6.28318530717958647692528676655900576839433879875021164194988918461563281"
+TAYLOR_TERMS = 10
+
+UInt64s = npt.NDArray[np.uint64]
+Float64s = npt.NDArray[np.float64]
+ANCHOR_ROWS = 8  # rows that share one evaluation of the polynomials; part of the definition of the bits
+
+
+class Turns(NamedTuple):
+    """Frequencies of shape (F,) in turns per position: ``whole + fraction / 2^64``."""
+
+    fraction: UInt64s
+    whole: UInt64s
+
+
+@dataclass(frozen=True, eq=False)
+class SinusoidalPlan:
+    """Exact frequencies and column layout for one width D; F = ceil(D/2).
+
+    ``second_half`` is the first column of the second block of the concatenated layout. ``tail_column`` is the column without a
+    partner (-1 if D is even); its frequency is the last one.
+    """
+
+    key: tuple[Any, ...]
+    width: int
+    turns: Turns
+    interleaved: bool
+    cosine_first: bool
+    second_half: int
+    tail_column: int
+    tail_is_cosine: bool
+    amplitude: float
+
+    @property
+    def columns(self) -> tuple[int | float, ...]:
+        """The layout as the kernels' argument block has it."""
+        return (self.interleaved, self.cosine_first, self.second_half, self.tail_column, self.tail_is_cosine, self.amplitude)
+
+    # No cached_property: before Python 3.12 it holds a lock, which a fork could leave locked. The backends keep what they need.
+    @property
+    def rotations(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """cos(j w_f) and sin(j w_f), each (8, F) float32, for j = 0 ... 7.
+
+        The sines are negated where the cosine comes first: then one rotation serves both orders,
+        ``first' = first cos + second sin`` and ``second' = second cos - first sin``.
+        """
+        rows = np.arange(ANCHOR_ROWS, dtype=np.uint64)[:, None]
+        sine, cosine = sine_cosine(rows * self.turns.fraction[None, :])
+        return cosine.astype(np.float32), (-sine if self.cosine_first else sine).astype(np.float32)
+
+
+class GridPart(NamedTuple):
+    """The channels from ``first_column`` on that follow one axis of the grid; those of ``plan`` may lie in two blocks."""
+
+    axis: int
+    first_column: int
+    plan: SinusoidalPlan
+
+
+class GridPlan(NamedTuple):
+    """What makes up a row of the encoding for one width D."""
+
+    width: int
+    parts: tuple[GridPart, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class RotaryPlan:
+    """Exact frequencies and layout for one head width; F = rotary_dim / 2.
+
+    ``axes`` is the axis of each frequency's position; ``growths`` are xPos's in octaves a position, in units of 2^-64, None without it,
+    and ``centre`` is where they are 1.
+    """
+
+    key: tuple[Any, ...]
+    head_dim: int
+    rotary_dim: int
+    first_channel: int
+    interleaved: bool
+    angular: npt.NDArray[np.float64]
+    turns: Turns
+    axes: npt.NDArray[np.int64]
+    attention_factor: float
+    growths: npt.NDArray[np.uint64] | None
+    centre: int = 0
+
+    kernel = "rotate"
+
+
+@dataclass(frozen=True, eq=False)
+class TablePlan:
+    """Table and layout for one head width."""
+
+    table: Any
+    head_dim: int
+    rotary_dim: int
+    first_channel: int
+    interleaved: bool
+
+    kernel = "rotate_table"
+    attention_factor = 1.0
+    growths = None
+    centre = 0
+
+
+def sine_cosine(phase: UInt64s) -> tuple[Float64s, Float64s]:
+    """Sine and cosine of ``phase / 2^64`` turns in float64, error at most 4e-16.
+
+    Only multiplications and additions, one at a time: the same bits on every machine, which a C library's sine is not.
+    """
+    shifted = phase + np.uint64(1 << 61)
+    centred = (shifted & np.uint64((1 << 62) - 1)).astype(np.int64) - np.int64(1 << 61)
+    turns = centred.astype(np.float64) * 2.0**-64
+    squared = turns * turns
+    with decimal.localcontext(decimal.Context(prec=DIGITS)):
+        term, coefficients = decimal.Decimal(1), []
+        for k in range(1, 2 * TAYLOR_TERMS + 1):
+            coefficients.append(float(term))
+            term *= decimal.Decimal(TWO_PI) / k
+    sine, cosine = np.zeros_like(turns), np.zeros_like(turns)
+    for k in reversed(range(TAYLOR_TERMS)):
+        sign = -1.0 if k % 2 else 1.0
+        sine = sine * squared + sign * coefficients[2 * k + 1]
+        cosine = cosine * squared + sign * coefficients[2 * k]
+    sine *= turns
+    quadrant = shifted >> np.uint64(62)
+    odd = (quadrant & np.uint64(1)).astype(bool)
+    negative_sine, negative_cosine = quadrant >= 2, (quadrant == 1) | (quadrant == 2)
+    rotated_sine, rotated_cosine = np.where(odd, cosine, sine), np.where(odd, sine, cosine)
+    return np.where(negative_sine, -rotated_sine, rotated_sine), np.where(negative_cosine, -rotated_cosine, rotated_cosine)

@@ -1,0 +1,185 @@
+"""Every argument error, in one voice: function, argument and rule, what came, what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .._arrays.errors import describe as describe
+from .._arrays.errors import message as message
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+POSITION_LIMIT = 2**31
+LARGEST_FLOAT32 = 2.0**128 - 2.0**103  # from here on float32 rounds to infinity
+NOT_A_POSITION = -(2**63) + 1  # in units of 2^-32; its row is NaN
+
+
+# ---- single values -----------------------------------------------------------------------------------------------------------
+
+
+def integer(function: str, name: str, value: Any, remedy: str = "") -> int:
+    """An int or anything that is one (NumPy integers, 0-d integer arrays on the host); never a bool."""
+    if type(value) is int:
+        return value
+    try:
+        if isinstance(value, bool) or _is_boolean(value):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(message(function, f"{name} must be an integer", describe(value), remedy)) from None
+
+
+def number(function: str, name: str, value: Any) -> float:
+    """A finite real number of any kind, as a float."""
+    # `copysign` and `index` change nothing, but a compiler that leaves a number open fixes it there.
+    if type(value) is float:
+        found = math.copysign(value, value)
+        if math.isfinite(found):
+            return found
+    try:
+        if type(value) is int:
+            result = float(operator.index(value))
+        elif isinstance(value, (bool, str, bytes)) or getattr(value, "ndim", 0) != 0 or _is_boolean(value):
+            raise TypeError
+        else:
+            result = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(message(function, f"{name} must be a real number", describe(value))) from None
+    except OverflowError:
+        result = math.inf
+    if not math.isfinite(result):
+        raise ValueError(message(function, f"{name} must be finite", describe(value)))
+    return result
+
+
+def _is_boolean(value: Any) -> bool:
+    return getattr(getattr(value, "dtype", None), "kind", "") == "b"
+
+
+def fits(function: str, name: str, value: float, dtype: str) -> None:
+    """Refuse a finite factor that the arithmetic of an element type would round to infinity."""
+    if dtype != "float64" and abs(value) >= LARGEST_FLOAT32:
+        raise ValueError(message(function, f"{name} must be finite in float32, the arithmetic of {dtype} arrays", f"{value}"))
+
+
+def positive_number(function: str, name: str, value: Any) -> float:
+    result = number(function, name, value)
+    if result <= 0:
+        raise ValueError(message(function, f"{name} must be greater than 0", describe(value)))
+    return result
+
+
+def boolean(function: str, name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(message(function, f"{name} must be True or False", describe(value)))
+
+
+def one_of(function: str, name: str, value: Any, known: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in known:
+        names = ", ".join(repr(item) for item in known)
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(message(function, f"{name} must be one of {names}", describe(value)))
+
+
+def width(function: str, name: str, value: Any) -> int:
+    result = integer(function, name, value)
+    if result < 1:
+        raise ValueError(message(function, f"{name} must be at least 1", str(result)))
+    return result
+
+
+def sequence_length(function: str, value: Any) -> None:
+    if value is not None and integer(function, "seq_len", value) < 1:
+        raise ValueError(message(function, "seq_len must be at least 1", str(value)))
+
+
+def axis(function: str, value: Any, shape: tuple[int, ...]) -> int:
+    """Normalise ``seq_axis``; the last axis is the width."""
+    ndim = len(shape)
+    result = integer(function, "seq_axis", value)
+    normal = result + ndim if result < 0 else result
+    if not 0 <= normal < ndim - 1:
+        allowed = f"{-ndim} ... -2 or 0 ... {ndim - 2}"
+        raise ValueError(
+            message(function, f"seq_axis must be an axis of x other than the last ({allowed})", f"{result} for shape {shape}")
+        )
+    return normal
+
+
+def dtype_name(function: str, dtype: Any) -> str:
+    """Name of a floating-point dtype given as a name, a NumPy dtype or a scalar type."""
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", None)
+    if name not in FLOATS and dtype is not None:
+        with contextlib.suppress(TypeError):
+            name = np.dtype(dtype).name if np.dtype(dtype).isnative else None
+    if name not in FLOATS:
+        raise TypeError(message(function, f"dtype must be one of {', '.join(FLOATS)}", describe(dtype)))
+    return str(name)
+
+
+# ---- arrays ------------------------------------------------------------------------------------------------------------------
+
+
+def floating(function: str, name: str, dtype: str, array: Any) -> None:
+    if dtype in FLOATS:
+        return
+    remedy = "Convert it first, e.g. to float32."
+    if dtype.startswith(("complex", "clongdouble")):
+        remedy = f"Encode its real view instead, e.g. {name}.view of the real type."
+    rule = f"{name} must be a floating-point array ({', '.join(FLOATS)})"
+    raise TypeError(message(function, rule, describe(array), remedy))
+
+
+def has_rows(function: str, name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) < 2:
+        remedy = f"A single row is {name}[None, :]." if len(shape) == 1 else ""
+        raise ValueError(message(function, f"{name} must have at least 2 axes, (..., T, D)", f"shape {shape}", remedy))
+    if shape[-1] < 1:
+        raise ValueError(message(function, f"{name} must have a last axis D of at least 1", f"shape {shape}"))
+
+
+def writable(
+    function: str, name: str, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, writeable: bool
+) -> None:
+    """Refuse memory that cannot be written element by element."""
+    if not writeable:
+        raise ValueError(
+            message(function, f"{name} must be writable", f"a read-only array of shape {shape}", "Pass a copy, or out=.")
+        )
+    if 0 in shape:
+        return
+    if _is_dense(shape, strides, itemsize):
+        return
+    span = itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(strides, shape, strict=True) if size > 1):
+        if stride < span:
+            what = "a broadcast view" if stride == 0 else "a view whose elements overlap"
+            remedy = "Write to an array of its own, such as a copy, or to out=."
+            raise ValueError(
+                message(
+                    function, f"{name} must not hold one element twice", f"{what} of shape {shape}, strides {strides}", remedy
+                )
+            )
+        span = stride * (size - 1) + span
+
+
+def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    """Whether the elements lie one behind the other in C order: the usual case, decided without sorting."""
+    expected = itemsize
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def same_shape(function: str, name: str, shape: tuple[int, ...], expected: tuple[int, ...], dtype: str, wanted: str) -> None:
+    if shape != expected:
+        raise ValueError(message(function, f"{name} must have shape {expected}", f"{shape}"))
+    if dtype != wanted:
+        raise TypeError(message(function, f"{name} must have dtype {wanted}", dtype))

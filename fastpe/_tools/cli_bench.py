@@ -1,0 +1,115 @@
+"""``python -m fastpe bench``: what it takes, and what it does with it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+BAR = "{percentage:3.0f}% {bar:24} {desc}"
+SLOWER_NOW = 1  # the exit code where --compare found something slower
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """Add the command to those of ``python -m fastpe``."""
+    bench: argparse.ArgumentParser = commands.add_parser(
+        "bench",
+        help="measure fastpe, NumPy and torch on this machine",
+        description="Measure fastpe beside NumPy, torch where it is installed, and a GPU where there is one: about two minutes, 2.5 GB.",
+        epilog="Exit code: 1 where --compare finds something slower by more than 10 %.",
+    )
+    bench.add_argument("--quick", action="store_true", help="smaller arrays and fewer rounds: less than a minute")
+    bench.add_argument(
+        "--only", default="", metavar="TEXT", help="only lines with this in their name, such as embed or float32"
+    )
+    bench.add_argument("--threads", type=int, metavar="N", help="threads of fastpe and torch (default: fastpe's own choice)")
+    bench.add_argument("--json", metavar="FILE", help="save the medians there")
+    bench.add_argument("--compare", metavar="FILE", help="a saved run to compare with")
+    return bench
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print; ImportError, ValueError and OSError say in one line what is wrong with the arguments."""
+    from .. import set_num_threads
+    from . import benchmark
+    from .benchmark.probes import settle_threads
+
+    if arguments.threads is not None and arguments.threads < 1:
+        raise ValueError(f"bench: --threads must be at least 1, got {arguments.threads}.")
+    before = None if arguments.compare is None else benchmark.read(arguments.compare)
+    if arguments.json is not None:
+        _require_folder(arguments.json)
+    dtypes = ("float32", "bfloat16") if importlib.util.find_spec("ml_dtypes") else ("float32", "float16")
+    every = benchmark.cases(arguments.quick, benchmark.devices(), dtypes)
+    chosen = [case for case in every if arguments.only in str(case)]
+    if not chosen:
+        raise ValueError(f"bench: --only must be part of a line's name, such as {str(every[0])!r}, got {arguments.only!r}.")
+    if arguments.threads is not None:
+        set_num_threads(arguments.threads)
+    threads = settle_threads()
+    known = benchmark.machine(threads, "python -m fastpe bench" + " --quick" * arguments.quick)
+    results = []
+    try:
+        with _progress(len(chosen)) as show:
+            for case in chosen:
+                show(str(case))
+                results.append(benchmark.measure(case, threads, arguments.quick))
+    except benchmark.WrongResult as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return SLOWER_NOW
+    print(f"{benchmark.describe(known)}\n{benchmark.EXPLANATION}\n\n{benchmark.table(results)}")
+    if arguments.json is not None:
+        benchmark.write(arguments.json, known, results)
+        print(f"\nsaved {os.path.abspath(arguments.json)}")
+    return 0 if before is None else _compare(before, known, results)
+
+
+def _require_folder(path: str) -> None:
+    """Say now what would fail after two minutes."""
+    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path) or "."):
+        raise ValueError(f"bench: --json must name a file in a folder that exists, got {path!r}.")
+
+
+def _compare(before: dict[str, Any], machine: dict[str, Any], results: list[dict[str, Any]]) -> int:
+    from . import benchmark
+
+    lines, slower = benchmark.compare(before["results"], results)
+    changed = [
+        f"{what} {before['machine'].get(what)}" for what in ("cpu", "threads") if before["machine"].get(what) != machine[what]
+    ]
+    also = f" (another machine: {', '.join(changed)})" if changed else ""
+    print(f"\nBeside the saved run{also}\n{lines}\n")
+    print("\n".join(f"slower: {one}" for one in slower) or "Nothing is slower by more than 10 %.")
+    return SLOWER_NOW if slower else 0
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A function that is told what is measured next; a bar on a terminal, tqdm's where that is installed."""
+    begun = 0
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        from .demo import Progress
+
+        def show(what: str) -> None:
+            nonlocal begun
+            bar.show(begun / total, what)
+            begun += 1
+
+        with Progress(sys.stderr) as bar:
+            yield show
+        return
+    with tqdm(total=total, disable=None, leave=False, file=sys.stderr, bar_format=BAR) as shown:
+
+        def begin(what: str) -> None:
+            nonlocal begun
+            shown.n = begun  # what is done; the one that begins is not
+            shown.set_description_str(what)
+            begun += 1
+
+        yield begin

@@ -1,0 +1,146 @@
+"""What models' configurations say of their rotary encoding, as Hugging Face's library writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import scaling
+from .._core import checks
+from .._core.checks import message
+from .rotary import Rotary
+
+
+class _Config:
+    """A configuration and, in it, the dict of the rule."""
+
+    def __init__(self, config: Any, layer_type: str | None) -> None:
+        self._config = config
+        found = self.get("rope_parameters") or self.get("rope_scaling") or {}
+        if not isinstance(found, Mapping):
+            raise TypeError(message(_FROM_CONFIG, "rope_parameters must be a dict", checks.describe(found)))
+        by_layer = {name: value for name, value in found.items() if isinstance(value, Mapping)}
+        if by_layer and layer_type not in by_layer:
+            rule = f"layer_type must be one of {', '.join(map(repr, sorted(by_layer)))}"
+            raise ValueError(message(_FROM_CONFIG, rule, repr(layer_type)))
+        if layer_type is not None and not by_layer:
+            raise ValueError(message(_FROM_CONFIG, "layer_type is for dicts by layer type", f"{layer_type!r} for one dict"))
+        self.rule: Mapping[str, Any] = by_layer[layer_type] if by_layer else found
+
+    def get(self, name: str) -> Any:
+        """A key of the configuration; None if it is not there."""
+        if isinstance(self._config, Mapping):
+            return self._config.get(name)
+        return getattr(self._config, name, None)
+
+    def find(self, *names: str, default: Any = None) -> Any:
+        """The first of the keys, in the rule's dict before the configuration, that is there and not None."""
+        for name in names:
+            for value in (self.rule.get(name), self.get(name)):
+                if value is not None:
+                    return value
+        return default
+
+    def need(self, *names: str) -> Any:
+        """As ``find``; KeyError that names the key and the rule."""
+        found = self.find(*names)
+        if found is None:
+            raise KeyError(message(_FROM_CONFIG, f"rope_type {self.type!r} needs {names[0]}", f"keys {sorted(self.rule)}"))
+        return found
+
+    @property
+    def type(self) -> str:
+        return str(self.rule.get("rope_type") or self.rule.get("type") or "default")
+
+
+_FROM_CONFIG = "Rotary.from_config"
+
+
+def _ratio(config: _Config) -> float:
+    """The factor, or by how much the context was lengthened."""
+    factor = config.rule.get("factor")
+    if factor is not None:
+        return float(factor)
+    return float(config.need("max_position_embeddings") / config.need("original_max_position_embeddings"))
+
+
+def _original(config: _Config) -> int:
+    return int(config.need("original_max_position_embeddings", "max_position_embeddings"))
+
+
+def _yarn(config: _Config) -> scaling.Scaling:
+    rule = config.rule
+    known = {name: rule[name] for name in ("mscale", "mscale_all_dim", "attention_factor") if rule.get(name) is not None}
+    known |= {name: rule[name] for name in ("beta_fast", "beta_slow", "truncate") if rule.get(name) is not None}
+    return scaling.YaRN(_ratio(config), _original(config), **known)
+
+
+def _longrope(config: _Config) -> scaling.Scaling:
+    short, long = config.need("short_factor"), config.need("long_factor")
+    return scaling.LongRoPE(short, long, _original(config), _ratio(config), config.rule.get("attention_factor"))
+
+
+def _llama3(config: _Config) -> scaling.Scaling:
+    low, high = config.need("low_freq_factor"), config.need("high_freq_factor")
+    return scaling.Llama3(config.need("factor"), low, high, int(config.need("original_max_position_embeddings")))
+
+
+_RULES: dict[str, Any] = {
+    "default": lambda config: None,
+    "mrope": lambda config: None,
+    "linear": lambda config: scaling.Linear(config.need("factor")),
+    "dynamic": lambda config: scaling.DynamicNTK(config.need("factor"), int(config.need("max_position_embeddings"))),
+    "yarn": _yarn,
+    "longrope": _longrope,
+    "su": _longrope,
+    "llama3": _llama3,
+    "proportional": lambda config: scaling.Proportional(
+        config.find("partial_rotary_factor", default=1.0), config.rule.get("factor") or 1.0
+    ),
+}
+
+
+# Models whose code turns adjacent pairs and whose configuration does not say so (transformers 5.23.0).
+_INTERLEAVED = {
+    *("codegen", "cohere", "cohere2", "cohere2_moe", "deepseek_v2", "ernie4_5", "ernie4_5_moe", "ernie4_5_vl_moe"),
+    *(
+        "ernie4_5_vl_moe_text",
+        "glm",
+        "glm4",
+        "glm4v",
+        "glm4v_text",
+        "glm_ocr",
+        "glm_ocr_text",
+        "gptj",
+        "helium",
+        "llama4",
+        "llama4_text",
+    ),
+    *("moonshine", "moonshine_streaming", "roformer"),
+}
+
+
+def rotary(given: Any, layer_type: str | None, interleaved: bool | None) -> Rotary:
+    """What ``Rotary.from_config`` returns."""
+    config = _Config(given, layer_type)
+    if config.type not in _RULES:
+        known = ", ".join(map(repr, sorted(_RULES)))
+        raise ValueError(message(_FROM_CONFIG, f"rope_type must be one of {known}", repr(config.type)))
+    base = config.find("rope_theta", "rotary_emb_base", default=10000.0)
+    rule = _RULES[config.type](config)
+    partial, rotary_dim = config.find("partial_rotary_factor", "rotary_pct", default=1.0), config.find("rotary_dim")
+    if rotary_dim is None and partial != 1.0 and not isinstance(rule, scaling.Proportional):
+        head = config.find("head_dim")
+        if head is None:
+            head = config.need("hidden_size") // config.need("num_attention_heads")
+        rotary_dim = int(head * partial)
+    sections = config.rule.get("mrope_section")
+    sections = tuple(sections) if sections else None
+    layout = "interleaved" if config.rule.get("mrope_interleaved") else "contiguous"
+    model = str(config.get("model_type"))
+    if sections is not None and model.startswith("ernie4_5_vl"):
+        sections, layout = (sections[2], sections[0], sections[1]), "alternating"  # written (height, width, time)
+    if interleaved is None:
+        said = config.get("rope_interleave")
+        interleaved = model in _INTERLEAVED if said is None else bool(said)
+    return Rotary(base, interleaved, rotary_dim, scaling=rule, sections=sections, section_layout=layout)

@@ -309,7 +309,7 @@ def test_progress_is_shown_on_a_terminal_only() -> None:
 
 
 def test_the_text_ships_and_says_what_it_is() -> None:
-    text = importlib.resources.files("fastpe").joinpath("data/sonnets.txt").read_text(encoding="ascii")
+    text = importlib.resources.files("fastpe._tools").joinpath("data/sonnets.txt").read_text(encoding="ascii")
     head = text.splitlines()[0]
     assert all(word in head for word in ("William Shakespeare", "1609", "public domain"))
     assert 6000 <= len(text) <= 8000

@@ -12,7 +12,7 @@ import fastpe
 from fastpe import Learned
 from fastpe._tools import minilm
 
-TEXT = (Path(fastpe.__file__).parent / "data" / "sonnets.txt").read_text()
+TEXT = (Path(fastpe.__file__).parent / "_tools" / "data" / "sonnets.txt").read_text()
 
 
 @pytest.fixture(scope="module")

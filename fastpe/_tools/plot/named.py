@@ -38,7 +38,7 @@ def encoding(text: str) -> Any:
 
     Examples
     --------
-    >>> from fastpe.plot import named
+    >>> from fastpe._tools.plot import named
     >>> named.encoding("sinusoidal:base=100,layout=concatenated").layout
     'concatenated'
     >>> named.encoding("rotary:scaling=linear(factor=4)").scaling
@@ -52,7 +52,7 @@ def rule(text: str) -> Any:
 
     Examples
     --------
-    >>> from fastpe.plot import named
+    >>> from fastpe._tools.plot import named
     >>> named.rule("ntk:factor=8")
     NTK(factor=8.0)
     """

@@ -21,9 +21,9 @@ import numpy.typing as npt
 from .._arrays import ITEMSIZE
 from .._backends.host import pool
 from .._core.checks import message
-from ..api import add_encoding, array_module
-from ..embedding import embed as embed_tokens
 from ..encodings import Learned
+from ..verbs import add_encoding, array_module
+from ..verbs import embed as embed_tokens
 from . import minilm
 
 SHIPPED = "data/sonnets.txt"

@@ -9,12 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...api import add_encoding
-from ...biases import add_bias
-from ...embedding import embed
 from ...encodings import Rotary, Sinusoidal
 from ...encodings.bias import ALiBi
-from ...rotations import apply_rotary
+from ...verbs import add_bias, add_encoding, apply_rotary, embed
 from .clock import RESTORE_AFTER, is_small
 from .expressions import Array, as_tensor, element, from_scratch, numpy_embed, random_values, torch_embed, usual_rotation
 from .probes import torch_if_installed

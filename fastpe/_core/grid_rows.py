@@ -1,4 +1,4 @@
-"""Arrays whose rows stand on a grid: which rows of an array are which, and where they stand."""
+"""Rows of an array that stand on a grid: which row is which, and where each stands along every axis."""
 
 from __future__ import annotations
 
@@ -10,34 +10,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import Memory, dispatch
-from ._arrays import numpy as numpy_arrays
-from ._backends.calls import AddGrid, Rows
-from ._core import rows as rows_of
-from ._core.checks import message
-from ._core.rows import Target
-from .encodings import Fourier, Grid
+from .._arrays import Memory
+from .._arrays import numpy as numpy_arrays
+from .._backends import backend_on
+from .._backends.calls import AddGrid, Rows
+from .arguments import Target, argument, either
+from .checks import message
+from .where import Where, position_table, row_shapes, rows_of_table, spread
 
 
-def encoded_shape(function: str, encoding: Grid | Fourier, positions: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The shape of what ``encode`` makes of positions of this shape, or of all rows of a grid, but for the width."""
-    shape = encoding.shape if isinstance(encoding, Grid) else None
-    if positions is None:
-        if shape is None:
-            raise ValueError(message(function, "positions must be given where a Grid has no shape", "None"))
-        return shape
-    axes = len(encoding.axes or ()) if isinstance(encoding, Grid) else encoding.axes
+def check_axes(function: str, encoding: Any, axes: int, positions: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of positions without their axes, which stand first."""
     if not positions or positions[0] != axes:
         remedy = "Points with their axes last are numpy.moveaxis(points, -1, 0)." if positions and positions[-1] == axes else ""
         rule = f"positions must have the {axes} axes of the {type(encoding).__name__} first"
-        raise ValueError(message(function, rule, f"shape {positions}", remedy))
-    return positions[1:]
+        raise ValueError(message(function, rule, f"shape {tuple(positions)}", remedy))
+    return tuple(positions[1:])
 
 
-def encoding(function: str, grid: Grid, library: ModuleType, positions: Memory | None, out: Memory, validate: bool) -> AddGrid:
+def encoding(function: str, grid: Any, library: ModuleType, positions: Memory | None, out: Memory, validate: bool) -> AddGrid:
     """What writes the encoding of positions (axes, ...), or of all rows of the grid, to ``out``."""
-    plan = grid.plan(out.shape[-1], function, positions is None)
-    table = counted(grid, out.device) if positions is None else rows_of.located(function, library, positions, validate)
+    plan = grid.grid_plan(out.shape[-1], function, positions is None)
+    table = counted(grid, out.device) if positions is None else position_table(function, library, positions, validate)
     axes = max(len(out.shape) - 1, 1)
     if len(out.shape) == 1:
         out = out._replace(shape=(1, *out.shape), strides=(0, *out.strides))
@@ -59,37 +53,29 @@ class _View(NamedTuple):
     gridded: bool
 
 
-def additions(
-    target: Target,
-    grid: Grid,
-    source: Memory | None,
-    out: Memory,
-    arguments: tuple[Any, Any, Any, Any],
-    scale: float,
-) -> list[AddGrid]:
-    """Check the arguments (offset, positions, cu_seqlens, mask) and return what is to be run: one addition, where axes can be merged."""
-    offset, positions, cu_seqlens, mask = arguments
+def additions(target: Target, grid: Any, where: Where, source: Memory | None, out: Memory, scale: float) -> list[AddGrid]:
+    """Check where rows stand and return what is to be run: one addition, where the axes of the grid can be merged."""
     function = target.function
-    for name, value in (("offset", offset), ("cu_seqlens", cu_seqlens)):
+    for name, value in (("offset", where.offset), ("cu_seqlens", where.cu_seqlens)):
         if not (value is None or (type(value) is int and value == 0)):
             rule = f"a Grid says where rows stand, and {name} cannot"
             raise ValueError(message(function, rule, name, "Give positions=, of shape (axes, T) or (axes, B, T)."))
-    if positions is None and grid.shape is None:
+    if where.positions is None and grid.shape is None:
         raise ValueError(message(function, "positions must be given where a Grid has no shape", "None"))
-    found = None if positions is None else rows_of.argument(target, "positions", positions, "iuf")
-    view = _view(target, grid, found)
-    plan = grid.plan(out.shape[-1], function, found is None)
-    kept = None if mask is None else _mask(view, mask)
-    if found is not None:
-        table = rows_of.located(function, target.library, _flat(view, grid, found), target.validate, kept)
+    given = None if where.positions is None else argument(target, "positions", where.positions, "iuf")
+    view = _view(target, grid, given)
+    plan = grid.grid_plan(out.shape[-1], function, given is None)
+    kept = None if where.mask is None else _mask(view, where.mask)
+    if given is not None:
+        table = position_table(function, target.library, _flat(view, grid, given), target.validate, kept)
     else:
         table = counted(grid, target.memory.device)
-    rows = tuple(_rows(view, table, part.axis, kept) for part in plan.parts)
-    operation = AddGrid(source, out, rows, view.target.seq_axis, plan, scale)
-    return _merged(operation, view, len(grid.axes or ()))
+    strides = spread(view.target, table.shape[1:], table.strides[1:])
+    rows = tuple(rows_of_table(view.target, table, strides, kept, part.axis * table.strides[0]) for part in plan.parts)
+    return _merged(AddGrid(source, out, rows, view.target.seq_axis, plan, scale), view, len(grid.axes or ()))
 
 
-def _view(target: Target, grid: Grid, positions: Memory | None) -> _View:
+def _view(target: Target, grid: Any, positions: Memory | None) -> _View:
     """Find T rows at ``seq_axis``, or the axes of the grid before the last axis, which are T together."""
     axes, shape = len(grid.axes or ()), target.memory.shape
     sizes = grid.shape if grid.shape is not None or positions is None else _sizes_by(target, axes, positions.shape[1:])
@@ -110,7 +96,7 @@ def _view(target: Target, grid: Grid, positions: Memory | None) -> _View:
 def _sizes_by(target: Target, axes: int, given: tuple[int, ...]) -> tuple[int, ...] | None:
     """The sizes of a grid's axes, as positions for each row have them; None where they are (T,) or (B, T)."""
     shape = target.memory.shape
-    if len(shape) <= axes + 1 and given in rows_of.row_shapes(target):
+    if len(shape) <= axes + 1 and given in row_shapes(target):
         return None
     if len(given) >= axes and math.prod(given[-axes:]) == shape[target.seq_axis]:
         return given[-axes:]
@@ -121,7 +107,7 @@ def _sizes_by(target: Target, axes: int, given: tuple[int, ...]) -> tuple[int, .
 
 def _row_shapes(view: _View) -> list[tuple[int, ...]]:
     """(T,) and (B, T), and the same with the axes of the grid in place of T."""
-    flat = rows_of.row_shapes(view.target)
+    flat = row_shapes(view.target)
     if view.sizes is None:
         return flat
     return flat + [(*(view.target.batch,) * (len(shape) - 1), *view.sizes) for shape in flat if _batch_first(view.target)]
@@ -131,13 +117,12 @@ def _batch_first(target: Target) -> bool:
     return target.batch_axis is None or target.batch_axis < target.seq_axis
 
 
-def _flat(view: _View, grid: Grid, positions: Memory) -> Memory:
+def _flat(view: _View, grid: Any, positions: Memory) -> Memory:
     """Positions as (axes, T) or (axes, B, T)."""
     axes = len(grid.axes or ())
     accepted = [(axes, *shape) for shape in _row_shapes(view)]
     if positions.shape not in accepted:
-        shapes = " or ".join(str(shape) for shape in dict.fromkeys(accepted))
-        rule = f"positions must have shape {shapes}, an entry for each axis of the grid first"
+        rule = f"positions must have shape {either(accepted)}, an entry for each axis of the grid first"
         raise ValueError(message(view.target.function, rule, f"shape {positions.shape}"))
     return _reshaped(view, positions, 1)
 
@@ -145,7 +130,7 @@ def _flat(view: _View, grid: Grid, positions: Memory) -> Memory:
 def _reshaped(view: _View, given: Memory, leading: int) -> Memory:
     """The same array with T in place of the axes of the grid."""
     shape = given.shape[leading:]
-    if shape in rows_of.row_shapes(view.target) or view.sizes is None:
+    if shape in row_shapes(view.target) or view.sizes is None:
         return given
     batch = shape[: len(shape) - len(view.sizes)]
     found: Memory = view.target.library.memory(given.array.reshape(*given.shape[:leading], *batch, math.prod(view.sizes)))
@@ -153,41 +138,29 @@ def _reshaped(view: _View, given: Memory, leading: int) -> Memory:
 
 
 def _mask(view: _View, mask: Any) -> Memory:
-    found = rows_of.argument(view.target, "mask", mask, "b")
+    found = argument(view.target, "mask", mask, "b")
     if found.shape not in _row_shapes(view):
-        shapes = " or ".join(str(shape) for shape in dict.fromkeys(_row_shapes(view)))
-        raise ValueError(message(view.target.function, f"mask must have shape {shapes}", f"shape {found.shape}"))
+        raise ValueError(
+            message(view.target.function, f"mask must have shape {either(_row_shapes(view))}", f"shape {found.shape}")
+        )
     return _reshaped(view, found, 0)
 
 
-def _rows(view: _View, table: Memory, axis: int, kept: Memory | None) -> Rows:
-    """Where the rows stand along one axis."""
-    none = (0,) * (len(view.target.memory.shape) - 1)
-    return Rows(
-        0,
-        table.address + axis * table.strides[0],
-        rows_of.spread(view.target, table.shape[1:], table.strides[1:]),
-        0 if kept is None else kept.address,
-        none if kept is None else rows_of.spread(view.target, kept.shape, kept.strides),
-        (table, kept),
-    )
-
-
-def counted(grid: Grid, device: int | None) -> Memory:
+def counted(grid: Any, device: int | None) -> Memory:
     """The coordinates of a grid's rows in steps: (axes, T) int64 in units of 2^-32."""
-    array = _counted(grid.shape, grid.column_major, grid.start)
+    kind: Any = type(grid)
+    array = _counted(kind, grid.shape, grid.column_major, grid.start)
     found = numpy_arrays.memory(array)
     if device is None:
         return found
-    address = dispatch.backend_on(device).kept(("grid", grid.shape, grid.column_major, grid.start), device, array)
+    address = backend_on(device).kept(("grid", grid.shape, grid.column_major, grid.start), device, array)
     return found._replace(address=address, device=device)
 
 
 @functools.lru_cache(maxsize=16)
-def _counted(shape: tuple[int, ...], column_major: bool, start: float) -> Any:
-    grid = Grid(shape, column_major=column_major, start=start)
-    coordinates = grid.counted().reshape(len(shape), -1)
-    return rows_of.located("Grid", numpy_arrays, numpy_arrays.memory(coordinates), True).array
+def _counted(kind: type, shape: tuple[int, ...], column_major: bool, start: float) -> Any:
+    coordinates = kind(shape, column_major=column_major, start=start).counted().reshape(len(shape), -1)
+    return position_table("Grid", numpy_arrays, numpy_arrays.memory(coordinates), True).array
 
 
 # ---- the axes of the grid, merged --------------------------------------------------------------------------------------------

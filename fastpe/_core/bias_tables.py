@@ -1,4 +1,4 @@
-"""What a bias asks of the kernel: a table of values for every row, or rows with values of their own, a few at a time."""
+"""The values that a bias adds, as kernels take them: a table by distance, or rows with values of their own, a few at a time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._arrays import Memory, dispatch
-from ._arrays import numpy as numpy_arrays
-from ._arrays.locks import unforkable
-from ._backends.toeplitz import AddToeplitz, Places
-from ._core.arguments import place_name
-from ._core.checks import POSITION_LIMIT, message
-from .encodings.bias import Bias
+from .._arrays import Memory, dispatch
+from .._arrays import numpy as numpy_arrays
+from .._arrays.locks import unforkable
+from .._backends.toeplitz import AddToeplitz, Places
+from .arguments import device_name
+from .checks import POSITION_LIMIT, message
 
 FUNCTION = "add_bias"
 LARGEST_SPAN = 1 << 20  # distances in a table of values, where positions are given
@@ -31,20 +30,15 @@ class Work(NamedTuple):
     source: Memory
     target: Memory
     places: Places
-    bias: Bias
+    bias: Any
     causal: bool
     scale: float
     validate: bool
 
-    def run(self) -> None:
-        backend = dispatch.backend(self.target)
-        for operation in self.operations():
-            backend.run(operation)
-
-    def run_with(self, values: Memory, low: int, high: int) -> None:
-        """Run with a table of values of the caller's."""
+    def with_table(self, values: Memory, low: int, high: int) -> Iterator[AddToeplitz]:
+        """What is to be done with a table of values of the caller's."""
         if 0 not in self.target.shape:
-            dispatch.backend(self.target).run(self._operation(values=values, low=low, high=high))
+            yield self._operation(values=values, low=low, high=high)
 
     def table_span(self) -> tuple[int, int] | None:
         """The distances, key minus query, of a table of values that serves for every row; None where there is none."""
@@ -57,7 +51,7 @@ class Work(NamedTuple):
         given = self.places.queries is not None or self.places.keys is not None
         return None if given and high - low >= LARGEST_SPAN else (low, high)
 
-    def operations(self) -> Iterator[AddToeplitz]:
+    def calls(self) -> Iterator[AddToeplitz]:
         """What is to be done: one call of the kernel, or several where rows have values of their own."""
         bias, places = self.bias, self.places
         if 0 in self.target.shape:
@@ -120,7 +114,7 @@ class Work(NamedTuple):
         count = self.target.shape[-2]
         shared = min(count, max(0, int(_length(self)) - first + 1))
         if shared:
-            yield from self._part(slice(0, shared)).operations()
+            yield from self._part(slice(0, shared)).calls()
         yield from self._by_column(shared, count)
 
     def _by_column(self, first: int, last: int) -> Iterator[AddToeplitz]:
@@ -160,7 +154,7 @@ class Work(NamedTuple):
         return self._replace(source=source, target=target, places=places)
 
 
-def is_value(bias: Bias) -> bool:
+def is_value(bias: Any) -> bool:
     """Whether a bias consists of plain numbers and depends on the distance alone, so that its tables always serve."""
     return not bias.normalises and all(isinstance(value, tuple) for value in bias.parameters.values())
 
@@ -181,7 +175,7 @@ def own_memory(work: Work, name: str, value: Any) -> Memory:
     """A parameter's memory, which must be of the scores' library and on their device."""
     library, found = dispatch.memory(FUNCTION, f"the bias's {name}", value, tensors=True)
     if library is not work.library or found.device != work.source.device:
-        got = f"{library.NAME} on {place_name(found.device)}"
+        got = f"{library.NAME} on {device_name(found.device)}"
         rule = f"the bias's {name} must be of the scores' library and on their device"
         raise TypeError(message(FUNCTION, rule, got, "Nothing is copied between devices silently."))
     return found
@@ -209,7 +203,7 @@ def table_of(work: Work, low: int, high: int) -> tuple[Memory, Any]:
     distances = -np.arange(low, high + 1)
     table = parameters.get("table")
     if table is not None and device is not None:
-        rows = work.library.from_host(work.bias.rows(distances), device)  # type: ignore[attr-defined]
+        rows = work.library.from_host(work.bias.rows(distances), device)
         found = work.library.contiguous(own_memory(work, "table", table).array.T[:, rows], real)
         return work.library.memory(found), None
     made = work.library.from_host(_evaluate(work, distances), device)
@@ -218,10 +212,10 @@ def table_of(work: Work, low: int, high: int) -> tuple[Memory, Any]:
 
 # ---- tables that are kept ----------------------------------------------------------------------------------------------------
 
-_tables: dict[tuple[Bias, int, int, str], npt.NDArray[Any]] = {}  # the oldest first
+_tables: dict[tuple[Any, int, int, str], npt.NDArray[Any]] = {}  # the oldest first
 
 
-def _kept(bias: Bias, low: int, high: int, real: str) -> tuple[npt.NDArray[Any], bool]:
+def _kept(bias: Any, low: int, high: int, real: str) -> tuple[npt.NDArray[Any], bool]:
     """The values of a bias that is a value, and whether they are kept. The oldest ones are given up when others need the memory."""
     key = bias, low, high, real
     found = _tables.get(key)
@@ -234,3 +228,9 @@ def _kept(bias: Bias, low: int, high: int, real: str) -> tuple[npt.NDArray[Any],
             while sum(table.nbytes for table in _tables.values()) > KEPT_BYTES:
                 del _tables[next(iter(_tables))]
     return found, True
+
+
+def clear() -> None:
+    """Forget every table."""
+    with unforkable:
+        _tables.clear()

@@ -24,8 +24,9 @@ def standing(shape: Any, device: torch.device, q_offset: Any, q_positions: Any, 
         return keys[..., columns - rows :], keys
     start = columns - rows if q_offset is None else q_offset
     counted = torch.arange(rows, device=device)
-    if isinstance(start, int):
-        return counted + start, keys
+    if isinstance(start, (int, torch.SymInt)):
+        from_start: Any = counted + start
+        return from_start, keys
     start = as_tensor(start)
     return (counted + start[:, None] if start.dim() else counted + start), keys
 

@@ -10,7 +10,7 @@ import pytest
 
 import fastpe
 
-DATA = np.load(Path(__file__).parent / "data" / "resampled.npz")
+DATA = np.load(Path(__file__).parents[1] / "data" / "resampled.npz")
 
 
 @pytest.mark.parametrize("size", [(12, 10), (5, 6)])

@@ -12,8 +12,8 @@ import pytest
 import fastpe
 from fastpe import Rotary, positions
 
-DATA = dict(np.load(Path(__file__).parent / "data" / "positions.npz"))
-AXES = dict(np.load(Path(__file__).parent / "data" / "axes.npz"))
+DATA = dict(np.load(Path(__file__).parents[1] / "data" / "positions.npz"))
+AXES = dict(np.load(Path(__file__).parents[1] / "data" / "axes.npz"))
 
 
 def of_transformers(name):

@@ -13,7 +13,7 @@ import pytest
 import fastpe
 from fastpe.encodings import recipes as catalog
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DATA: dict[str, np.ndarray] = {}
 for name in ("recipes", "tables", "grids", "axes", "rotated", "biases"):
     with np.load(ROOT / "tests" / "data" / f"{name}.npz") as arrays:

@@ -14,7 +14,7 @@ import fastpe
 from fastpe import Rotary
 from fastpe.scaling import DynamicNTK, Linear, Llama3, YaRN
 
-DATA_FOLDER = Path(__file__).parent / "data"
+DATA_FOLDER = Path(__file__).parents[1] / "data"
 DATA = np.load(DATA_FOLDER / "rotated.npz")
 DTYPES = tuple(cases.DTYPES)
 

@@ -11,21 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-import reference
-
-import fastpe
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "bench"))
-
 import claims
 import contenders
+import numpy as np
+import pytest
 import ratios
+import reference
 import report
 from contenders import CONTENDERS, CUDA_CONTENDERS, Case, Contender, Timed, Work
 
-ROOT = Path(__file__).resolve().parent.parent
+import fastpe
+
+ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
 CASES = [Case(shape, dtype) for shape in contenders.SMALL_SHAPES for dtype in contenders.DTYPES]
 

@@ -11,7 +11,7 @@ import fastpe
 from fastpe import Rotary
 from fastpe.scaling import NTK, Custom, DynamicNTK, Linear
 
-DATA = np.load(Path(__file__).parent / "data" / "axes.npz")
+DATA = np.load(Path(__file__).parents[1] / "data" / "axes.npz")
 GRID = np.stack(np.meshgrid(np.arange(7), np.arange(5), indexing="ij")).reshape(2, -1)  # (row, column) of 7 x 5 patches
 
 

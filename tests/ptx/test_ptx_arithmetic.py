@@ -9,7 +9,7 @@ import ptx_numbers
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_ptx import compile_cuda, handwritten, launch
+from ptx_programs import compile_cuda, handwritten, launch
 
 CUDA = r"""
 typedef unsigned short u16; typedef unsigned int u32; typedef unsigned long long u64; typedef long long i64;

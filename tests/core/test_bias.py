@@ -11,7 +11,7 @@ import reference
 
 import fastpe
 
-DATA = np.load(Path(__file__).parent / "data" / "biases.npz")
+DATA = np.load(Path(__file__).parents[1] / "data" / "biases.npz")
 NEAR = 1e-6  # what float32 numbers of other projects, of the size of one, are off
 
 

@@ -14,7 +14,7 @@ import reference
 import fastpe
 from fastpe import Grid, Sinusoidal
 
-DATA = dict(np.load(Path(__file__).parent / "data" / "grids.npz"))
+DATA = dict(np.load(Path(__file__).parents[1] / "data" / "grids.npz"))
 BLOCKS = Sinusoidal(layout="concatenated")
 
 

@@ -15,7 +15,7 @@ from fastpe import Rotary, scaling
 from fastpe._core import phase
 from fastpe.scaling import NTK, Custom, DynamicNTK, Linear, Llama3, LongRoPE, NTKByParts, Proportional, YaRN
 
-KNOWN = json.loads((Path(__file__).parent / "data" / "rotary.json").read_text())
+KNOWN = json.loads((Path(__file__).parents[1] / "data" / "rotary.json").read_text())
 CONFIGURED = [case for case in KNOWN["frequencies"] if "config" in case]
 RULED = [case for case in KNOWN["frequencies"] if "rule" in case]
 FACTORS = tuple(1.0 + 0.25 * i for i in range(16))

@@ -302,7 +302,7 @@ def test_nothing_on_a_gpu_is_read_back(ptx_folder):
     """The stand-in counts every read-back; the first use of a width uploads its tables and waits once."""
     pytest.importorskip("cupy")
     import simulated_cupy
-    from conftest import SimulatedPlatform
+    from platforms import SimulatedPlatform
 
     with simulated_cupy.installed("90", ptx_folder):
         platform = SimulatedPlatform()

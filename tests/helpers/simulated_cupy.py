@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import cases
+import kept
 import numpy as np
 import pytest
 from ptx import Memory, Module
@@ -235,12 +236,15 @@ def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
     from fastpe._backends import cuda
 
     def as_ptx(name: str, _: str, *options: str) -> Path:
+        from cupy.cuda import nvrtc
+
         defined = "".join(option.partition("=")[2] for option in options)
-        path = folder / f"{name}-{defined}-{architecture}.ptx"
-        if not path.exists():
-            ptx, _log = cuda.compile_source(name, f"compute_{architecture}", *options)
-            path.write_text(ptx.decode() if isinstance(ptx, bytes) else ptx)
-        return path
+        facts = (cuda.source(name), cuda.OPTIONS, options, nvrtc.getVersion())
+        return kept.text(folder, f"{name}-{defined}-{architecture}.ptx", facts, lambda: compiled(name, *options))
+
+    def compiled(name: str, *options: str) -> str:
+        ptx, _ = cuda.compile_source(name, f"compute_{architecture}", *options)
+        return ptx.decode() if isinstance(ptx, bytes) else ptx
 
     stand_in = module()
     with pytest.MonkeyPatch.context() as patch:

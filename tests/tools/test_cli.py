@@ -370,7 +370,7 @@ def test_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["recipes"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(fastpe.recipes())
     assert cli.main(["recipes", "--markdown"]) == 0
-    assert capsys.readouterr().out in (Path(__file__).parent.parent / "docs/recipes.md").read_text()
+    assert capsys.readouterr().out in (Path(__file__).parents[2] / "docs/recipes.md").read_text()
 
 
 @pytest.mark.parametrize(

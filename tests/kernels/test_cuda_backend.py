@@ -20,7 +20,7 @@ def device(ptx_folder):
     """A simulated GPU that records what is launched on it."""
     pytest.importorskip("cupy")
     import simulated_cupy
-    from conftest import SimulatedPlatform
+    from platforms import SimulatedPlatform
 
     with simulated_cupy.installed("90", ptx_folder):
         platform = SimulatedPlatform()

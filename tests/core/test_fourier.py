@@ -12,8 +12,8 @@ import reference
 import fastpe
 from fastpe import Fourier, Sinusoidal, positions
 
-DATA = dict(np.load(Path(__file__).parent / "data" / "fourier.npz"))
-TABLES = dict(np.load(Path(__file__).parent / "data" / "tables.npz"))
+DATA = dict(np.load(Path(__file__).parents[1] / "data" / "fourier.npz"))
+TABLES = dict(np.load(Path(__file__).parents[1] / "data" / "tables.npz"))
 
 
 def test_sam():

@@ -21,10 +21,8 @@ import pytest
 import fastpe
 
 torch = pytest.importorskip("torch")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "bench" / "extrapolation"
-sys.path.append(str(ROOT))
-
 from bench.extrapolation import __main__ as command  # noqa: E402
 from bench.extrapolation import budget, jobs, orderings, pictures, pool, report, training  # noqa: E402
 from bench.extrapolation.encodings import ENCODINGS, TRAININGS, Size  # noqa: E402

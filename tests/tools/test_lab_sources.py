@@ -18,9 +18,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))
-
+ROOT = Path(__file__).resolve().parents[2]
 from bench.extrapolation import sources  # noqa: E402
 from bench.extrapolation.sources import LabError, cache, fetch  # noqa: E402
 from bench.extrapolation.tasks import IGNORED, sentiment  # noqa: E402

@@ -14,7 +14,7 @@ import reference
 import fastpe
 from fastpe import Sinusoidal, scaling
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 TABLES = dict(np.load(DATA / "tables.npz"))
 TRUTH = dict(np.load(DATA / "truth.npz"))
 

@@ -17,7 +17,7 @@ import pytest
 
 import fastpe
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def python(code, *flags, **environment):

@@ -24,7 +24,7 @@ from PIL import Image
 from fastpe._tools import plot
 from fastpe._tools.plot import curves, gallery, maps, named, spectra, values
 
-PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
+PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 SUM = 1e-12  # of at most 512 products of float64 values up to 1
 EXACT = 4e-12  # angles at 10^7 in turns of 2^-64, 1.7e-12 rad, and the sine
 SAME_PICTURE = 2.0  # mean levels, of 255, by which fonts and rasterisers of matplotlib's versions differ

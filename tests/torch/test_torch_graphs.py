@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import conftest
 import numpy as np
+import platforms
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -180,7 +180,7 @@ def test_an_exported_model_runs_elsewhere(tmp_path, strict):
     torch.export.save(program, tmp_path / "model.pt2")
     torch.save(cases, tmp_path / "cases.pt")
     command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "model.pt2"), str(tmp_path / "cases.pt")]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parent.parent)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
     assert ran.stdout == "the same\n", ran.stderr
 
 
@@ -190,15 +190,15 @@ def test_an_exported_model_runs_elsewhere(tmp_path, strict):
 @pytest.fixture
 def cuda() -> Any:
     """PyTorch on a real GPU."""
-    conftest.require_cuda()
+    platforms.require_cuda()
     if not torch.cuda.is_available():
-        (pytest.fail if conftest.REQUIRE_CUDA else pytest.skip)("no GPU: PyTorch is built without CUDA")
+        (pytest.fail if platforms.REQUIRE_CUDA else pytest.skip)("no GPU: PyTorch is built without CUDA")
     return torch.device("cuda")
 
 
 @pytest.fixture
 def simulated(ptx_folder: Path) -> Iterator[Any]:
-    yield from conftest.open_platform("simulated-90", ptx_folder)
+    yield from platforms.open_platform("simulated-90", ptx_folder)
 
 
 @pytest.mark.parametrize("verb", ["apply_rotary", "embed", "learned"])

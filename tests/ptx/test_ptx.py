@@ -2,11 +2,11 @@
 
 import re
 import struct
-from functools import cache
 
 import numpy as np
 import pytest
-from ptx import Memory, Module, PTXError
+from ptx import Memory, PTXError
+from ptx_programs import aligned, argument, compile_cuda, handwritten, launch
 
 CUDA = r"""
 typedef unsigned short u16; typedef unsigned int u32; typedef unsigned long long u64; typedef long long i64;
@@ -61,60 +61,9 @@ KERNEL struct_each(const __grid_constant__ Layout s) {
 """
 
 
-@cache
-def compile_cuda(source: str, architecture: int) -> Module:
-    """The PTX of a source for compute capability `architecture` / 10; skips the test without NVRTC."""
-    cupy = pytest.importorskip("cupy", reason="needs CuPy and NVRTC to compile", exc_type=ImportError)
-    nvrtc = cupy.cuda.nvrtc
-    try:
-        nvrtc.getVersion()
-    except Exception as error:
-        pytest.skip(f"NVRTC cannot be loaded: {error}")
-    program = nvrtc.createProgram(source, "test_ptx.cu", (), ())
-    nvrtc.compileProgram(program, (f"-arch=compute_{architecture}", "--std=c++17", "-fmad=false", "-lineinfo"))
-    return Module(nvrtc.getPTX(program).decode())
-
-
 @pytest.fixture(params=(75, 90, 120), ids="compute_{}".format)
 def kernels(request):
     return compile_cuda(CUDA, request.param).entries
-
-
-def argument(value) -> bytes:
-    """An int becomes 8 bytes, a NumPy scalar those it has."""
-    return struct.pack("<Q", value % 2**64) if isinstance(value, int) else value.tobytes()
-
-
-def launch(kernel, grid, block, *arguments, readonly=(), blank=(), **options):
-    """Run with arrays in the place of pointers; `readonly` and `blank` (uninitialised) name some by index."""
-    memory = Memory()
-    values = [
-        memory.add(value, name=f"array {k}", writable=k not in readonly, initialised=k not in blank)
-        if isinstance(value, np.ndarray)
-        else value
-        for k, value in enumerate(arguments)
-    ]
-    return kernel.launch(memory, grid, block, [argument(value) for value in values], **options)
-
-
-def aligned(size: int, dtype, offset: int = 0) -> np.ndarray:
-    """Zeros whose address is `offset` bytes after a multiple of 64."""
-    raw = np.zeros(size * np.dtype(dtype).itemsize + 128, np.uint8)
-    start = -raw.ctypes.data % 64 + offset
-    return raw[start : start + size * np.dtype(dtype).itemsize].view(dtype)
-
-
-def handwritten(body: str, parameters: str = ".param .u64 out", registers: str = "") -> object:
-    text = f"""
-        .version 8.0
-        .target sm_90
-        .address_size 64
-        .visible .entry k({parameters}) {{
-            .reg .pred %p<9>; .reg .b16 %h<9>; .reg .b32 %r<9>; .reg .b64 %d<9>; {registers}
-            {body}
-            ret;
-        }}"""
-    return Module(text).entries["k"]
 
 
 # ---- results -------------------------------------------------------------------------------------

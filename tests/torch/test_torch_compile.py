@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,13 +31,6 @@ pytestmark = [
 ]
 
 LENGTHS = (5, 9, 17, 33)
-
-
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def counted(function: Any, backend: str = "aot_eager") -> tuple[Any, Any]:

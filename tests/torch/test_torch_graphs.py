@@ -20,18 +20,14 @@ import fastpe.torch  # noqa: E402
 from fastpe import Learned, Rotary, Sinusoidal, scaling  # noqa: E402
 from fastpe.torch import functional  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings(
-    # Of PyTorch's compiler, as it traces and lowers
-    "ignore::DeprecationWarning:torch.*",
-    "ignore::FutureWarning:torch.*",
-)
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = [
+    pytest.mark.filterwarnings(
+        # Of PyTorch's compiler, as it traces and lowers
+        "ignore::DeprecationWarning:torch.*",
+        "ignore::FutureWarning:torch.*",
+    ),
+    pytest.mark.usefixtures("fresh_compiler"),
+]
 
 
 # ---- code --------------------------------------------------------------------------------------------------------------------

@@ -23,11 +23,14 @@ import fastpe  # noqa: E402
 from fastpe.torch import transformers as patching  # noqa: E402
 from fastpe.torch.transformers import patch_transformers  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings(
-    # Of PyTorch's compiler, as it traces and lowers models
-    "ignore::DeprecationWarning:torch.*",
-    "ignore::FutureWarning:torch.*",
-)
+pytestmark = [
+    pytest.mark.filterwarnings(
+        # Of PyTorch's compiler, as it traces and lowers models
+        "ignore::DeprecationWarning:torch.*",
+        "ignore::FutureWarning:torch.*",
+    ),
+    pytest.mark.usefixtures("nothing_left"),
+]
 
 VOCABULARY = 101
 SIZE = {
@@ -113,29 +116,6 @@ def error(found: Any, expected: Any) -> float:
 
 def modelling(name: str) -> Any:
     return sys.modules[f"transformers.models.{name}.modeling_{name}"]
-
-
-@pytest.fixture
-def turns(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """How often fastpe rotated, and what."""
-    found: list[Any] = []
-    rotate = patching._Turn.rotate
-
-    def counted(self: Any, *arguments: Any) -> Any:
-        found.append(self)
-        return rotate(self, *arguments)
-
-    monkeypatch.setattr(patching._Turn, "rotate", counted)
-    return found
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """Whatever a test does, no function is wrapped once its models are gone."""
-    yield
-    gc.collect()
-    assert not any(patching._holders.values())
-    assert not patching._wrapped
 
 
 # ---- the same results --------------------------------------------------------------------------------------------------------

@@ -4,37 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from catalog_cases import DATA, recipe
 
 import fastpe
 from fastpe.encodings import recipes as catalog
-
-ROOT = Path(__file__).resolve().parents[2]
-DATA: dict[str, np.ndarray] = {}
-for name in ("recipes", "tables", "grids", "axes", "rotated", "biases"):
-    with np.load(ROOT / "tests" / "data" / f"{name}.npz") as arrays:
-        DATA |= {f"{name}/{key}": arrays[key] for key in arrays.files}
-
-SHAPES = {"cogvideox": (3, 6, 4)}
-LEFT_OPEN: dict[str, dict[str, Any]] = {
-    **{name: {"heads": 12} for name in ("alibi", "bloom", "mpt", "alibi-symmetric", "sandwich")},
-    **{name: {"table": np.zeros((32, 4), np.float32)} for name in ("t5", "t5-decoder")},
-    "deberta": {"table": np.zeros((512, 4), np.float32)},
-    "wavlm": {"table": np.zeros((320, 4), np.float32)},
-    **{name: {"p": [1.0] * 4, "a": [0.5] * 4} for name in ("kerple", "kerple-power")},
-    "fire": {key: DATA[f"biases/fire_{key}"] for key in ("w1", "b1", "w2", "b2")},
-}
-
-
-def recipe(name: str, **fields: Any) -> catalog.Recipe:
-    entry = catalog.CATALOGUE[name]
-    if entry.kind is fastpe.Grid:
-        fields.setdefault("shape", SHAPES.get(name, (5, 7)))
-    return fastpe.recipe(name, **{**LEFT_OPEN.get(name, {}), **fields})
 
 
 def close(found: Any, expected: Any, angle: float, factor: float = 1.0) -> None:
@@ -354,51 +331,3 @@ def test_numbers_of_the_model(name):
 
 def test_every_recipe_has_numbers():
     assert set(GOLDEN) == set(fastpe.recipes())
-
-
-# ---- recipes are data --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [*catalog.CATALOGUE])
-def test_a_recipe_is_data(name):
-    found = recipe(name)
-    assert type(found.encoding) is catalog.CATALOGUE[name].kind
-    assert found.name == name
-    assert found.source
-    for field, value in catalog.CATALOGUE[name].fields.items():
-        assert getattr(found.encoding, field) == value
-    assert found.verb in ("add_encoding", "apply_rotary", "add_bias")
-
-
-def test_fields_may_differ():
-    assert fastpe.recipe("hf-llama", base=5e5).encoding == fastpe.Rotary(5e5)
-    assert fastpe.recipe("mae", shape=(2, 3)).encoding == fastpe.Grid.mae((2, 3))
-    assert fastpe.recipe("fairseq").arguments(16)["offset"] == 2
-    assert fastpe.recipe("fairseq").arguments(16)["input_scale"] == 4.0
-    assert fastpe.recipe("whisper").arguments()["input_scale"] == 1.0
-    assert fastpe.recipe("hf-llama").arguments() == {"encoding": fastpe.Rotary(), "offset": 0}
-
-
-@pytest.mark.parametrize(
-    ("call", "kind", "text"),
-    [
-        (lambda: fastpe.recipe("wisper"), ValueError, "Did you mean 'whisper'"),
-        (lambda: fastpe.recipe("Llama"), ValueError, "Did you mean '(hf-)?llama"),
-        (lambda: fastpe.recipe("zzzz"), ValueError, "got 'zzzz'. Known are vaswani, "),
-        (lambda: fastpe.recipe(7), TypeError, "recipe: name must be a string, got int"),
-        (lambda: fastpe.recipe("mae"), TypeError, r"got 'mae' without shape. E.g. fastpe.recipe\('mae', shape=...\)"),
-        (lambda: fastpe.recipe("bloom"), TypeError, "'bloom' without heads"),
-        (lambda: fastpe.recipe("hf-llama", theta=1.0), TypeError, "fields must be those of Rotary: base, .*, got theta"),
-        (lambda: fastpe.recipe("hf-llama", base=-1.0), ValueError, "base"),
-        (lambda: fastpe.recipe("vaswani").arguments(), ValueError, r"dim must be given, as vaswani scales by sqrt\(D\)"),
-        (lambda: fastpe.add_encoding(np.zeros((2, 3, 4)), "whisper"), TypeError, r"fastpe\.recipe\('whisper'\)"),
-        (lambda: fastpe.encode([1], 4, "ddpm"), TypeError, r"fastpe\.recipe\('ddpm'\)"),
-    ],
-)
-def test_what_is_wrong(call, kind, text):
-    with pytest.raises(kind, match=text):
-        call()
-
-
-def test_documentation_has_the_table():
-    assert catalog.table() in (ROOT / "docs" / "recipes.md").read_text()

@@ -23,18 +23,10 @@ import numpy as np
 from ptx_machine import AGENT, BARRIER, BRANCH, EXIT, PLAIN, SPECIALS, Instruction, Machine, Register
 from ptx_memory import Memory, PTXError
 from ptx_operations import TYPES, operation
+from ptx_text import ADDRESS, CACHING, ENTRY, INSTRUCTION, PARAMETER, TOKEN, VARIABLE, immediate, storage
 
 __all__ = ["Kernel", "Memory", "Module", "PTXError"]
 
-_ENTRY = re.compile(r"\.entry\s+([\w$]+)\s*\((.*?)\)([^{;]*)\{", re.DOTALL)
-_PARAMETER = re.compile(
-    r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+(?:\.ptr\s+(?:\.\w+\s+)??(?:\.align\s+\d+\s+)?)?([\w$]+)(?:\[(\d+)\])?$"
-)
-_VARIABLE = re.compile(r"\.(shared|local)\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+([\w$]+)(?:\[(\d+)\])?$")
-_TOKEN = re.compile(r"\s*(?:(?P<brace>[{}])|(?P<label>[\w$]+)\s*:(?!:)|(?P<statement>[^;]*);)")
-_INSTRUCTION = re.compile(r"(?:@(!?[%\w$]+)\s+)?([a-z][\w.:]*)\s*(.*)$", re.DOTALL)
-_ADDRESS = re.compile(r"\[\s*([%\w$.]+)\s*(?:\+\s*(-?\w+)\s*)?\]$")
-_CACHING = re.compile(r"(weak|relaxed|volatile|gpu|sys|cta|cluster|nc|ca|cg|cs|cv|lu|wb|wt|L[12]::\w+)$")
 Read = Callable[[Machine], np.ndarray]
 Write = Callable[[Machine, np.ndarray], None]
 Run = Callable[[Machine], None]
@@ -54,7 +46,7 @@ class Module:
         text = re.sub(r"/\*.*?\*/|//[^\n]*", "", ptx, flags=re.DOTALL)
         text = re.sub(r"^\s*\.(loc|file)\b[^\n]*", "", text, flags=re.MULTILINE)
         found, outside, position = [], "", 0
-        while match := _ENTRY.search(text, position):
+        while match := ENTRY.search(text, position):
             end = _closing_brace(text, match.end())
             found.append((*match.groups(), text[match.end() : end]))
             outside, position = outside + text[position : match.start()], end
@@ -146,7 +138,7 @@ def _closing_brace(text: str, start: int) -> int:
 
 
 def _parse_parameter(text: str) -> Parameter:
-    match = _PARAMETER.match(text.strip())
+    match = PARAMETER.match(text.strip())
     if not match or match[2] not in TYPES:
         raise PTXError(f"cannot parse parameter: {text.strip()}")
     return Parameter(match[3], TYPES[match[2]].itemsize * int(match[4] or 1))
@@ -155,7 +147,7 @@ def _parse_parameter(text: str) -> Parameter:
 def _tokens(body: str) -> Iterator[tuple[str, str]]:
     """(kind, text) of every brace, label and statement; a statement's own braces belong to it."""
     position = 0
-    while match := _TOKEN.match(body, position):
+    while match := TOKEN.match(body, position):
         yield match.lastgroup, match[match.lastgroup].strip()
         position = match.end()
     if body[position:].strip():
@@ -210,7 +202,7 @@ class _Decoder:
             for name in names.split(","):
                 prefix, _, count = name.strip().partition("<")
                 for full in [prefix + str(k) for k in range(int(count[:-1]))] if count else [prefix]:
-                    self._declare(full, _storage(TYPES.get(kind[1:])))
+                    self._declare(full, storage(TYPES.get(kind[1:])))
         elif not text.startswith((".pragma", ".param")):  # .param: of a call, which is refused by itself
             raise PTXError(f"unsupported directive: {text}")
 
@@ -220,7 +212,7 @@ class _Decoder:
         return self.names[name]
 
     def declare_variable(self, text: str) -> None:
-        match = _VARIABLE.match(text.strip())
+        match = VARIABLE.match(text.strip())
         if not match or match[3] not in TYPES:
             raise PTXError(f"unsupported variable: {text}")
         space, itemsize = match[1], TYPES[match[3]].itemsize
@@ -230,7 +222,7 @@ class _Decoder:
         self.registers[self._declare(match[4], TYPES["u64"])].constant = offset
 
     def _add_instruction(self, text: str) -> None:
-        match = _INSTRUCTION.match(text)
+        match = INSTRUCTION.match(text)
         if not match:
             raise PTXError(f"cannot parse: {text}")
         guard, mnemonic, operands = match.groups()
@@ -285,7 +277,7 @@ class _Decoder:
             plain = self._reader(text[1:], dtype)
             return lambda machine: ~plain(machine)
         if text not in self.names:
-            constant = _immediate(text, dtype)
+            constant = immediate(text, dtype)
             return lambda machine: constant
         place = self.names[text]
         storage = self.registers[place].dtype
@@ -295,7 +287,7 @@ class _Decoder:
             raise PTXError(f"{text} holds {storage}, not {dtype},")
         if storage.itemsize == dtype.itemsize:
             return lambda machine: machine.fetch(place).view(dtype)
-        narrow = _storage(dtype)
+        narrow = storage(dtype)
         return lambda machine: machine.fetch(place).astype(narrow).view(dtype)
 
     def _writer(self, text: str, dtype: np.dtype) -> Write:
@@ -312,12 +304,12 @@ class _Decoder:
             raise PTXError(f"{text} holds {storage}, not {dtype},")
         if storage.itemsize == dtype.itemsize:
             return lambda machine, value: machine.put(place, value.view(storage))
-        narrow = dtype if dtype.kind == "i" else _storage(dtype)
+        narrow = dtype if dtype.kind == "i" else storage(dtype)
         return lambda machine, value: machine.put(place, value.view(narrow).astype(storage))
 
     def _address(self, text: str, space: str, size: int) -> Read:
         """A function that gives the host address of `[base+offset]` in the active lanes."""
-        match = _ADDRESS.match(text)
+        match = ADDRESS.match(text)
         if not match or match[1] not in self.names:
             raise PTXError("unsupported address")
         width = self.registers[self.names[match[1]]].dtype
@@ -364,7 +356,7 @@ class _Decoder:
         dtype, modifiers = TYPES.get(parts[-1]), parts[1:-1]
         space = next((m for m in modifiers if m.split("::")[0] in _SPACES), "generic").split("::")[0]
         others = [m for m in modifiers if m.split("::")[0] not in _SPACES and m != f"v{len(values)}"]
-        if dtype is None or dtype.kind == "b" or not all(_CACHING.match(m) for m in others):
+        if dtype is None or dtype.kind == "b" or not all(CACHING.match(m) for m in others):
             raise PTXError("unsupported instruction")
         if len(values) > 1 and f"v{len(values)}" not in modifiers:
             raise PTXError(f"{len(values)} registers without .v{len(values)}")
@@ -393,7 +385,7 @@ class _Decoder:
         space, dtype, address = self._access(parts, values, place)
         if space == "param":
             raise PTXError("unsupported instruction")
-        readers = [self._reader(name, _storage(dtype)) for name in values]
+        readers = [self._reader(name, storage(dtype)) for name in values]
 
         def run(machine: Machine) -> None:
             at = machine.per_lane(address(machine))
@@ -414,22 +406,3 @@ class _Decoder:
         if back:
             return lambda machine: write(machine, read(machine) - machine.fetch(window))
         return lambda machine: write(machine, read(machine) + machine.fetch(window))
-
-
-def _storage(dtype: np.dtype | None) -> np.dtype:
-    """The type that registers hold: predicates, or plain bits."""
-    if dtype is None:
-        raise PTXError("unsupported register type")
-    return dtype if dtype.kind == "b" else np.dtype(f"u{dtype.itemsize}")
-
-
-def _immediate(text: str, dtype: np.dtype) -> np.ndarray:
-    """(1,) the value of a literal: decimal, hexadecimal, or the bits of a float (0f, 0d)."""
-    try:
-        digits = text.removeprefix("0f").removeprefix("0d")
-        bits = int(digits.rstrip("U"), 0) if digits == text else int(digits, 16)
-    except ValueError:
-        raise PTXError(f"unknown name {text}") from None
-    if dtype.kind == "b":
-        return np.array([bits != 0])
-    return np.array([bits % 2 ** (8 * dtype.itemsize)], np.dtype(f"u{dtype.itemsize}")).view(dtype)

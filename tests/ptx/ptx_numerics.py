@@ -6,8 +6,6 @@ from fractions import Fraction
 import numpy as np
 from ptx_programs import handwritten, launch
 
-RNG = np.random.default_rng(4)
-
 
 def apply(instruction: str, result, *operands: np.ndarray) -> np.ndarray:
     """One instruction on arrays of 32 or 64 bits; {0} is its result, {1} and on are its operands."""

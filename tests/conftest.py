@@ -1,7 +1,8 @@
-"""Fixtures of all tests, and the folder where compiled kernels are kept between runs."""
+"""Fixtures of all tests; the folder where compiled kernels are kept between runs; what processes that tests start import."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import platforms
 import pytest
 
 kept.prepare()  # before fastpe is first asked for a kernel
+
+# Processes that tests start import this checkout, whatever is installed, and find the tests' helpers.
+_PATHS = [str(kept.ROOT), str(kept.ROOT / "tests" / "helpers")]
+os.environ["PYTHONPATH"] = os.pathsep.join([*_PATHS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture(scope="session")

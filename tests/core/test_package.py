@@ -28,7 +28,7 @@ def python(code, *flags, **environment):
         [sys.executable, *flags, "-c", code],
         capture_output=True,
         text=True,
-        cwd=ROOT / "tests",
+        cwd=ROOT / "tests" / "data",  # where nothing can be imported from
         env={**os.environ, **environment},
         timeout=120,
     )

@@ -59,9 +59,11 @@ def _row(kind: type) -> Row | None:
 
 def runner(arrays: tuple[Any, ...], out: Any) -> Any:
     """The module that runs operations in the world of the first of these that has one; None where fastpe's backends do at once."""
-    for value in (*arrays, out):
-        if is_tensor(value):
+    for value in arrays:
+        if hasattr(type(value), "as_subclass"):  # `is_tensor`, written out
             return _load(_TORCH)
+    if is_tensor(out):
+        return _load(_TORCH)
     for value in arrays:
         row = _row(type(value))
         if row is not None and row.runner:
@@ -107,15 +109,17 @@ def memory(function: str, name: str, array: Any, tensors: bool = False) -> tuple
 
 
 def _load(name: str) -> Any:
-    _import(name)  # first: a compiler that follows this reads the dict once
+    if name not in _known:  # not the dict itself, which a compiler that follows this reads only once
+        _import(name)
     return _loaded[name]
 
 
 def _import(name: str) -> None:
-    if name not in _loaded:
-        with unforkable:
-            _loaded[name] = importlib.import_module(name)
+    with unforkable:
+        _loaded[name] = importlib.import_module(name)
+        _known.add(name)
 
 
 _import._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile calls it instead of following it
 _loaded: dict[str, ModuleType] = {}
+_known: set[str] = set()

@@ -17,8 +17,7 @@ import numpy as np
 from .._arrays import Memory
 from .bias_tables import Work
 from .checks import POSITION_LIMIT
-from .operations import Add, AddBias, Between, Embed, Job, Rotate
-from .where import Where
+from .operations import Add, Embed, Job, Rotate
 
 MOST_ENTRIES = 256
 MISS: Any = object()  # what an entry returns where the call must be checked anew, to be run or to say what is wrong
@@ -62,7 +61,7 @@ class Entry:
         self.call.run(addresses, 0, offset)
         return True
 
-    def run_host(self, operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> Any:
+    def run_host(self, arrays: tuple[Any, ...], offset: Any, out: Any) -> Any:
         """Run a call on NumPy's arrays and return its result; MISS if it must be checked anew."""
         raise NotImplementedError
 
@@ -80,12 +79,11 @@ def _extent(memory: Memory) -> tuple[int, int]:
 
 
 class _AddEntry(Entry):
-    def run_host(self, operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> Any:
+    def run_host(self, arrays: tuple[Any, ...], offset: Any, out: Any) -> Any:
         x = arrays[0]
         if out is None or out is x:
             if not x.flags.writeable:
                 return MISS
-            offset = where[0]
             # Written out, as this is a decoder's row: `_run_host` takes 0.3 us longer.
             address = _address_of(_from_buffer(x)) if self._buffers[0] else x.ctypes.data
             if type(offset) is int and 0 <= offset <= self._last and self._counts:
@@ -95,26 +93,26 @@ class _AddEntry(Entry):
         if not out.flags.writeable:
             return MISS
         source = host_address(x, self._buffers[0] and x.flags.writeable)
-        return out if self._run_host((source, host_address(out, self._buffers[-1])), where[0]) else MISS
+        return out if self._run_host((source, host_address(out, self._buffers[-1])), offset) else MISS
 
 
 class _RotateEntry(Entry):
-    def run_host(self, operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> Any:
+    def run_host(self, arrays: tuple[Any, ...], offset: Any, out: Any) -> Any:
         q, k = arrays
         if k is None or q is None:
             x = q if k is None else k
             if not x.flags.writeable:
                 return MISS
-            return x if self._run_host((host_address(x, self._buffers[0]),), where[0]) else MISS
+            return x if self._run_host((host_address(x, self._buffers[0]),), offset) else MISS
         if not (q.flags.writeable and k.flags.writeable):
             return MISS
         first, second = self._buffers
         addresses = host_address(q, first), host_address(k, second)
-        return arrays if self._run_host(addresses, where[0]) else MISS
+        return arrays if self._run_host(addresses, offset) else MISS
 
 
 class _EmbedEntry(Entry):
-    def run_host(self, operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> Any:
+    def run_host(self, arrays: tuple[Any, ...], offset: Any, out: Any) -> Any:
         table, ids = arrays[:2]
         if ids.min() < 0 or ids.max() >= table.shape[0]:
             return MISS
@@ -122,7 +120,7 @@ class _EmbedEntry(Entry):
             out = np.empty((*ids.shape, table.shape[1]), table.dtype)
         elif not out.flags.writeable or np.may_share_memory(out, table) or np.may_share_memory(out, ids):
             return MISS
-        return out if self._run_host((table.ctypes.data, ids.ctypes.data, out.ctypes.data), where[0]) else MISS
+        return out if self._run_host((table.ctypes.data, ids.ctypes.data, out.ctypes.data), offset) else MISS
 
 
 class BiasEntry(Entry):
@@ -141,7 +139,7 @@ class BiasEntry(Entry):
         self._most = POSITION_LIMIT if self._dense[1] else _most_columns(target)
         self._itemsize = target.array.dtype.itemsize
 
-    def run_bias(self, addresses: Sequence[int], columns: int, q_offset: int | None, in_place: bool) -> bool:
+    def run_bias(self, addresses: Sequence[int], columns: int, q_offset: int | None) -> bool:
         """Run on scores at these addresses, of so many columns."""
         call = self.call
         start = columns - call.rows if q_offset is None else q_offset
@@ -165,7 +163,7 @@ class BiasEntry(Entry):
         )
         return self._values() if has_all else None
 
-    def run_host(self, operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> Any:
+    def run_host(self, arrays: tuple[Any, ...], offset: Any, out: Any) -> Any:
         (scores,) = arrays
         target = scores if out is None else out
         if not target.flags.writeable or not target.size:
@@ -175,7 +173,7 @@ class BiasEntry(Entry):
             source = host_address(scores, self._buffers[0] and scores.flags.writeable)
             if np.may_share_memory(scores, target):
                 return MISS
-        done = self.run_bias((source, destination), scores.shape[-1], where.q_offset, target is scores)
+        done = self.run_bias((source, destination), scores.shape[-1], offset)
         return target if done else MISS
 
 
@@ -189,92 +187,9 @@ def _most_columns(memory: Memory) -> int:
     return max(0, free // itemsize)
 
 
-# ---- keys --------------------------------------------------------------------------------------------------------------------
-
-
-def host_key(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> Key | None:
-    """The key of a repeatable call on plain NumPy arrays; None for any other. Types are compared where values of several are equal."""
-    make = _KEYS.get(type(operation))
-    return None if make is None else make(operation, arrays, where, out)
-
-
-def _offset_kind(where: Where, x: Any, axis: int) -> Any:
-    """0 for an int; of an array of offsets for one row a sequence its type and shape; None for what has no key."""
-    offset = where[0]
-    if type(offset) is int:
-        return 0
-    if type(offset) is np.ndarray and x.ndim > 2 and -x.ndim <= axis < x.ndim and x.shape[axis] == 1:
-        return offset.dtype, offset.shape
-    return None
-
-
-def _add_key(operation: Add, arrays: tuple[Any, ...], where: Where, out: Any) -> Key | None:
-    x, axis = arrays[0], where[4]
-    if type(x) is not np.ndarray or type(axis) is not int:
-        return None
-    kind = 0 if type(where[0]) is int else _offset_kind(where, x, axis)
-    if kind is None:
-        return None
-    if out is None or out is x:
-        return Add, operation, x.dtype, x.shape, x.strides, axis, kind
-    if type(out) is not np.ndarray:
-        return None
-    return Add, operation, x.dtype, x.shape, x.strides, axis, kind, out.dtype, out.shape, out.strides
-
-
-def _rotate_key(operation: Rotate, arrays: tuple[Any, ...], where: Where, out: Any) -> Key | None:
-    q, k = arrays
-    x, axis = k if q is None else q, where[4]
-    if out is not None or type(x) is not np.ndarray or type(axis) is not int:
-        return None
-    kind = 0 if type(where[0]) is int else _offset_kind(where, x, axis)
-    if kind is None:
-        return None
-    if q is None or k is None:
-        return Rotate, operation, x.dtype, x.shape, x.strides, axis, kind, q is None
-    if type(k) is not np.ndarray:
-        return None
-    return Rotate, operation, q.dtype, q.shape, q.strides, axis, kind, k.dtype, k.shape, k.strides
-
-
-def _embed_key(operation: Embed, arrays: tuple[Any, ...], where: Where, out: Any) -> Key | None:
-    table, ids, type_ids, types, row_scale, _ = arrays
-    if type_ids is not None or types is not None or row_scale is not None or operation.dtype is not None:
-        return None
-    if type(ids) is not np.ndarray or type(table) is not np.ndarray or ids.size == 0:
-        return None
-    kind = 0 if type(where[0]) is int else _offset_kind(where, ids[..., None], -2)
-    if kind is None or (out is not None and type(out) is not np.ndarray):
-        return None
-    target = None if out is None else (out.dtype, out.shape, out.strides)
-    return Embed, operation, ids.dtype, ids.shape, ids.strides, table.dtype, table.shape, table.strides, kind, target
-
-
-def _bias_key(operation: AddBias, arrays: tuple[Any, ...], where: Between, out: Any) -> Key | None:
-    (scores,) = arrays
-    if type(scores) is not np.ndarray:
-        return None
-    target = None
-    if out is not None and out is not scores:
-        if type(out) is not np.ndarray or out.shape != scores.shape:
-            return None
-        target = out.dtype, None if out.flags.c_contiguous else out.strides
-    steps = None if scores.flags.c_contiguous else scores.strides
-    return AddBias, operation, scores.dtype, scores.shape[:-1], steps, target
-
-
-_KEYS: dict[type, Any] = {Add: _add_key, Rotate: _rotate_key, Embed: _embed_key, AddBias: _bias_key}
-_ENTRIES: dict[type, type[Entry]] = {Add: _AddEntry, Rotate: _RotateEntry, Embed: _EmbedEntry}
-
-
-def tensor_key(operation: Any, where: Any, *tensors: Any) -> Key:
-    """The key of a call on tensors (None for those that are missing): as ``host_key``, but its offset is an int."""
-    axis = where[4] if len(where) == 5 else None
-    signatures = [None if x is None else (x.dtype, x.shape, x.stride()) for x in tensors]
-    return (type(operation), operation, axis, *signatures)
-
-
 # ---- the cache ---------------------------------------------------------------------------------------------------------------
+
+_ENTRIES: dict[type, type[Entry]] = {Add: _AddEntry, Rotate: _RotateEntry, Embed: _EmbedEntry}
 
 
 def keep(key: Key, operation: Any, kernel_call: Any, prepared: Any, job: Job, where: Any) -> None:

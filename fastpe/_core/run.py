@@ -19,18 +19,16 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any = None, va
         runner = dispatch.runner(arrays, out)
         if runner is not None:
             return runner.run(operation, arrays, where, out, validate)
-    key = None
-    if validate is False and operation.repeatable(where):
-        key = call_cache.host_key(operation, arrays, where, out)
-        if key is not None:
-            try:
-                entry = call_cache.entries.get(key)
-            except TypeError:  # something in it is no value
-                key = entry = None
-            if entry is not None:
-                result = entry.run_host(operation, arrays, where, out)
-                if result is not call_cache.MISS:
-                    return result
+    key = operation.key(arrays, where, out) if validate is False else None
+    if key is not None:
+        try:
+            entry = call_cache.entries.get(key)
+        except TypeError:  # something in it is no value
+            key = entry = None
+        if entry is not None:
+            result = entry.run_host(arrays, where[0], out)
+            if result is not call_cache.MISS:
+                return result
     job = operation.check(arrays, where, out, validate)
     finish(operation, job, key, arrays, where)
     return job.result

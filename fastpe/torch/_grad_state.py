@@ -23,7 +23,7 @@ def is_traced() -> bool:
 
 def is_watched(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> bool:
     """Whether a gradient, in either direction, may be asked of what this call makes."""
-    if forward_mode() or in_transform():
+    if torch.autograd.forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None:
         return True
     if not torch.is_grad_enabled():
         return False
@@ -32,7 +32,7 @@ def is_watched(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) ->
             return True
     if getattr(operation[0], "holds_arrays", False) and requires_gradient(*operation[0].arrays.values()):
         return True
-    if where is not None and requires_gradient(where[1]):  # positions of rows, or of queries
+    if where is not None and where[1] is not None and requires_gradient(where[1]):  # positions of rows, or of queries
         return True
     return out is not None and requires_gradient(*(out if isinstance(out, (tuple, list)) else (out,)))
 

@@ -25,7 +25,6 @@ Tensor = torch.Tensor
 _CPU = torch.device("cpu")
 _PLAIN = {Tensor, torch.nn.Parameter}
 _count_up = torch.autograd.graph.increment_version
-_TOKENS_ALONE = (None,) * 4  # no token types, no scales
 HUGE_BYTES = 1 << 22  # from here on NumPy asks for huge pages
 
 
@@ -123,23 +122,37 @@ def _copy_values(qkv: Tensor, out: Tensor, packing: tuple[int, int, int]) -> Non
 
 
 def key_of(operation: Any, arrays: tuple[Any, ...], where: Any) -> Any:
-    """The key of a call on plain tensors of the host that may be repeated; None for any other."""
+    """The key of a call on plain tensors of the host that may be repeated; None for any other. As ``Operation.key``, with int offsets."""
     kind = type(operation)
-    if kind is not AddBias and (type(where[0]) is not int or type(where[4]) is not int):
+    if kind is AddBias:
+        return _bias_key(operation, arrays[0], where)
+    if type(where[0]) is not int or not operation.repeatable(where):
         return None
-    if not operation.repeatable(where) or (kind is Embed and (arrays[2:] != _TOKENS_ALONE or operation.dtype is not None)):
-        return None
+    layouts: list[Any] = []
     for x in arrays:
-        if x is not None and (type(x) not in _PLAIN or not x.is_cpu):
+        if x is None:
+            layouts.append(None)
+        elif type(x) in _PLAIN and x.is_cpu:
+            try:
+                layouts.append((x.dtype, x.shape, x.stride()))
+            except RuntimeError:  # it has no strides
+                return None
+        else:
             return None
-    try:
-        if kind is AddBias:
-            (scores,) = arrays
-            steps = None if scores.is_contiguous() else scores.stride()
-            return AddBias, operation, scores.dtype, scores.shape[:-1], steps
-        return call_cache.tensor_key(operation, where, *arrays)
-    except RuntimeError:  # a tensor without strides
+    if kind is Embed and layouts[2:] != [None] * 4:
         return None
+    encoding = operation[0]
+    return (kind, None if encoding is None else encoding.text, operation[1:], where[4], *layouts)
+
+
+def _bias_key(operation: AddBias, scores: Any, where: Any) -> Any:
+    if type(scores) not in _PLAIN or not scores.is_cpu or not operation.repeatable(where):
+        return None
+    try:
+        steps = None if scores.is_contiguous() else scores.stride()
+    except RuntimeError:  # it has none
+        return None
+    return AddBias, operation.bias.text, operation[1:], scores.dtype, scores.shape[:-1], steps
 
 
 def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any) -> Any:
@@ -153,23 +166,24 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any) -> Any
         return call_cache.MISS
     if entry is None:
         return call_cache.MISS
-    kind = type(operation)
+    kind, addresses = type(operation), []
     given = [x for x in arrays if x is not None]
-    try:
-        addresses = [x.data_ptr() for x in given]
-    except RuntimeError:  # it has none
-        return call_cache.MISS
-    for x, address in zip(given, addresses):  # noqa: B905 (0.1 us)
-        if x.is_neg() or x.is_inference() or not address:
+    for x in given:
+        try:
+            address = x.data_ptr()
+        except RuntimeError:  # it has none
             return call_cache.MISS
-    if kind is Add:
-        done = entry.run(addresses * 2, where[0])
-    elif kind is Rotate:
+        if not address or x.is_neg() or x.is_inference():
+            return call_cache.MISS
+        addresses.append(address)
+    if kind is Rotate:
         done = entry.run(addresses, where[0])
     elif kind is Embed:
         return _embedded(entry, arrays, addresses, where[0])
+    elif kind is Add:
+        done = entry.run(addresses * 2, where[0])
     else:
-        done = entry.run_bias(addresses * 2, given[0].shape[-1], where[0], True)
+        done = entry.run_bias(addresses * 2, given[0].shape[-1], where[0])
     if not done:
         return call_cache.MISS
     _count_up(given)

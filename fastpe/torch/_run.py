@@ -49,10 +49,18 @@ def new(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> 
     """Run an operation into new tensors, with gradients: the functional form of a verb."""
     if is_traced():
         return _operators.make(operation, arrays, where, validate)
-    refuse(operation, arrays, where)
     if is_watched(operation, arrays, where, None):
+        refuse(operation, arrays, where)
         return _autograd.make(operation, arrays, where, validate)
-    return _memory.fresh(operation, arrays, where, validate)
+    key = None
+    if validate is False and isinstance(operation, Embed):
+        key = _memory.key_of(operation, arrays, where)
+        if key is not None:
+            result = _memory.repeat(operation, key, arrays, where)
+            if result is not call_cache.MISS:
+                return result
+    refuse(operation, arrays, where)
+    return _memory.fresh(operation, arrays, where, validate, key)
 
 
 def _returned(operation: Any, arrays: tuple[Any, ...], out: Any) -> Any:
@@ -76,18 +84,6 @@ def _make(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validat
     else:
         operation, arrays = _encoded(operation, arrays, out)
     if out is None:
-        if (
-            isinstance(operation, Embed)
-            and not is_traced()
-            and validate is False
-            and not is_watched(operation, arrays, where, None)
-        ):
-            key = _memory.key_of(operation, arrays, where)
-            if key is not None:
-                result = _memory.repeat(operation, key, arrays, where)
-                if result is not call_cache.MISS:
-                    return result
-                return _memory.fresh(operation, arrays, where, validate, key)
         return new(operation, arrays, where, validate)
     if not isinstance(out, Tensor):
         rule = "out must be a tensor like the others"

@@ -11,16 +11,19 @@ from .. import checks
 from ..arguments import Target, device_name, host_numbers, is_known, output, overlap
 from ..checks import message
 from ..where import Where
-from .base import Job, Spec
+from .base import Job, Spec, offset_kind
 
 
-class Add(NamedTuple):
-    """``x[t] = x[t] * input_scale + PE(position of row t)``; of rows that a mask protects, nothing."""
-
+class _Add(NamedTuple):
     encoding: Any
     input_scale: float = 1.0
     seq_len: int | None = None
 
+
+class Add(_Add):
+    """``x[t] = x[t] * input_scale + PE(position of row t)``; of rows that a mask protects, nothing."""
+
+    __slots__ = ()
     function: ClassVar[str] = "add_encoding"
     names: ClassVar[tuple[str, ...]] = ("x",)
     in_place: ClassVar[bool] = True
@@ -57,32 +60,57 @@ class Add(NamedTuple):
         return Scale(self.input_scale)
 
     def repeatable(self, where: Where) -> bool:
+        encoding, scale, seq_len = self
+        _, positions, cu_seqlens, mask, axis = where
         return (
-            type(self[1]) is float
-            and where[1] is where[2] is where[3] is None  # positions, cu_seqlens and mask
-            and (self[2] is None or type(self[2]) is int)
+            positions is cu_seqlens is mask is None
+            and type(scale) is float
+            and type(axis) is int
+            and (seq_len is None or type(seq_len) is int)
+            and hasattr(encoding, "text")
         )
 
+    def key(self, arrays: tuple[Any, ...], where: Where, out: Any) -> Any:
+        if not self.repeatable(where):
+            return None
+        encoding, scale, seq_len = self
+        (x,), offset, axis = arrays, where[0], where[4]
+        kind = 0 if type(offset) is int else offset_kind(offset, x, axis)
+        if kind is None:
+            return None
+        if out is None or out is x:
+            return Add, encoding.text, scale, seq_len, x.dtype, x.shape, x.strides, axis, kind
+        if type(out) is not np.ndarray:
+            return None
+        target = out.dtype, out.shape, out.strides
+        return Add, encoding.text, scale, seq_len, x.dtype, x.shape, x.strides, axis, kind, target
 
-class Scale(NamedTuple):
-    """The adjoint of ``Add``: a gradient times the factor of x, that of rows which a mask protects as it is."""
 
+class _Scale(NamedTuple):
     factor: float
 
+
+class Scale(_Scale):
+    """The adjoint of ``Add``: a gradient times the factor of x, that of rows which a mask protects as it is."""
+
+    __slots__ = ()
     function: ClassVar[str] = "add_encoding"
 
     def adjoint(self) -> Scale:
         return self
 
 
-class Encode(NamedTuple):
-    """``result = PE(positions)``; arrays are an example of the library and device, and the positions."""
-
+class _Encode(NamedTuple):
     encoding: Any
     dim: int
     dtype: Any = None
     seq_len: int | None = None
 
+
+class Encode(_Encode):
+    """``result = PE(positions)``; arrays are an example of the library and device, and the positions."""
+
+    __slots__ = ()
     function: ClassVar[str] = "encode"
     names: ClassVar[tuple[str, ...]] = ("like", "positions")
     in_place: ClassVar[bool] = False
@@ -126,8 +154,8 @@ class Encode(NamedTuple):
     def adjoint(self) -> None:
         """None: nothing that is encoded has a gradient."""
 
-    def repeatable(self, where: Any) -> bool:
-        return False
+    def key(self, arrays: tuple[Any, ...], where: Any, out: Any) -> None:
+        return None
 
 
 def _beside(function: str, positions: Any, example: Any, name: str) -> Any:

@@ -25,13 +25,16 @@ class Between(NamedTuple):
     k_positions: Any = None
 
 
-class AddBias(NamedTuple):
-    """``scores[h, i, j] = scores[h, i, j] * input_scale + bias_h(query i - key j)``, and -inf where ``causal`` hides the key."""
-
+class _AddBias(NamedTuple):
     bias: Any
     causal: bool = False
     input_scale: float = 1.0
 
+
+class AddBias(_AddBias):
+    """``scores[h, i, j] = scores[h, i, j] * input_scale + bias_h(query i - key j)``, and -inf where ``causal`` hides the key."""
+
+    __slots__ = ()
     function: ClassVar[str] = FUNCTION
     names: ClassVar[tuple[str, ...]] = ("scores",)
     in_place: ClassVar[bool] = True
@@ -69,22 +72,39 @@ class AddBias(NamedTuple):
     def adjoint(self) -> ScaleScores:
         return ScaleScores(self.causal, self.input_scale)
 
+    def key(self, arrays: tuple[Any, ...], where: Between, out: Any) -> Any:
+        if not self.repeatable(where):
+            return None
+        (scores,), target = arrays, None
+        if out is not None and out is not scores:
+            if type(out) is not np.ndarray or out.shape != scores.shape:
+                return None
+            target = out.dtype, None if out.flags.c_contiguous else out.strides
+        steps = None if scores.flags.c_contiguous else scores.strides
+        # A text does not tell arrays of the caller's apart, but calls with such are not kept.
+        return AddBias, self.bias.text, self.causal, self.input_scale, scores.dtype, scores.shape[:-1], steps, target
+
     def repeatable(self, where: Between) -> bool:
+        bias, causal, scale = self
+        offset, q_positions, k_positions = where
         return (
-            type(self.causal) is bool
-            and type(self.input_scale) is float
-            and where.q_positions is None
-            and where.k_positions is None
-            and (where.q_offset is None or type(where.q_offset) is int)
+            q_positions is k_positions is None
+            and type(causal) is bool
+            and type(scale) is float
+            and (offset is None or type(offset) is int)
+            and hasattr(bias, "text")
         )
 
 
-class ScaleScores(NamedTuple):
-    """The adjoint of ``AddBias``: a gradient times the factor of the scores, and 0 where ``causal`` hid the key."""
-
+class _ScaleScores(NamedTuple):
     causal: bool
     factor: float
 
+
+class ScaleScores(_ScaleScores):
+    """The adjoint of ``AddBias``: a gradient times the factor of the scores, and 0 where ``causal`` hid the key."""
+
+    __slots__ = ()
     function: ClassVar[str] = FUNCTION
 
     def adjoint(self) -> ScaleScores:

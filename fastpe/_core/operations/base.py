@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import numpy as np
+
 
 class Spec(NamedTuple):
     """The shape and the element type's name of an array: all that is known of one that is traced, or not made yet."""
@@ -47,5 +49,15 @@ class Operation(Protocol):
     def adjoint(self) -> Any:
         """The operation that takes the gradient of what is written to that of what was read."""
 
-    def repeatable(self, where: Any) -> bool:
-        """Whether equal operations, on arrays of equal layout, need no more checks than addresses and offsets."""
+    def key(self, arrays: tuple[Any, ...], where: Any, out: Any) -> Any:
+        """Under which key a prepared call on NumPy's arrays is kept: all that checks depend on but addresses, flags, offsets and ids.
+
+        None for a call that must be checked each time. Types are compared where values of several types are equal.
+        """
+
+
+def offset_kind(offset: Any, x: Any, axis: int) -> Any:
+    """The type and shape of an array of offsets, where every sequence has one row; None for what no prepared call takes."""
+    if type(offset) is np.ndarray and x.ndim > 2 and -x.ndim <= axis < x.ndim and x.shape[axis] == 1:
+        return offset.dtype, offset.shape
+    return None

@@ -13,18 +13,12 @@ from .. import checks
 from ..arguments import Target, check_apart, device_name, host_numbers, is_known, output
 from ..checks import describe, message
 from ..where import Where, resolve
-from .base import Job, Spec
+from .base import Job, Spec, offset_kind
 
 ZERO_POINT = 128  # of uint8, where none is given
 
 
-class Embed(NamedTuple):
-    """``out[t] = table[ids[t]] * scale + types[type_ids[t]] + PE(position of row t)``.
-
-    Arrays are the table, ids, ids and table of token types, scales and zero points of a quantised table. ``sparse``, ``deterministic``
-    and ``frozen_idx`` say how the table's gradient is made.
-    """
-
+class _Embed(NamedTuple):
     encoding: Any
     scale: float = 1.0
     padding_idx: int | None = None
@@ -34,6 +28,15 @@ class Embed(NamedTuple):
     deterministic: bool = False
     frozen_idx: int | None = None
 
+
+class Embed(_Embed):
+    """``out[t] = table[ids[t]] * scale + types[type_ids[t]] + PE(position of row t)``.
+
+    Arrays are the table, ids, ids and table of token types, scales and zero points of a quantised table. ``sparse``, ``deterministic``
+    and ``frozen_idx`` say how the table's gradient is made.
+    """
+
+    __slots__ = ()
     function: ClassVar[str] = "embed"
     names: ClassVar[tuple[str, ...]] = ("table", "ids", "token_types", "token_types", "row_scale", "row_scale")
     in_place: ClassVar[bool] = False
@@ -110,19 +113,36 @@ class Embed(NamedTuple):
         return Scatter(self)
 
     def repeatable(self, where: Where) -> bool:
+        _, positions, cu_seqlens, mask, _ = where
         return (
-            type(self[1]) is float
-            and self[2] is None  # padding_idx
-            and where[1] is where[2] is where[3] is None  # positions, cu_seqlens and mask
-            and (self[4] is None or type(self[4]) is int)
+            positions is cu_seqlens is mask is self.padding_idx is self.dtype is None
+            and type(self.scale) is float
+            and (self.seq_len is None or type(self.seq_len) is int)
+            and (self.encoding is None or hasattr(self.encoding, "text"))
         )
 
+    def key(self, arrays: tuple[Any, ...], where: Where, out: Any) -> Any:
+        table, ids, *others = arrays
+        if others != [None] * 4 or type(ids) is not np.ndarray or ids.size == 0 or not self.repeatable(where):
+            return None
+        offset = where[0]
+        kind = 0 if type(offset) is int else offset_kind(offset, ids[..., None], -2)
+        if kind is None or (out is not None and type(out) is not np.ndarray):
+            return None
+        target = None if out is None else (out.dtype, out.shape, out.strides)
+        text = None if self.encoding is None else self.encoding.text
+        arrays = ids.dtype, ids.shape, ids.strides, table.dtype, table.shape, table.strides
+        return Embed, text, self.scale, self.seq_len, *arrays, kind, target
 
-class Scatter(NamedTuple):
-    """The adjoint of ``Embed``: each row of a gradient is added to the row of the table that it came from."""
 
+class _Scatter(NamedTuple):
     embed: Embed
 
+
+class Scatter(_Scatter):
+    """The adjoint of ``Embed``: each row of a gradient is added to the row of the table that it came from."""
+
+    __slots__ = ()
     function: ClassVar[str] = "embed"
 
 

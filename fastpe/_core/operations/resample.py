@@ -16,15 +16,18 @@ from .base import Job, Spec
 METHODS = ("linear", "bilinear", "bicubic", "antialias", "bicubic_antialias")
 
 
-class Resample(NamedTuple):
-    """Rows of a table interpolated to a new length, or to a new grid of patches; those in front stay."""
-
+class _Resample(NamedTuple):
     new_size: Any
     method: str | None = None
     prefix_tokens: int = 0
     grid: Any = None
     interpolate_offset: float = 0.0
 
+
+class Resample(_Resample):
+    """Rows of a table interpolated to a new length, or to a new grid of patches; those in front stay."""
+
+    __slots__ = ()
     function: ClassVar[str] = "resample"
     names: ClassVar[tuple[str, ...]] = ("table",)
     in_place: ClassVar[bool] = False
@@ -61,8 +64,8 @@ class Resample(NamedTuple):
     def adjoint(self) -> None:
         """None: a table is stretched before training."""
 
-    def repeatable(self, where: Any) -> bool:
-        return False
+    def key(self, arrays: tuple[Any, ...], where: Any, out: Any) -> None:
+        return None
 
 
 def _stretched(library: Any, table: Memory, prefix: int, old: list[int], sizes: list[int], method: str, extra: float) -> Any:

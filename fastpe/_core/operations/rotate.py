@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from ..._arrays import ITEMSIZE, Memory, dispatch
 from ..._backends.calls import Pair, RotaryRows, Rows
 from ..._backends.calls import Rotate as RotateCall
@@ -12,24 +14,27 @@ from .. import checks
 from ..arguments import Target, device_name, output, overlap
 from ..checks import describe, message
 from ..where import Where, length_of, resolve_moves
-from .base import Job, Spec
+from .base import Job, Spec, offset_kind
 
 ARRAYS = ("q", "k")
 
 
-class Rotate(NamedTuple):
-    """Pairs of channels of q and k rotated by position * frequency, times the attention factor.
-
-    ``transposed``: the adjoint, which rotates the other way and multiplies by the same factors. ``packing``: one array holds the heads of
-    q, k and v; how many q and k have, and the axis of the heads.
-    """
-
+class _Rotate(NamedTuple):
     encoding: Any
     inverse: bool = False
     seq_len: int | None = None
     transposed: bool = False
     packing: tuple[int, int, int] | None = None
 
+
+class Rotate(_Rotate):
+    """Pairs of channels of q and k rotated by position * frequency, times the attention factor.
+
+    ``transposed``: the adjoint, which rotates the other way and multiplies by the same factors. ``packing``: one array holds the heads of
+    q, k and v; how many q and k have, and the axis of the heads.
+    """
+
+    __slots__ = ()
     function: ClassVar[str] = "apply_rotary"
     names: ClassVar[tuple[str, ...]] = ("q", "k")
     in_place: ClassVar[bool] = True
@@ -80,21 +85,46 @@ class Rotate(NamedTuple):
         return self._replace(transposed=not self.transposed)
 
     def repeatable(self, where: Where) -> bool:
+        encoding, inverse, seq_len, _, packing = self
+        _, positions, cu_seqlens, mask, axis = where
         return (
-            type(self[1]) is bool
-            and where[1] is where[2] is where[3] is None  # positions, cu_seqlens and mask
-            and (self[2] is None or type(self[2]) is int)
+            positions is cu_seqlens is mask is packing is None
+            and type(inverse) is bool
+            and type(axis) is int
+            and (seq_len is None or type(seq_len) is int)
+            and hasattr(encoding, "text")
         )
 
+    def key(self, arrays: tuple[Any, ...], where: Where, out: Any) -> Any:
+        if out is not None or not self.repeatable(where):
+            return None
+        (q, k), offset, axis = arrays, where[0], where[4]
+        x = k if q is None else q
+        if type(x) is not np.ndarray:
+            return None
+        kind = 0 if type(offset) is int else offset_kind(offset, x, axis)
+        if kind is None:
+            return None
+        encoding, inverse, seq_len, transposed, _ = self
+        if q is None or k is None:
+            return Rotate, encoding.text, inverse, seq_len, transposed, x.dtype, x.shape, x.strides, axis, kind, q is None
+        if type(k) is not np.ndarray:
+            return None
+        first, second = (q.dtype, q.shape, q.strides), (k.dtype, k.shape, k.strides)
+        return Rotate, encoding.text, inverse, seq_len, transposed, first, second, axis, kind
 
-class Rerotate(NamedTuple):
-    """Keys that stand at p in ``source`` become what they would be at p + delta in ``target``; ``transposed``: the adjoint."""
 
+class _Rerotate(NamedTuple):
     source: Any
     target: Any
     seq_len: Any = None
     transposed: bool = False
 
+
+class Rerotate(_Rerotate):
+    """Keys that stand at p in ``source`` become what they would be at p + delta in ``target``; ``transposed``: the adjoint."""
+
+    __slots__ = ()
     function: ClassVar[str] = "rerotate"
     names: ClassVar[tuple[str, ...]] = ("k", "delta")
     in_place: ClassVar[bool] = True
@@ -144,8 +174,8 @@ class Rerotate(NamedTuple):
     def adjoint(self) -> Rerotate:
         return self._replace(transposed=not self.transposed)
 
-    def repeatable(self, where: Where) -> bool:
-        return False
+    def key(self, arrays: tuple[Any, ...], where: Where, out: Any) -> None:
+        return None
 
 
 def _result(arrays: tuple[Any, ...], out: Any) -> Any:

@@ -25,11 +25,11 @@ from fastpe._tools.benchmark.clock import (
     Timed,
     cuda_seconds_per_call,
     interleave,
-    is_small,
     seconds_per_call,
 )
 from fastpe._tools.benchmark.expressions import as_tensor, from_scratch, random_values
 from fastpe._tools.benchmark.probes import bandwidth, host_probes, settle_threads, torch_if_installed
+from fastpe._tools.machine import is_small
 
 __all__ = [  # with what the package's own benchmark has
     "CONTENDERS",

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastpe._tools.benchmark.machine import describe, duration, size, speedup
-from fastpe._tools.benchmark.machine import machine as describe_machine
+from fastpe._tools.machine import describe, duration, size, speedup
+from fastpe._tools.machine import machine as describe_machine
 
 __all__ = [
     "ReportError",

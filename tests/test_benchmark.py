@@ -15,9 +15,10 @@ import pytest
 
 from fastpe._backends import cuda
 from fastpe._backends.host import pool
-from fastpe._tools import benchmark, cli, cli_bench
+from fastpe._tools import benchmark, cli
 from fastpe._tools.benchmark import clock, races, results, running
 from fastpe._tools.benchmark.races import CACHED, FASTPE, SCRATCH, TORCH, Case
+from fastpe._tools.cli import bench
 
 DTYPES = ("float32", "bfloat16")
 SMALL = [
@@ -224,7 +225,7 @@ def test_progress_on_a_terminal(with_tqdm: bool, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setitem(sys.modules, "tqdm", None)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with cli_bench._progress(4) as show:
+    with bench._progress(4) as show:
         for name in ("one", "two", "three", "four"):
             show(name)
     said = terminal.getvalue()

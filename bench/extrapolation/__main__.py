@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fastpe._tools.benchmark.machine import machine
+from fastpe._tools.machine import machine
 
 from . import report
 from .budget import Costs, choose, makespan, seconds, step_seconds

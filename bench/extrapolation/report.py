@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastpe._tools.benchmark.machine import describe
+from fastpe._tools.machine import describe
 
 from . import pictures
 from .encodings import ENCODINGS

@@ -7,7 +7,7 @@ over as many bytes, measured in the same rounds.
 
 from __future__ import annotations
 
-from .machine import describe, machine
+from ..machine import describe, machine
 from .races import Case, WrongResult, cases
 from .results import EXPLANATION, compare, read, table, write
 from .running import devices, measure

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Callable
+
+from ..machine import is_small
 
 Call = Callable[[], object]
 
@@ -17,11 +18,6 @@ WARMED_SECONDS = 0.2  # rounds up to this long are preceded by calls that are no
 WARMING_CALLS = 8  # so many
 WARMING_SECONDS = 0.01  # or for so long,
 QUIET_SECONDS = 0.012  # and by a pause: OpenMP's threads, torch's for one, spin for 10 ms after a call
-
-
-def is_small() -> bool:
-    """Whether the environment asks for arrays that only show that everything runs."""
-    return os.environ.get("FASTPE_BENCH_SMALL") == "1"
 
 
 def seconds_per_call(call: Call, calls: int) -> float:

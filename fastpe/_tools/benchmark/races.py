@@ -15,7 +15,8 @@ from ...embedding import embed
 from ...encodings import Rotary, Sinusoidal
 from ...encodings.bias import ALiBi
 from ...rotations import apply_rotary
-from .clock import RESTORE_AFTER, is_small
+from ..machine import is_small
+from .clock import RESTORE_AFTER
 from .expressions import Array, as_tensor, element, from_scratch, numpy_embed, random_values, torch_embed, usual_rotation
 from .probes import torch_if_installed
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..._core.checks import message
-from .machine import duration, speedup
+from ..machine import duration, speedup
 from .races import CACHED, FASTPE, SCRATCH, TORCH
 
 SLOWER = 1.10  # times as long as before is worth a word

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..._backends import cuda
+from ..machine import is_small
 from . import races
-from .clock import Timed, cuda_seconds_per_call, interleave, is_small, seconds_per_call
+from .clock import Timed, cuda_seconds_per_call, interleave, seconds_per_call
 from .probes import bandwidth, host_probes
 from .races import FASTPE, Case, Race
 

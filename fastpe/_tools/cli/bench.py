@@ -1,4 +1,4 @@
-"""``python -m fastpe bench``: what it takes, and what it does with it."""
+"""``python -m fastpe bench``: its options, its table and its exit code."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .arguments import require_folder
+
 BAR = "{percentage:3.0f}% {bar:24} {desc}"
 SLOWER_NOW = 1  # the exit code where --compare found something slower
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
+def add_parser(commands: Any) -> Any:
     """Add the command to those of ``python -m fastpe``."""
-    bench: argparse.ArgumentParser = commands.add_parser(
+    bench = commands.add_parser(
         "bench",
         help="measure fastpe, NumPy and torch on this machine",
         description="Measure fastpe beside NumPy, torch where it is installed, and a GPU where there is one: about two minutes, 2.5 GB.",
@@ -34,15 +36,15 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; ImportError, ValueError and OSError say in one line what is wrong with the arguments."""
-    from .. import set_num_threads
-    from . import benchmark
-    from .benchmark.probes import settle_threads
+    from ... import set_num_threads
+    from .. import benchmark
+    from ..benchmark.probes import settle_threads
 
     if arguments.threads is not None and arguments.threads < 1:
         raise ValueError(f"bench: --threads must be at least 1, got {arguments.threads}.")
     before = None if arguments.compare is None else benchmark.read(arguments.compare)
     if arguments.json is not None:
-        _require_folder(arguments.json)
+        require_folder("bench", "--json", arguments.json)
     dtypes = ("float32", "bfloat16") if importlib.util.find_spec("ml_dtypes") else ("float32", "float16")
     every = benchmark.cases(arguments.quick, benchmark.devices(), dtypes)
     chosen = [case for case in every if arguments.only in str(case)]
@@ -68,14 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if before is None else _compare(before, known, results)
 
 
-def _require_folder(path: str) -> None:
-    """Say now what would fail after two minutes."""
-    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path) or "."):
-        raise ValueError(f"bench: --json must name a file in a folder that exists, got {path!r}.")
-
-
 def _compare(before: dict[str, Any], machine: dict[str, Any], results: list[dict[str, Any]]) -> int:
-    from . import benchmark
+    from .. import benchmark
 
     lines, slower = benchmark.compare(before["results"], results)
     changed = [
@@ -94,7 +90,7 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
     try:
         from tqdm import tqdm
     except ImportError:
-        from .demo import Progress
+        from ..progress import Progress
 
         def show(what: str) -> None:
             nonlocal begun

@@ -13,7 +13,7 @@ from typing import Any
 from .arguments import require_folder
 
 BAR = "{percentage:3.0f}% {bar:24} {desc}"
-SLOWER_NOW = 1  # the exit code where --compare found something slower
+FAILED = SLOWER = 1  # exit codes: fastpe failed or was wrong; --compare says that something is slower
 
 
 def add_parser(commands: Any) -> Any:
@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> Any:
         "bench",
         help="measure fastpe, NumPy and torch on this machine",
         description="Measure fastpe beside NumPy, torch where it is installed, and a GPU where there is one: about two minutes, 2.5 GB.",
-        epilog="Exit code: 1 where --compare finds something slower by more than 10 %.",
+        epilog="Exit code: 1 where fastpe fails, or --compare finds something slower by more than 10 %.",
     )
     bench.add_argument("--quick", action="store_true", help="smaller arrays and fewer rounds: less than a minute")
     bench.add_argument(
@@ -59,15 +59,19 @@ def run(arguments: argparse.Namespace) -> int:
         with _progress(len(chosen)) as show:
             for case in chosen:
                 show(str(case))
-                results.append(benchmark.measure(case, threads, arguments.quick))
+                results.append(benchmark.measure_line(case, threads, arguments.quick))
     except benchmark.WrongResult as error:
         print(f"bench: {error}", file=sys.stderr)
-        return SLOWER_NOW
+        return FAILED
     print(f"{benchmark.describe(known)}\n{benchmark.EXPLANATION}\n\n{benchmark.table(results)}")
+    if failures := benchmark.failed(results):
+        print("\nfailed:", *failures, sep="\n  ")
+    code = FAILED if any("fastpe" in result["failures"] for result in results) else 0
     if arguments.json is not None:
         benchmark.write(arguments.json, known, results)
         print(f"\nsaved {os.path.abspath(arguments.json)}")
-    return 0 if before is None else _compare(before, known, results)
+    slower = 0 if before is None else _compare(before, known, results)
+    return code or slower
 
 
 def _compare(before: dict[str, Any], machine: dict[str, Any], results: list[dict[str, Any]]) -> int:
@@ -80,12 +84,12 @@ def _compare(before: dict[str, Any], machine: dict[str, Any], results: list[dict
     also = f" (another machine: {', '.join(changed)})" if changed else ""
     print(f"\nBeside the saved run{also}\n{lines}\n")
     print("\n".join(f"slower: {one}" for one in slower) or "Nothing is slower by more than 10 %.")
-    return SLOWER_NOW if slower else 0
+    return SLOWER if slower else 0
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A function that is told what is measured next; a bar on a terminal, tqdm's where that is installed."""
+    """A function to call with the name of what is measured next; a bar on a terminal, tqdm's where that is installed."""
     begun = 0
     try:
         from tqdm import tqdm

@@ -23,7 +23,6 @@ import fastpe
 torch = pytest.importorskip("torch")
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / "bench" / "extrapolation"
-sys.path.append(str(ROOT))
 
 from bench.extrapolation import __main__ as command  # noqa: E402
 from bench.extrapolation import budget, jobs, orderings, pictures, pool, report, training  # noqa: E402

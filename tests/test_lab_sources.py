@@ -19,7 +19,6 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))
 
 from bench.extrapolation import sources  # noqa: E402
 from bench.extrapolation.sources import LabError, cache, fetch  # noqa: E402

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 torch = pytest.importorskip("torch")
 num2words = pytest.importorskip("num2words").num2words
 pytest.importorskip("rapidfuzz")
-sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from bench.extrapolation.tasks import IGNORED, translation  # noqa: E402
 from bench.extrapolation.tasks.translation import END, ENGLISH, GERMAN, TO_ENGLISH, TO_GERMAN, Translation  # noqa: E402

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+# What fastpe promises of the encoding, whatever the position.
+ENCODING_ERROR = {"float16": 2e-7, "bfloat16": 2e-7, "float32": 2e-7, "float64": 1e-12}
+
 
 def exact(positions: npt.ArrayLike, dim: int) -> npt.NDArray[np.float64]:
     """PE[p, 2f] = sin(p / 10000^(2f/D)), PE[p, 2f+1] = cos(the same): Vaswani et al. 2017, section 3.5, in float64.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..formula import ENCODING_ERROR
 from .case import Case
 from .clock import RESTORE_AFTER
 from .expressions import Array, element, fill, random_values
@@ -130,7 +131,7 @@ class Workload:
         result = call()
         expected = getattr(self, contender.expected)(before)
         slack = contender.angle_error and contender.angle_error * (int(self.case.positions.max()) + 8)
-        limit = self.roundings * HALF_UNIT[self.case.dtype] + slack
+        limit = self.roundings * HALF_UNIT[self.case.dtype] + ENCODING_ERROR[self.case.dtype] + slack
         for one, right in zip(result if isinstance(result, (tuple, list)) else (result,), expected, strict=True):
             self._compare(name, self.sample(self.broadcast(on_host(one))).astype(np.float64), right, limit)
 
@@ -165,7 +166,11 @@ def on_host(value: Any) -> Array:
     """An array of NumPy from one of NumPy, CuPy or torch."""
     if isinstance(value, np.ndarray):
         return value
-    array: Array = value.get() if hasattr(value, "get") else value.detach().float().cpu().numpy()
+    if hasattr(value, "get"):
+        array: Array = value.get()
+    else:
+        tensor = value.detach().cpu()
+        array = (tensor if tensor.element_size() > 2 else tensor.float()).numpy()
     return array
 
 

@@ -19,14 +19,14 @@ from ...api import add_encoding, array_module
 from ...embedding import embed
 from ...encodings import Learned
 from .. import formula, minilm
+from ..formula import ENCODING_ERROR
 from ..progress import Progress
 from .report import FAR, LIBRARIES, Report
 from .text import BadArgument, read, shape_for, vectors
 
 SAMPLED_ROWS = 300
 
-# What add_encoding promises: the error of the encoding, and one rounding of the sum relative to it.
-ENCODING_ERROR = {"float16": 2e-7, "bfloat16": 2e-7, "float32": 2e-7, "float64": 1e-12}
+# Beside the error of the encoding add_encoding promises one rounding of the sum, relative to it.
 ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
 
 TIMED_SECONDS = 0.4  # for each of the three ways

@@ -69,7 +69,7 @@ class Measuring(NamedTuple):
     shrink: int
 
     def medians(self, calls: Mapping[str, Call], spend: Callable[[int], None] = lambda calls: None) -> dict[str, float]:
-        """Seconds of each call; ``spend`` hears of calls before they happen."""
+        """Seconds of each call; ``spend`` is called with the number of calls before they happen."""
         for call in calls.values():  # compiles, and fills the caches that later calls read
             for _ in range(3):
                 call()

@@ -44,7 +44,7 @@ def cuda_seconds_per_call(call: Call, calls: int) -> float:
 
 
 class Timed:
-    """A call that is timed in rounds. ``spend`` is told of calls before they happen, outside the timed region."""
+    """A call that is timed in rounds. ``spend`` is called with the number of calls before they happen, outside the timed region."""
 
     def __init__(
         self,

@@ -29,8 +29,8 @@ def rules() -> dict[str, type]:
     return {name.lower(): getattr(scaling, name) for name in scaling.__all__ if _is_value(getattr(scaling, name))}
 
 
-def _is_value(found: Any) -> bool:
-    return isinstance(found, type) and dataclasses.is_dataclass(found)
+def _is_value(value: Any) -> bool:
+    return isinstance(value, type) and dataclasses.is_dataclass(value)
 
 
 def encoding(text: str) -> Any:

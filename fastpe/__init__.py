@@ -12,11 +12,22 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")) and _os.path.exists(
     # Imported from a checkout: the kernels stand beside this folder.
     __path__.append(_os.path.dirname(_here))
 
-from ._backends.host.pool import get_num_threads, set_num_threads  # noqa: E402
-from .api import add_encoding, array_module, encode, warmup  # noqa: E402
-from .embedding import embed, resample  # noqa: E402
 from .encodings import Fourier, Grid, Learned, Rotary, Sinusoidal  # noqa: E402
-from .rotations import apply_rotary, convert_layout, rerotate  # noqa: E402
+from .verbs import (  # noqa: E402
+    add_bias,
+    add_encoding,
+    apply_rotary,
+    array_module,
+    clear_caches,
+    convert_layout,
+    embed,
+    encode,
+    get_num_threads,
+    rerotate,
+    resample,
+    set_num_threads,
+    warmup,
+)
 
 __version__ = "0.1.0"
 
@@ -36,6 +47,7 @@ __all__ = [
     "add_encoding",
     "apply_rotary",
     "array_module",
+    "clear_caches",
     "convert_layout",
     "embed",
     "encode",
@@ -52,13 +64,12 @@ __all__ = [
 
 if _TYPE_CHECKING:
     from . import positions, scaling
-    from .biases import add_bias
     from .encodings.bias import ALiBi, Kerple, Sandwich
     from .encodings.buckets import LogBuckets, T5Bias
     from .encodings.fire import FIRE
     from .encodings.recipes import recipe, recipes
 else:
-    _LATER = {"positions": "positions", "scaling": "scaling", "add_bias": "biases", "FIRE": "encodings.fire"}
+    _LATER = {"positions": "positions", "scaling": "scaling", "FIRE": "encodings.fire"}
     _LATER |= dict.fromkeys(("ALiBi", "Kerple", "Sandwich"), "encodings.bias")
     _LATER |= dict.fromkeys(("LogBuckets", "T5Bias"), "encodings.buckets")
     _LATER |= dict.fromkeys(("recipe", "recipes"), "encodings.recipes")

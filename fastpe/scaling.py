@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from ._core import checks
+from ._core import checks, text
 from ._core.checks import message
 from ._core.phase import TWO_PI
 
@@ -81,7 +81,11 @@ def _cut(share: Decimal) -> Decimal:
 
 
 class Scaling:
-    """A rule. ``apply`` returns the frequencies as decimal numbers and the attention factor."""
+    """A rule. ``apply`` returns the frequencies as decimal numbers and the attention factor. A rule of your own derives from this."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        text.register(cls)
 
     @property
     def needs_length(self) -> bool:

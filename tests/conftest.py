@@ -1,109 +1,39 @@
-"""Where the tests run: NumPy, a simulated GPU, and a real one where there is one."""
+"""Fixtures of all tests; the folder where compiled kernels are kept between runs; what processes that tests start import."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cases
-import numpy as np
+import kept
+import platforms
 import pytest
 
-# Compiled kernels are kept for this run only: in the tests' own folder, which the processes that they start share.
-_cache = tempfile.TemporaryDirectory(prefix="fastpe-tests-")
-os.environ["FASTPE_CACHE_DIR"] = _cache.name
+kept.prepare()  # before fastpe is first asked for a kernel
 
-REQUIRE_CUDA = os.environ.get("FASTPE_REQUIRE_CUDA") == "1"
-
-
-class Platform:
-    """Arrays of one library, made from NumPy views and read back to NumPy."""
-
-    name = "numpy"
-    on_host = True
-
-    def array(self, view: np.ndarray) -> Any:
-        """An array of this platform with the values and, where the platform can, the layout of a view; never the same memory."""
-        raw, offset = cases.memory_of(view)
-        return np.ndarray(view.shape, view.dtype, raw, offset, view.strides)
-
-    def host(self, array: Any) -> np.ndarray:
-        return np.array(array)
-
-    def arguments(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Position arguments as arrays of this platform."""
-        return {name: self.array(value) if isinstance(value, np.ndarray) else value for name, value in given.items()}
-
-
-class SimulatedPlatform(Platform):
-    name = "simulated"
-    on_host = False
-
-    def array(self, view: np.ndarray) -> Any:
-        import simulated_cupy
-
-        return simulated_cupy.view_on_device(view)
-
-    def host(self, array: Any) -> np.ndarray:
-        return np.array(array._host)
-
-
-class CudaPlatform(Platform):
-    name = "cuda"
-    on_host = False
-
-    def array(self, view: np.ndarray) -> Any:
-        import cupy
-
-        raw, offset = cases.memory_of(view)
-        whole = cupy.asarray(raw)
-        return cupy.ndarray(view.shape, view.dtype, whole.data + offset if view.size else None, view.strides)
-
-    def host(self, array: Any) -> np.ndarray:
-        return array.get()
-
-
-def require_cuda() -> None:
-    """Skip where there is no GPU; fail where one was asked for."""
-    from fastpe._backends import cuda
-
-    found = cuda.problem()
-    if found is not None:
-        (pytest.fail if REQUIRE_CUDA else pytest.skip)(f"no GPU: {found}")
+# Processes that tests start import this checkout, whatever is installed, and find the tests' helpers.
+_PATHS = [str(kept.ROOT), str(kept.ROOT / "tests" / "helpers")]
+os.environ["PYTHONPATH"] = os.pathsep.join([*_PATHS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture(scope="session")
-def ptx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("ptx")
-
-
-def open_platform(name: str, folder: Path) -> Iterator[Platform]:
-    if name == "numpy":
-        yield Platform()
-    elif name.startswith("simulated"):
-        pytest.importorskip("cupy", reason="the simulated GPU needs CuPy's NVRTC binding")
-        import simulated_cupy
-
-        with simulated_cupy.installed(name.partition("-")[2] or "90", folder):
-            yield SimulatedPlatform()
-    else:
-        require_cuda()
-        yield CudaPlatform()
+def ptx_folder() -> Path:
+    """Where the PTX that the simulated GPU runs is kept."""
+    return kept.folder("ptx")
 
 
 @pytest.fixture(params=["numpy", "simulated", pytest.param("cuda", marks=pytest.mark.cuda)])
-def platform(request: pytest.FixtureRequest, ptx_folder: Path) -> Iterator[Platform]:
+def platform(request: pytest.FixtureRequest, ptx_folder: Path) -> Iterator[platforms.Platform]:
     """Every place where arrays can be."""
-    yield from open_platform(request.param, ptx_folder)
+    yield from platforms.open_platform(request.param, ptx_folder)
 
 
 @pytest.fixture(params=["simulated-75", "simulated-90", "simulated-120", pytest.param("cuda", marks=pytest.mark.cuda)])
-def gpu(request: pytest.FixtureRequest, ptx_folder: Path) -> Iterator[Platform]:
+def gpu(request: pytest.FixtureRequest, ptx_folder: Path) -> Iterator[platforms.Platform]:
     """Every GPU, simulated for three architectures or real."""
-    yield from open_platform(request.param, ptx_folder)
+    yield from platforms.open_platform(request.param, ptx_folder)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -111,8 +41,8 @@ def device(request: pytest.FixtureRequest) -> Any:
     """Every device of PyTorch that tensors can be on."""
     torch = pytest.importorskip("torch")
     if request.param == "cuda":
-        require_cuda()
+        platforms.require_cuda()
         if not torch.cuda.is_available():
-            (pytest.fail if REQUIRE_CUDA else pytest.skip)("no GPU: PyTorch finds none")
+            (pytest.fail if platforms.REQUIRE_CUDA else pytest.skip)("no GPU: PyTorch finds none")
         return torch.device("cuda", 0)
     return torch.device("cpu")

@@ -4,31 +4,69 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import Memory, Outline, errors
 from .locks import unforkable
 
-# (module, class) of an array type -> the file that knows it. A new array library is one file and one row.
-_LIBRARIES = {
-    ("numpy", "ndarray"): "fastpe._arrays.numpy",
-    ("cupy", "ndarray"): "fastpe._arrays.cupy",
-    ("torch", "Tensor"): "fastpe._arrays.torch",  # seen as NumPy's or CuPy's arrays
-    ("numpy", "MaskedArray"): "",  # an ndarray whose hidden elements must not be written: not known
+
+class Row(NamedTuple):
+    """An array library: the module that says how its arrays become memory, and, where the library has a world of its own (autograd,
+    tracing, laziness, sharding), the module that runs operations there.
+    """
+
+    arrays: str
+    runner: str = ""
+
+
+# (module, class) of an array type. A new array library is one file and one row.
+_ROWS = {
+    ("numpy", "ndarray"): Row("fastpe._arrays.numpy"),
+    ("cupy", "ndarray"): Row("fastpe._arrays.cupy"),
+    ("torch", "Tensor"): Row("fastpe._arrays.torch", runner="fastpe.torch._run"),
+    ("numpy", "MaskedArray"): None,  # an ndarray whose hidden elements must not be written: not known
 }
-_found: dict[type, ModuleType | None] = {}
+_libraries: dict[type, ModuleType | None] = {}
+_TORCH = _ROWS["torch", "Tensor"].runner  # type: ignore[union-attr]
+
+
+def add_row(module: str, name: str, row: Row) -> None:
+    """Make an array library known by its class's module (the first part) and name; subclasses are found too."""
+    _ROWS[module, name] = row
+    _libraries.clear()
 
 
 def library_of(value: Any) -> ModuleType | None:
-    """Return the ``fastpe._arrays`` module for this value's type, or None if it is no array that fastpe knows."""
+    """Return the module of a value's array library, as ``Row.arrays`` names it; None if it is no array that fastpe knows."""
     kind = type(value)
     try:
-        return _found[kind]
+        return _libraries[kind]
     except KeyError:
-        names = ((base.__module__.partition(".")[0], base.__name__) for base in kind.__mro__)
-        file = next((_LIBRARIES[name] for name in names if name in _LIBRARIES), None)
-        module = _found[kind] = _load(file) if file else None
+        row = _row(kind)
+        module = _libraries[kind] = None if row is None else _load(row.arrays)
         return module
+
+
+def library_on(device: int | None) -> Any:
+    """The library whose arrays share the memory of tensors: NumPy's on the host (None), CuPy's on a CUDA device."""
+    return _load("fastpe._arrays.numpy" if device is None else "fastpe._arrays.cupy")
+
+
+def _row(kind: type) -> Row | None:
+    names = ((base.__module__.partition(".")[0], base.__name__) for base in kind.__mro__)
+    return next((_ROWS[name] for name in names if name in _ROWS), None)
+
+
+def runner(arrays: tuple[Any, ...], out: Any) -> Any:
+    """The module that runs operations in the world of the first of these that has one; None where fastpe's backends do at once."""
+    for value in (*arrays, out):
+        if is_tensor(value):
+            return _load(_TORCH)
+    for value in arrays:
+        row = _row(type(value))
+        if row is not None and row.runner:
+            return _load(row.runner)
+    return None
 
 
 def is_tensor(value: Any) -> bool:
@@ -68,21 +106,16 @@ def memory(function: str, name: str, array: Any, tensors: bool = False) -> tuple
     return library, found
 
 
-def backend(memory: Memory) -> ModuleType:
-    """Memory on the host runs Numba, memory on a CUDA device runs CUDA."""
-    return backend_on(memory.device)
+def _load(name: str) -> Any:
+    _import(name)  # first: a compiler that follows this reads the dict once
+    return _loaded[name]
 
 
-def backend_on(device: int | None) -> ModuleType:
-    """The backend of a CUDA device, or of the host."""
-    file = "fastpe._backends.host" if device is None else "fastpe._backends.cuda"
-    return _loaded.get(file) or _load(file)
+def _import(name: str) -> None:
+    if name not in _loaded:
+        with unforkable:
+            _loaded[name] = importlib.import_module(name)
 
 
-def _load(file: str) -> ModuleType:
-    with unforkable:
-        module = _loaded[file] = importlib.import_module(file)
-        return module
-
-
+_import._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile calls it instead of following it
 _loaded: dict[str, ModuleType] = {}

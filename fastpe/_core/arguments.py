@@ -1,39 +1,70 @@
-"""Arguments that verbs share: encodings to be added, and arrays to be written, which must lie apart from others."""
+"""Arrays that are arguments: the one whose rows are encoded, those beside it, and results, which must lie apart from them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._arrays import Memory, dispatch
-from ..encodings import NAMES, Fourier, Grid, Learned, Sinusoidal
 from . import checks
 from .checks import describe, message
 
-DEFAULT = Sinusoidal()
+
+class Target(NamedTuple):
+    """The array whose rows are encoded, and who asks."""
+
+    function: str
+    library: ModuleType
+    memory: Memory
+    seq_axis: int
+    validate: bool
+
+    @property
+    def rows(self) -> int:
+        return self.memory.shape[self.seq_axis]
+
+    @property
+    def batch_axis(self) -> int | None:
+        """The first axis that is neither seq_axis nor the last."""
+        return None if len(self.memory.shape) == 2 else 1 if self.seq_axis == 0 else 0
+
+    @property
+    def batch(self) -> int:
+        return 1 if self.batch_axis is None else self.memory.shape[self.batch_axis]
+
+
+def is_known(value: Any) -> bool:
+    """Whether this is an array of a library that fastpe knows."""
+    return dispatch.library_of(value) is not None
+
+
+def either(shapes: Sequence[tuple[int, ...]]) -> str:
+    """Shapes, of which one is wanted, as an error lists them."""
+    return " or ".join(str(shape) for shape in dict.fromkeys(shapes))
 
 
 def output(
     function: str, out: Any, library: ModuleType, device: int | None, shape: tuple[int, ...], dtype: str | None
 ) -> Memory:
     """The memory of ``out``: of the same library, device, shape and dtype."""
-    found_library, found = dispatch.memory(function, "out", out)
-    if found_library is not library or found.device != device:
-        got = f"{found_library.NAME} on {place_name(found.device)}"
-        wanted = f"{library.NAME} on {place_name(device)}"
+    own_library, given = dispatch.memory(function, "out", out)
+    if own_library is not library or given.device != device:
+        got = f"{own_library.NAME} on {device_name(given.device)}"
+        wanted = f"{library.NAME} on {device_name(device)}"
         raise TypeError(
             message(
                 function, f"out must be a {wanted} array like the input", got, "Nothing is copied between devices silently."
             )
         )
-    checks.floating(function, "out", found.dtype, out)
-    checks.same_shape(function, "out", found.shape, shape, found.dtype, found.dtype if dtype is None else dtype)
-    return found
+    checks.floating(function, "out", given.dtype, out)
+    checks.same_shape(function, "out", given.shape, shape, given.dtype, given.dtype if dtype is None else dtype)
+    return given
 
 
-def place_name(device: int | None) -> str:
+def device_name(device: int | None) -> str:
     return "the host" if device is None else f"device {device}"
 
 
@@ -69,18 +100,47 @@ def _shadow(memory: Memory) -> Any:
     return np.asarray(_Shadow(memory))
 
 
-def named_encoding(function: str, encoding: Any, learned: bool = True, grid: bool = False, fourier: bool = False) -> Any:
-    """An encoding to be added, by value or name; None for the default one."""
-    if encoding is None:
-        return DEFAULT
-    kinds = ((Sinusoidal, True), (Learned, learned), (Grid, grid), (Fourier, fourier))
-    if isinstance(encoding, tuple(kind for kind, accepted in kinds if accepted)):
-        return encoding
-    known = ", ".join(repr(name) for name in NAMES)
-    rule = f"encoding must be an encoding such as Sinusoidal() or one of {known}"
-    if not isinstance(encoding, str):
-        raise TypeError(message(function, rule, describe(encoding)))
-    if encoding not in NAMES:
-        remedy = f"What published models use, if {encoding!r} is one, is fastpe.recipe({encoding!r}).encoding."
-        raise TypeError(message(function, rule, repr(encoding), remedy))
-    return NAMES[encoding]()
+# ---- arrays beside the one that is written -----------------------------------------------------------------------------------
+
+
+def kind_of(given: Memory) -> str:
+    return str(given.array.dtype.kind)
+
+
+WANTED = {"iu": "integers", "b": "booleans", "iuf": "integers or real numbers"}
+
+
+def argument(target: Target, name: str, value: Any, kinds: str) -> Memory:
+    """An argument as an array of x's library on x's device; lists are taken when x is on the host."""
+    function, device = target.function, target.memory.device
+    library = dispatch.library_of(value)
+    if library is None and device is None:
+        value = host_numbers(function, name, value)
+        library = dispatch.library_of(value)
+    if library is not target.library:
+        got = f"{type(value).__module__}.{type(value).__qualname__}"
+        remedy = f"x is a {target.library.NAME} array; nothing is copied between libraries or devices silently."
+        raise TypeError(message(function, f"{name} must be a {target.library.NAME} array", got, remedy))
+    given: Memory = target.library.memory(value)
+    if given.device != device:
+        raise TypeError(message(function, f"{name} must be on x's device {device}", f"device {given.device}"))
+    if kind_of(given) not in kinds:
+        remedy = f"Did you mean {name} = ({name} != 0)?" if kinds == "b" else ""
+        if given.dtype == "bfloat16":
+            remedy = "bfloat16 holds integers only up to 256; use int64 or float32."
+        raise TypeError(message(function, f"{name} must be {WANTED[kinds]}", describe(value), remedy))
+    return given
+
+
+def host_numbers(function: str, name: str, value: Any) -> Any:
+    """Numbers, sequences and ranges as a NumPy array."""
+    if not isinstance(value, (int, float, list, tuple, range)) and not isinstance(value, np.generic):
+        got = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise TypeError(message(function, f"{name} must be a number, a sequence of numbers or an array", got))
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(message(function, f"{name} must be a regular array of numbers", describe(value), str(error))) from None
+    if array.size == 0 and array.dtype == np.float64:
+        array = array.astype(np.int64 if name != "mask" else np.bool_)
+    return array

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .._arrays import Outline
 from .._arrays.errors import describe as describe
 from .._arrays.errors import message as message
 
@@ -183,3 +184,13 @@ def same_shape(function: str, name: str, shape: tuple[int, ...], expected: tuple
         raise ValueError(message(function, f"{name} must have shape {expected}", f"{shape}"))
     if dtype != wanted:
         raise TypeError(message(function, f"{name} must have dtype {wanted}", dtype))
+
+
+def is_table(function: str, name: str, table: Outline) -> None:
+    """Refuse what is no (rows, D) array of contiguous rows."""
+    if len(table.shape) != 2 or 0 in table.shape:
+        raise ValueError(message(function, f"{name} must have shape (rows, D), at least 1 of each", f"shape {table.shape}"))
+    if not table.contiguous_rows:
+        raise ValueError(
+            message(function, f"{name} must have rows of contiguous elements", "others", f"Pass a copy of {name}.")
+        )

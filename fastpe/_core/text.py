@@ -1,18 +1,35 @@
-"""Encodings written out as text, which is what a graph of PyTorch holds of them."""
+"""Values written as text and read back: encodings, rules, biases and operations. A graph of PyTorch holds them so."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import operator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .._arrays import dispatch
+from .._arrays.errors import message
 
-TENSOR = "Tensor"  # stands for the caller's tensors
+TENSOR = "Tensor"  # stands for the caller's tensors, which lie beside a text
+_TENSOR_FIELD = f'": {{"type": "{TENSOR}"}}'
+_kinds: dict[str, type] = {}
 
 
-def written(value: Any) -> str:
-    """A value of plain numbers and fastpe's own classes as JSON; tensors, and what is of anybody else's class, are only named.
+def register(kind: type) -> type:
+    """Make a class known, so that its values can be read back; another class of the same name is replaced."""
+    _kinds[name_of(kind)] = kind
+    return kind
+
+
+def name_of(kind: type) -> str:
+    """The name of a class in a text: of fastpe's own its own name, of others with their module."""
+    return kind.__name__ if kind.__module__.partition(".")[0] == "fastpe" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def write(value: Any) -> str:
+    """A value of plain numbers and dataclasses as JSON; tensors, and what is of a class that is no dataclass, are only named.
 
     ``torch.compile`` follows this function where an encoding is made in a graph.
     """
@@ -25,12 +42,63 @@ def written(value: Any) -> str:
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, tuple):
-        return f"[{', '.join([written(one) for one in value])}]"
+        return f"[{', '.join([write(one) for one in value])}]"
     if dispatch.is_tensor(value):
         return f'{{"type": "{TENSOR}"}}'
-    kind = type(value)
-    if kind.__module__.partition(".")[0] != "fastpe":
-        return f'{{"type": "{kind.__module__}.{kind.__qualname__}"}}'
+    if not dataclasses.is_dataclass(value):
+        return f'{{"type": "{name_of(type(value))}"}}'
     names = [field.name for field in dataclasses.fields(value) if field.init]
-    fields = [f', "{name}": {written(getattr(value, name))}' for name in names]
-    return f'{{"type": "{kind.__name__}"{"".join(fields)}}}'
+    fields = [f', "{name}": {write(getattr(value, name))}' for name in names]
+    return f'{{"type": "{name_of(type(value))}"{"".join(fields)}}}'
+
+
+def write_operation(operation: Any) -> str:
+    """An operation as JSON, with the texts that its encodings have."""
+    fields = [f', "{name}": {_written_field(value)}' for name, value in zip(operation._fields, operation)]  # noqa: B905 (traced)
+    return f'{{"type": "{type(operation).__name__}"{"".join(fields)}}}'
+
+
+def _written_field(value: Any) -> str:
+    return str(value.text) if hasattr(value, "text") else write(value)
+
+
+def kinds_in(text: str) -> list[str]:
+    """The names of the classes that a text consists of."""
+    return [part.partition('"')[0] for part in text.split('"type": "')[1:]]
+
+
+def refuse_unknown(function: str, text: str) -> None:
+    """TypeError for a text that could not be read back."""
+    for kind in kinds_in(text):
+        if kind != TENSOR and kind not in _kinds:
+            rule = "encodings and biases in a graph must consist of numbers, tensors and known classes"
+            remedy = "Arrays must be tensors; classes of your own derive from those of fastpe.encodings.protocol."
+            raise TypeError(message(function, rule, f"a {kind}", remedy))
+
+
+def tensors_in(value: Any) -> list[Any]:
+    """The fields of a value that are tensors, in the order of its text. No other field is read: a compiler would guard on it too."""
+    return [getattr(value, part.rpartition('"')[2]) for part in value.text.split(_TENSOR_FIELD)[:-1]]
+
+
+def read(text: str, tensors: Sequence[Any] = ()) -> Any:
+    """The value that a text describes; ``tensors`` take the places of those that were only named, in their order."""
+    return _read(text) if not tensors and TENSOR not in text else _made(json.loads(text), iter(tensors))
+
+
+@functools.lru_cache(maxsize=256)
+def _read(text: str) -> Any:
+    return _made(json.loads(text), iter(()))
+
+
+def _made(value: Any, tensors: Iterator[Any]) -> Any:
+    if isinstance(value, dict):
+        name = value.pop("type")
+        if name == TENSOR:
+            return next(tensors)
+        if name not in _kinds:
+            raise TypeError(
+                message("fastpe", "a graph's classes must be known when it runs", name, "Import their module first.")
+            )
+        return _kinds[name](**{field: _made(one, tensors) for field, one in value.items()})
+    return tuple(_made(one, tensors) for one in value) if isinstance(value, list) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import dispatch
-from .._core import checks
+from .._core import checks, text
 from .._core.checks import describe, message
-from .._core.text import written
 
 Reach = tuple[int | None, int | None]
 
@@ -28,6 +28,13 @@ class Bias:
 
     normalises: ClassVar[bool] = False  # whether the query's position matters beside the distance
     text: str  # the bias as JSON, for graphs: its tensors are only named
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        text.register(cls)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", text.write(self))
 
     if TYPE_CHECKING:  # a field in some, and a dataclass would take a property for its default
 
@@ -44,6 +51,17 @@ class Bias:
     def parameters(self) -> dict[str, Any]:
         """What ``evaluate`` takes by name: tuples of numbers, or arrays and tensors of the caller's."""
         return {}
+
+    holds_arrays: ClassVar[bool] = True  # perhaps: ``arrays`` says which
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The caller's arrays and tensors among the parameters."""
+        return {name: value for name, value in self.parameters.items() if not isinstance(value, (tuple, float, int))}
+
+    def with_arrays(self, **arrays: Any) -> Any:
+        """The same bias with other arrays."""
+        return dataclasses.replace(self, **arrays)  # type: ignore[type-var]
 
     @property
     def slopes_of(self) -> Any:
@@ -172,7 +190,7 @@ class ALiBi(Bias):
             object.__setattr__(self, "slopes", per_head("ALiBi", "slopes", self.slopes))
             if count(self.slopes) != self.heads:
                 raise ValueError(message("ALiBi", f"slopes must be one a head, {self.heads}", f"{count(self.slopes)}"))
-        object.__setattr__(self, "text", written(self))
+        super().__post_init__()
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -246,7 +264,7 @@ class Kerple(Bias):
             object.__setattr__(self, name, per_head("Kerple", name, getattr(self, name)))
         if count(self.p) != count(self.a):
             raise ValueError(message("Kerple", "p and a must be as many, one a head", f"{count(self.p)} and {count(self.a)}"))
-        object.__setattr__(self, "text", written(self))
+        super().__post_init__()
 
     @property
     def heads(self) -> int:
@@ -305,7 +323,7 @@ class Sandwich(Bias):
             object.__setattr__(self, name, checks.width("Sandwich", name, getattr(self, name)))
         if self.width % 2:
             raise ValueError(message("Sandwich", "width must be even", str(self.width)))
-        object.__setattr__(self, "text", written(self))
+        super().__post_init__()
 
     def evaluate(self, xp: Any, distances: Any, queries: Any = None, **parameters: Any) -> Any:
         total = np.zeros(np.shape(distances))

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from .._arrays import dispatch
 from .._core import checks
 from .._core.checks import message
-from .._core.text import written
 from .bias import Bias, Reach, check_finite
 
 Integers = npt.NDArray[np.int64]
@@ -162,7 +161,7 @@ class T5Bias(Buckets):
         buckets, end = _check_table("T5Bias", self.table), checks.integer("T5Bias", "max_distance", self.max_distance)
         object.__setattr__(self, "max_distance", end)
         _check_t5("T5Bias", buckets, self.bidirectional, end)
-        object.__setattr__(self, "text", written(self))
+        super().__post_init__()
 
     @property
     def reach(self) -> Reach:
@@ -216,7 +215,7 @@ class LogBuckets(Buckets):
         elif self._end <= buckets // 4 + 1:
             rule = f"max_distance must be greater than bucket_size // 2 + 1 = {buckets // 4 + 1}"
             raise ValueError(message("LogBuckets", rule, f"{self._end}"))
-        object.__setattr__(self, "text", written(self))
+        super().__post_init__()
 
     @property
     def _end(self) -> int:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 from .._arrays import dispatch
 from .._core import checks
 from .._core.checks import describe, message
-from .._core.text import written
 from .bias import Bias, check_finite
 
 
@@ -79,7 +78,7 @@ class FIRE(Bias):
                 raise ValueError(message("FIRE", f"{name} must be one number", describe(value)))
             else:
                 check_finite("FIRE", name, value)
-        object.__setattr__(self, "text", written(self))
+        super().__post_init__()
 
     @property
     def heads(self) -> int:

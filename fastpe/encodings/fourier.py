@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from .._arrays import Memory
 from .._backends.plans import RotaryPlan, SinusoidalPlan, Turns
 from .._core import checks, phase
 from .._core.checks import message
-from .._core.text import written
+from .._core.fourier_features import features
+from .._core.grid_rows import check_axes
+from .protocol import Encoding
 from .sinusoidal import Sinusoidal
 
 ORDER = ("axis", "band", "function")
@@ -23,7 +28,7 @@ LIMIT = 2.0 ** (31 - FINE)
 
 
 @dataclass(frozen=True)
-class Fourier:
+class Fourier(Encoding):
     """Sines and cosines of coordinates, for ``encode``: random features, NeRF's octaves, the bands of images.
 
     ``a_k = sum over axes c_a * matrix[a][k]`` in radians, ``c = position_scale * position + position_shift``; or, with ``bands``, each
@@ -71,7 +76,10 @@ class Fourier:
     include_input: bool = False
     position_scale: float = 1.0
     position_shift: float = 0.0
-    text: ClassVar[str]  # each one's own: the encoding as JSON, for graphs
+
+    encodes: ClassVar[bool] = True
+    limit: ClassVar[float] = LIMIT  # of coordinates
+    steps: ClassVar[float] = 2.0**FINE  # of positions in a unit of coordinates
 
     def __post_init__(self) -> None:
         found: dict[str, Any] = {"axes": checks.width("Fourier", "axes", self.axes)}
@@ -100,7 +108,7 @@ class Fourier:
             found[name] = checks.number("Fourier", name, getattr(self, name))
         for name, value in found.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "text", written(self))
+        super().__post_init__()
 
     # ---- what models do --------------------------------------------------------------------------------------------------
 
@@ -230,6 +238,17 @@ class Fourier:
         """Refuse a width that is not what points have."""
         if checks.width(function, "dim", dim) != self.width:
             raise ValueError(message(function, f"dim must be {self.width}, the channels of this Fourier", str(dim)))
+
+    def encodings(
+        self, library: ModuleType, positions: Memory | None, out: Memory, seq_len: int | None, validate: bool
+    ) -> Iterable[Any]:
+        assert positions is not None
+        return features("encode", self, library, positions, out, validate)
+
+    def encoded_shape(self, function: str, positions: tuple[int, ...] | None) -> tuple[int, ...]:
+        if positions is None:
+            raise TypeError(message(function, "positions must be numbers", "None", "Only a Grid has rows of its own."))
+        return check_axes(function, self, self.axes, positions)
 
     def plans(self) -> tuple[SinusoidalPlan, tuple[RotaryPlan, ...]]:
         """Return what makes the angles of the first axis, and what turns them by each of the others; cached by value."""

@@ -8,7 +8,6 @@ from typing import Any
 from .. import scaling
 from .._core import checks
 from .._core.checks import message
-from .rotary import Rotary
 
 
 class _Config:
@@ -120,8 +119,8 @@ _INTERLEAVED = {
 }
 
 
-def rotary(given: Any, layer_type: str | None, interleaved: bool | None) -> Rotary:
-    """What ``Rotary.from_config`` returns."""
+def fields(given: Any, layer_type: str | None, interleaved: bool | None) -> dict[str, Any]:
+    """The fields of ``Rotary`` that a configuration describes."""
     config = _Config(given, layer_type)
     if config.type not in _RULES:
         known = ", ".join(map(repr, sorted(_RULES)))
@@ -143,4 +142,11 @@ def rotary(given: Any, layer_type: str | None, interleaved: bool | None) -> Rota
     if interleaved is None:
         said = config.get("rope_interleave")
         interleaved = model in _INTERLEAVED if said is None else bool(said)
-    return Rotary(base, interleaved, rotary_dim, scaling=rule, sections=sections, section_layout=layout)
+    return {
+        "base": base,
+        "interleaved": interleaved,
+        "rotary_dim": rotary_dim,
+        "scaling": rule,
+        "sections": sections,
+        "section_layout": layout,
+    }

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from .._arrays import Memory
 from .._backends.plans import GridPart, GridPlan, SinusoidalPlan, Turns
-from .._core import checks
+from .._core import checks, grid_rows
+from .._core.arguments import Target
 from .._core.checks import message
-from .._core.text import written
+from .._core.where import Where
+from .protocol import Additive
 from .sinusoidal import Sinusoidal
 
 LAYOUTS = ("axes", "functions")
@@ -22,7 +27,7 @@ _BLOCKS = Sinusoidal(layout="concatenated")
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Additive):
     """Sinusoids of the coordinates of a grid, each axis on channels of its own, to be added to embeddings of images or video.
 
     ``PE[(i_0, ..., i_n), block of axis a] = PE_a[c_a]``, ``c_a = (i_a + start) * extent_a / (n_a + epsilon)``, or ``i_a + start``.
@@ -85,7 +90,9 @@ class Grid:
     start: float = 0.0
     extent: float | tuple[float, ...] | None = None
     epsilon: float = 0.0
-    text: ClassVar[str]  # each one's own: the encoding as JSON, for graphs
+
+    embeds: ClassVar[bool] = False
+    counts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         shape, axes = _shape(self.shape), self.axes
@@ -112,7 +119,7 @@ class Grid:
         for name, value in found.items():
             object.__setattr__(self, name, value)
         self._check_layout()
-        object.__setattr__(self, "text", written(self))
+        super().__post_init__()
 
     def _check_layout(self) -> None:
         layouts = {one.layout for one in self.sinusoids}
@@ -315,7 +322,33 @@ class Grid:
             raise ValueError(message(function, rule, str(dim), "Or choose a remainder: 'truncate' or 'zero'."))
         return found
 
-    def plan(self, dim: int, function: str = "Grid", stepped: bool = False) -> GridPlan:
+    @property
+    def is_whole(self) -> bool:  # type: ignore[override]
+        """True: without positions it means all rows of the grid."""
+        return True
+
+    def additions(self, target: Target, where: Where, out: Memory, scale: float, seq_len: int | None) -> Sequence[Any]:
+        for sinusoid in self.sinusoids:
+            checks.fits(target.function, "the encoding's amplitude", sinusoid.amplitude, out.dtype)
+        calls = grid_rows.additions(target, self, where, target.memory, out, scale)
+        return () if 0 in out.shape else calls
+
+    def encodings(
+        self, library: ModuleType, positions: Memory | None, out: Memory, seq_len: int | None, validate: bool
+    ) -> Iterable[Any]:
+        for sinusoid in self.sinusoids:
+            checks.fits("encode", "the encoding's amplitude", sinusoid.amplitude, out.dtype)
+        call = grid_rows.encoding("encode", self, library, positions, out, validate)
+        return () if 0 in out.shape else (call,)
+
+    def encoded_shape(self, function: str, positions: tuple[int, ...] | None) -> tuple[int, ...]:
+        if positions is not None:
+            return grid_rows.check_axes(function, self, len(self.axes or ()), positions)
+        if self.shape is None:
+            raise ValueError(message(function, "positions must be given where a Grid has no shape", "None"))
+        return self.shape
+
+    def grid_plan(self, dim: int, function: str = "Grid", stepped: bool = False) -> GridPlan:
         """Return what the kernels need for width ``dim``; cached by value. ``stepped``: for positions that count steps."""
         self.widths(dim, function)
         return _plan(self, dim, stepped and self.extent is not None)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from .._arrays import Outline, dispatch
+from .._arrays import Memory, dispatch
+from .._backends.calls import Rows, SumRows
 from .._core import checks
+from .._core.arguments import Target, check_apart, device_name
 from .._core.checks import message
+from .._core.where import Where, check_in_table, refuse_real_positions, resolve
+from .protocol import Additive
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class Learned(Additive):
     """Learned positions: row p of a table is added at position p (BERT, GPT-2, ViT, Whisper's decoder).
 
     Parameters
@@ -30,11 +35,15 @@ class Learned:
     table: Any
     out_of_range: str = "error"
 
+    encodes: ClassVar[bool] = False
+    holds_arrays: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         checks.one_of("Learned", "out_of_range", self.out_of_range, ("error", "clip"))
-        found = dispatch.outline("Learned", "table", self.table)
-        checks.floating("Learned", "table", found.dtype, self.table)
-        check_table("Learned", "table", found)
+        outline = dispatch.outline("Learned", "table", self.table)
+        checks.floating("Learned", "table", outline.dtype, self.table)
+        checks.is_table("Learned", "table", outline)
+        super().__post_init__()
 
     @property
     def clips(self) -> bool:
@@ -42,16 +51,33 @@ class Learned:
         return self.out_of_range == "clip"
 
     @property
-    def needs_length(self) -> bool:
-        """False: the table is what it is."""
-        return False
+    def arrays(self) -> dict[str, Any]:
+        return {"table": self.table}
 
+    def additions(self, target: Target, where: Where, out: Memory, scale: float, seq_len: int | None) -> Sequence[Any]:
+        rows, summand = self.summand(target, where, out, seq_len)
+        if 0 in out.shape:
+            return ()
+        return (SumRows("add_table", target.memory, out, rows, target.seq_axis, scale, **summand),)
 
-def check_table(function: str, name: str, table: Outline) -> None:
-    """Refuse what is no (rows, D) array of contiguous rows."""
-    if len(table.shape) != 2 or 0 in table.shape:
-        raise ValueError(message(function, f"{name} must have shape (rows, D), at least 1 of each", f"shape {table.shape}"))
-    if not table.contiguous_rows:
-        raise ValueError(
-            message(function, f"{name} must have rows of contiguous elements", "others", f"Pass a copy of {name}.")
-        )
+    def summand(self, target: Target, where: Where, out: Memory, seq_len: int | None) -> tuple[Rows, dict[str, Any]]:
+        rows = resolve(target, where)
+        table = self._memory(target, where, rows)
+        check_apart(target.function, out, {"the learned table": table})
+        return rows, {"learned": table, "clips": self.clips}
+
+    def _memory(self, target: Target, where: Where, rows: Rows) -> Memory:
+        """The memory of the table, which must fit the array, with every position in it."""
+        function = target.function
+        refuse_real_positions(function, where.positions)
+        library, table = dispatch.memory(function, "the encoding's table", self.table, tensors=True)
+        if library is not target.library or table.device != target.memory.device:
+            rule = "a Learned table must be of the array's library and on its device"
+            got = f"{library.NAME} on {device_name(table.device)}"
+            raise TypeError(message(function, rule, got, "Nothing is copied between devices silently."))
+        if table.shape[1] != target.memory.shape[-1]:
+            rule = f"a Learned table must have the width of the array, {target.memory.shape[-1]}"
+            raise ValueError(message(function, rule, f"shape {table.shape}"))
+        if not self.clips:
+            check_in_table(target, rows, table.shape[0])
+        return table

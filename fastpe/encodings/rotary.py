@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .._backends.plans import RotaryPlan, Turns
+from .._backends.plans import RotaryPlan
 from .._core import checks, phase
 from .._core.checks import message
-from .._core.text import written
+from . import from_config as configuration
+from .protocol import Rotational
 from .rotary_table import RotaryTable
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ SECTION_FREQUENCIES = ("shared", "own")
 
 
 @dataclass(frozen=True)
-class Rotary:
+class Rotary(Rotational):
     """Rotations of pairs of channels by an angle proportional to the position, for queries and keys.
 
     ``(u, v) -> m (u cos a - v sin a, v cos a + u sin a)``, ``a = p * w_i``, ``w_i = base^(-2i/d)`` for i = 0 ... d/2 - 1, d =
@@ -78,7 +79,8 @@ class Rotary:
     attention_factor: float | None = None
     xpos_scale_base: float | None = None
     xpos_centre: int = 0
-    text: ClassVar[str]  # each one's own: the encoding as JSON, for graphs
+
+    __hash__ = Rotational.__hash__
 
     def __post_init__(self) -> None:
         found: dict[str, Any] = {"base": checks.positive_number("Rotary", "base", self.base)}
@@ -112,7 +114,7 @@ class Rotary:
             raise ValueError(message("Rotary", "xpos_centre must lie within 2^30 of 0", str(found["xpos_centre"])))
         for name, value in found.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "text", written(self))
+        super().__post_init__()
 
     @property
     def needs_length(self) -> bool:
@@ -151,6 +153,33 @@ class Rotary:
     def plan(self, head_dim: int, seq_len: int | None = None) -> RotaryPlan:
         """Return what the kernels need; cached by value."""
         return _plan(self, head_dim, seq_len if self.needs_length else None)
+
+    @property
+    def position_axes(self) -> int | None:  # type: ignore[override]
+        """How many axes positions have."""
+        return None if self.sections is None else len(self.sections)
+
+    @property
+    def differs_for_keys(self) -> bool:
+        """Whether queries and keys are multiplied by different factors."""
+        return self.xpos_scale_base is not None
+
+    def check_like(self, function: str, target: Any) -> None:
+        """Only what sets frequencies may differ between what keys have and what they get."""
+        super().check_like(function, target)
+        for name in (
+            "interleaved",
+            "rotary_dim",
+            "rotary_offset",
+            "sections",
+            "section_layout",
+            "xpos_scale_base",
+            "xpos_centre",
+        ):
+            values = getattr(self, name), getattr(target, name)
+            if values[0] != values[1]:
+                got = f"{values[0]} and {values[1]}"
+                raise ValueError(message(function, f"source and target must have the same {name}", got))
 
     def width(self, head_dim: int) -> int:
         """How many channels of a head rotate."""
@@ -204,9 +233,8 @@ class Rotary:
         >>> fastpe.Rotary.from_config(config)
         Rotary(base=10000.0, interleaved=False, rotary_dim=None, rotary_offset=0, scaling=Linear(factor=4.0), sections=None, ...
         """
-        from . import from_config as configurations
 
-        return configurations.rotary(config, layer_type, interleaved)
+        return cls(**configuration.fields(config, layer_type, interleaved))
 
 
 def _sections(sections: Any) -> tuple[int, ...]:
@@ -246,21 +274,6 @@ def _plan(encoding: Rotary, head_dim: int, seq_len: int | None) -> RotaryPlan:
         attention_factor=factor if encoding.attention_factor is None else encoding.attention_factor,
         growths=_growths(encoding.xpos_scale_base, width),
         centre=encoding.xpos_centre,
-    )
-
-
-@functools.lru_cache(maxsize=32)
-def difference(source: RotaryPlan, target: RotaryPlan) -> RotaryPlan:
-    """What turns the result of one plan at a position into that of another of the same layout; without xPos."""
-    fraction = target.turns.fraction - source.turns.fraction  # modulo 2^64, and the borrow
-    whole = target.turns.whole - source.turns.whole - (target.turns.fraction < source.turns.fraction)
-    return replace(
-        target,
-        key=("difference", source.key, target.key),
-        angular=target.angular - source.angular,
-        turns=Turns(fraction, whole),
-        attention_factor=target.attention_factor / source.attention_factor,
-        growths=None,
     )
 
 

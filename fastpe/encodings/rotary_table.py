@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from .._arrays import Memory, dispatch
+from .._backends.calls import Rows
 from .._backends.plans import TablePlan
 from .._core import checks
+from .._core.arguments import Target
 from .._core.checks import message
+from .._core.where import Where, check_in_table, refuse_real_positions
+from .protocol import Rotational
 
 _FUNCTION = "Rotary.tabulated"
 
 
 @dataclass(frozen=True, eq=False)
-class RotaryTable:
+class RotaryTable(Rotational):
     """Rotations by a table: ``(u, v) -> (u cos[p, i] - v sin[p, i], v cos[p, i] + u sin[p, i])``.
 
     For models whose weights have learnt the errors of their own float32 tables, and for tables that no formula gives.
@@ -47,32 +51,35 @@ class RotaryTable:
     sin: Any
     interleaved: bool = False
     rotary_offset: int = 0
+
+    holds_arrays: ClassVar[bool] = True
+
     _copies: dict[tuple[int | None, str], tuple[Memory, Memory]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        found = []
+        known = []
         for name, table in (("cos", self.cos), ("sin", self.sin)):
-            seen = dispatch.outline(_FUNCTION, name, table)
-            checks.floating(_FUNCTION, name, seen.dtype, table)
-            if len(seen.shape) not in (2, 3) or seen.shape[-1] < 1:
+            outline = dispatch.outline(_FUNCTION, name, table)
+            checks.floating(_FUNCTION, name, outline.dtype, table)
+            if len(outline.shape) not in (2, 3) or outline.shape[-1] < 1:
                 rule = f"{name} must have shape (P, F) or (B, T, F)"
-                raise ValueError(message(_FUNCTION, rule, f"shape {seen.shape}"))
-            found.append((*seen.place, seen.shape))
-        if found[0] != found[1]:
-            got = " and ".join(f"{library} on device {device}, shape {shape}" for library, device, shape in found)
+                raise ValueError(message(_FUNCTION, rule, f"shape {outline.shape}"))
+            known.append((*outline.place, outline.shape))
+        if known[0] != known[1]:
+            got = " and ".join(f"{library} on device {device}, shape {shape}" for library, device, shape in known)
             raise ValueError(message(_FUNCTION, "cos and sin must be of one library, device and shape", got))
         checks.boolean(_FUNCTION, "interleaved", self.interleaved)
         if checks.integer(_FUNCTION, "rotary_offset", self.rotary_offset) < 0:
             raise ValueError(message(_FUNCTION, "rotary_offset must be 0 or more", str(self.rotary_offset)))
+        super().__post_init__()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Without the converted tables: what a copy holds lies elsewhere."""
         return RotaryTable, (self.cos, self.sin, self.interleaved, self.rotary_offset)
 
     @property
-    def needs_length(self) -> bool:
-        """False: the table is what it is."""
-        return False
+    def arrays(self) -> dict[str, Any]:
+        return {"cos": self.cos, "sin": self.sin}
 
     @property
     def sequences(self) -> tuple[int, int] | None:
@@ -92,6 +99,28 @@ class RotaryTable:
             remedy = f"A table with every column twice is cos[..., :{pairs // 2}]." if pairs % 2 == 0 else ""
             raise ValueError(message(_FUNCTION, "the channels that rotate must lie in the head", got, remedy))
         return TablePlan(self, head_dim, 2 * pairs, self.rotary_offset, self.interleaved)
+
+    def resolve(self, target: Target, where: Where) -> tuple[Rows, int]:
+        """Where the rows stand; a table with rows for each sequence says it itself."""
+        refuse_real_positions(target.function, where.positions)
+        if self.sequences is not None:
+            where = where._replace(offset=self._offset(target, where))
+        rows, step = super().resolve(target, where)
+        check_in_table(target, rows, self.rows)
+        return rows, step
+
+    def _offset(self, target: Target, where: Where) -> Any:
+        counts = type(where.offset) is int and where.offset == 0
+        if where.positions is not None or where.cu_seqlens is not None or not counts:
+            rule = "a table with rows for each sequence takes no positions, offset or cu_seqlens"
+            raise ValueError(message(target.function, rule, "some"))
+        batch = 1 if target.batch_axis is None else target.batch
+        if self.sequences not in ((batch, target.rows), (1, target.rows)):
+            rule = f"the table must have B and T of q and k, {(batch, target.rows)}"
+            raise ValueError(message(target.function, rule, f"{self.sequences}"))
+        if self.sequences[0] == 1:
+            return 0
+        return target.library.from_host(np.arange(batch, dtype=np.int64) * target.rows, target.memory.device)
 
     def on(self, library: ModuleType, device: int | None, real: str) -> tuple[Memory, Memory]:
         """Cosines and sines as (rows, F) of a type on a device."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from .._backends.plans import SinusoidalPlan, Turns
 from .._core import checks, phase
-from .._core.text import written
+from .protocol import Additive
 
 if TYPE_CHECKING:
     from .. import scaling
@@ -21,7 +21,7 @@ LAYOUTS = ("interleaved", "concatenated")
 
 
 @dataclass(frozen=True)
-class Sinusoidal:
+class Sinusoidal(Additive):
     """Sines and cosines of geometrically spaced frequencies, to be added to an embedding.
 
     ``PE[p, f] = amplitude * sin(p * w_f)`` and ``amplitude * cos(p * w_f)``, with ``w_f = position_scale * base^(-f / (F - shift))``.
@@ -68,7 +68,8 @@ class Sinusoidal:
     position_scale: float = 1.0
     scaling: scaling.Scaling | None = None
     zero_pad: bool = False
-    text: ClassVar[str]  # each one's own: the encoding as JSON, for graphs
+
+    __hash__ = Additive.__hash__
 
     def __post_init__(self) -> None:
         numbers = {
@@ -86,7 +87,7 @@ class Sinusoidal:
             scaling.check("Sinusoidal", self.scaling)
         for name, value in numbers.items():  # plain floats, whatever kind of number came
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "text", written(self))
+        super().__post_init__()
 
     @classmethod
     def timesteps(

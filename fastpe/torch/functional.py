@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from .._arrays.dispatch import library_of
-from .._core.checks import describe, message
-from ..encodings import Learned
-from . import direct, gradients, memory, ops, sums, watching
-from .bias import with_bias
+from .._core.checks import message
+from .._core.operations import Add, AddBias, Between, Embed, Rerotate, Rotate
+from .._core.operations.embed import pair, quantisation
+from .._core.where import Where
+from ..encodings import additive, rotational, source_and_target
+from ._run import embedded, new, run
 
 __all__ = ["add_bias", "add_encoding", "apply_rotary", "apply_rotary_qkv", "embed", "rerotate"]
 
 Tensor = torch.Tensor
-is_compiling = torch.compiler.is_compiling
 
 
 def add_encoding(
@@ -60,14 +60,9 @@ def add_encoding(
     >>> x.grad[0, 0]
     tensor([3., 3., 3., 3.])
     """
-    if is_compiling():
-        return ops.add_encoding(x, encoding, offset, positions, cu_seqlens, mask, seq_axis, input_scale, seq_len, validate)
-    _check_tensor("add_encoding", "x", x)
-    watching.refuse("add_encoding", positions=positions)
-    table = encoding.table if isinstance(encoding, Learned) else None
-    rest = gradients.Sum(encoding, seq_axis, input_scale, seq_len, validate, False)
-    function = gradients.add_encoding if watching.watched(x, table) else gradients.AddEncoding.forward
-    result: Tensor = function(x, table, offset, positions, cu_seqlens, mask, rest)
+    _check_tensors("add_encoding", x=x)
+    operation = Add(additive("add_encoding", encoding), input_scale, seq_len)
+    result: Tensor = new(operation, (x,), Where(offset, positions, cu_seqlens, mask, seq_axis), validate)
     return result
 
 
@@ -107,8 +102,10 @@ def add_bias(
     >>> table.grad[:2, 0]
     tensor([1., 0.])
     """
-    _check_tensor("add_bias", "scores", scores)
-    return with_bias(scores, bias, q_offset, q_positions, k_positions, causal, input_scale, validate)
+    _check_tensors("add_bias", scores=scores)
+    operation = AddBias(bias, causal, input_scale)
+    result: Tensor = new(operation, (scores,), Between(q_offset, q_positions, k_positions), validate)
+    return result
 
 
 def apply_rotary(
@@ -141,26 +138,11 @@ def apply_rotary(
     TypeError, ValueError, IndexError
         As ``fastpe.apply_rotary``. RuntimeError: real positions, or a table, that require a gradient; there is none.
     """
-    if is_compiling():
-        return ops.apply_rotary(q, k, encoding, offset, positions, cu_seqlens, mask, seq_axis, inverse, seq_len, validate)
-    function = "apply_rotary"
-    arrays = {name: x for name, x in (("q", q), ("k", k)) if x is not None}
-    if not arrays:
-        raise TypeError(message(function, "q or k must be a tensor", "None"))
-    for name, x in arrays.items():
-        _check_tensor(function, name, x)
-    watching.refuse(function, positions=positions)
-    watching.refuse_tables(function, encoding)
-    if not watching.watched(q, k):
-        outs = [memory.new_like(x) for x in arrays.values()]
-        out = outs[0] if len(outs) == 1 else tuple(outs)
-        direct.apply_rotary(q, k, encoding, offset, positions, cu_seqlens, mask, seq_axis, inverse, seq_len, out, validate)
-        return out
-    found = []
-    for name, x in arrays.items():
-        rest = gradients.Turn(encoding, name == "k", seq_axis, inverse, seq_len, validate, False)
-        found.append(gradients.apply_rotary(x, offset, positions, cu_seqlens, mask, rest))
-    return found[0] if len(found) == 1 else tuple(found)
+    if q is None and k is None:
+        raise TypeError(message("apply_rotary", "q or k must be a tensor", "None"))
+    _check_tensors("apply_rotary", q=q, k=k)
+    operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len)
+    return new(operation, (q, k), Where(offset, positions, cu_seqlens, mask, seq_axis), validate)
 
 
 def apply_rotary_qkv(
@@ -203,22 +185,13 @@ def apply_rotary_qkv(
         As ``fastpe.apply_rotary``; and where qkv has fewer heads than are to rotate. RuntimeError: ``inplace`` where PyTorch forbids it.
     """
     function = "apply_rotary_qkv"
-    _check_tensor(function, "qkv", qkv)
+    _check_tensors(function, qkv=qkv)
     packing = _packing(function, qkv, heads, seq_axis)
-    places = (offset, positions, cu_seqlens, mask)
-    if is_compiling():
-        return ops.apply_rotary_packed(qkv, packing, encoding, *places, seq_axis, inverse, seq_len, inplace, validate)
-    watching.refuse(function, positions=positions)
-    watching.refuse_tables(function, encoding)
-    watched = watching.watched(qkv)
-    rest = gradients.Turn(encoding, False, seq_axis, inverse, seq_len, validate, inplace, packing)
-    if inplace:
-        if watched:
-            watching.check_in_place(function, qkv)
-        gradients.rotate(qkv, None, rest, *places, counts_up=not watched)
-    if not watched:
-        return qkv if inplace else gradients.ApplyRotary.forward(qkv, *places, rest)
-    result: Tensor = gradients.apply_rotary(qkv, *places, rest)
+    operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len, packing=packing)
+    where = Where(offset, positions, cu_seqlens, mask, seq_axis)
+    result: Tensor = (
+        run(operation, (qkv, None), where, None, validate) if inplace else new(operation, (qkv, None), where, validate)
+    )
     return result
 
 
@@ -258,14 +231,9 @@ def rerotate(
     -------
     A new tensor like k. Its gradient is moved back.
     """
-    function, encodings, places = "rerotate", (encoding, source, target), (offset, positions, cu_seqlens, mask)
-    if is_compiling():
-        return ops.rerotate(k, delta, encodings, *places, seq_axis, seq_len, validate)
-    _check_tensor(function, "k", k)
-    watching.refuse(function, delta=delta, positions=positions)
-    rest = gradients.Move(encodings, seq_axis, seq_len, validate, False)
-    run = gradients.rerotate if watching.watched(k) else gradients.Rerotate.forward
-    result: Tensor = run(k, delta, *places, rest)
+    _check_tensors("rerotate", k=k)
+    operation = Rerotate(*source_and_target(encoding, source, target), seq_len)
+    result: Tensor = new(operation, (k, delta), Where(offset, positions, cu_seqlens, mask, seq_axis), validate)
     return result
 
 
@@ -313,37 +281,16 @@ def embed(
     TypeError, ValueError, IndexError
         As ``fastpe.embed``. RuntimeError: a row_scale that requires a gradient; there is none.
     """
-    function, places = "embed", (offset, positions, cu_seqlens, mask)
-    if token_types is None:
-        type_ids = types = None
-    elif isinstance(token_types, (tuple, list)) and len(token_types) == 2:
-        type_ids, types = token_types
-    else:
-        raise TypeError(message(function, "token_types must be a pair (ids, table)", describe(token_types)))
-    if dtype is not None or not isinstance(table, Tensor) or not table.dtype.is_floating_point:
-        _check_tensor(function, "table", table)
-        dtype = torch.float32 if dtype is None else memory.dtype_of(function, dtype)
-    kind = table.dtype if dtype is None else dtype
-    learned = encoding.table if isinstance(encoding, Learned) else None
-    if not is_compiling():
-        if row_scale is not None:
-            scales = row_scale if isinstance(row_scale, tuple) else (row_scale,)
-            watching.refuse(function, **dict(zip(("row_scale", "zero_point"), scales, strict=False)))
-        if not isinstance(ids, Tensor) and library_of(ids) is None:
-            ids = torch.as_tensor(ids, device=table.device)
-        if type_ids is not None and not isinstance(type_ids, Tensor) and library_of(type_ids) is None:
-            type_ids = torch.as_tensor(type_ids, device=table.device)
-        if not watching.watched(table, types, learned, positions):
-            lookup = (scale, None if types is None else (type_ids, types), row_scale, padding_idx)
-            return direct.embed(ids, table, encoding, *lookup, *places, seq_len, None, validate, kind)
-        watching.refuse(function, positions=positions)
-    rest = sums.Lookup(encoding, scale, padding_idx, kind, seq_len, validate, sparse, deterministic, frozen_idx)
-    run = ops.embed if is_compiling() else gradients.embed
-    result: Tensor = run(table, types, learned, ids, type_ids, row_scale, *places, rest)
+    _check_tensors("embed", table=table)
+    chosen = None if encoding is None else additive("embed", encoding, "embeds")
+    operation = Embed(chosen, scale, padding_idx, dtype, seq_len, sparse, deterministic, frozen_idx)
+    arrays = (table, ids, *pair(token_types), *quantisation(row_scale))
+    result: Tensor = new(*embedded(operation, arrays), Where(offset, positions, cu_seqlens, mask), validate)
     return result
 
 
-def _check_tensor(function: str, name: str, x: Any) -> None:
-    if not isinstance(x, Tensor):
-        got = f"{type(x).__module__}.{type(x).__qualname__}"
-        raise TypeError(message(f"fastpe.torch.functional.{function}", f"{name} must be a tensor", got))
+def _check_tensors(function: str, **given: Any) -> None:
+    for name, x in given.items():
+        if x is not None and not isinstance(x, Tensor):
+            got = f"{type(x).__module__}.{type(x).__qualname__}"
+            raise TypeError(message(f"fastpe.torch.functional.{function}", f"{name} must be a tensor", got))

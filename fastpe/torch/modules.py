@@ -7,11 +7,9 @@ from typing import Any
 import torch
 
 from .._core import checks
-from .._core.arguments import named_encoding
 from .._core.checks import describe, message
-from ..api import add_encoding
-from ..encodings import Learned, Rotary, RotaryTable, Sinusoidal
-from ..rotations import apply_rotary
+from ..encodings import Learned, Rotary, Rotational, Sinusoidal, additive
+from ..verbs import add_encoding, apply_rotary
 from . import functional
 
 __all__ = ["LearnedEncoding", "RotaryEmbedding", "SinusoidalEncoding", "TokenEmbedding"]
@@ -117,7 +115,7 @@ class RotaryEmbedding(torch.nn.Module):
 
     def __init__(self, encoding: Any = None, *, seq_axis: int = -2, inplace: bool = False) -> None:
         super().__init__()
-        self.encoding = _encoding("RotaryEmbedding", encoding, Rotary, RotaryTable)
+        self.encoding = _encoding("RotaryEmbedding", encoding, Rotary, Rotational)
         self.seq_axis, self.inplace = seq_axis, inplace
 
     def forward(
@@ -279,7 +277,7 @@ class TokenEmbedding(torch.nn.Module):
         if isinstance(encoding, LearnedEncoding):
             _check_learned(function, encoding, embedding_dim)
         elif encoding is not None:
-            self._encoding = named_encoding(function, encoding, learned=False)
+            self._encoding = additive(function, encoding, "encodes")
         self.scale, self.padding_idx, self.skip_padding = scale, padding_idx, skip_padding
         self.sparse, self.deterministic = sparse, deterministic
         self.reset_parameters()

@@ -17,7 +17,9 @@ import torch
 from .._core.checks import describe, message
 from ..encodings import Rotary
 from ..scaling import DynamicNTK, LongRoPE
-from . import functional, verbs, watching
+from ..verbs import apply_rotary
+from . import functional
+from ._grad_state import forward_mode, in_transform
 
 __all__ = ["Patched", "patch_transformers"]
 
@@ -330,10 +332,10 @@ class _Turn:
 
     def rotate(self, q: Any, k: Any, seq_axis: int) -> Any:
         """q and k rotated: new tensors where a gradient may be asked for, else themselves, as they are fresh outputs of projections."""
-        # What `watching.watched` asks beyond that, no graph can be traced through
+        # Whether forward mode is on, no graph can be traced through
         asked = torch.is_grad_enabled() and (q.requires_grad or (k is not None and k.requires_grad))
-        new = asked or (not is_compiling() and watching.watched())
-        run = functional.apply_rotary if new else verbs.apply_rotary
+        new = asked or (not is_compiling() and (forward_mode() or in_transform()))
+        run = functional.apply_rotary if new else apply_rotary
         return run(q, k, self.encoding, offset=self.offset, positions=self.positions, seq_axis=seq_axis, seq_len=self.seq_len)
 
     def to(self, *target: Any, device: Any = None, **options: Any) -> _Turn:

@@ -15,9 +15,8 @@ import numpy.typing as npt
 
 from ..._arrays import ITEMSIZE
 from ..._backends.host import pool
-from ...api import add_encoding, array_module
-from ...embedding import embed
 from ...encodings import Learned
+from ...verbs import add_encoding, array_module, embed
 from .. import formula, minilm
 from ..formula import ENCODING_ERROR
 from ..progress import Progress

@@ -11,12 +11,10 @@ import numpy.typing as npt
 
 from ..._backends.plans import sine_cosine
 from ..._core import checks
-from ..._core.arguments import DEFAULT
 from ..._core.checks import describe, message
-from ...api import add_encoding
 from ...encodings import Rotary, RotaryTable, Sinusoidal
 from ...encodings.bias import Bias
-from ...rotations import apply_rotary
+from ...verbs import add_encoding, apply_rotary
 from . import named
 
 Floats = npt.NDArray[Any]
@@ -29,7 +27,7 @@ POINTS = 160
 
 def chosen(function: str, encoding: Any) -> Any:
     """An encoding that adds or rotates: the value, or the one that a text names, or ``Sinusoidal()``."""
-    value = DEFAULT if encoding is None else named.encoding(encoding) if isinstance(encoding, str) else encoding
+    value = Sinusoidal() if encoding is None else named.encoding(encoding) if isinstance(encoding, str) else encoding
     if isinstance(value, Bias):
         remedy = "fastpe.plot.bias (plot bias) shows it."
         rule = "encoding must be added to embeddings or rotate queries and keys"

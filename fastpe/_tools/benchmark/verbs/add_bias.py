@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ....biases import add_bias
 from ....encodings.bias import ALiBi
+from ....verbs import add_bias
 from ..case import Case
 from ..expressions import Array, as_tensor
 from ..workload import CACHED, FASTPE, SCRATCH, TORCH, Call, Contender, Workload, sampled

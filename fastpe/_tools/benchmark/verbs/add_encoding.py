@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ....api import add_encoding
 from ....encodings import Sinusoidal
+from ....verbs import add_encoding
 from ... import formula
 from ..case import Case
 from ..expressions import Array, as_tensor, from_scratch

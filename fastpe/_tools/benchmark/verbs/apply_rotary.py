@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ....encodings import Rotary
-from ....rotations import apply_rotary
+from ....verbs import apply_rotary
 from ..case import Case
 from ..expressions import Array, as_tensor, usual_rotation
 from ..workload import CACHED, FASTPE, FLOAT32_ANGLE, SCRATCH, TORCH, Call, Contender, Workload, sampled

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ....embedding import embed
 from ....encodings import Sinusoidal
+from ....verbs import embed
 from ... import formula
 from ..case import Case
 from ..expressions import Array, as_tensor, from_scratch, random_values, usual_embedding, usual_embedding_torch

@@ -1,0 +1,236 @@
+"""The values that a bias adds, as kernels take them: a table by distance, or rows with values of their own, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .._arrays import Memory, dispatch
+from .._arrays import numpy as numpy_arrays
+from .._arrays.locks import unforkable
+from .._backends.toeplitz import AddToeplitz, Places
+from .arguments import device_name
+from .checks import POSITION_LIMIT, message
+
+FUNCTION = "add_bias"
+LARGEST_SPAN = 1 << 20  # distances in a table of values, where positions are given
+ROW_VALUES = 1 << 13  # values of each head made at a time where each row has its own
+KEPT_BYTES = 1 << 25  # of the tables of values that are kept, all together
+LARGEST_UPLOAD = 1 << 22  # bytes of the largest table that is kept on a GPU
+
+
+class Work(NamedTuple):
+    """A call, checked; it becomes one operation, or several where rows have values of their own."""
+
+    library: ModuleType
+    source: Memory
+    target: Memory
+    places: Places
+    bias: Any
+    causal: bool
+    scale: float
+    validate: bool
+
+    def with_table(self, values: Memory, low: int, high: int) -> Iterator[AddToeplitz]:
+        """What is to be done with a table of values of the caller's."""
+        if 0 not in self.target.shape:
+            yield self._operation(values=values, low=low, high=high)
+
+    def table_span(self) -> tuple[int, int] | None:
+        """The distances, key minus query, of a table of values that serves for every row; None where there is none."""
+        if 0 in self.target.shape:
+            return 0, 0
+        first, last = self._queries()
+        if self.bias.normalises and last > _length(self):
+            return None
+        low, high = self._span(first, last)
+        given = self.places.queries is not None or self.places.keys is not None
+        return None if given and high - low >= LARGEST_SPAN else (low, high)
+
+    def calls(self) -> Iterator[AddToeplitz]:
+        """What is to be done: one call of the kernel, or several where rows have values of their own."""
+        bias, places = self.bias, self.places
+        if 0 in self.target.shape:
+            return
+        if bias.slopes_of is not None and (places.queries is not None or places.keys is not None):
+            key = (bias, "slopes") if isinstance(bias.slopes_of, tuple) else None
+            yield self._operation(
+                slopes=_host(self, "slopes", bias.slopes_of), symmetric=bool(getattr(bias, "symmetric", 0)), key=key
+            )
+            return
+        span = self.table_span()
+        if span is not None:
+            values, key = table_of(self, *span)
+            yield self._operation(values=values, low=span[0], high=span[1], key=key)
+        elif bias.normalises and places.queries is None and places.keys is None:
+            yield from self._rows(places.start)
+        else:
+            yield from self._by_column(0, self.target.shape[-2])
+
+    def _operation(self, **of_bias: Any) -> AddToeplitz:
+        plain = {"values": None, "low": 0, "high": 0, "slopes": None, "symmetric": False, "by_column": False}
+        return AddToeplitz(
+            self.source, self.target, self.places, causal=self.causal, input_scale=self.scale, **{**plain, **of_bias}
+        )
+
+    def _queries(self) -> tuple[int, int]:
+        """The smallest and the largest position of a query; any if they are not known and not needed."""
+        return self._ends(self.places.queries, self.places.start, self.target.shape[-2])
+
+    def _ends(self, table: Memory | None, start: int, count: int) -> tuple[int, int]:
+        if table is None:
+            return start, start + count - 1
+        if table.device is not None and not self.validate:
+            if None not in self.bias.reach and not self.bias.normalises:
+                return -POSITION_LIMIT, POSITION_LIMIT
+            name = type(self.bias).__name__
+            rule = f"validate must be True where positions lie on a GPU and the bias is {name}, whose values have no end"
+            raise ValueError(message(FUNCTION, rule, "False"))
+        values = np.asarray(self.library.as_host(table.array)) >> 32
+        return int(values.min()), int(values.max())
+
+    def _span(self, first: int, last: int) -> tuple[int, int]:
+        """The distances, key minus query, that a table of values must hold: those that occur, and some more so that it serves again."""
+        least, most = self._ends(self.places.keys, 0, self.target.shape[-1])
+        low, high = least - last, most - first
+        if self.causal:
+            low, high = min(low, 0), min(high, 0)
+        wide_low, wide_high = -_power(max(0, -low)), _power(max(0, high))
+        if wide_high - wide_low <= 4 * (high - low) + 4096:
+            low, high = wide_low, wide_high
+        near, far = self.bias.reach  # of query minus key
+        if far is not None:
+            low, high = max(low, -far), max(high, -far)
+        if near is not None:
+            low, high = min(low, -near), min(high, -near)
+        return low, high
+
+    def _rows(self, first: int) -> Iterator[AddToeplitz]:
+        """A bias that depends on queries beyond a length: those up to it share a table."""
+        count = self.target.shape[-2]
+        shared = min(count, max(0, int(_length(self)) - first + 1))
+        if shared:
+            yield from self._part(slice(0, shared)).calls()
+        yield from self._by_column(shared, count)
+
+    def _by_column(self, first: int, last: int) -> Iterator[AddToeplitz]:
+        """Rows with values of their own, a few at a time."""
+        columns = self.target.shape[-1]
+        step = max(1, ROW_VALUES // columns)
+        varies = any(table is not None and len(table.shape) == 2 for table in self.places[1:])
+        for b in range(self.target.shape[0] if varies else 1):
+            for row in range(first, last, step):
+                part = self._part(slice(row, min(last, row + step)), b if varies else None)
+                queries = part._positions(part.places.queries, part.places.start, part.target.shape[-2])
+                keys = part._positions(part.places.keys, 0, columns)
+                distances, at = queries[:, None] - keys, queries[:, None] if self.bias.normalises else None
+                made = _evaluate(part, distances, at)
+                values = part.library.memory(part.library.from_host(made, part.target.device))
+                yield part._operation(values=values, by_column=True)
+
+    def _positions(self, table: Memory | None, start: int, count: int) -> npt.NDArray[np.int64]:
+        if table is None:
+            return np.arange(start, start + count, dtype=np.int64)
+        return np.asarray(self.library.as_host(table.array)) >> 32
+
+    def _part(self, rows: slice, b: int | None = None) -> Work:
+        """The same of some rows, of one sequence."""
+        index: tuple[Any, ...] = (..., rows, slice(None))
+        if b is not None:
+            index = (slice(b, b + 1), *index)
+        source = self.library.memory(self.source.array[index])
+        target = source if self.target is self.source else self.library.memory(self.target.array[index])
+        queries, keys = (
+            table if table is None or b is None or len(table.shape) == 1 else self.library.memory(table.array[b])
+            for table in (self.places.queries, self.places.keys)
+        )
+        if queries is not None:
+            queries = self.library.memory(queries.array[..., rows])
+        places = Places(self.places.start + (rows.start if queries is None else 0), queries, keys)
+        return self._replace(source=source, target=target, places=places)
+
+
+def is_value(bias: Any) -> bool:
+    """Whether a bias consists of plain numbers and depends on the distance alone, so that its tables always serve."""
+    return not bias.normalises and all(isinstance(value, tuple) for value in bias.parameters.values())
+
+
+def _power(value: int) -> int:
+    """The smallest power of two that is no smaller, at least 128; 0 for 0."""
+    return 0 if value == 0 else max(128, 1 << (value - 1).bit_length())
+
+
+def _host(work: Work, name: str, value: Any) -> npt.NDArray[np.float64]:
+    """A parameter as float64 on the host; arrays must be where the scores are."""
+    if isinstance(value, (tuple, float, int)):
+        return np.array(value, np.float64)
+    return np.asarray(work.library.as_host(own_memory(work, name, value).array)).astype(np.float64)
+
+
+def own_memory(work: Work, name: str, value: Any) -> Memory:
+    """A parameter's memory, which must be of the scores' library and on their device."""
+    library, found = dispatch.memory(FUNCTION, f"the bias's {name}", value, tensors=True)
+    if library is not work.library or found.device != work.source.device:
+        got = f"{library.NAME} on {device_name(found.device)}"
+        rule = f"the bias's {name} must be of the scores' library and on their device"
+        raise TypeError(message(FUNCTION, rule, got, "Nothing is copied between devices silently."))
+    return found
+
+
+def _length(work: Work) -> float:
+    return float(abs(_host(work, "length", work.bias.parameters["length"])))
+
+
+def _evaluate(work: Work, distances: Any, queries: Any = None) -> npt.NDArray[Any]:
+    """Values at distances, query minus key, on the host, rounded once."""
+    given = {name: _host(work, name, value) for name, value in work.bias.parameters.items()}
+    made = work.bias.evaluate(np, distances, queries, **given) + 0.0  # no -0
+    return np.ascontiguousarray(made, np.float64 if work.source.dtype == "float64" else np.float32)
+
+
+def table_of(work: Work, low: int, high: int) -> tuple[Memory, Any]:
+    """The values of the distances low ... high, key minus query, and a name for them if they are always the same."""
+    real = "float64" if work.source.dtype == "float64" else "float32"
+    parameters, device = work.bias.parameters, work.source.device
+    if is_value(work.bias):
+        values, is_kept = _kept(work.bias, low, high, real)
+        too_large = device is not None and values.nbytes > LARGEST_UPLOAD
+        return numpy_arrays.memory(values), (work.bias, low, high, real) if is_kept and not too_large else None
+    distances = -np.arange(low, high + 1)
+    table = parameters.get("table")
+    if table is not None and device is not None:
+        rows = work.library.from_host(work.bias.rows(distances), device)
+        found = work.library.contiguous(own_memory(work, "table", table).array.T[:, rows], real)
+        return work.library.memory(found), None
+    made = work.library.from_host(_evaluate(work, distances), device)
+    return work.library.memory(made), None
+
+
+# ---- tables that are kept ----------------------------------------------------------------------------------------------------
+
+_tables: dict[tuple[Any, int, int, str], npt.NDArray[Any]] = {}  # the oldest first
+
+
+def _kept(bias: Any, low: int, high: int, real: str) -> tuple[npt.NDArray[Any], bool]:
+    """The values of a bias that is a value, and whether they are kept. The oldest ones are given up when others need the memory."""
+    key = bias, low, high, real
+    found = _tables.get(key)
+    if found is None:
+        found = np.ascontiguousarray(bias.values(-np.arange(low, high + 1)) + 0.0, real)  # no -0
+        if found.nbytes > KEPT_BYTES:
+            return found, False
+        with unforkable:
+            found = _tables.setdefault(key, found)
+            while sum(table.nbytes for table in _tables.values()) > KEPT_BYTES:
+                del _tables[next(iter(_tables))]
+    return found, True
+
+
+def clear() -> None:
+    """Forget every table."""
+    with unforkable:
+        _tables.clear()

@@ -1,0 +1,301 @@
+"""Prepared calls, kept to be run again: what was checked once is not checked again, so a row of a decoder costs microseconds.
+
+A key is all that the checks of a call depend on but what is looked at every time: addresses, whether memory may be written, offsets, ids.
+Nothing of the caller's is kept alive. The cache is bounded and is emptied by ``fastpe.clear_caches()``; every step of it is one
+operation on a dict, which threads cannot interrupt.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .._arrays import Memory
+from .bias_tables import Work
+from .checks import POSITION_LIMIT
+from .operations import Add, AddBias, Between, Embed, Job, Rotate
+from .where import Where
+
+MOST_ENTRIES = 256
+MISS: Any = object()  # what an entry returns where the call must be checked anew, to be run or to say what is wrong
+
+Key = tuple[Hashable, ...]
+entries: dict[Key, Entry] = {}  # looked up directly, as a function around it would cost 0.1 us
+_from_buffer, _address_of = ctypes.c_char.from_buffer, ctypes.addressof
+
+
+class Entry:
+    """A prepared kernel call, and what of a call like the one that it was made for is still to be looked at."""
+
+    def __init__(self, call: Any, arrays: Sequence[Memory], counts: bool = True) -> None:
+        self.call, self._counts, self._last = call, counts, POSITION_LIMIT - call.rows
+        self._buffers = [memory.array.flags.c_contiguous and memory.array.dtype.kind == "f" for memory in arrays]
+        first, last = arrays[0], arrays[-1]
+        (low, high), (low_of_last, high_of_last) = _extent(first), _extent(last)
+        # Two arrays overlap where the last lies between these distances from the first, if not interleaved as they were then.
+        self._low, self._high = low - high_of_last, high - low_of_last
+        self._distance = last.address - first.address
+
+    def run(self, addresses: Sequence[int], offset: int) -> bool:
+        """Run on the arrays at these addresses, if they lie apart, and if the positions are what they may be."""
+        distance = addresses[-1] - addresses[0]
+        if distance != self._distance and self._low < distance < self._high:
+            return False
+        if not -POSITION_LIMIT <= offset <= self._last or (offset and not self._counts):
+            return False
+        self.call.run(addresses, offset << 32)
+        return True
+
+    def _run_host(self, addresses: Sequence[int], offset: Any) -> bool:
+        if type(offset) is int:
+            return self.run(addresses, offset)
+        values = offset.tolist()  # the position of each sequence's only row
+        if min(values) < -POSITION_LIMIT or max(values) >= POSITION_LIMIT:
+            return False
+        distance = addresses[-1] - addresses[0]
+        if distance != self._distance and self._low < distance < self._high:
+            return False
+        self.call.run(addresses, 0, offset)
+        return True
+
+    def run_host(self, operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> Any:
+        """Run a call on NumPy's arrays and return its result; MISS if it must be checked anew."""
+        raise NotImplementedError
+
+
+def host_address(array: Any, is_buffer: bool) -> int:
+    """Where an array lies; a buffer's address, which must be writable, takes 0.15 us, ndarray.ctypes 0.8."""
+    address: int = _address_of(_from_buffer(array)) if is_buffer else array.ctypes.data
+    return address
+
+
+def _extent(memory: Memory) -> tuple[int, int]:
+    """From the first byte to behind the last, counted from an array's address."""
+    steps = [(size - 1) * stride for size, stride in zip(memory.shape, memory.strides, strict=True)]
+    return sum(step for step in steps if step < 0), sum(step for step in steps if step > 0) + memory.array.dtype.itemsize
+
+
+class _AddEntry(Entry):
+    def run_host(self, operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> Any:
+        x = arrays[0]
+        if out is None or out is x:
+            if not x.flags.writeable:
+                return MISS
+            offset = where[0]
+            # Written out, as this is a decoder's row: `_run_host` takes 0.3 us longer.
+            address = _address_of(_from_buffer(x)) if self._buffers[0] else x.ctypes.data
+            if type(offset) is int and 0 <= offset <= self._last and self._counts:
+                self.call.run((address, address), offset << 32)
+                return x
+            return x if self._run_host((address, address), offset) else MISS
+        if not out.flags.writeable:
+            return MISS
+        source = host_address(x, self._buffers[0] and x.flags.writeable)
+        return out if self._run_host((source, host_address(out, self._buffers[-1])), where[0]) else MISS
+
+
+class _RotateEntry(Entry):
+    def run_host(self, operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> Any:
+        q, k = arrays
+        if k is None or q is None:
+            x = q if k is None else k
+            if not x.flags.writeable:
+                return MISS
+            return x if self._run_host((host_address(x, self._buffers[0]),), where[0]) else MISS
+        if not (q.flags.writeable and k.flags.writeable):
+            return MISS
+        first, second = self._buffers
+        addresses = host_address(q, first), host_address(k, second)
+        return arrays if self._run_host(addresses, where[0]) else MISS
+
+
+class _EmbedEntry(Entry):
+    def run_host(self, operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> Any:
+        table, ids = arrays[:2]
+        if ids.min() < 0 or ids.max() >= table.shape[0]:
+            return MISS
+        if out is None:
+            out = np.empty((*ids.shape, table.shape[1]), table.dtype)
+        elif not out.flags.writeable or np.may_share_memory(out, table) or np.may_share_memory(out, ids):
+            return MISS
+        return out if self._run_host((table.ctypes.data, ids.ctypes.data, out.ctypes.data), where[0]) else MISS
+
+
+class BiasEntry(Entry):
+    """A decoder has one more key at each step, so a key leaves open how many there are: the call is resized without checking anew.
+
+    Its table of values is one of those that are kept (``bias_tables``), which no entry keeps from being given up.
+    """
+
+    def __init__(self, call: Any, work: Work, operation: Any) -> None:
+        source, target = work.source, work.target
+        super().__init__(call, (source, target))
+        self._values, self._span = weakref.ref(operation.values.array), (operation.low, operation.high)
+        near, far = work.bias.reach  # of query minus key; beyond these ends values do not change
+        self._ends = -np.inf if far is None else -far, np.inf if near is None else -near
+        self._causal, self._dense = work.causal, [memory.array.flags.c_contiguous for memory in (source, target)]
+        self._most = POSITION_LIMIT if self._dense[1] else _most_columns(target)
+        self._itemsize = target.array.dtype.itemsize
+
+    def run_bias(self, addresses: Sequence[int], columns: int, q_offset: int | None, in_place: bool) -> bool:
+        """Run on scores at these addresses, of so many columns."""
+        call = self.call
+        start = columns - call.rows if q_offset is None else q_offset
+        if not 0 < columns <= self._most or not -POSITION_LIMIT <= start <= POSITION_LIMIT - call.rows:
+            return False
+        values = self._values_at(call.rows, start, columns)
+        if values is None:
+            return False
+        if columns != call.columns:
+            self.call = call = call.resized(columns, *self._dense)  # threads may overwrite each other's: each uses its own
+        call.run(addresses, start << 32, values)
+        return True
+
+    def _values_at(self, rows: int, start: int, columns: int) -> Any:
+        """The table, if it has the distances of queries from ``start`` on, and if it is still there."""
+        low, high = 1 - start - rows, columns - 1 - start
+        if self._causal:
+            low, high = min(low, 0), min(high, 0)
+        has_all = (low >= self._span[0] or self._ends[0] >= self._span[0]) and (
+            high <= self._span[1] or self._ends[1] <= self._span[1]
+        )
+        return self._values() if has_all else None
+
+    def run_host(self, operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> Any:
+        (scores,) = arrays
+        target = scores if out is None else out
+        if not target.flags.writeable or not target.size:
+            return MISS
+        source = destination = host_address(target, self._buffers[-1])
+        if target is not scores:
+            source = host_address(scores, self._buffers[0] and scores.flags.writeable)
+            if np.may_share_memory(scores, target):
+                return MISS
+        done = self.run_bias((source, destination), scores.shape[-1], where.q_offset, target is scores)
+        return target if done else MISS
+
+
+def _most_columns(memory: Memory) -> int:
+    """How many elements rows of these strides can have, one behind the other, so that no element is in two of them."""
+    itemsize: int = memory.array.dtype.itemsize
+    free, span = POSITION_LIMIT * itemsize, 0
+    steps = sorted((abs(step), size) for step, size in zip(memory.strides[:-1], memory.shape[:-1], strict=True) if size > 1)
+    for stride, size in steps:
+        free, span = min(free, stride - span), span + stride * (size - 1)
+    return max(0, free // itemsize)
+
+
+# ---- keys --------------------------------------------------------------------------------------------------------------------
+
+
+def host_key(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> Key | None:
+    """The key of a repeatable call on plain NumPy arrays; None for any other. Types are compared where values of several are equal."""
+    make = _KEYS.get(type(operation))
+    return None if make is None else make(operation, arrays, where, out)
+
+
+def _offset_kind(where: Where, x: Any, axis: int) -> Any:
+    """0 for an int; of an array of offsets for one row a sequence its type and shape; None for what has no key."""
+    offset = where[0]
+    if type(offset) is int:
+        return 0
+    if type(offset) is np.ndarray and x.ndim > 2 and -x.ndim <= axis < x.ndim and x.shape[axis] == 1:
+        return offset.dtype, offset.shape
+    return None
+
+
+def _add_key(operation: Add, arrays: tuple[Any, ...], where: Where, out: Any) -> Key | None:
+    x, axis = arrays[0], where[4]
+    if type(x) is not np.ndarray or type(axis) is not int:
+        return None
+    kind = 0 if type(where[0]) is int else _offset_kind(where, x, axis)
+    if kind is None:
+        return None
+    if out is None or out is x:
+        return Add, operation, x.dtype, x.shape, x.strides, axis, kind
+    if type(out) is not np.ndarray:
+        return None
+    return Add, operation, x.dtype, x.shape, x.strides, axis, kind, out.dtype, out.shape, out.strides
+
+
+def _rotate_key(operation: Rotate, arrays: tuple[Any, ...], where: Where, out: Any) -> Key | None:
+    q, k = arrays
+    x, axis = k if q is None else q, where[4]
+    if out is not None or type(x) is not np.ndarray or type(axis) is not int:
+        return None
+    kind = 0 if type(where[0]) is int else _offset_kind(where, x, axis)
+    if kind is None:
+        return None
+    if q is None or k is None:
+        return Rotate, operation, x.dtype, x.shape, x.strides, axis, kind, q is None
+    if type(k) is not np.ndarray:
+        return None
+    return Rotate, operation, q.dtype, q.shape, q.strides, axis, kind, k.dtype, k.shape, k.strides
+
+
+def _embed_key(operation: Embed, arrays: tuple[Any, ...], where: Where, out: Any) -> Key | None:
+    table, ids, type_ids, types, row_scale, _ = arrays
+    if type_ids is not None or types is not None or row_scale is not None or operation.dtype is not None:
+        return None
+    if type(ids) is not np.ndarray or type(table) is not np.ndarray or ids.size == 0:
+        return None
+    kind = 0 if type(where[0]) is int else _offset_kind(where, ids[..., None], -2)
+    if kind is None or (out is not None and type(out) is not np.ndarray):
+        return None
+    target = None if out is None else (out.dtype, out.shape, out.strides)
+    return Embed, operation, ids.dtype, ids.shape, ids.strides, table.dtype, table.shape, table.strides, kind, target
+
+
+def _bias_key(operation: AddBias, arrays: tuple[Any, ...], where: Between, out: Any) -> Key | None:
+    (scores,) = arrays
+    if type(scores) is not np.ndarray:
+        return None
+    target = None
+    if out is not None and out is not scores:
+        if type(out) is not np.ndarray or out.shape != scores.shape:
+            return None
+        target = out.dtype, None if out.flags.c_contiguous else out.strides
+    steps = None if scores.flags.c_contiguous else scores.strides
+    return AddBias, operation, scores.dtype, scores.shape[:-1], steps, target
+
+
+_KEYS: dict[type, Any] = {Add: _add_key, Rotate: _rotate_key, Embed: _embed_key, AddBias: _bias_key}
+_ENTRIES: dict[type, type[Entry]] = {Add: _AddEntry, Rotate: _RotateEntry, Embed: _EmbedEntry}
+
+
+def tensor_key(operation: Any, where: Any, *tensors: Any) -> Key:
+    """The key of a call on tensors (None for those that are missing): as ``host_key``, but its offset is an int."""
+    axis = where[4] if len(where) == 5 else None
+    signatures = [None if x is None else (x.dtype, x.shape, x.stride()) for x in tensors]
+    return (type(operation), operation, axis, *signatures)
+
+
+# ---- the cache ---------------------------------------------------------------------------------------------------------------
+
+
+def keep(key: Key, operation: Any, kernel_call: Any, prepared: Any, job: Job, where: Any) -> None:
+    """Keep the prepared form of a checked call's only kernel call, if another call like it may run it."""
+    entry: Entry
+    if isinstance(job.arrays, Work):
+        if kernel_call.key is None or kernel_call.values is None:
+            return
+        entry = BiasEntry(prepared, job.arrays, kernel_call)
+    else:
+        assert job.arrays is not None
+        offset = where.offset
+        if (type(offset) is not int and offset.dtype != np.int64) or len(prepared.addresses) != len(job.arrays):
+            return
+        encoding = operation.encoding
+        entry = _ENTRIES[type(operation)](prepared, job.arrays, encoding is not None and encoding.counts)
+    if key not in entries and len(entries) >= MOST_ENTRIES:
+        entries.clear()
+    entries[key] = entry
+
+
+def clear() -> None:
+    """Forget every prepared call."""
+    entries.clear()

@@ -1,0 +1,210 @@
+"""Rows of an array that stand on a grid: which row is which, and where each stands along every axis."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._arrays import Memory
+from .._arrays import numpy as numpy_arrays
+from .._backends import backend_on
+from .._backends.calls import AddGrid, Rows
+from .arguments import Target, argument, either
+from .checks import message
+from .where import Where, position_table, row_shapes, rows_of_table, spread
+
+
+def check_axes(function: str, encoding: Any, axes: int, positions: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of positions without their axes, which stand first."""
+    if not positions or positions[0] != axes:
+        remedy = "Points with their axes last are numpy.moveaxis(points, -1, 0)." if positions and positions[-1] == axes else ""
+        rule = f"positions must have the {axes} axes of the {type(encoding).__name__} first"
+        raise ValueError(message(function, rule, f"shape {tuple(positions)}", remedy))
+    return tuple(positions[1:])
+
+
+def encoding(function: str, grid: Any, library: ModuleType, positions: Memory | None, out: Memory, validate: bool) -> AddGrid:
+    """What writes the encoding of positions (axes, ...), or of all rows of the grid, to ``out``."""
+    plan = grid.grid_plan(out.shape[-1], function, positions is None)
+    table = counted(grid, out.device) if positions is None else position_table(function, library, positions, validate)
+    axes = max(len(out.shape) - 1, 1)
+    if len(out.shape) == 1:
+        out = out._replace(shape=(1, *out.shape), strides=(0, *out.strides))
+    sizes = out.shape[:-1]
+    strides = tuple(8 * math.prod(sizes[axis + 1 :]) for axis in range(axes))
+    if _is_line(out, axes):
+        out, strides = _line(out, axes, ()), (8,)
+    none = (0,) * len(strides)
+    step = 8 * math.prod(sizes)
+    rows = tuple(Rows(0, table.address + part.axis * step, strides, 0, none, (table,)) for part in plan.parts)
+    return AddGrid(None, out, rows, len(strides) - 1, plan, 1.0)
+
+
+class _View(NamedTuple):
+    """An array as (..., T, D), T rows of a grid; ``sizes`` are those of its axes, None if nothing says them."""
+
+    target: Target
+    sizes: tuple[int, ...] | None
+    gridded: bool
+
+
+def additions(target: Target, grid: Any, where: Where, source: Memory | None, out: Memory, scale: float) -> list[AddGrid]:
+    """Check where rows stand and return what is to be run: one addition, where the axes of the grid can be merged."""
+    function = target.function
+    for name, value in (("offset", where.offset), ("cu_seqlens", where.cu_seqlens)):
+        if not (value is None or (type(value) is int and value == 0)):
+            rule = f"a Grid says where rows stand, and {name} cannot"
+            raise ValueError(message(function, rule, name, "Give positions=, of shape (axes, T) or (axes, B, T)."))
+    if where.positions is None and grid.shape is None:
+        raise ValueError(message(function, "positions must be given where a Grid has no shape", "None"))
+    given = None if where.positions is None else argument(target, "positions", where.positions, "iuf")
+    view = _view(target, grid, given)
+    plan = grid.grid_plan(out.shape[-1], function, given is None)
+    kept = None if where.mask is None else _mask(view, where.mask)
+    if given is not None:
+        table = position_table(function, target.library, _flat(view, grid, given), target.validate, kept)
+    else:
+        table = counted(grid, target.memory.device)
+    strides = spread(view.target, table.shape[1:], table.strides[1:])
+    rows = tuple(rows_of_table(view.target, table, strides, kept, part.axis * table.strides[0]) for part in plan.parts)
+    return _merged(AddGrid(source, out, rows, view.target.seq_axis, plan, scale), view, len(grid.axes or ()))
+
+
+def _view(target: Target, grid: Any, positions: Memory | None) -> _View:
+    """Find T rows at ``seq_axis``, or the axes of the grid before the last axis, which are T together."""
+    axes, shape = len(grid.axes or ()), target.memory.shape
+    sizes = grid.shape if grid.shape is not None or positions is None else _sizes_by(target, axes, positions.shape[1:])
+    if sizes is not None and shape[target.seq_axis] == math.prod(sizes):
+        return _View(target, sizes, False)
+    if sizes is not None and len(shape) > axes and target.seq_axis == len(shape) - 2 and shape[-1 - axes : -1] == sizes:
+        leading = shape[: -1 - axes]
+        merged = (*leading, math.prod(sizes), shape[-1])
+        flat = target.memory._replace(shape=merged, strides=(0,) * len(merged))
+        return _View(target._replace(memory=flat, seq_axis=len(leading)), sizes, True)
+    if grid.shape is None:
+        return _View(target, None, False)
+    count = " x ".join(str(size) for size in grid.shape)
+    rule = f"x must have {grid.rows} rows along seq_axis or the axes {grid.shape} before the last, as the grid is {count}"
+    raise ValueError(message(target.function, rule, f"shape {shape}", "Prefix tokens are left out by a view such as x[:, 1:]."))
+
+
+def _sizes_by(target: Target, axes: int, given: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The sizes of a grid's axes, as positions for each row have them; None where they are (T,) or (B, T)."""
+    shape = target.memory.shape
+    if len(shape) <= axes + 1 and given in row_shapes(target):
+        return None
+    if len(given) >= axes and math.prod(given[-axes:]) == shape[target.seq_axis]:
+        return given[-axes:]
+    sizes, batch = shape[-1 - axes : -1], shape[:1] if len(shape) > axes + 1 else ()
+    found = (*batch, *sizes), sizes, (*batch, math.prod(sizes)), (math.prod(sizes),)
+    return sizes if len(shape) > axes and given in found else None
+
+
+def _row_shapes(view: _View) -> list[tuple[int, ...]]:
+    """(T,) and (B, T), and the same with the axes of the grid in place of T."""
+    flat = row_shapes(view.target)
+    if view.sizes is None:
+        return flat
+    return flat + [(*(view.target.batch,) * (len(shape) - 1), *view.sizes) for shape in flat if _batch_first(view.target)]
+
+
+def _batch_first(target: Target) -> bool:
+    return target.batch_axis is None or target.batch_axis < target.seq_axis
+
+
+def _flat(view: _View, grid: Any, positions: Memory) -> Memory:
+    """Positions as (axes, T) or (axes, B, T)."""
+    axes = len(grid.axes or ())
+    accepted = [(axes, *shape) for shape in _row_shapes(view)]
+    if positions.shape not in accepted:
+        rule = f"positions must have shape {either(accepted)}, an entry for each axis of the grid first"
+        raise ValueError(message(view.target.function, rule, f"shape {positions.shape}"))
+    return _reshaped(view, positions, 1)
+
+
+def _reshaped(view: _View, given: Memory, leading: int) -> Memory:
+    """The same array with T in place of the axes of the grid."""
+    shape = given.shape[leading:]
+    if shape in row_shapes(view.target) or view.sizes is None:
+        return given
+    batch = shape[: len(shape) - len(view.sizes)]
+    found: Memory = view.target.library.memory(given.array.reshape(*given.shape[:leading], *batch, math.prod(view.sizes)))
+    return found
+
+
+def _mask(view: _View, mask: Any) -> Memory:
+    found = argument(view.target, "mask", mask, "b")
+    if found.shape not in _row_shapes(view):
+        raise ValueError(
+            message(view.target.function, f"mask must have shape {either(_row_shapes(view))}", f"shape {found.shape}")
+        )
+    return _reshaped(view, found, 0)
+
+
+def counted(grid: Any, device: int | None) -> Memory:
+    """The coordinates of a grid's rows in steps: (axes, T) int64 in units of 2^-32."""
+    kind: Any = type(grid)
+    array = _counted(kind, grid.shape, grid.column_major, grid.start)
+    found = numpy_arrays.memory(array)
+    if device is None:
+        return found
+    address = backend_on(device).kept(("grid", grid.shape, grid.column_major, grid.start), device, array)
+    return found._replace(address=address, device=device)
+
+
+@functools.lru_cache(maxsize=16)
+def _counted(kind: type, shape: tuple[int, ...], column_major: bool, start: float) -> Any:
+    coordinates = kind(shape, column_major=column_major, start=start).counted().reshape(len(shape), -1)
+    return position_table("Grid", numpy_arrays, numpy_arrays.memory(coordinates), True).array
+
+
+# ---- the axes of the grid, merged --------------------------------------------------------------------------------------------
+
+
+def _merged(operation: AddGrid, view: _View, axes: int) -> list[AddGrid]:
+    """The addition to an array with T in place of the axes of the grid; where they cannot be merged, to one line after the other."""
+    if not view.gridded:
+        return [operation]
+    both = [memory for memory in (operation.x, operation.out) if memory is not None]
+    if all(_is_line(memory, axes) for memory in both):
+        x, out = (None if memory is None else _line(memory, axes, ()) for memory in (operation.x, operation.out))
+        assert out is not None
+        return [operation._replace(x=x, out=out)]
+    found = []
+    t, sizes = operation.seq_axis, view.sizes or ()
+    for steps in itertools.product(*(range(size) for size in sizes[:-1])):
+        first = int(np.ravel_multi_index((*steps, 0), sizes))
+        x, out = (None if memory is None else _line(memory, axes, steps) for memory in (operation.x, operation.out))
+        assert out is not None
+        rows = tuple(
+            one._replace(
+                table=one.table + first * one.table_strides[t], mask=one.mask and one.mask + first * one.mask_strides[t]
+            )
+            for one in operation.rows
+        )
+        found.append(operation._replace(x=x, out=out, rows=rows))
+    return found
+
+
+def _is_line(memory: Memory, axes: int) -> bool:
+    """Whether one step leads from each element of the grid to the next."""
+    both = zip(memory.shape[-1 - axes : -1], memory.strides[-1 - axes : -1], strict=True)
+    long = [(size, step) for size, step in both if size > 1]
+    return all(outer == size * step for (_, outer), (size, step) in itertools.pairwise(long))
+
+
+def _line(memory: Memory, axes: int, steps: tuple[int, ...]) -> Memory:
+    """The array with T in place of the axes of the grid, or with its last axis at these steps along the others."""
+    sizes, strides = memory.shape[-1 - axes : -1], memory.strides[-1 - axes : -1]
+    address = memory.address + sum(step * stride for step, stride in zip(steps, strides, strict=False))
+    count = sizes[-1] if steps else math.prod(sizes)
+    step = next((stride for size, stride in zip(reversed(sizes), reversed(strides), strict=True) if size > 1), strides[-1])
+    step = strides[-1] if steps else step
+    leading = slice(0, len(memory.shape) - 1 - axes)
+    shape, new = (*memory.shape[leading], count, memory.shape[-1]), (*memory.strides[leading], step, memory.strides[-1])
+    return memory._replace(address=address, shape=shape, strides=new)

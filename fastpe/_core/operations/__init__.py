@@ -1,0 +1,31 @@
+"""The operations that verbs consist of: frozen values, the same for every library."""
+
+from __future__ import annotations
+
+from .. import text
+from .add import Add, Encode, Scale
+from .add_bias import AddBias, Between, ScaleScores
+from .base import Job, Operation, Spec
+from .embed import Embed, Scatter
+from .resample import Resample
+from .rotate import Rerotate, Rotate
+
+__all__ = [
+    "Add",
+    "AddBias",
+    "Between",
+    "Embed",
+    "Encode",
+    "Job",
+    "Operation",
+    "Rerotate",
+    "Resample",
+    "Rotate",
+    "Scale",
+    "ScaleScores",
+    "Scatter",
+    "Spec",
+]
+
+for _kind in (Add, AddBias, Embed, Encode, Rerotate, Rotate):  # those that graphs hold
+    text.register(_kind)

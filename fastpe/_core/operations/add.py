@@ -1,0 +1,146 @@
+"""Adding an encoding to an array, and writing one down."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from ..._arrays import ITEMSIZE, Memory, dispatch
+from .. import checks
+from ..arguments import Target, device_name, host_numbers, is_known, output, overlap
+from ..checks import message
+from ..where import Where
+from .base import Job, Spec
+
+
+class Add(NamedTuple):
+    """``x[t] = x[t] * input_scale + PE(position of row t)``; of rows that a mask protects, nothing."""
+
+    encoding: Any
+    input_scale: float = 1.0
+    seq_len: int | None = None
+
+    function: ClassVar[str] = "add_encoding"
+    names: ClassVar[tuple[str, ...]] = ("x",)
+    in_place: ClassVar[bool] = True
+    written: ClassVar[int] = 1
+
+    def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
+        function, (x,) = self.function, arrays
+        library, source = dispatch.memory(function, "x", x)
+        checks.floating(function, "x", source.dtype, x)
+        checks.has_rows(function, "x", source.shape)
+        axis = checks.axis(function, where.seq_axis, source.shape)
+        scale = checks.number(function, "input_scale", self.input_scale)
+        checks.sequence_length(function, self.seq_len)
+        checks.boolean(function, "validate", validate)
+        target = (
+            source if out is None or out is x else output(function, out, library, source.device, source.shape, source.dtype)
+        )
+        name = "x" if target is source else "out"
+        checks.writable(function, name, target.shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
+        if target is not source and overlap(source, target):
+            rule, got = "out must be x or lie apart from it", "an out that partly overlaps x"
+            raise ValueError(message(function, rule, got, "Pass out=x, or a new array."))
+        checks.fits(function, "input_scale", scale, target.dtype)
+        rows = Target(function, library, source, axis, validate)
+        calls = self.encoding.additions(rows, where, target, scale, self.seq_len)
+        # An out that is another view of x is no case of its own.
+        repeats = self.encoding.repeats(self.seq_len) and (target is source or not target.same_elements(source))
+        return Job(x if out is None else out, target.device, calls, (source, target) if repeats else None)
+
+    def result(self, specs: tuple[Spec, ...]) -> Spec:
+        return specs[0]
+
+    def adjoint(self) -> Scale:
+        return Scale(self.input_scale)
+
+    def repeatable(self, where: Where) -> bool:
+        return (
+            type(self[1]) is float
+            and where[1] is where[2] is where[3] is None  # positions, cu_seqlens and mask
+            and (self[2] is None or type(self[2]) is int)
+        )
+
+
+class Scale(NamedTuple):
+    """The adjoint of ``Add``: a gradient times the factor of x, that of rows which a mask protects as it is."""
+
+    factor: float
+
+    function: ClassVar[str] = "add_encoding"
+
+    def adjoint(self) -> Scale:
+        return self
+
+
+class Encode(NamedTuple):
+    """``result = PE(positions)``; arrays are an example of the library and device, and the positions."""
+
+    encoding: Any
+    dim: int
+    dtype: Any = None
+    seq_len: int | None = None
+
+    function: ClassVar[str] = "encode"
+    names: ClassVar[tuple[str, ...]] = ("like", "positions")
+    in_place: ClassVar[bool] = False
+    written: ClassVar[int] = 0
+
+    def check(self, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Job:
+        function, (like, positions) = self.function, arrays
+        width = checks.width(function, "dim", self.dim)
+        checks.sequence_length(function, self.seq_len)
+        checks.boolean(function, "validate", validate)
+        self.encoding.check_width(function, width)
+        example, name = (like, "like") if like is not None else (out, "out")
+        given: Memory | None = None
+        if positions is None and self.encoding.is_whole:
+            library, near = dispatch.memory(function, name, np.empty(0) if example is None else example)
+        else:
+            library, near = dispatch.memory(function, "positions", _beside(function, positions, example, name))
+            given = near
+        element = None if self.dtype is None else checks.dtype_name(function, self.dtype)
+        shape = self.shape(None if given is None else given.shape)
+        if out is None:
+            out = library.empty(shape, element or "float32", near.device)
+            target = library.memory(out)
+        else:
+            target = output(function, out, library, near.device, shape, element)
+            checks.writable(function, "out", shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
+            if given is not None and overlap(given, target):
+                raise ValueError(message(function, "out must lie apart from positions", "an out that overlaps positions"))
+        calls = self.encoding.encodings(library, given, target, self.seq_len, validate)
+        return Job(out, target.device, calls)
+
+    def shape(self, positions: tuple[int, ...] | None) -> tuple[int, ...]:
+        """The shape of the result for positions of this shape; None: all rows of a grid."""
+        leading: tuple[int, ...] = self.encoding.encoded_shape(self.function, positions)
+        return (*leading, self.dim)
+
+    def result(self, specs: tuple[Spec, ...]) -> Spec:
+        positions = specs[1]
+        return Spec(self.shape(None if positions is None else positions.shape), self.dtype or "float32")
+
+    def adjoint(self) -> None:
+        """None: nothing that is encoded has a gradient."""
+
+    def repeatable(self, where: Any) -> bool:
+        return False
+
+
+def _beside(function: str, positions: Any, example: Any, name: str) -> Any:
+    """Positions as an array in the library and on the device of an example (if there is one)."""
+    if not is_known(positions):
+        positions = host_numbers(function, "positions", positions)
+    if example is None:
+        return positions
+    library, near = dispatch.memory(function, name, example)
+    own_library, given = dispatch.memory(function, "positions", positions)
+    if own_library is library and given.device == near.device:
+        return positions
+    if given.device is not None:
+        got = f"positions on {device_name(given.device)} and {name} on {device_name(near.device)}"
+        raise TypeError(message(function, f"positions on a GPU must be on the device of {name}", got, "Copy them first."))
+    return library.from_host(positions, near.device)

@@ -1,0 +1,200 @@
+"""A bias by distance added to attention scores: every check of its arguments. ``_core/bias_tables.py`` makes the values."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from ..._arrays import ITEMSIZE, Memory, dispatch
+from ..._backends import backend_of
+from ..._backends.toeplitz import Places
+from .. import checks
+from ..arguments import check_apart, device_name, either, host_numbers, is_known, output, overlap
+from ..bias_tables import FUNCTION, Work, is_value, own_memory
+from ..checks import NOT_A_POSITION, POSITION_LIMIT, describe, message
+from .base import Job, Spec
+
+
+class Between(NamedTuple):
+    """Where queries and keys stand, as the arguments of a call say: see ``fastpe.add_bias``."""
+
+    q_offset: Any = None
+    q_positions: Any = None
+    k_positions: Any = None
+
+
+class AddBias(NamedTuple):
+    """``scores[h, i, j] = scores[h, i, j] * input_scale + bias_h(query i - key j)``, and -inf where ``causal`` hides the key."""
+
+    bias: Any
+    causal: bool = False
+    input_scale: float = 1.0
+
+    function: ClassVar[str] = FUNCTION
+    names: ClassVar[tuple[str, ...]] = ("scores",)
+    in_place: ClassVar[bool] = True
+    written: ClassVar[int] = 1
+
+    def check(self, arrays: tuple[Any, ...], where: Between, out: Any, validate: bool) -> Job:
+        (scores,) = arrays
+        work = self.work(scores, where, out, validate)
+        source, target = work.source, work.target
+        in_place = out is None or out is scores
+        dense = target.strides[-1] == source.strides[-1] == target.array.itemsize and 0 not in target.shape
+        repeats = work if dense and is_value(work.bias) and in_place == (source is target) else None
+        return Job(scores if out is None else out, target.device, work.calls(), repeats)
+
+    def work(self, scores: Any, where: Between, out: Any, validate: bool) -> Work:
+        """Everything checked, before it is decided how the values are made."""
+        library, source = check_scores(scores, self.bias)
+        checks.boolean(FUNCTION, "causal", self.causal)
+        checks.boolean(FUNCTION, "validate", validate)
+        scale = checks.number(FUNCTION, "input_scale", self.input_scale)
+        checks.fits(FUNCTION, "input_scale", scale, source.dtype)
+        target = source if out is None or out is scores else _output(out, library, source)
+        name = "scores" if target is source else "out"
+        checks.writable(FUNCTION, name, target.shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
+        places = resolve(library, source, where, validate)
+        work = Work(library, source, target, places, self.bias, self.causal, scale, validate)
+        for name, value in self.bias.parameters.items():
+            if not isinstance(value, (tuple, float, int)):
+                check_apart(FUNCTION, target, {f"the bias's {name}": own_memory(work, name, value)})
+        return work
+
+    def result(self, specs: tuple[Spec, ...]) -> Spec:
+        return specs[0]
+
+    def adjoint(self) -> ScaleScores:
+        return ScaleScores(self.causal, self.input_scale)
+
+    def repeatable(self, where: Between) -> bool:
+        return (
+            type(self.causal) is bool
+            and type(self.input_scale) is float
+            and where.q_positions is None
+            and where.k_positions is None
+            and (where.q_offset is None or type(where.q_offset) is int)
+        )
+
+
+class ScaleScores(NamedTuple):
+    """The adjoint of ``AddBias``: a gradient times the factor of the scores, and 0 where ``causal`` hid the key."""
+
+    causal: bool
+    factor: float
+
+    function: ClassVar[str] = FUNCTION
+
+    def adjoint(self) -> ScaleScores:
+        return self
+
+
+# ---- arguments ---------------------------------------------------------------------------------------------------------------
+
+
+def check_bias(bias: Any) -> None:
+    """Refuse what is no bias."""
+    if not hasattr(bias, "heads") or not callable(getattr(bias, "evaluate", None)):
+        raise TypeError(message(FUNCTION, "bias must be a bias such as fastpe.ALiBi(heads)", describe(bias)))
+
+
+def check_scores(scores: Any, bias: Any) -> tuple[ModuleType, Memory]:
+    check_bias(bias)
+    library, source = dispatch.memory(FUNCTION, "scores", scores)
+    checks.floating(FUNCTION, "scores", source.dtype, scores)
+    if len(source.shape) < 3:
+        raise ValueError(message(FUNCTION, "scores must have at least 3 axes, (..., H, Tq, Tk)", f"shape {source.shape}"))
+    if source.shape[-3] != bias.heads:
+        rule = f"scores must have the bias's {bias.heads} heads in their third axis from the end, (..., H, Tq, Tk)"
+        raise ValueError(message(FUNCTION, rule, f"shape {source.shape}"))
+    return library, source
+
+
+def _output(out: Any, library: ModuleType, source: Memory) -> Memory:
+    target = output(FUNCTION, out, library, source.device, source.shape, source.dtype)
+    if target.same_elements(source):
+        return source
+    if overlap(source, target):
+        remedy = "Pass the scores themselves, or an array that shares no memory with them."
+        raise ValueError(message(FUNCTION, "out must not partly overlap the scores", "overlapping views", remedy))
+    return target
+
+
+def resolve(library: ModuleType, scores: Memory, where: Between, validate: bool) -> Places:
+    """Where queries and keys stand, as kernels know it."""
+    q_offset, q_positions, k_positions = where
+    queries_count, keys_count = scores.shape[-2:]
+    if max(queries_count, keys_count) > POSITION_LIMIT:
+        rule = "Tq and Tk must be at most 2^31, as every position lies in [-2^31, 2^31)"
+        raise ValueError(message(FUNCTION, rule, f"shape {scores.shape}"))
+    keys = None if k_positions is None else _table(library, scores, "k_positions", k_positions, keys_count, validate)
+    if q_positions is not None:
+        if q_offset is not None:
+            remedy = "Give one of them."
+            raise ValueError(message(FUNCTION, "q_offset and q_positions contradict each other", "both", remedy))
+        return Places(0, _table(library, scores, "q_positions", q_positions, queries_count, validate), keys)
+    if q_offset is None:
+        if keys is None:
+            return Places(keys_count - queries_count, None, None)
+        if queries_count > keys_count:
+            rule = "q_positions or q_offset must be given where there are more queries than k_positions"
+            raise ValueError(message(FUNCTION, rule, f"{queries_count} queries, {keys_count} keys"))
+        first = keys_count - queries_count
+        shape, address = (*keys.shape[:-1], queries_count), keys.address + first * keys.strides[-1]
+        return Places(0, keys._replace(array=keys.array[..., first:], address=address, shape=shape), keys)
+    if isinstance(q_offset, (list, tuple, range)) or getattr(q_offset, "ndim", 0) > 0:
+        return Places(0, _offsets(library, scores, q_offset, validate), keys)
+    start = checks.integer(FUNCTION, "q_offset", q_offset, "One offset a sequence is an array of shape (B,).")
+    if start < -POSITION_LIMIT or start + max(queries_count - 1, 0) >= POSITION_LIMIT:
+        got = f"q_offset {start} with {queries_count} queries"
+        raise ValueError(message(FUNCTION, "every position must lie in [-2^31, 2^31)", got))
+    return Places(start, None, keys)
+
+
+def _integers(library: ModuleType, scores: Memory, name: str, value: Any, accepted: list[tuple[int, ...]]) -> Memory:
+    """Integers of the scores' library on their device, of one of these shapes."""
+    if not is_known(value) and scores.device is None:
+        value = host_numbers(FUNCTION, name, value)
+    own_library, given = dispatch.memory(FUNCTION, name, value)
+    if own_library is not library or given.device != scores.device:
+        rule = f"{name} must be of the scores' library and on their device"
+        got = f"{own_library.NAME} on {device_name(given.device)}"
+        raise TypeError(message(FUNCTION, rule, got, "Nothing is copied between devices silently."))
+    if given.array.dtype.kind not in "iu":
+        remedy = "Round them first." if given.array.dtype.kind == "f" else ""
+        raise TypeError(message(FUNCTION, f"{name} must be integers", describe(value), remedy))
+    if given.shape not in accepted:
+        raise ValueError(message(FUNCTION, f"{name} must have shape {either(accepted)}", f"shape {given.shape}"))
+    return given
+
+
+def _table(library: ModuleType, scores: Memory, name: str, value: Any, count: int, validate: bool) -> Memory:
+    """Given positions as the kernels know them."""
+    accepted = [(count,), *([(scores.shape[0], count)] if len(scores.shape) > 3 else [])]
+    given = _integers(library, scores, name, value, accepted)
+    table: Memory = backend_of(scores).locate_rows_given(library, given)
+    _refuse_bad(library, name, given, table, validate)
+    return table
+
+
+def _offsets(library: ModuleType, scores: Memory, value: Any, validate: bool) -> Memory:
+    """The positions of queries that count from an offset of each sequence's own."""
+    if len(scores.shape) < 4:
+        remedy = "Scores of shape (H, Tq, Tk) have no batch axis; give an int."
+        raise ValueError(message(FUNCTION, "q_offset must be an integer", describe(value), remedy))
+    given = _integers(library, scores, "q_offset", value, [(scores.shape[0],)])
+    table: Memory = backend_of(scores).locate_rows_ragged(library, scores.shape[-2], given, None)
+    _refuse_bad(library, "q_offset", given, table, validate)
+    return table
+
+
+def _refuse_bad(library: ModuleType, name: str, given: Memory, table: Memory, validate: bool) -> None:
+    if table.device is not None and not validate:
+        return
+    bad = np.asarray(library.as_host(table.array)) == NOT_A_POSITION
+    if bad.any():
+        index = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))[: len(given.shape)]
+        value = np.asarray(library.as_host(given.array))[index]
+        raise ValueError(message(FUNCTION, f"{name} must lie in [-2^31, 2^31)", f"{value} at index {index}"))

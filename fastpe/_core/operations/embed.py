@@ -1,0 +1,261 @@
+"""Rows of tables looked up by id, scaled, and their positions added, in one pass."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from ..._arrays import ITEMSIZE, Memory, Outline, dispatch
+from ..._backends.calls import SumRows
+from .. import checks
+from ..arguments import Target, check_apart, device_name, host_numbers, is_known, output
+from ..checks import describe, message
+from ..where import Where, resolve
+from .base import Job, Spec
+
+ZERO_POINT = 128  # of uint8, where none is given
+
+
+class Embed(NamedTuple):
+    """``out[t] = table[ids[t]] * scale + types[type_ids[t]] + PE(position of row t)``.
+
+    Arrays are the table, ids, ids and table of token types, scales and zero points of a quantised table. ``sparse``, ``deterministic``
+    and ``frozen_idx`` say how the table's gradient is made.
+    """
+
+    encoding: Any
+    scale: float = 1.0
+    padding_idx: int | None = None
+    dtype: Any = None
+    seq_len: int | None = None
+    sparse: bool = False
+    deterministic: bool = False
+    frozen_idx: int | None = None
+
+    function: ClassVar[str] = "embed"
+    names: ClassVar[tuple[str, ...]] = ("table", "ids", "token_types", "token_types", "row_scale", "row_scale")
+    in_place: ClassVar[bool] = False
+    written: ClassVar[int] = 0
+
+    def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
+        function, encoding = self.function, self.encoding
+        table, ids, type_ids, types, row_scale, zero_point = arrays
+        library, words = dispatch.memory(function, "table", table)
+        if words.dtype not in ("int8", "uint8"):
+            checks.floating(function, "table", words.dtype, table)
+        checks.is_table(function, "table", dispatch.outline(function, "table", table))
+        factor = checks.number(function, "scale", self.scale)
+        checks.sequence_length(function, self.seq_len)
+        checks.boolean(function, "validate", validate)
+        rows_of_ids = _ids(function, library, words.device, "ids", ids, words.shape[0], validate, None)
+        shape = (*rows_of_ids.shape, words.shape[1])
+        element = None if self.dtype is None else checks.dtype_name(function, self.dtype)
+        row_scales, zero_points = _quantisation(function, library, words, row_scale, zero_point)
+        kinds, types_table = _token_types(function, library, words, type_ids, types, rows_of_ids, validate)
+        if out is None:
+            out = library.empty(shape, element or _default_dtype(words.dtype), words.device)
+            target = library.memory(out)
+        else:
+            target = output(function, out, library, words.device, shape, element)
+            checks.writable(function, "out", shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
+            check_apart(function, target, {"the table": words, "ids": rows_of_ids, "the table of types": types_table})
+        checks.fits(function, "scale", factor, target.dtype)
+        # The memory of a call like this one: ids that were converted must be converted again.
+        given = dispatch.memory(function, "ids", ids)[1] if is_known(ids) else rows_of_ids
+        repeats = None
+        if given.dtype == "int64" and (encoding is None or encoding.repeats(self.seq_len)):
+            repeats = words, given, target
+        if len(shape) == 1:  # a single id
+            rows_of_ids, target = (
+                one._replace(shape=(1, *one.shape), strides=(0, *one.strides)) for one in (rows_of_ids, target)
+            )
+            kinds = None if kinds is None else kinds._replace(shape=(1,), strides=(0,))
+        place = Target(function, library, target, len(target.shape) - 2, validate)
+        mask = where.mask
+        if self.padding_idx is not None:
+            mask = _without_padding(place, rows_of_ids, checks.integer(function, "padding_idx", self.padding_idx), mask)
+        if encoding is None:
+            _refuse_positions(function, where)
+        where = where._replace(mask=mask)
+        if encoding is None:
+            rows, summand = resolve(place, where), {}
+        else:
+            rows, summand = encoding.summand(place, where, target, self.seq_len)
+        if 0 in target.shape:
+            return Job(out, target.device, ())
+        call = SumRows(
+            "embed",
+            words,
+            target,
+            rows,
+            place.seq_axis,
+            factor,
+            ids=rows_of_ids,
+            type_ids=kinds,
+            types=types_table,
+            row_scales=row_scales,
+            zero_points=zero_points,
+            **summand,
+        )
+        return Job(out, target.device, (call,), repeats)
+
+    def result(self, specs: tuple[Spec, ...]) -> Spec:
+        table, ids = specs[:2]
+        checks.is_table(self.function, "table", Outline(table.shape, table.dtype, None, True))
+        return Spec((*ids.shape, table.shape[1]), self.dtype or _default_dtype(table.dtype))
+
+    def adjoint(self) -> Scatter:
+        return Scatter(self)
+
+    def repeatable(self, where: Where) -> bool:
+        return (
+            type(self[1]) is float
+            and self[2] is None  # padding_idx
+            and where[1] is where[2] is where[3] is None  # positions, cu_seqlens and mask
+            and (self[4] is None or type(self[4]) is int)
+        )
+
+
+class Scatter(NamedTuple):
+    """The adjoint of ``Embed``: each row of a gradient is added to the row of the table that it came from."""
+
+    embed: Embed
+
+    function: ClassVar[str] = "embed"
+
+
+def pair(token_types: Any) -> tuple[Any, Any]:
+    """Ids and table of a second embedding; None for both if there is none."""
+    if token_types is None:
+        return None, None
+    if not isinstance(token_types, (tuple, list)) or len(token_types) != 2:
+        raise TypeError(message("embed", "token_types must be a pair (ids, table)", describe(token_types)))
+    return token_types[0], token_types[1]
+
+
+def quantisation(row_scale: Any) -> tuple[Any, Any]:
+    """Scales and zero points of a quantised table; None for what is not given."""
+    if not isinstance(row_scale, tuple):
+        return row_scale, None
+    if len(row_scale) != 2:
+        raise ValueError(message("embed", "row_scale must be numbers or a pair (row_scale, zero_point)", describe(row_scale)))
+    return row_scale
+
+
+def _default_dtype(table: str) -> str:
+    return table if table in ITEMSIZE else "float32"
+
+
+# ---- arguments ---------------------------------------------------------------------------------------------------------------
+
+
+def _ids(
+    function: str,
+    library: ModuleType,
+    device: int | None,
+    name: str,
+    ids: Any,
+    count: int,
+    validate: bool,
+    shape: tuple[int, ...] | None,
+) -> Memory:
+    """Ids as int64, checked to lie in [0, count) where they are on the host, or to validate."""
+    if not is_known(ids) and device is None:
+        ids = host_numbers(function, name, ids)
+    own_library, given = dispatch.memory(function, name, ids)
+    if own_library is not library or given.device != device:
+        got = f"{own_library.NAME} on {device_name(given.device)}"
+        raise TypeError(message(function, f"{name} must be of the table's library and on its device", got, "Copy them first."))
+    kind = given.array.dtype.kind
+    if kind not in "iu":
+        remedy = "Convert them first, e.g. to int64." if kind == "f" else ""
+        raise TypeError(message(function, f"{name} must be integers", describe(ids), remedy))
+    if shape is not None and given.shape != shape:
+        raise ValueError(message(function, f"{name} must have the shape of ids, {shape}", f"shape {given.shape}"))
+    if (device is None or validate) and 0 not in given.shape:
+        values = np.asarray(library.as_host(given.array))
+        if values.min() < 0 or values.max() >= count:
+            bad = (values < 0) | (values >= count)
+            index = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
+            raise IndexError(message(function, f"{name} must lie in [0, {count})", f"{values[index]} at index {index}"))
+    return given if given.dtype == "int64" else library.memory(given.array.astype("int64"))
+
+
+def _quantisation(
+    function: str, library: ModuleType, table: Memory, scales: Any, zeros: Any
+) -> tuple[Memory | None, Memory | None]:
+    """Scales and zero points of an integer table, float64 each; the kernel's zero point of int8 is 128 more."""
+    if table.dtype in ITEMSIZE:
+        if scales is not None:
+            raise ValueError(message(function, "row_scale is for int8 and uint8 tables", f"a {table.dtype} table"))
+        return None, None
+    if scales is None:
+        rule = f"row_scale must be given for an {table.dtype} table, ({table.shape[0]},) real numbers"
+        raise ValueError(message(function, rule, "None"))
+    if zeros is None:
+        zeros = 0 if table.dtype == "int8" else ZERO_POINT
+    more = 128 if table.dtype == "int8" else 0
+    return _per_row(function, library, table, "row_scale", scales, 0), _per_row(
+        function, library, table, "zero_point", zeros, more
+    )
+
+
+def _per_row(function: str, library: ModuleType, table: Memory, name: str, value: Any, more: int) -> Memory:
+    """One number for each row of a table, plus ``more``."""
+    if not is_known(value):
+        value = host_numbers(function, name, value)
+        if name == "zero_point" and value.ndim == 0:
+            value = np.full(table.shape[0], value)
+        value = library.from_host(np.asarray(value, np.float64), table.device)
+    own_library, memory = dispatch.memory(function, name, value)
+    if own_library is not library or memory.device != table.device or memory.shape != (table.shape[0],):
+        rule = f"{name} must be ({table.shape[0]},) real numbers, of the table's library and on its device"
+        raise ValueError(message(function, rule, describe(value)))
+    if memory.array.dtype.kind not in "iuf" and memory.dtype != "bfloat16":
+        raise TypeError(message(function, f"{name} must be real numbers", describe(value)))
+    array = memory.array.astype("float64")
+    result: Memory = library.memory(array + more if more else array)
+    return result
+
+
+def _token_types(
+    function: str, library: ModuleType, table: Memory, type_ids: Any, types: Any, ids: Memory, validate: bool
+) -> tuple[Memory | None, Memory | None]:
+    if types is None:
+        return None, None
+    name = "the table of token_types"
+    own_library, found = dispatch.memory(function, name, types)
+    checks.floating(function, name, found.dtype, types)
+    checks.is_table(function, name, dispatch.outline(function, "types", types))
+    if own_library is not library or found.device != table.device:
+        raise TypeError(message(function, f"{name} must be of the table's library and on its device", own_library.NAME))
+    if found.shape[1] != table.shape[1]:
+        rule = f"{name} must have the table's width, {table.shape[1]}"
+        raise ValueError(message(function, rule, f"shape {found.shape}"))
+    own_ids = _ids(function, library, table.device, "the ids of token_types", type_ids, found.shape[0], validate, ids.shape)
+    return own_ids, found
+
+
+def _without_padding(target: Target, ids: Memory, padding: int, mask: Any) -> Any:
+    """The mask without rows of padding, in the shape of ids."""
+    kept = ids.array.reshape(ids.shape) != padding
+    if len(ids.shape) > 2:
+        rule = "padding_idx needs ids of shape (T,) or (B, T)"
+        raise ValueError(message(target.function, rule, f"shape {ids.shape}", "Reshape them."))
+    if mask is None:
+        return kept
+    if not is_known(mask) and target.memory.device is None:
+        mask = np.asarray(mask)
+    if getattr(mask, "shape", None) in ((target.rows,), ids.shape) and getattr(mask.dtype, "kind", "") == "b":
+        return kept & mask
+    return mask  # wrong, as will be said
+
+
+def _refuse_positions(function: str, where: Where) -> None:
+    offset = None if type(where.offset) is int and where.offset == 0 else where.offset
+    for name, value in (("offset", offset), ("positions", where.positions), ("cu_seqlens", where.cu_seqlens)):
+        if value is not None:
+            remedy = "Pass fastpe.Sinusoidal()."
+            raise ValueError(message(function, f"{name} needs an encoding", "None for the encoding", remedy))

@@ -1,0 +1,97 @@
+"""A table of positions stretched to another length or grid, and weights permuted to another layout of pairs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from ..._arrays import Memory, dispatch
+from .. import checks
+from ..checks import describe, message
+from ..interpolation import weights
+from .base import Job, Spec
+
+METHODS = ("linear", "bilinear", "bicubic", "antialias", "bicubic_antialias")
+
+
+class Resample(NamedTuple):
+    """Rows of a table interpolated to a new length, or to a new grid of patches; those in front stay."""
+
+    new_size: Any
+    method: str | None = None
+    prefix_tokens: int = 0
+    grid: Any = None
+    interpolate_offset: float = 0.0
+
+    function: ClassVar[str] = "resample"
+    names: ClassVar[tuple[str, ...]] = ("table",)
+    in_place: ClassVar[bool] = False
+    written: ClassVar[int] = 0
+
+    def check(self, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Job:
+        function, (array,) = self.function, arrays
+        library, table = dispatch.memory(function, "table", array)
+        checks.floating(function, "table", table.dtype, array)
+        if len(table.shape) not in (2, 3) or 0 in table.shape or (len(table.shape) == 3 and table.shape[0] != 1):
+            raise ValueError(message(function, "table must have shape (P, D) or (1, P, D)", f"shape {table.shape}"))
+        prefix = checks.integer(function, "prefix_tokens", self.prefix_tokens)
+        count = table.shape[-2] - prefix
+        if prefix < 0 or count < 1:
+            raise ValueError(message(function, f"prefix_tokens must lie in [0, {table.shape[-2]})", str(prefix)))
+        is_grid = isinstance(self.new_size, (tuple, list))
+        method = self.method or ("bicubic" if is_grid else "linear")
+        checks.one_of(function, "method", method, METHODS[1:] if is_grid else METHODS[:1])
+        sizes = [checks.width(function, "new_size", size) for size in (self.new_size if is_grid else (self.new_size,))]
+        if is_grid and len(sizes) != 2:
+            raise ValueError(message(function, "new_size must be a length or a pair (rows, columns)", describe(self.new_size)))
+        extra = checks.number(function, "interpolate_offset", self.interpolate_offset)
+        if extra < 0:
+            raise ValueError(message(function, "interpolate_offset must be 0 or more", f"{extra:g}"))
+        old = _old_grid(function, count, self.grid) if is_grid else [count]
+        return Job(_stretched(library, table, prefix, old, sizes, method, extra), table.device, ())
+
+    def result(self, specs: tuple[Spec, ...]) -> Spec:
+        *leading, _, width = specs[0].shape
+        sizes = self.new_size if isinstance(self.new_size, (tuple, list)) else (self.new_size,)
+        prefix = self.prefix_tokens
+        return Spec((*leading, prefix + math.prod(sizes), width), specs[0].dtype)
+
+    def adjoint(self) -> None:
+        """None: a table is stretched before training."""
+
+    def repeatable(self, where: Any) -> bool:
+        return False
+
+
+def _stretched(library: Any, table: Memory, prefix: int, old: list[int], sizes: list[int], method: str, extra: float) -> Any:
+    """A new array: one axis after the other, in float64, rounded once."""
+    width = table.shape[-1]
+    flat = table.array.reshape(prefix + math.prod(old), width)
+    made = flat[prefix:].astype("float64").reshape(*old, width)
+    real = np.float64 if table.dtype == "float64" else np.float32
+    for before, after in zip(old, sizes, strict=True):  # the first axis goes to the back of the grid
+        matrix = library.from_host(weights(method, before, after, extra, real), table.device)
+        rest = made.shape[1:]
+        made = (matrix @ made.reshape(before, -1)).reshape(after, *rest)
+        if len(old) == 2:
+            made = made.swapaxes(0, 1)
+    result = library.empty((prefix + math.prod(sizes), width), table.dtype, table.device)
+    result[:prefix] = flat[:prefix]
+    result[prefix:] = made.reshape(-1, width).astype(result.dtype)
+    return result if len(table.shape) == 2 else result[None]
+
+
+def _old_grid(function: str, count: int, grid: Any) -> list[int]:
+    if grid is None:
+        side = math.isqrt(count)
+        if side * side != count:
+            raise ValueError(message(function, "grid must be given where the patches are no square", f"{count} patches"))
+        return [side, side]
+    if not isinstance(grid, (tuple, list)) or len(grid) != 2:
+        raise TypeError(message(function, "grid must be a pair (rows, columns)", describe(grid)))
+    sizes = [checks.width(function, "grid", size) for size in grid]
+    if sizes[0] * sizes[1] != count:
+        raise ValueError(message(function, f"grid must have as many patches as the table, {count}", f"{tuple(sizes)}"))
+    return sizes

@@ -1,0 +1,264 @@
+"""Rotating queries and keys by their positions, and keys that were rotated to other positions."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
+
+from ..._arrays import ITEMSIZE, Memory, dispatch
+from ..._backends.calls import Pair, RotaryRows, Rows
+from ..._backends.calls import Rotate as RotateCall
+from .. import checks
+from ..arguments import Target, device_name, output, overlap
+from ..checks import describe, message
+from ..where import Where, length_of, resolve_moves
+from .base import Job, Spec
+
+ARRAYS = ("q", "k")
+
+
+class Rotate(NamedTuple):
+    """Pairs of channels of q and k rotated by position * frequency, times the attention factor.
+
+    ``transposed``: the adjoint, which rotates the other way and multiplies by the same factors. ``packing``: one array holds the heads of
+    q, k and v; how many q and k have, and the axis of the heads.
+    """
+
+    encoding: Any
+    inverse: bool = False
+    seq_len: int | None = None
+    transposed: bool = False
+    packing: tuple[int, int, int] | None = None
+
+    function: ClassVar[str] = "apply_rotary"
+    names: ClassVar[tuple[str, ...]] = ("q", "k")
+    in_place: ClassVar[bool] = True
+
+    @property
+    def written(self) -> int:
+        """How many arrays are written: q and k, or the one that holds both."""
+        return 2 if self.packing is None else 1
+
+    def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
+        function, encoding = self.function, self.encoding
+        checks.sequence_length(function, self.seq_len)
+        checks.boolean(function, "validate", validate)
+        checks.boolean(function, "inverse", self.inverse)
+        given = Arrays.check(function, dict(zip(ARRAYS, arrays, strict=True)), out, where.seq_axis)
+        rows = _rows(given, encoding, validate, where)
+        plans = {}
+        for name, memory in given.targets.items():
+            plans[name] = encoding.plan(memory.shape[-1], self._length(rows, memory.shape[given.axes[name]]))
+            for factor in (plans[name].attention_factor, 1 / plans[name].attention_factor):
+                checks.fits(function, "the encoding's attention factor", factor, memory.dtype)
+        pairs = {name: pair for name, pair in given.pairs.items() if 0 not in pair.out.shape}
+        one_layout = len({(plans[name].head_dim, pair.out.dtype, given.axes[name]) for name, pair in pairs.items()}) == 1
+        groups = [pairs] if one_layout and not encoding.differs_for_keys else [{name: pair} for name, pair in pairs.items()]
+        calls = [self._call(group, rows, given.axes, plans) for group in groups]
+        repeats = None
+        if out is None and len(groups) == 1 and len(pairs) == len(given.sources) and encoding.repeats(self.seq_len):
+            repeats = tuple(pair.out for pair in pairs.values())
+        return Job(_result(arrays, out), given.device, calls, repeats)
+
+    def _length(self, rows: RotaryRows, count: int) -> int | None:
+        """The length that a rule depends on: the largest position + 1, if it is not given."""
+        if not self.encoding.needs_length or self.seq_len is not None:
+            return self.seq_len
+        return length_of(self.function, rows.start, count, rows.alive[0] if rows.table else None)
+
+    def _call(self, group: dict[str, Pair], rows: RotaryRows, axes: dict[str, int], plans: dict[str, Any]) -> RotateCall:
+        name = next(iter(group))
+        plan = plans[name]
+        factor = 1 / plan.attention_factor if self.inverse else plan.attention_factor
+        grows, back = (name == "k") != self.inverse, self.inverse != self.transposed
+        return RotateCall(group.get("q"), group.get("k"), rows, axes[name], plan, back, factor, grows, plan.centre)
+
+    def result(self, specs: tuple[Spec, ...]) -> Spec:
+        return specs[0]
+
+    def adjoint(self) -> Rotate:
+        return self._replace(transposed=not self.transposed)
+
+    def repeatable(self, where: Where) -> bool:
+        return (
+            type(self[1]) is bool
+            and where[1] is where[2] is where[3] is None  # positions, cu_seqlens and mask
+            and (self[2] is None or type(self[2]) is int)
+        )
+
+
+class Rerotate(NamedTuple):
+    """Keys that stand at p in ``source`` become what they would be at p + delta in ``target``; ``transposed``: the adjoint."""
+
+    source: Any
+    target: Any
+    seq_len: Any = None
+    transposed: bool = False
+
+    function: ClassVar[str] = "rerotate"
+    names: ClassVar[tuple[str, ...]] = ("k", "delta")
+    in_place: ClassVar[bool] = True
+    written: ClassVar[int] = 1
+
+    def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
+        function, (k, delta) = self.function, arrays
+        checks.boolean(function, "validate", validate)
+        source, target = self.source, self.target
+        lengths = self._lengths()
+        source.check_like(function, target)
+        given = Arrays.check(function, {"k": k}, out, where.seq_axis)
+        memory, axis = given.targets["k"], given.axes["k"]
+        before, after = (one.plan(memory.shape[-1], length) for one, length in zip((source, target), lengths, strict=True))
+        change = None if before is after else source.difference(before, after)
+        rows = None if change is None else _rows(given, target, validate, where)
+        moves = not (type(delta) is int and delta == 0)
+        moved = None
+        if moves or change is None:
+            near = _target(given, "k", validate)
+            moved = _rotary_rows(near, resolve_moves(near, delta, where.mask))
+        pair = given.pairs["k"]
+        calls: list[RotateCall] = []
+        if 0 not in memory.shape:
+            if change is not None and rows is not None:
+                factor = change.attention_factor
+                checks.fits(function, "the attention factor's change", factor, memory.dtype)
+                calls.append(RotateCall(None, pair, rows, axis, change, self.transposed, factor))
+                pair = Pair(pair.out, pair.out)
+            if moved is not None and (moves or pair.x is not pair.out):
+                calls.append(RotateCall(None, pair, moved, axis, after, self.transposed, 1.0, True, 0))
+        return Job(k if out is None else out, given.device, calls)
+
+    def _lengths(self) -> tuple[int | None, int | None]:
+        lengths = self.seq_len if isinstance(self.seq_len, (tuple, list)) else (self.seq_len, self.seq_len)
+        if len(lengths) != 2:
+            raise ValueError(message(self.function, "seq_len must be one length or a pair", describe(self.seq_len)))
+        for length, one in zip(lengths, (self.source, self.target), strict=True):
+            checks.sequence_length(self.function, length)
+            if length is None and one.needs_length:
+                raise ValueError(message(self.function, "seq_len must be given where the scaling rule depends on it", "None"))
+        return lengths[0], lengths[1]
+
+    def result(self, specs: tuple[Spec, ...]) -> Spec:
+        return specs[0]
+
+    def adjoint(self) -> Rerotate:
+        return self._replace(transposed=not self.transposed)
+
+    def repeatable(self, where: Where) -> bool:
+        return False
+
+
+def _result(arrays: tuple[Any, ...], out: Any) -> Any:
+    """What the verb returns: both arrays, or the one that is there."""
+    if out is not None:
+        return out
+    q, k = arrays
+    return q if k is None else k if q is None else (q, k)
+
+
+# ---- arrays ------------------------------------------------------------------------------------------------------------------
+
+
+class Arrays(NamedTuple):
+    """q and k, checked: which there are, where they are read and written, and their axis of rows."""
+
+    function: str
+    library: ModuleType
+    sources: dict[str, Memory]
+    targets: dict[str, Memory]
+    axes: dict[str, int]
+
+    @classmethod
+    def check(cls, function: str, given: dict[str, Any], out: Any, seq_axis: Any) -> Arrays:
+        libraries, sources, axes = {}, {}, {}
+        for name, array in given.items():
+            if array is not None:
+                libraries[name], memory = dispatch.memory(function, name, array)
+                checks.floating(function, name, memory.dtype, array)
+                checks.has_rows(function, name, memory.shape)
+                sources[name], axes[name] = memory, checks.axis(function, seq_axis, memory.shape)
+        if not sources:
+            raise TypeError(message(function, f"{' or '.join(given)} must be an array", "None"))
+        if len({(id(libraries[name]), memory.device) for name, memory in sources.items()}) > 1:
+            got = " and ".join(f"{libraries[name].NAME} on {device_name(memory.device)}" for name, memory in sources.items())
+            remedy = "Nothing is copied between devices silently."
+            raise TypeError(message(function, "q and k must be of one library and on one device", got, remedy))
+        library = next(iter(libraries.values()))
+        arrays = cls(function, library, sources, _targets(function, out, library, sources), axes)
+        arrays._check_apart()
+        return arrays
+
+    @property
+    def pairs(self) -> dict[str, Pair]:
+        return {name: Pair(self.sources[name], self.targets[name]) for name in self.sources}
+
+    @property
+    def device(self) -> int | None:
+        return next(iter(self.sources.values())).device
+
+    def _check_apart(self) -> None:
+        """What is written must be writable and share no element with anything else."""
+        for name, target in self.targets.items():
+            label = name if target is self.sources[name] else "out"
+            checks.writable(self.function, label, target.shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
+            others = [(other, memory) for other, memory in self.sources.items() if other != name or memory is not target]
+            others += [("the other out", memory) for other, memory in self.targets.items() if other != name]
+            for other, memory in others:
+                if overlap(target, memory) or (0 not in target.shape and target.same_elements(memory)):
+                    got, remedy = f"{label} overlaps {other}", "Pass arrays that share no memory."
+                    raise ValueError(message(self.function, "q, k and out must lie apart", got, remedy))
+
+
+def _targets(function: str, out: Any, library: ModuleType, sources: dict[str, Memory]) -> dict[str, Memory]:
+    """Where each of q and k is written."""
+    if out is None:
+        return dict(sources)
+    outs = (out,) if len(sources) == 1 else out
+    if not isinstance(outs, (tuple, list)) or len(outs) != len(sources):
+        raise TypeError(message(function, "out must be a pair of arrays, for q and for k", describe(out)))
+    targets = {}
+    for one, (name, source) in zip(outs, sources.items(), strict=True):
+        target = output(function, one, library, source.device, source.shape, source.dtype)
+        targets[name] = source if target.same_elements(source) else target
+    return targets
+
+
+# ---- rows --------------------------------------------------------------------------------------------------------------------
+
+
+def _without_heads(memory: Memory, axis: int) -> tuple[Memory, int]:
+    """Batch, rows and channels of q or k: what positions belong to."""
+    batch = [other for other in range(len(memory.shape) - 1) if other != axis][:1]
+    kept = [*sorted([*batch, axis]), len(memory.shape) - 1]
+    shape, strides = (tuple(values[i] for i in kept) for values in (memory.shape, memory.strides))
+    return memory._replace(shape=shape, strides=strides), kept.index(axis)
+
+
+def _target(arrays: Arrays, name: str, validate: bool) -> Target:
+    memory, axis = _without_heads(arrays.sources[name], arrays.axes[name])
+    return Target(arrays.function, arrays.library, memory, axis, validate)
+
+
+def _rotary_rows(target: Target, rows: Rows, step: int = 0) -> RotaryRows:
+    """With the strides of batch, rows and axes of positions."""
+    batch, axis = target.batch_axis, target.seq_axis
+    strides, mask_strides = (
+        (0 if batch is None else values[batch], values[axis]) for values in (rows.table_strides, rows.mask_strides)
+    )
+    return RotaryRows(rows.start, rows.table, (*strides, step), rows.mask, mask_strides, rows.alive)
+
+
+def _rows(arrays: Arrays, encoding: Any, validate: bool, where: Where) -> RotaryRows:
+    """The rows of q and k, which must agree."""
+    targets = {name: _target(arrays, name, validate) for name in arrays.sources}
+    target = next(iter(targets.values()))
+    rows = _rotary_rows(target, *encoding.resolve(target, where))
+    for name, one in targets.items():
+        if one.rows != target.rows:
+            got = f"{target.rows} and {one.rows}"
+            raise ValueError(message(arrays.function, "q and k must have the same number of rows T", got))
+        if rows.vary and one.batch != target.batch:
+            got = f"q {arrays.sources['q'].shape} and {name} {arrays.sources[name].shape}"
+            rule = "q and k must have the same batch B where positions, offsets or a mask differ between sequences"
+            raise ValueError(message(arrays.function, rule, got))
+    return rows

@@ -1,0 +1,52 @@
+"""The one way in: a verb's operation, its arrays and where their rows stand, to the library or the backend that runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._arrays import dispatch
+from .._backends import backend_on
+from . import call_cache
+from .operations.base import Job
+
+
+def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any = None, validate: bool = False) -> Any:
+    """Run an operation; returns what the verb returns. Libraries with a world of their own (autograd, tracing) have a runner."""
+    lead = arrays[0]
+    if type(lead) is not np.ndarray:
+        runner = dispatch.runner(arrays, out)
+        if runner is not None:
+            return runner.run(operation, arrays, where, out, validate)
+    key = None
+    if validate is False and operation.repeatable(where):
+        key = call_cache.host_key(operation, arrays, where, out)
+        if key is not None:
+            try:
+                entry = call_cache.entries.get(key)
+            except TypeError:  # something in it is no value
+                key = entry = None
+            if entry is not None:
+                result = entry.run_host(operation, arrays, where, out)
+                if result is not call_cache.MISS:
+                    return result
+    job = operation.check(arrays, where, out, validate)
+    finish(operation, job, key, arrays, where)
+    return job.result
+
+
+def finish(operation: Any, job: Job, key: Any, arrays: tuple[Any, ...], where: Any) -> None:
+    """Run what is left of a checked call, and keep it under a key, so that the next one like it need not be checked."""
+    backend = backend_on(job.device)
+    if key is not None and job.arrays is not None:
+        calls = list(job.calls)
+        prepared = backend.prepare(calls[0]) if len(calls) == 1 else None
+        if prepared is not None:
+            prepared.again()
+            call_cache.keep(key, operation, calls[0], prepared, job, where)
+            return
+    else:
+        calls = job.calls  # type: ignore[assignment]
+    for call in calls:
+        backend.run(call)

@@ -1,0 +1,350 @@
+"""Where rows stand: one value for the four arguments that say it, and one parser that turns it into what kernels read.
+
+Kernels know one form only: row t stands at ``start + t``, or a table holds every row's position as int64 in units of 2^-32; a mask may
+protect rows. A table costs 8 bytes a row. Arguments on the host are always checked; arguments on a GPU are not read back unless the
+caller asks for it with ``validate=True``.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._arrays import Memory
+from .._backends import backend_of
+from .._backends.calls import Rows
+from . import checks
+from .arguments import WANTED, Target, argument, either, host_numbers, is_known, kind_of
+from .checks import POSITION_LIMIT, describe, message
+
+ONE = 1 << 32  # one position, in the kernels' units
+
+
+class Where(NamedTuple):
+    """Where the rows of a call stand, as its arguments say: see ``fastpe.add_encoding``."""
+
+    offset: Any = 0
+    positions: Any = None
+    cu_seqlens: Any = None
+    mask: Any = None
+    seq_axis: int = -2
+
+
+def resolve(target: Target, where: Where) -> Rows:
+    """Check the four arguments against each other and against x, and bring them into the form that kernels know."""
+    offset, positions, cu_seqlens, mask, _ = where
+    none = (0,) * (len(target.memory.shape) - 1)
+    if positions is None and cu_seqlens is None and mask is None and type(offset) is int:
+        return Rows(_affine(target, offset) * ONE, 0, none, 0, none, ())
+    if positions is not None:
+        _refuse_beside_positions(target.function, offset, cu_seqlens)
+    kept = None if mask is None else _mask(target, mask)
+    if positions is not None:
+        table, strides = _given(target, positions, kept)
+    elif kept is None and cu_seqlens is None and not _is_array(offset):
+        return Rows(_affine(target, checks.integer(target.function, "offset", offset)) * ONE, 0, none, 0, none, ())
+    else:
+        table, strides = _counted(target, offset, cu_seqlens, kept)
+    return rows_of_table(target, table, strides, kept)
+
+
+def resolve_axes(target: Target, where: Where, axes: int) -> tuple[Rows, int]:
+    """Positions with ``axes`` axes, (A, T) or (A, B, T); returns the stride from axis to axis too."""
+    function = target.function
+    _refuse_beside_positions(function, where.offset, where.cu_seqlens)
+    given = argument(target, "positions", where.positions, "iuf")
+    accepted = [(axes, *shape) for shape in row_shapes(target)]
+    if given.shape not in accepted:
+        rule = f"positions must have shape {either(accepted)}, the axes of the encoding's sections first"
+        raise ValueError(message(function, rule, f"shape {given.shape}"))
+    kept = None if where.mask is None else _mask(target, where.mask)
+    table = position_table(function, target.library, given, target.validate)
+    return rows_of_table(target, table, spread(target, given.shape[1:], table.strides[1:]), kept), table.strides[0]
+
+
+def resolve_moves(target: Target, delta: Any, mask: Any) -> Rows:
+    """By how much each row moves, as the position of the row: one number, (B,) or (B, T) of them; the mask only protects."""
+    function = target.function
+    if not is_known(delta):
+        delta = target.library.from_host(host_numbers(function, "delta", delta), target.memory.device)
+    given = argument(target, "delta", delta, "iuf")
+    batch = target.batch_axis
+    accepted = [(), *([(target.batch,), (target.batch, target.rows)] if batch is not None else [])]
+    if given.shape not in accepted:
+        rule = "delta must be one number" + (f" or have shape {either(accepted[1:])}" if accepted[1:] else "")
+        raise ValueError(message(function, rule, f"shape {given.shape}"))
+    kept = None if mask is None else _mask(target, mask)
+    table = position_table(function, target.library, given, target.validate)
+    strides = [0] * (len(target.memory.shape) - 1)
+    for axis, stride, size in zip((batch, target.seq_axis), table.strides, table.shape, strict=False):
+        strides[axis if axis is not None else 0] = stride if size > 1 else 0
+    return rows_of_table(target, table, tuple(strides), kept)
+
+
+def rows_of_table(target: Target, table: Memory, strides: tuple[int, ...], kept: Memory | None, skipped: int = 0) -> Rows:
+    """Rows whose positions lie in a table, ``skipped`` bytes from its beginning on, and of which a mask may keep some."""
+    none = (0,) * (len(target.memory.shape) - 1)
+    mask_strides = none if kept is None else spread(target, kept.shape, kept.strides)
+    address = 0 if kept is None else kept.address
+    return Rows(0, table.address + skipped, strides, address, mask_strides, (table, kept))
+
+
+def length_of(function: str, start: int, count: int, table: Any) -> int:
+    """The largest position + 1, of rows that count from ``start`` (in units of 2^-32) if there is no table."""
+    if table is None:
+        return max(1, (start >> 32) + count)
+    if table.device is not None:
+        rule = "seq_len must be given where the scaling rule depends on the length and positions lie on a GPU"
+        raise ValueError(message(function, rule, "None"))
+    return max(1, int(table.array.max(initial=0) >> 32) + 1)
+
+
+def rows_of_positions(function: str, library: ModuleType, given: Memory, validate: bool) -> Rows:
+    """The rows of ``encode``: one for every position, in any shape."""
+    table = position_table(function, library, given, validate)
+    strides = table.strides or (0,)
+    return Rows(0, table.address, strides, 0, (0,) * len(strides), (table,))
+
+
+# ---- offset ------------------------------------------------------------------------------------------------------------------
+
+
+def _refuse_beside_positions(function: str, offset: Any, cu_seqlens: Any) -> None:
+    if not _is_array(offset):
+        checks.integer(function, "offset", offset)
+    for name, value in (("cu_seqlens", cu_seqlens), ("offset", None if _is_zero(offset) else offset)):
+        if value is not None:
+            remedy = f"Give positions alone, or {name} alone."
+            raise ValueError(message(function, f"positions and {name} contradict each other", "both", remedy))
+
+
+def _is_zero(offset: Any) -> bool:
+    return not _is_array(offset) and offset == 0
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (list, tuple, range)) or getattr(value, "ndim", 0) > 0
+
+
+def _affine(target: Target, offset: int) -> int:
+    last = offset + max(target.rows - 1, 0)
+    if offset < -POSITION_LIMIT or last >= POSITION_LIMIT:
+        raise ValueError(
+            message(target.function, "every position must lie in [-2^31, 2^31)", f"offset {offset} with {target.rows} rows")
+        )
+    return offset
+
+
+def _offsets(target: Target, offset: Any, sequences: int | None) -> Memory | int:
+    """One offset, or the memory of (B,) or, with cu_seqlens, (n,) of them."""
+    function = target.function
+    if not _is_array(offset):
+        value = checks.integer(function, "offset", offset, "One offset a sequence is an array of shape (B,).")
+        if not -POSITION_LIMIT <= value < POSITION_LIMIT:
+            raise ValueError(message(function, "every position must lie in [-2^31, 2^31)", f"offset {value}"))
+        return value
+    expected, what = (sequences, "(n,), one a sequence of cu_seqlens") if sequences is not None else (target.batch, "(B,)")
+    if sequences is None and target.batch_axis is None:
+        remedy = "A 2-D x of shape (T, D) has no batch axis; give an int."
+        raise ValueError(message(function, "offset must be an integer", describe(offset), remedy))
+    given = argument(target, "offset", offset, "iu")
+    if given.shape != (expected,):
+        raise ValueError(
+            message(function, f"offset must be an integer or have shape {what} = ({expected},)", f"shape {given.shape}")
+        )
+    if target.validate or given.device is None:
+        values = np.asarray(target.library.as_host(given.array))
+        bad = np.flatnonzero((values < -POSITION_LIMIT) | (values >= POSITION_LIMIT))
+        if bad.size:
+            got = f"{values[bad[0]]} at index ({bad[0]},)"
+            raise ValueError(message(function, "offset must lie in [-2^31, 2^31)", got))
+    return given
+
+
+# ---- cu_seqlens and mask -----------------------------------------------------------------------------------------------------
+
+
+def _counted(target: Target, offset: Any, cu_seqlens: Any, mask: Memory | None) -> tuple[Memory, tuple[int, ...]]:
+    boundaries = None if cu_seqlens is None else _boundaries(target, cu_seqlens)
+    offsets = _offsets(target, offset, None if boundaries is None else boundaries.shape[0] - 1)
+    backend = backend_of(target.memory)
+    batch_axis = target.batch_axis
+    kept = None
+    if mask is None:
+        table = backend.locate_rows_ragged(target.library, target.rows, offsets, boundaries)
+    else:
+        swapped = len(mask.shape) == 2 and target.seq_axis == 0
+        by_sequence = _swapped(mask) if swapped else mask
+        table = backend.locate_rows_counted(target.library, by_sequence, offsets, boundaries)
+        if target.validate or table.device is None:
+            kept = np.asarray(target.library.as_host(by_sequence.array))
+    where = _first_bad(target.library, table, target.validate, kept)
+    if where is not None:
+        raise ValueError(message(target.function, "every position must lie in [-2^31, 2^31)", f"a row beyond it at {where}"))
+    strides = [0] * (len(target.memory.shape) - 1)
+    strides[target.seq_axis] = table.strides[1]
+    if batch_axis is not None and table.shape[0] > 1:
+        strides[batch_axis] = table.strides[0]
+    return table, tuple(strides)
+
+
+def _swapped(mask: Memory) -> Memory:
+    return mask._replace(shape=mask.shape[::-1], strides=mask.strides[::-1], array=mask.array.T)
+
+
+def _boundaries(target: Target, cu_seqlens: Any) -> Memory:
+    function = target.function
+    given = argument(target, "cu_seqlens", cu_seqlens, "iu")
+    if len(given.shape) != 1 or given.shape[0] < 1:
+        raise ValueError(
+            message(function, "cu_seqlens must have shape (n + 1,), starting at 0 and ending at T", f"shape {given.shape}")
+        )
+    if given.shape[0] == 1 and target.rows > 0:
+        got = f"shape (1,) for T = {target.rows}"
+        raise ValueError(message(function, "cu_seqlens must have shape (n + 1,), starting at 0 and ending at T", got))
+    if target.validate or given.device is None:
+        values = np.asarray(target.library.as_host(given.array))
+        rule = "cu_seqlens must start at 0, never decrease and end at T"
+        if values[0] != 0:
+            raise ValueError(message(function, rule, f"first value {values[0]}"))
+        falls = np.flatnonzero(values[1:] < values[:-1])
+        if falls.size:
+            raise ValueError(
+                message(function, rule, f"{values[falls[0] + 1]} after {values[falls[0]]} at index {falls[0] + 1}")
+            )
+        if values[-1] != target.rows:
+            raise ValueError(message(function, rule, f"last value {values[-1]} for T = {target.rows}"))
+    return given
+
+
+def _mask(target: Target, mask: Any) -> Memory:
+    function = target.function
+    given = argument(target, "mask", mask, "b")
+    accepted = row_shapes(target)
+    if given.shape not in accepted:
+        raise ValueError(message(function, f"mask must have shape {either(accepted)}", f"shape {given.shape}"))
+    return given
+
+
+def row_shapes(target: Target) -> list[tuple[int, ...]]:
+    """(T,) and, where there is a batch axis, (B, T) in x's axis order."""
+    shapes: list[tuple[int, ...]] = [(target.rows,)]
+    if target.batch_axis is not None:
+        order = sorted((target.batch_axis, target.seq_axis))
+        shapes.append(tuple(target.memory.shape[axis] for axis in order))
+    return shapes
+
+
+def spread(target: Target, shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a (T,), (B, T) or x.shape[:-1] array for every leading axis of x."""
+    result = [0] * (len(target.memory.shape) - 1)
+    for axis, stride, size in zip(_axes(target, len(shape)), strides, shape, strict=True):
+        result[axis] = stride if size > 1 else 0
+    return tuple(result)
+
+
+def _axes(target: Target, ndim: int) -> list[int]:
+    """The axes of x that a (T,), (B, T) or x.shape[:-1] array has."""
+    if ndim == 1:
+        return [target.seq_axis]
+    if ndim == 2 and target.batch_axis is not None:
+        return sorted((target.batch_axis, target.seq_axis))
+    return list(range(len(target.memory.shape) - 1))
+
+
+def _kept(target: Target, mask: Memory | None, ndim: int) -> Any:
+    """Which rows of a table of so many axes are kept by the mask in any sequence and head; None for all."""
+    if mask is None or (mask.device is not None and not target.validate):
+        return None
+    values = np.asarray(target.library.as_host(mask.array))
+    masked, wanted = _axes(target, values.ndim), _axes(target, ndim)
+    leading = range(len(target.memory.shape) - 1)
+    spread = values.reshape([values.shape[masked.index(axis)] if axis in masked else 1 for axis in leading])
+    return spread.any(axis=tuple(axis for axis in leading if axis not in wanted))
+
+
+# ---- positions ---------------------------------------------------------------------------------------------------------------
+
+
+def _given(target: Target, positions: Any, mask: Memory | None) -> tuple[Memory, tuple[int, ...]]:
+    function = target.function
+    given = argument(target, "positions", positions, "iuf")
+    accepted = row_shapes(target)
+    if target.memory.shape[:-1] not in accepted:
+        accepted.append(target.memory.shape[:-1])
+    if given.shape not in accepted:
+        remedy = f"x has shape {target.memory.shape} and seq_axis {target.seq_axis}."
+        raise ValueError(message(function, f"positions must have shape {either(accepted)}", f"shape {given.shape}", remedy))
+    table = position_table(function, target.library, given, target.validate, _kept(target, mask, len(given.shape)))
+    return table, spread(target, given.shape, table.strides)
+
+
+def position_table(function: str, library: ModuleType, given: Memory, validate: bool, kept: Any = None) -> Memory:
+    """The table of given positions; only ``kept`` rows need have one."""
+    if kind_of(given) not in "iuf":
+        remedy = "bfloat16 holds integers only up to 256; use int64 or float32." if given.dtype == "bfloat16" else ""
+        raise TypeError(message(function, f"positions must be {WANTED['iuf']}", describe(given.array), remedy))
+    if given.dtype not in ("float16", "float32", "float64") and kind_of(given) == "f":
+        raise TypeError(message(function, "positions must be integers, float16, float32 or float64", describe(given.array)))
+    table: Memory = backend_of(given).locate_rows_given(library, given)
+    where = _first_bad(library, table, validate, kept)
+    if where is not None:
+        value = np.asarray(library.as_host(given.array))[where]
+        raise ValueError(message(function, "positions must be finite and lie in [-2^31, 2^31)", f"{value} at index {where}"))
+    return table
+
+
+def _first_bad(library: ModuleType, table: Memory, validate: bool, kept: Any) -> tuple[int, ...] | None:
+    """Index of the first kept row that is no position. A table on a GPU is read back only to validate."""
+    if table.device is not None and not validate:
+        return None
+    bad = np.asarray(library.as_host(table.array)) == checks.NOT_A_POSITION
+    if kept is not None:
+        bad &= kept
+    if not bad.any():
+        return None
+    return tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
+
+
+# ---- positions as numbers ----------------------------------------------------------------------------------------------------
+
+
+def row_positions(target: Target, rows: Rows) -> Any:
+    """The integer position of every row, as broadcast along x.shape[:-1], on the host."""
+    sizes = target.memory.shape[:-1]
+    if rows.table == 0:
+        along = [-1 if axis == target.seq_axis else 1 for axis in range(len(sizes))]
+        return (rows.start >> 32) + np.arange(target.rows).reshape(along)
+    values = np.asarray(target.library.as_host(rows.alive[0].array))
+    return np.lib.stride_tricks.as_strided(values, sizes, rows.table_strides) >> 32
+
+
+# ---- positions as rows of a table --------------------------------------------------------------------------------------------
+
+
+def refuse_real_positions(function: str, positions: Any) -> None:
+    """The rows of a table have integer positions."""
+    if positions is None:
+        return
+    kind = getattr(getattr(positions, "dtype", None), "kind", None)
+    if kind == "f" or (kind is None and np.asarray(positions).dtype.kind == "f"):
+        raise TypeError(message(function, "positions of a table must be integers", describe(positions)))
+
+
+def check_in_table(target: Target, rows: Rows, count: int) -> None:
+    """IndexError with the first row whose position a table of so many rows does not have; on a GPU only to validate."""
+    if rows.table and rows.alive[0].device is not None and not target.validate:
+        return
+    positions = row_positions(target, rows)
+    bad = (positions < 0) | (positions >= count)
+    if rows.mask and rows.table:
+        kept = np.asarray(target.library.as_host(rows.alive[1].array))
+        bad = bad & np.lib.stride_tricks.as_strided(kept, target.memory.shape[:-1], rows.mask_strides)
+    if bad.any():
+        index = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
+        got = f"{np.broadcast_to(positions, bad.shape)[index]} at row {index[target.seq_axis]}"
+        if target.batch_axis is not None:
+            got += f" of sequence {index[target.batch_axis]}"
+        raise IndexError(message(target.function, f"positions must lie in the table's [0, {count})", got))

@@ -1,0 +1,227 @@
+"""What an encoding is: derive from these classes, and your own encoding works in every verb, in PyTorch with gradients, and in graphs.
+
+An encoding is a frozen dataclass of numbers, or of arrays. It says what kernels need for a width, ``plan``; everything else follows.
+``sinusoids`` and ``rotations`` make plans from frequencies. ``docs/extending.md`` has an example of each.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .._arrays import Memory
+from .._backends.calls import AddSinusoidal, Rows
+from .._backends.plans import RotaryPlan, SinusoidalPlan, Turns
+from .._core import checks, phase, text
+from .._core.arguments import Target
+from .._core.checks import message
+from .._core.where import Where, length_of, resolve, resolve_axes, rows_of_positions
+
+__all__ = ["Additive", "Encoding", "Rotational", "rotations", "sinusoids"]
+
+
+class Encoding:
+    """A value that says what happens at a position: what additive and rotary encodings have in common."""
+
+    adds: ClassVar[bool] = False  # whether add_encoding takes it
+    embeds: ClassVar[bool] = False  # whether embed takes it
+    encodes: ClassVar[bool] = False  # whether encode takes it
+    holds_arrays: ClassVar[bool] = False  # whether it holds arrays of the caller's
+    counts: ClassVar[bool] = True  # whether rows count from an offset
+    is_whole: ClassVar[bool] = False  # whether it has rows of its own, without positions
+    text: str  # the encoding as JSON, for graphs; tensors in it are only named
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        text.register(cls)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", text.write(self))
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    @property
+    def needs_length(self) -> bool:
+        """Whether the frequencies depend on the length of the sequence."""
+        return False
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The caller's arrays that it holds, by the names of their fields."""
+        return {}
+
+    def with_arrays(self, **arrays: Any) -> Any:
+        """The same encoding with other arrays."""
+        return replace(self, **arrays)  # type: ignore[type-var]
+
+    def repeats(self, seq_len: Any) -> bool:
+        """Whether a call with arrays of the same layout may run the same kernel call again."""
+        return not self.holds_arrays and (not self.needs_length or type(seq_len) is int)
+
+    def plan(self, dim: int, seq_len: int | None = None) -> Any:
+        """What kernels need for a width, and for a length if ``needs_length``. Cache it: it is asked for at every new kind of call."""
+        raise NotImplementedError(f"{type(self).__name__} must define plan(dim, seq_len).")
+
+    def length(self, function: str, seq_len: int | None, rows: Rows, count: int) -> int | None:
+        """The length for a rule that depends on it: the largest position + 1, if it is not given."""
+        if not self.needs_length or seq_len is not None:
+            return seq_len
+        return length_of(function, rows.start, count, rows.alive[0] if rows.table else None)
+
+
+class Additive(Encoding):
+    """An encoding that is added to rows: sines and cosines of frequencies, by a ``SinusoidalPlan`` from ``plan(dim, seq_len)``."""
+
+    adds: ClassVar[bool] = True
+    embeds: ClassVar[bool] = True
+    encodes: ClassVar[bool] = True
+    amplitude: float = 1.0
+
+    def additions(self, target: Target, where: Where, out: Memory, scale: float, seq_len: int | None) -> Sequence[Any]:
+        """The kernel calls that add it to the rows of ``target.memory`` and write them to ``out``."""
+        rows = resolve(target, where)
+        checks.fits(target.function, "the encoding's amplitude", self.amplitude, out.dtype)
+        if 0 in out.shape:
+            return ()
+        length = self.length(target.function, seq_len, rows, target.rows)
+        return (AddSinusoidal(target.memory, out, rows, target.seq_axis, self.plan(out.shape[-1], length), scale),)
+
+    def encodings(
+        self, library: ModuleType, positions: Memory | None, out: Memory, seq_len: int | None, validate: bool
+    ) -> Iterable[Any]:
+        """The kernel calls that write the encoding of positions to ``out``."""
+        checks.fits("encode", "the encoding's amplitude", self.amplitude, out.dtype)
+        assert positions is not None
+        rows = rows_of_positions("encode", library, positions, validate)
+        if 0 in out.shape:
+            return ()
+        length = self.length("encode", seq_len, rows, 1)
+        plan = self.plan(out.shape[-1], length)
+        if len(out.shape) == 1:  # a single row
+            out = out._replace(shape=(1, *out.shape), strides=(0, *out.strides))
+        return (AddSinusoidal(None, out, rows, len(out.shape) - 2, plan, 1.0),)
+
+    def summand(self, target: Target, where: Where, out: Memory, seq_len: int | None) -> tuple[Rows, dict[str, Any]]:
+        """Where the rows of an embedding stand, and what the kernel that looks them up needs to add the encoding."""
+        rows = resolve(target, where)
+        checks.fits(target.function, "the encoding's amplitude", self.amplitude, out.dtype)
+        return rows, {"plan": self.plan(out.shape[-1], self.length(target.function, seq_len, rows, target.rows))}
+
+    def check_width(self, function: str, dim: int) -> None:
+        """Refuse a width that it cannot have."""
+
+    def encoded_shape(self, function: str, positions: tuple[int, ...] | None) -> tuple[int, ...]:
+        """The shape of what ``encode`` makes of positions of this shape, but for the width."""
+        if positions is None:
+            raise TypeError(message(function, "positions must be numbers", "None", "Only a Grid has rows of its own."))
+        return tuple(positions)
+
+
+class Rotational(Encoding):
+    """An encoding that rotates pairs of channels of queries and keys, by a ``RotaryPlan`` from ``plan(head_dim, seq_len)``."""
+
+    position_axes: int | None = None  # of positions with several axes, as (A, T) or (A, B, T)
+
+    @property
+    def differs_for_keys(self) -> bool:
+        """Whether queries and keys are multiplied by different factors."""
+        return False
+
+    def resolve(self, target: Target, where: Where) -> tuple[Rows, int]:
+        """Where the rows of q and k stand, and the stride from one axis of the positions to the next."""
+        if self.position_axes is not None and where.positions is not None:
+            return resolve_axes(target, where, self.position_axes)
+        return resolve(target, where), 0
+
+    def check_like(self, function: str, target: Any) -> None:
+        """Refuse a target to which rotated keys cannot be moved: only frequencies and factors may differ."""
+        if type(target) is not type(self):
+            got = f"{type(self).__name__} and {type(target).__name__}"
+            raise TypeError(message(function, "source and target must be of one class", got))
+
+    def difference(self, before: RotaryPlan, after: RotaryPlan) -> RotaryPlan:
+        """What turns the result of one plan at a position into that of another of the same layout."""
+        return _difference(before, after)
+
+
+@functools.lru_cache(maxsize=32)
+def _difference(before: RotaryPlan, after: RotaryPlan) -> RotaryPlan:
+    fraction = after.turns.fraction - before.turns.fraction  # modulo 2^64, and the borrow
+    whole = after.turns.whole - before.turns.whole - (after.turns.fraction < before.turns.fraction)
+    return replace(
+        after,
+        key=("difference", before.key, after.key),
+        angular=after.angular - before.angular,
+        turns=Turns(fraction, whole),
+        attention_factor=after.attention_factor / before.attention_factor,
+        growths=None,
+    )
+
+
+# ---- plans from frequencies --------------------------------------------------------------------------------------------------
+
+
+def sinusoids(
+    key: Any,
+    dim: int,
+    frequencies: Sequence[float | Decimal],
+    *,
+    interleaved: bool = True,
+    cos_first: bool = False,
+    amplitude: float = 1.0,
+) -> SinusoidalPlan:
+    """Return the plan of an additive encoding of an even width from its dim / 2 frequencies, in radians a position.
+
+    Parameters
+    ----------
+    key
+        Anything hashable that says what the plan is of, such as ``(self, dim, seq_len)``: tables on a GPU are kept by it.
+    dim
+        Width D, even.
+    frequencies : (D / 2,) numbers, 0 or more
+        Exact: floats count as the numbers that they are, Decimals to 60 digits.
+    interleaved, cos_first, amplitude
+        As ``layout`` and the other fields of ``fastpe.Sinusoidal``.
+    """
+    if dim % 2 or len(frequencies) != dim // 2:
+        raise ValueError(message("sinusoids", "frequencies must be dim / 2 numbers", f"{len(frequencies)} for dim {dim}"))
+    with phase.precise():
+        _, turns = phase.rounded([Decimal(frequency) for frequency in frequencies])
+    return SinusoidalPlan(key, dim, turns, interleaved, cos_first, dim // 2, -1, False, float(amplitude))
+
+
+def rotations(
+    key: Any,
+    head_dim: int,
+    frequencies: Sequence[float | Decimal],
+    *,
+    interleaved: bool = False,
+    rotary_offset: int = 0,
+    attention_factor: float = 1.0,
+) -> RotaryPlan:
+    """Return the plan of a rotary encoding of 2 * len(frequencies) channels, from ``rotary_offset`` on; others stay as they are.
+
+    Parameters
+    ----------
+    key, frequencies
+        As for ``sinusoids``.
+    head_dim
+        Width D of a head.
+    interleaved, rotary_offset, attention_factor
+        As the fields of ``fastpe.Rotary``.
+    """
+    width = 2 * len(frequencies)
+    if rotary_offset < 0 or rotary_offset + width > head_dim:
+        got = f"{width} channels from {rotary_offset} on for a head of {head_dim}"
+        raise ValueError(message("rotations", "the channels that rotate must lie in the head", got))
+    with phase.precise():
+        angular, turns = phase.rounded([Decimal(frequency) for frequency in frequencies])
+    axes = np.zeros(len(frequencies), np.int64)
+    return RotaryPlan(key, head_dim, width, rotary_offset, interleaved, angular, turns, axes, float(attention_factor), None)

@@ -1,0 +1,264 @@
+"""Gradients of the operations: one function for what is linear in an array, one for what is looked up.
+
+In place, the memory has been written already, and the function only tells autograd so, which counts the version up; else it makes a new
+tensor. The way back is the operation's adjoint, run as any operation is; so it can be differentiated again, and traced.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+
+from .._core.checks import message
+from .._core.operations import Add, AddBias, Embed, Encode, Rotate, Scale
+from .._core.where import Where
+from . import _bias, _memory
+from ._gather_sum import by_position, embed_gradients, on_rows, row_positions
+from ._grad_state import check_in_place, is_traced
+from ._packing import pack
+
+Tensor = torch.Tensor
+
+
+def write(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> None:
+    """Run an operation in place, and tell autograd."""
+    if isinstance(operation, AddBias):
+        check_in_place(operation.function, arrays[0])
+        _bias.differentiable(operation, arrays[0], where, validate, in_place=True)
+        return
+    learned = _learned(operation)
+    count = operation.written
+    indices = [i for i in range(count) if isinstance(arrays[i], Tensor) and (arrays[i].requires_grad or learned is not None)]
+    function = operation.function if getattr(operation, "packing", None) is None else "apply_rotary_qkv"
+    check_in_place(function, *(arrays[i] for i in indices))
+    _memory.write(operation, arrays, where, None, validate, counts_up=False)
+    _memory.count_up(*(x for i, x in enumerate(arrays[:count]) if isinstance(x, Tensor) and i not in indices))
+    for i in indices:
+        _apply(operation, i, arrays, where, validate, in_place=True)
+
+
+def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
+    """Run an operation into new tensors that have a history."""
+    if isinstance(operation, AddBias):
+        return _bias.differentiable(operation, arrays[0], where, validate, in_place=False)
+    if isinstance(operation, Encode):
+        return evaluate(operation, arrays, where, validate)
+    if isinstance(operation, Embed):
+        return _lookup(operation, arrays, where, validate)
+    made = [_apply(operation, i, arrays, where, validate) for i in range(operation.written) if arrays[i] is not None]
+    return made[0] if len(made) == 1 else tuple(made)
+
+
+def evaluate(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
+    """Run an operation into new tensors without a history: the memory's way, or as an operator of the graph that is being traced."""
+    if not is_traced():
+        return _memory.fresh(operation, arrays, where, validate)
+    made = torch.ops.fastpe.run.default(*pack(operation, arrays, where, validate))
+    return made[0] if len(made) == 1 else tuple(made)
+
+
+def _learned(operation: Any) -> Any:
+    """The table of learned positions that an operation adds, if it does."""
+    encoding = operation[0]
+    adds = isinstance(operation, (Add, Embed)) and encoding is not None and encoding.holds_arrays
+    return encoding.table if adds else None
+
+
+def _with_table(operation: Any, table: Any) -> Any:
+    """The operation with another tensor for its table of learned positions."""
+    return operation if table is None else operation._replace(encoding=operation.encoding.with_arrays(table=table))
+
+
+def _own(where: Any) -> Any:
+    """Where rows stand, with nothing that the caller could change before the way back; tensors are watched by their versions."""
+    return type(where)(*[copy.deepcopy(value) if isinstance(value, list) else value for value in where])
+
+
+def keep(ctx: Any, *values: Any) -> None:
+    """Tensors in autograd's own way, which sees whether they are written until then; anything else as it is."""
+    tensors = [value if isinstance(value, Tensor) else None for value in values]
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+    ctx.plain = [None if isinstance(value, Tensor) else value for value in values]
+
+
+def kept(ctx: Any) -> list[Any]:
+    return [plain if tensor is None else tensor for tensor, plain in zip(ctx.saved_tensors, ctx.plain, strict=True)]
+
+
+def is_mapped(in_dims: Any) -> bool:
+    """Whether any of some arguments, lists among them, has an axis that vmap maps."""
+    return any(map(is_mapped, in_dims)) if isinstance(in_dims, (tuple, list)) else in_dims is not None
+
+
+# ---- what is linear in an array ----------------------------------------------------------------------------------------------
+
+
+class _Linear(NamedTuple):
+    """What ``Linear`` does, tensors aside. ``array``: which of the operation's arrays x is."""
+
+    operation: Any
+    array: int
+    seq_axis: int
+    validate: bool
+    in_place: bool
+
+
+class Linear(torch.autograd.Function):
+    """An operation that is linear in x, and in the rows of a learned table: its adjoint carries gradients back."""
+
+    @staticmethod
+    def forward(x: Tensor, table: Any, delta: Any, *given: Any) -> Tensor:
+        *places, call = given
+        if call.in_place:
+            return x
+        result: Tensor = _evaluate_linear(x, table, delta, places, call)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, table, delta, *places, call = inputs
+        if call.in_place:
+            ctx.mark_dirty(x)
+        ctx.call, ctx.table = call, None if table is None else (table.shape[0], table.dtype)
+        encoding = call.operation[0]
+        tables = (
+            [one for one in encoding.arrays.values() if one is not table] if getattr(encoding, "holds_arrays", False) else []
+        )
+        keep(ctx, delta, *places, *tables)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        (delta, *places), call = kept(ctx)[:5], ctx.call
+        adjoint = call.operation.adjoint()
+        of_x = of_table = None
+        if ctx.needs_input_grad[1]:
+            count, dtype = ctx.table
+            rows = row_positions(grad, call.seq_axis, places)
+            of_table = by_position(grad, rows, count, call.operation.encoding.clips, call.seq_axis, places[3]).to(dtype)
+        if ctx.needs_input_grad[0]:
+            if isinstance(adjoint, Scale):
+                of_x = _scaled(grad, places[3], adjoint.factor, call.seq_axis)
+            else:
+                back = call._replace(operation=adjoint, in_place=False)
+                of_x = linear(grad.resolve_neg(), None, delta, *places, back)
+        return of_x, of_table, *(None for _ in ctx.needs_input_grad[2:])
+
+    @staticmethod
+    def jvp(ctx: Any, x: Tensor | None, table: Tensor | None, *others: Any) -> Any:
+        (delta, *places), call = kept(ctx)[:5], ctx.call
+        if table is not None:
+            raise NotImplementedError(
+                f"fastpe.torch.functional.{call.operation.function}: no forward-mode derivative by a learned table."
+            )
+        if x is None:
+            return None
+        if isinstance(call.operation, Add):
+            return _scaled(x, places[3], call.operation.input_scale, call.seq_axis).clone()
+        return linear(x, None, delta, *places, call._replace(in_place=False))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, *given: Any) -> tuple[Tensor, int]:
+        """The mapped axis is one more axis of heads, before the last one."""
+        *others, call = given
+        if is_mapped(in_dims[1:-1]) or in_dims[0] is None:
+            raise RuntimeError("fastpe.torch.functional: vmap needs an x with the mapped axis, and everything else without it.")
+        axis = call.seq_axis + x.dim() - 1 if call.seq_axis < 0 else call.seq_axis
+        moved = x.movedim(in_dims[0], -2)
+        return linear(moved, *others, call._replace(seq_axis=axis)), moved.dim() - 2
+
+
+linear: Any = Linear.apply
+
+
+def _apply(operation: Any, index: int, arrays: tuple[Any, ...], where: Any, validate: bool, in_place: bool = False) -> Any:
+    """``Linear`` of one of an operation's arrays."""
+    own = _own(where)
+    delta = copy.deepcopy(arrays[1]) if operation.function == "rerotate" else None
+    call = _Linear(operation, index, where.seq_axis, validate, in_place)
+    return linear(arrays[index], _learned(operation), delta, *own[:4], call)
+
+
+def _evaluate_linear(x: Tensor, table: Any, delta: Any, places: list[Any], call: _Linear) -> Any:
+    operation = _with_table(call.operation, table)
+    arrays: tuple[Any, ...] = (x,)
+    if operation.function == "rerotate":
+        arrays = x, delta
+    elif isinstance(operation, Rotate):
+        arrays = (x, None) if call.array == 0 else (None, x)
+    offset, positions, cu_seqlens, mask = places
+    return evaluate(operation, arrays, Where(offset, positions, cu_seqlens, mask, call.seq_axis), call.validate)
+
+
+def _scaled(grad: Tensor, mask: Any, factor: float, seq_axis: int) -> Tensor:
+    """A gradient times the rows' factor, which masked rows do not have."""
+    if factor == 1:
+        return grad
+    if mask is None:
+        return grad * factor
+    return torch.where(on_rows(mask, grad, seq_axis)[..., None], grad * factor, grad)
+
+
+# ---- what is looked up -------------------------------------------------------------------------------------------------------
+
+
+class _Lookup(NamedTuple):
+    """What ``Lookup`` does, tensors aside."""
+
+    operation: Embed
+    validate: bool
+
+
+class Lookup(torch.autograd.Function):
+    """Rows of tables: the adjoint adds each row's gradient to the row that it came from."""
+
+    @staticmethod
+    def forward(
+        table: Tensor, types: Any, learned: Any, ids: Tensor, type_ids: Any, scales: Any, zeros: Any, *given: Any
+    ) -> Tensor:
+        *places, call = given
+        arrays = table, ids, type_ids, types, scales, zeros
+        result: Tensor = evaluate(_with_table(call.operation, learned), arrays, Where(*places), call.validate)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        table, types, learned, ids, type_ids, _, _, *places, call = inputs
+        ctx.call = call
+        ctx.tables = [None if one is None else (one.shape[0], one.dtype) for one in (table, types, learned)]
+        keep(ctx, ids, type_ids, *places)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        ids, type_ids, *places = kept(ctx)
+        needed = ctx.needs_input_grad
+        found = embed_gradients(grad, ctx.tables, needed[:3], ids, type_ids, places, ctx.call.operation.adjoint())
+        return *found, *(None for _ in needed[3:])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise NotImplementedError("fastpe.torch.functional.embed: no forward-mode derivative by a table.")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *given: Any) -> tuple[Tensor, int]:
+        """The mapped axis of the ids is one more axis of heads, or of two axes the first one."""
+        table, types, learned, ids, type_ids, *others = given
+        if is_mapped((in_dims[:3], in_dims[5:-1])) or in_dims[3] is None or ids.dim() < 2:
+            rule = "vmap needs ids of (..., T) with the mapped axis, and everything but token types without it"
+            raise RuntimeError(message("embed", rule, "others"))
+        ids = ids.movedim(in_dims[3], -2)
+        if type_ids is not None:
+            dim = in_dims[4]
+            type_ids = type_ids.unsqueeze(-2).expand(ids.shape) if dim is None else type_ids.movedim(dim, -2)
+        return lookup(table, types, learned, ids, type_ids, *others), ids.dim() - 2
+
+
+lookup: Any = Lookup.apply
+
+
+def _lookup(operation: Embed, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
+    table, ids, type_ids, types, *scales = arrays
+    call = _Lookup(operation, validate)
+    return lookup(table, types, _learned(operation), ids, type_ids, *scales, *_own(where)[:4], call)

@@ -1,0 +1,120 @@
+"""Gradients of tables: rows of a gradient are added up by the row of the table that each came from."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+
+from .._arrays import Memory, dispatch
+from .._core.arguments import Target
+from .._core.operations import Add, Embed, Scatter
+from .._core.where import Where, resolve
+from ._grad_state import is_traced
+from ._memory import on_stream, shared_where
+from ._packing import pack
+
+Tensor = torch.Tensor
+
+
+def embed_gradients(
+    grad: Tensor, tables: list[Any], needed: Any, ids: Tensor, type_ids: Any, places: list[Any], scatter: Scatter
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of the table, of that of token types and of the learned positions."""
+    operation, (*where, mask) = scatter.embed, places
+    if ids.dim() == 0:  # a single row
+        grad, ids, type_ids = grad[None], ids[None], None if type_ids is None else type_ids[None]
+    kept = None if mask is None else on_rows(mask, grad, -2).expand(ids.shape)
+    if operation.padding_idx is not None:
+        mask = kept = ids != operation.padding_idx if kept is None else (ids != operation.padding_idx) & kept
+    if kept is not None:
+        grad = torch.where(kept[..., None], grad, 0)
+    of_table = of_types = of_learned = None
+    if needed[0]:
+        count, dtype = tables[0]
+        of_table = _scatter(grad, ids, count, dtype, operation, operation.scale, operation.frozen_idx)
+    if needed[1]:
+        count, dtype = tables[1]
+        of_types = _scatter(grad, type_ids, count, dtype, operation._replace(sparse=False))
+    if needed[2]:
+        count, dtype = tables[2]
+        of_learned = by_position(grad, row_positions(grad, -2, [*where, mask]), count, operation.encoding.clips, -2, None).to(
+            dtype
+        )
+    return of_table, of_types, of_learned
+
+
+def _scatter(
+    grad: Tensor, ids: Tensor, count: int, dtype: torch.dtype, operation: Embed, scale: float = 1.0, frozen: int | None = None
+) -> Tensor:
+    """Sums of rows by id, (count, D). 16-bit gradients are scaled and added up in float32."""
+    flat, rows = ids.reshape(-1).long(), grad.reshape(-1, grad.shape[-1])
+    if flat.is_cuda:  # ids that are in no table made NaN rows
+        inside = (flat >= 0) & (flat < count)
+        flat, rows = torch.where(inside, flat, 0), torch.where(inside[:, None], rows, 0)
+    if frozen is not None:
+        rows = torch.where((flat != frozen)[:, None], rows, 0)
+    if rows.dtype in (torch.float16, torch.bfloat16):
+        rows = rows.float()
+    if scale != 1:
+        rows = rows * scale
+    if operation.sparse:
+        return torch.sparse_coo_tensor(flat[None], rows.to(dtype), (count, rows.shape[1]), check_invariants=False)
+    if operation.deterministic or torch.are_deterministic_algorithms_enabled():
+        summed: Tensor = torch.ops.aten.embedding_dense_backward(rows, flat, count, -1, False)
+    else:
+        summed = rows.new_zeros((count, rows.shape[1])).index_add(0, flat, rows)
+    return summed.to(dtype)
+
+
+def by_position(grad: Tensor, positions: Tensor, count: int, clips: bool, seq_axis: int, mask: Any) -> Tensor:
+    """Sums of rows by their positions, (count, D), in float32, or in float64 where the gradient is."""
+    kept = None if mask is None else on_rows(mask, grad, seq_axis)
+    if not clips:
+        inside = (positions >= 0) & (positions < count)
+        kept = inside if kept is None else kept & inside
+    if kept is not None:
+        grad = torch.where(kept[..., None], grad, 0)
+    flat, rows = positions.clamp(0, count - 1).reshape(-1), grad.reshape(-1, grad.shape[-1])
+    real = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    return torch.zeros((count, rows.shape[1]), dtype=real, device=grad.device).index_add(0, flat, rows.to(real))
+
+
+def on_rows(mask: Any, x: Tensor, seq_axis: int) -> Tensor:
+    """A (T,) or (B, T) mask, as broadcast along the leading axes of x."""
+    mask = torch.as_tensor(mask, device=x.device)
+    count = x.dim() - 1
+    axis = seq_axis % x.dim()
+    axes = [axis] if mask.dim() == 1 else sorted((axis, 1 if axis == 0 else 0))
+    spread: Tensor = mask.reshape([mask.shape[axes.index(i)] if i in axes else 1 for i in range(count)])
+    return spread
+
+
+def row_positions(x: Tensor, seq_axis: int, places: list[Any]) -> Tensor:
+    """The integer position of every row of x, of shape x.shape[:-1]; only the shape and device of x count."""
+    offset, positions, cu_seqlens, mask = places
+    where = Where(offset, positions, cu_seqlens, mask, seq_axis)
+    if not is_traced():
+        return positions_of(x, where)
+    _, _, *packed = pack(Add(None), (x,), where, False, written=1)
+    made: Tensor = torch.ops.fastpe.row_positions.default(x, *packed)
+    return made
+
+
+def positions_of(x: Tensor, where: Where) -> Tensor:
+    """As ``row_positions``, from the memory of what says where rows stand."""
+    function = "add_encoding"
+    library = dispatch.library_on(None if x.is_cpu else x.device.index)
+    outline = Memory(None, 0, tuple(x.shape), (0,) * x.dim(), "float32", None if x.is_cpu else x.device.index, True)
+    target = Target(function, library, outline, where.seq_axis % x.dim(), False)
+    shared = shared_where(function, where, x.device)
+    sizes = x.shape[:-1]
+    with contextlib.nullcontext() if x.is_cpu else on_stream(x.device):
+        rows = resolve(target, shared)
+        if rows.table == 0:
+            counting = torch.arange(target.rows, device=x.device) + (rows.start >> 32)
+            return counting.reshape([-1 if i == target.seq_axis else 1 for i in range(len(sizes))]).expand(sizes)
+        table = rows.alive[0].array
+        shown = torch.from_numpy(table) if x.is_cpu else torch.utils.dlpack.from_dlpack(table)
+        return shown.as_strided(sizes, [stride // 8 for stride in rows.table_strides]) >> 32

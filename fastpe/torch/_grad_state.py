@@ -1,0 +1,123 @@
+"""What PyTorch is doing: does it trace, may a gradient be asked for, and what must be refused then, before anything is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .._core.checks import message
+from .._core.operations import Rotate
+
+Tensor = torch.Tensor
+
+
+def is_traced() -> bool:
+    """Whether what runs now is recorded into a graph, or watched by a mode that must see every operator."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None  # torch.jit.trace
+    )
+
+
+def is_watched(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> bool:
+    """Whether a gradient, in either direction, may be asked of what this call makes."""
+    if forward_mode() or in_transform():
+        return True
+    if not torch.is_grad_enabled():
+        return False
+    for x in arrays:
+        if isinstance(x, Tensor) and x.requires_grad:
+            return True
+    if getattr(operation[0], "holds_arrays", False) and requires_gradient(*operation[0].arrays.values()):
+        return True
+    if where is not None and requires_gradient(where[1]):  # positions of rows, or of queries
+        return True
+    return out is not None and requires_gradient(*(out if isinstance(out, (tuple, list)) else (out,)))
+
+
+def requires_gradient(*values: Any) -> bool:
+    """Whether backward may be called on a result that depends on these: all that can be asked while compiling."""
+    if torch.is_grad_enabled():
+        for value in values:
+            if isinstance(value, Tensor) and value.requires_grad:
+                return True
+    return False
+
+
+def forward_mode() -> bool:
+    """Whether forward-mode differentiation is going on."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def in_transform() -> bool:
+    """Whether a transform of ``torch.func`` is going on."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def refuse(operation: Any, arrays: tuple[Any, ...], where: Any) -> None:
+    """RuntimeError for what requires a gradient that there is none of: positions, moves, tables of rotations, scales of rows."""
+    if not torch.is_grad_enabled():
+        return
+    function, named = operation.function, []
+    if where is not None and len(where) == 5:
+        named.append(("positions", where.positions))
+    if function == "encode":
+        named.append(("positions", arrays[1]))
+    elif function == "rerotate":
+        named.append(("delta", arrays[1]))
+    elif function == "resample":
+        named.append(("table", arrays[0]))
+    elif function == "embed":
+        named += [("row_scale", arrays[4]), ("zero_point", arrays[5])]
+    elif isinstance(operation, Rotate):
+        named += list(operation.encoding.arrays.items())
+    for name, value in named:
+        if isinstance(value, Tensor) and value.requires_grad:
+            rule = f"there is no gradient for {name}"
+            raise RuntimeError(message(function, rule, "a tensor that requires one", f"Pass {name}.detach()."))
+
+
+def refuse_out(function: str, out: Any) -> None:
+    """As PyTorch's own functions: what is written to ``out`` has no history."""
+    if out is not None:
+        rule = "functions with out=... arguments don't support automatic differentiation"
+        remedy = f"Call fastpe.torch.functional.{function}."
+        raise RuntimeError(message(function, rule, "an argument that requires grad", remedy))
+
+
+def check_in_place(function: str, *written: Tensor) -> None:
+    """The error that PyTorch would raise for tensors that must not be written, before anything is written."""
+    if forward_mode() or in_transform():
+        rule = "forward-mode differentiation and torch.func need functions that do not write in place"
+        raise RuntimeError(message(function, rule, "a tensor in place", f"Call fastpe.torch.functional.{function}."))
+    for x in written:
+        reason = _forbidden(x)
+        if reason is not None:
+            remedy = f"Call fastpe.torch.functional.{function}, which writes a new tensor, or work under torch.no_grad()."
+            raise RuntimeError(f"{function}: {reason} {remedy}")
+
+
+_CREATION = {
+    "MULTI_OUTPUT_NODE": "This view is the output of a function that returns multiple views. Such functions do not allow the output "
+    "views to be modified inplace.",
+    "NO_GRAD_MODE": "A view was created in no_grad mode and is being modified inplace with grad mode enabled.",
+    "INFERENCE_MODE": "A view was created in inference mode and is being modified inplace in normal mode.",
+    "MULTI_OUTPUT_SAFE": "This view was created by a custom Function that returns views; it must not be modified inplace.",
+    "IN_CUSTOM_FUNCTION": "This view was created inside a custom Function and must not be modified inplace.",
+}
+
+
+def _forbidden(x: Tensor) -> str | None:
+    if x.is_inference():
+        return None  # has no history; whether it may be written is another matter
+    if x._is_view():
+        creation = torch._C._autograd._get_creation_meta(x).name
+        if creation != "DEFAULT":
+            return _CREATION.get(creation, f"A view made by {creation} must not be modified inplace.")
+        if x.requires_grad and x._base is not None and x._base.is_leaf:
+            return "a view of a leaf Variable that requires grad is being used in an in-place operation."
+    if x.requires_grad and x.is_leaf:
+        return "a leaf Variable that requires grad is being used in an in-place operation."
+    return None

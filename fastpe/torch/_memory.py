@@ -1,0 +1,302 @@
+"""Operations on the memory of tensors, without autograd: tensors become arrays, the core writes on torch's stream, versions count up.
+
+Nothing here is traced: a compiler that gave up on a caller's code is kept out (``leave_out``), as it would take NumPy's arrays for tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import types
+from typing import Any
+
+import numpy as np
+import torch
+
+from .._arrays import dispatch
+from .._arrays.torch import as_array
+from .._core import call_cache, checks
+from .._core.arguments import host_numbers, is_known
+from .._core.checks import message
+from .._core.operations import Add, AddBias, Embed, Rotate, Spec
+from .._core.run import finish
+
+Tensor = torch.Tensor
+_CPU = torch.device("cpu")
+_PLAIN = {Tensor, torch.nn.Parameter}
+_count_up = torch.autograd.graph.increment_version
+_TOKENS_ALONE = (None,) * 4  # no token types, no scales
+HUGE_BYTES = 1 << 22  # from here on NumPy asks for huge pages
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------------------
+
+
+def write(
+    operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool, counts_up: bool = True, key: Any = None
+) -> None:
+    """Run an operation on tensors in place, or into ``out``. ``counts_up``: whether versions do, as autograd counts those that it marks."""
+    function, lead = operation.function, next(x for x in (*arrays, out) if isinstance(x, Tensor))
+    device = lead.device
+    written = _written(operation, arrays, out)
+    _check_writable(function, written)
+    shared = tuple([as_shared(function, name, x, device) for name, x in zip(operation.names, arrays, strict=True)])
+    if where is not None:
+        where = where._make(
+            [as_shared(function, name, value, device) for name, value in zip(where._fields, where, strict=True)]
+        )
+    result = None if out is None or (out is lead and operation.in_place) else _shared_result(function, out, device)
+    packing = getattr(operation, "packing", None)
+    if packing is not None:
+        shared, result = (
+            _parts(operation, shared[0], packing),
+            _parts(operation, result, packing) if result is not None else None,
+        )
+    with contextlib.nullcontext() if device.type == "cpu" else on_stream(device):
+        job = operation.check(shared, where, result, validate)
+        finish(operation, job, key if device == _CPU else None, shared, where)
+    if packing is not None and out is not None:
+        _copy_values(arrays[0], out, packing)
+    if counts_up:
+        count_up(*written)
+
+
+def fresh(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, key: Any = None) -> Any:
+    """Run an operation into new tensors."""
+    if operation.in_place:
+        given = [x for x in arrays[: operation.written] if x is not None]
+        outs = [new_like(x) for x in given]
+        out: Any = outs[0] if len(outs) == 1 else tuple(outs)
+    else:
+        lead = next(x for x in arrays if isinstance(x, Tensor))
+        if key is None:
+            as_array(
+                operation.function, operation.names[0], lead
+            )  # what has no memory is refused before anything is made of it
+        out = new(*result_of(operation, arrays), lead.device)
+    write(operation, arrays, where, out, validate, key=key)
+    return out
+
+
+def result_of(operation: Any, arrays: tuple[Any, ...]) -> tuple[Any, torch.dtype]:
+    """The shape and dtype of the new tensor that an operation makes of tensors, traced ones too."""
+    specs = tuple([Spec(tuple(x.shape), name_of(x.dtype)) if isinstance(x, Tensor) else None for x in arrays])
+    spec = operation.result(specs)
+    return spec.shape, dtype_of(operation.function, spec.dtype)
+
+
+def _written(operation: Any, arrays: tuple[Any, ...], out: Any) -> list[Tensor]:
+    if out is None:
+        return [x for x in arrays[: operation.written] if isinstance(x, Tensor)]
+    outs = out if operation.written > 1 and isinstance(out, (tuple, list)) else (out,)
+    return [_as_tensor(operation.function, one) for one in outs]
+
+
+def _as_tensor(function: str, out: Any) -> Tensor:
+    if not isinstance(out, Tensor):
+        got = f"{type(out).__module__}.{type(out).__qualname__}"
+        raise TypeError(message(function, "out must be a tensor like the input", got))
+    return out
+
+
+def _shared_result(function: str, out: Any, device: torch.device) -> Any:
+    if isinstance(out, (tuple, list)):
+        return [as_shared(function, "out", one, device) for one in out]
+    return as_shared(function, "out", out, device)
+
+
+def _parts(operation: Any, array: Any, packing: tuple[int, int, int]) -> tuple[Any, ...]:
+    """The queries and keys of a packed array."""
+    q_heads, k_heads, axis = packing
+    index = (slice(None),) * axis
+    return array[(*index, slice(0, q_heads))], array[(*index, slice(q_heads, q_heads + k_heads))]
+
+
+def _copy_values(qkv: Tensor, out: Tensor, packing: tuple[int, int, int]) -> None:
+    q_heads, k_heads, axis = packing
+    first, count = q_heads + k_heads, qkv.shape[axis] - q_heads - k_heads
+    with torch.no_grad():
+        out.detach().narrow(axis, first, count).copy_(qkv.detach().narrow(axis, first, count))
+
+
+# ---- calls like an earlier one -----------------------------------------------------------------------------------------------
+
+
+def key_of(operation: Any, arrays: tuple[Any, ...], where: Any) -> Any:
+    """The key of a call on plain tensors of the host that may be repeated; None for any other."""
+    kind = type(operation)
+    if kind is not AddBias and (type(where[0]) is not int or type(where[4]) is not int):
+        return None
+    if not operation.repeatable(where) or (kind is Embed and (arrays[2:] != _TOKENS_ALONE or operation.dtype is not None)):
+        return None
+    for x in arrays:
+        if x is not None and (type(x) not in _PLAIN or not x.is_cpu):
+            return None
+    try:
+        if kind is AddBias:
+            (scores,) = arrays
+            steps = None if scores.is_contiguous() else scores.stride()
+            return AddBias, operation, scores.dtype, scores.shape[:-1], steps
+        return call_cache.tensor_key(operation, where, *arrays)
+    except RuntimeError:  # a tensor without strides
+        return None
+
+
+def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any) -> Any:
+    """Run a call like an earlier one from the addresses of its tensors; MISS if it must be checked anew.
+
+    A tensor may stand for other values than its memory has: negated, all zero, of a transform. Such a one has no address or is asked for.
+    """
+    try:
+        entry: Any = call_cache.entries.get(key)
+    except TypeError:
+        return call_cache.MISS
+    if entry is None:
+        return call_cache.MISS
+    kind = type(operation)
+    given = [x for x in arrays if x is not None]
+    try:
+        addresses = [x.data_ptr() for x in given]
+    except RuntimeError:  # it has none
+        return call_cache.MISS
+    for x, address in zip(given, addresses):  # noqa: B905 (0.1 us)
+        if x.is_neg() or x.is_inference() or not address:
+            return call_cache.MISS
+    if kind is Add:
+        done = entry.run(addresses * 2, where[0])
+    elif kind is Rotate:
+        done = entry.run(addresses, where[0])
+    elif kind is Embed:
+        return _embedded(entry, arrays, addresses, where[0])
+    else:
+        done = entry.run_bias(addresses * 2, given[0].shape[-1], where[0], True)
+    if not done:
+        return call_cache.MISS
+    _count_up(given)
+    return given[0] if len(given) == 1 else arrays
+
+
+def _embedded(entry: Any, arrays: tuple[Any, ...], addresses: list[int], offset: int) -> Any:
+    table, ids = arrays[:2]
+    numbers = as_array("embed", "ids", ids)
+    if numbers.min() < 0 or numbers.max() >= table.shape[0]:
+        return call_cache.MISS
+    out = new((*ids.shape, table.shape[1]), table.dtype, table.device)
+    return out if entry.run((*addresses, out.data_ptr()), offset) else call_cache.MISS
+
+
+# ---- tensors as arrays -------------------------------------------------------------------------------------------------------
+
+
+def as_shared(function: str, name: str, value: Any, device: torch.device) -> Any:
+    """The array that shares a tensor's memory; numbers and lists as they are; nothing else."""
+    if value is None or type(value) is int:
+        return value
+    if isinstance(value, Tensor):
+        if not (value.is_cpu and device == _CPU) and value.device != device:
+            got = f"{name} on {value.device} beside {device}"
+            remedy = "Nothing is copied between devices silently."
+            raise TypeError(message(function, "all tensors must be on one device", got, remedy))
+        return as_array(function, name, value)
+    library = dispatch.library_of(value)
+    if library is not None and getattr(value, "ndim", 0) > 0:
+        rule, got = "arrays beside a tensor must be tensors", f"{name} of {library.NAME}"
+        raise TypeError(message(function, rule, got, f"Pass torch.as_tensor({name})."))
+    return value
+
+
+def shared_where(function: str, where: Any, device: torch.device) -> Any:
+    """Where rows stand, with arrays in place of tensors."""
+    return type(where)(*[as_shared(function, name, value, device) for name, value in zip(where._fields, where, strict=True)])
+
+
+@contextlib.contextmanager
+def on_stream(device: torch.device) -> Any:
+    """Make torch's current stream of a device the one that kernels are launched on."""
+    import cupy
+
+    stream = torch.cuda.current_stream(device).cuda_stream
+    with cupy.cuda.Device(device.index), cupy.cuda.ExternalStream(stream, device.index):
+        yield
+
+
+# ---- what autograd counts ----------------------------------------------------------------------------------------------------
+
+
+def _check_writable(function: str, written: list[Tensor]) -> None:
+    for x in written:
+        if x.is_inference() and not torch.is_inference_mode_enabled():
+            rule = "an inference tensor must not be written outside InferenceMode"
+            raise RuntimeError(message(function, rule, "one", "Pass a clone of it, as PyTorch says too."))
+
+
+def count_up(*written: Tensor) -> None:
+    """Count the version numbers up, by which autograd sees that a tensor was written after it was saved."""
+    if torch.is_inference_mode_enabled():
+        written = tuple(x for x in written if not x.is_inference())
+    _count_up(written)
+
+
+# ---- new tensors -------------------------------------------------------------------------------------------------------------
+
+
+def new(shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor to be written. Large ones on the CPU in memory of NumPy's: in huge pages the first write takes less than half as long."""
+    if device.type != "cpu" or math.prod(shape) * dtype.itemsize < HUGE_BYTES:
+        return torch.empty(shape, dtype=dtype, device=device)
+    if dtype is torch.bfloat16:
+        return torch.from_numpy(np.empty(shape, np.int16)).view(dtype)
+    return torch.from_numpy(np.empty(shape, name_of(dtype)))
+
+
+def new_like(x: Tensor) -> Tensor:
+    """As ``torch.empty_like``, with the strides that it chooses."""
+    if x.device.type != "cpu" or x.numel() * x.element_size() < HUGE_BYTES:
+        return torch.empty_like(x)
+    strides = torch.empty_like(x, device="meta").stride()
+    return new((x.numel(),), x.dtype, x.device).as_strided(x.shape, strides)
+
+
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_of(function: str, dtype: Any) -> torch.dtype:
+    """A floating-point dtype of torch, given as one, as a name or as NumPy's."""
+    if isinstance(dtype, torch.dtype):
+        if dtype not in _DTYPES.values():
+            raise TypeError(message(function, f"dtype must be one of {', '.join(_DTYPES)}", str(dtype)))
+        return dtype
+    return _DTYPES[checks.dtype_name(function, dtype)]
+
+
+def host_tensor(function: str, numbers: Any) -> Tensor:
+    """Numbers or an array of NumPy as a tensor."""
+    return torch.as_tensor(numbers if is_known(numbers) else host_numbers(function, "positions", numbers))
+
+
+def resampled(operation: Any, table: Tensor) -> Tensor:
+    """``fastpe.resample`` to a new tensor."""
+    array = as_array(operation.function, "table", table)
+    is_bfloat16 = table.dtype is torch.bfloat16
+    with contextlib.nullcontext() if table.device == _CPU else on_stream(table.device):
+        made = operation.check((array,), None, None, False).result
+        made = made.view("int16") if is_bfloat16 else made
+        shared: Tensor = torch.from_numpy(made) if table.device == _CPU else torch.utils.dlpack.from_dlpack(made)
+    return shared.view(table.dtype) if is_bfloat16 else shared
+
+
+def leave_out(*modules: Any) -> None:
+    """Keep the compiler out of modules that run where it gave up on a caller's code: it would take NumPy's arrays for tensors."""
+    try:
+        from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
+    except ImportError:  # an older PyTorch
+        return
+    skip = _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP)  # this frame and those below it
+    for module in modules:
+        for function in vars(module).values():
+            if isinstance(function, types.FunctionType) and function.__module__ == module.__name__:
+                set_code_exec_strategy(function.__code__, skip)

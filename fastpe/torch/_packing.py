@@ -1,0 +1,94 @@
+"""A call as the arguments of a graph's operators, and back: its tensors, the operation as text, and the numbers that stay symbolic.
+
+``pack`` is followed by compilers; ``unpack`` runs in the operators.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from .._core import text
+from .._core.operations import AddBias, Between
+from .._core.where import Where
+
+Tensor = torch.Tensor
+Packed = tuple[list[Tensor], list[Tensor], list[Tensor], str, list[Any], list[Any]]
+
+SCHEMA = "Tensor[] arrays, Tensor[] tables, Tensor[] where, str call, SymInt[] numbers, SymInt[] seq_len"
+
+
+class Call(NamedTuple):
+    """An operation with all that it is given."""
+
+    operation: Any
+    arrays: tuple[Any, ...]
+    where: Any
+    validate: bool
+
+
+def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, written: int = 0) -> Packed:
+    """The arguments of an operator. ``written``: how many of the first arrays are passed by themselves, as those to be written."""
+    device = [x for x in arrays if isinstance(x, Tensor)][0].device  # noqa: RUF015 (traced)
+    tensors, given, plain = [], "", "null"
+    for index, x in enumerate(arrays):
+        if isinstance(x, (list, tuple, range)) or (isinstance(x, int) and operation.function == "embed"):
+            x = torch.tensor(x, device=device)
+        given += "0" if x is None else "t" if isinstance(x, Tensor) else "n"
+        if isinstance(x, Tensor) and index >= written:
+            tensors.append(x)
+    numbers: list[Any] = []
+    if "n" in given:  # how far keys move
+        if isinstance(arrays[1], int):
+            numbers.append(arrays[1])
+        else:
+            plain = text.write(arrays[1])
+    names, located, axis = "", [], 0
+    if where is not None:
+        for name, value in zip(where._fields, where):  # noqa: B905 (traced)
+            if name == "seq_axis":
+                axis = value
+                continue
+            if isinstance(value, (list, tuple, range)):
+                value = torch.tensor(value, device=device)
+            if isinstance(value, Tensor):
+                located.append(value)
+                names += f" {name}"
+            elif value is not None:
+                numbers.append(value)
+                names += f" #{name}"
+    values = [operation.source, operation.target] if operation.function == "rerotate" else [operation[0]]
+    tables = [table for value in values if hasattr(value, "text") for table in text.tensors_in(value)]
+    lengths: list[Any] = []
+    if hasattr(operation, "seq_len"):
+        seq_len = operation.seq_len
+        lengths = [] if seq_len is None else list(seq_len) if isinstance(seq_len, (tuple, list)) else [seq_len]
+        operation = operation._replace(seq_len=None)
+    written_text = text.write_operation(operation)
+    text.refuse_unknown("torch.compile", written_text)
+    call = f"{written_text}\n{given}\n{names}\n{text.write(axis)}\n{plain}\n{text.write(validate)}\n{written}"
+    return tensors, tables, located, call, numbers, lengths
+
+
+def unpack(*packed: Any, out: Any = ()) -> Call:
+    """The call that was packed; ``out``: the arrays that were passed by themselves."""
+    tensors, tables, located, call, numbers, lengths = packed
+    written_text, given, names, axis, plain, validate, written = call.split("\n")
+    operation = text.read(written_text, tables)
+    if lengths:
+        operation = operation._replace(seq_len=lengths[0] if len(lengths) == 1 else tuple(lengths))
+    others, counts, outs = iter(tensors), iter(numbers), iter(out)
+    arrays: list[Any] = []
+    for index, kind in enumerate(given):
+        if kind == "n":
+            arrays.append(text.read(plain) if plain != "null" else next(counts))
+        else:
+            arrays.append(None if kind == "0" else next(outs) if index < int(written) else next(others))
+    where_kind = Between if isinstance(operation, AddBias) else Where if operation.function != "encode" else None
+    where = None
+    if where_kind is not None:
+        values = iter(located)
+        fields = {name.strip("#"): next(counts) if name.startswith("#") else next(values) for name in names.split()}
+        where = Between(**fields) if where_kind is Between else Where(**fields, seq_axis=int(axis))
+    return Call(operation, tuple(arrays), where, validate == "true")

@@ -1,0 +1,153 @@
+"""How an operation runs on tensors: decided once, for all operations.
+
+Traced (by ``torch.compile``, ``torch.export``, a dispatch mode, ``torch.jit.trace``), it becomes an operator of the graph. Where a gradient
+may be asked for, autograd is told. Else the memory of the tensors is written, by the core, at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .._arrays.torch import as_array
+from .._core import call_cache, checks
+from .._core.arguments import is_known
+from .._core.checks import describe, message
+from .._core.operations import Embed, Encode, Resample
+from . import _autograd, _memory, _operators
+from ._grad_state import is_traced, is_watched, refuse, refuse_out, requires_gradient
+
+Tensor = torch.Tensor
+is_compiling = torch.compiler.is_compiling
+
+
+def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Any:
+    """Run a verb's operation: in place, into ``out``, or into a new tensor where that is what the verb makes."""
+    if not operation.in_place:
+        return _make(operation, arrays, where, out, validate)
+    if is_traced():
+        return _operators.write(operation, arrays, where, out, validate)
+    if not is_watched(operation, arrays, where, out):
+        key = None
+        if out is None and validate is False:
+            key = _memory.key_of(operation, arrays, where)
+            if key is not None:
+                result = _memory.repeat(operation, key, arrays, where)
+                if result is not call_cache.MISS:
+                    return result
+        _memory.write(operation, arrays, where, out, validate, key=key)
+        return _returned(operation, arrays, out)
+    refuse(operation, arrays, where)
+    lead = next(x for x in arrays if x is not None)
+    refuse_out(operation.function, None if out is lead else out)
+    _autograd.write(operation, arrays, where, validate)
+    return _returned(operation, arrays, out)
+
+
+def new(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
+    """Run an operation into new tensors, with gradients: the functional form of a verb."""
+    if is_traced():
+        return _operators.make(operation, arrays, where, validate)
+    refuse(operation, arrays, where)
+    if is_watched(operation, arrays, where, None):
+        return _autograd.make(operation, arrays, where, validate)
+    return _memory.fresh(operation, arrays, where, validate)
+
+
+def _returned(operation: Any, arrays: tuple[Any, ...], out: Any) -> Any:
+    """What a verb returns that writes: q and k both, where both are there."""
+    if out is not None:
+        return out
+    written = [x for x in arrays[: operation.written] if x is not None]
+    return written[0] if len(written) == 1 else tuple(written)
+
+
+# ---- verbs that make something -----------------------------------------------------------------------------------------------
+
+
+def _make(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Any:
+    """Embed, encode or resample: a new tensor, or ``out``."""
+    if isinstance(operation, Resample):
+        refuse(operation, arrays, where)
+        return _memory.resampled(operation, arrays[0])
+    if isinstance(operation, Embed):
+        operation, arrays = embedded(operation, arrays)
+    else:
+        operation, arrays = _encoded(operation, arrays, out)
+    if out is None:
+        if (
+            isinstance(operation, Embed)
+            and not is_traced()
+            and validate is False
+            and not is_watched(operation, arrays, where, None)
+        ):
+            key = _memory.key_of(operation, arrays, where)
+            if key is not None:
+                result = _memory.repeat(operation, key, arrays, where)
+                if result is not call_cache.MISS:
+                    return result
+                return _memory.fresh(operation, arrays, where, validate, key)
+        return new(operation, arrays, where, validate)
+    if not isinstance(out, Tensor):
+        rule = "out must be a tensor like the others"
+        raise TypeError(message(operation.function, rule, describe(out)))
+    if is_traced():
+        if requires_gradient(out):
+            refuse_out(operation.function, out)
+        dtype = _memory.name_of(out.dtype)
+        return out.copy_(_operators.make(operation._replace(dtype=dtype), arrays, where, validate))
+    if is_watched(operation, arrays, where, out):
+        refuse(operation, arrays, where)
+        refuse_out(operation.function, out)
+    _memory.write(operation, arrays, where, out, validate)
+    return out
+
+
+def embedded(operation: Embed, arrays: tuple[Any, ...]) -> tuple[Embed, tuple[Any, ...]]:
+    """Ids as tensors, and the name of the result's dtype."""
+    table, ids, type_ids, *rest = arrays
+    if not isinstance(table, Tensor):
+        got = f"{type(table).__module__}.{type(table).__qualname__}"
+        raise TypeError(message("embed", "table must be a tensor", got))
+    ids, type_ids = _as_ids(ids, table), _as_ids(type_ids, table)
+    if operation.dtype is not None:
+        operation = operation._replace(dtype=_memory.name_of(_memory.dtype_of("embed", operation.dtype)))
+    return operation, (table, ids, type_ids, *rest)
+
+
+def _as_ids(ids: Any, table: Tensor) -> Any:
+    if ids is None or isinstance(ids, Tensor) or (not is_compiling() and is_known(ids)):
+        return ids
+    return torch.tensor(ids, device=table.device)
+
+
+def _encoded(operation: Encode, arrays: tuple[Any, ...], out: Any) -> tuple[Encode, tuple[Any, ...]]:
+    """Positions as a tensor on the device of the example, and the name of the result's dtype."""
+    function, (like, positions) = operation.function, arrays
+    example = next(array for array in (like, out, positions) if isinstance(array, Tensor))
+    for name, array in (("like", like), ("out", out)):
+        if array is not None and not isinstance(array, Tensor):
+            raise TypeError(message(function, f"{name} must be a tensor like the others", describe(array)))
+    if positions is not None and not isinstance(positions, Tensor):  # None: all rows of a grid
+        positions = _positions(function, positions)
+    if positions is not None and positions.device != example.device and positions.device.type == "cpu":
+        if not is_compiling():
+            as_array(function, "out" if like is None else "like", example)  # before anything is copied there
+        positions = positions.to(example.device)
+    if not is_compiling():
+        checks.width(function, "dim", operation.dim)
+    if operation.dtype is not None:
+        operation = operation._replace(dtype=_memory.name_of(_memory.dtype_of(function, operation.dtype)))
+    return operation, (example if positions is None else None, positions)
+
+
+def _positions(function: str, positions: Any) -> Tensor:
+    """Numbers or an array of NumPy as a tensor; real ones in float64, as NumPy has them."""
+    if is_compiling():
+        made = torch.as_tensor(positions)
+        return torch.as_tensor(positions, dtype=torch.float64) if made.is_floating_point() else made
+    return _memory.host_tensor(function, positions)
+
+
+_memory.leave_out(_memory)

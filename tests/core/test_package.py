@@ -1,0 +1,191 @@
+"""Imports, dependencies between modules, what the wheel and the source archive hold, the documentation's examples."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import json
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import cases
+import pytest
+
+import fastpe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python(code, *flags, **environment):
+    """Run code in a fresh interpreter and return what it printed."""
+    import os
+
+    run = subprocess.run(
+        [sys.executable, *flags, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT / "tests" / "data",  # where nothing can be imported from
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+# ---- imports -----------------------------------------------------------------------------------------------------------------
+
+OPTIONAL = ("cupy", "torch", "numba", "llvmlite", "matplotlib", "ml_dtypes", "jax", "tensorflow", "tqdm")
+
+
+def test_import_loads_numpy_only():
+    names = python("import sys, json, fastpe; print(json.dumps(sorted(sys.modules)))")
+    loaded = {name.partition(".")[0] for name in json.loads(names)}
+    assert "numpy" in loaded
+    assert not loaded & set(OPTIONAL)
+
+
+def test_the_cpu_path_imports_no_other_library():
+    names = python(
+        "import sys, json, numpy, fastpe; fastpe.add_encoding(numpy.zeros((2, 4))); print(json.dumps(sorted(sys.modules)))"
+    )
+    loaded = {name.partition(".")[0] for name in json.loads(names)}
+    assert not loaded & (set(OPTIONAL) - {"numba", "llvmlite"})
+
+
+def test_import_is_quick(tmp_path):
+    """At most 30 ms on top of NumPy, from bytecode, which the first process writes."""
+    code = "import numpy, time; t = time.perf_counter(); import fastpe; print(time.perf_counter() - t)"
+    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    assert min(float(python(code, **bytecode)) for _ in range(7)) < 0.030  # the least: other work on the machine only adds
+
+
+def test_works_where_the_optional_libraries_are_missing():
+    block = f"import sys; sys.modules.update(dict.fromkeys({[name for name in OPTIONAL if name not in ('numba', 'llvmlite')]}))"
+    code = (
+        f"{block}; import numpy, fastpe; print(fastpe.add_encoding(numpy.zeros((1, 2)))[0, 1], fastpe.array_module().__name__)"
+    )
+    assert python(code).split() == ["1.0", "numpy"]
+
+
+# ---- dependencies point one way ----------------------------------------------------------------------------------------------
+
+
+def test_dispatch_is_short_and_imports_no_library():
+    source = (ROOT / "fastpe" / "_arrays" / "dispatch.py").read_text()
+    code = [line for line in source.splitlines() if line.strip() and not line.strip().startswith(("#", '"""'))]
+    assert len(code) <= 60
+    assert not {"cupy", "torch", "numba", "numpy"} & {
+        alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import) for alias in node.names
+    }
+
+
+# ---- archives ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """The wheel and the source archive, built from a copy of what belongs in them."""
+    import shutil
+
+    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    for name in ("fastpe", "kernels", "tests", "bench", "docs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    for path in ROOT.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copy(path, copy)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(copy)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert run.returncode == 0, run.stdout + run.stderr
+    (wheel,), (source,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    return set(zipfile.ZipFile(wheel).namelist()), {name.partition("/")[2] for name in tarfile.open(source).getnames()}
+
+
+def test_wheel_and_source_archive_hold_every_file(archives):
+    wheel, source = archives
+    kernels = {path.name for path in (ROOT / "kernels").iterdir() if path.suffix in (".cu", ".cuh", ".py")}
+    assert {"add_sinusoidal.cu", "locate_rows.cu", "arithmetic.cuh"} <= kernels
+    assert {f"fastpe/kernels/{name}" for name in kernels} <= wheel
+    assert {f"kernels/{name}" for name in kernels} <= source
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "fastpe").rglob("*.py")}
+    extra = {"fastpe/py.typed", *(str(path.relative_to(ROOT)) for path in (ROOT / "fastpe" / "_tools" / "data").iterdir())}
+    assert modules | extra <= wheel
+    assert modules | extra | {"LICENSE", "CHANGELOG.md", "README.md", "tests/data/truth.npz", "tests/conftest.py"} <= source
+    documentation = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*") if path.is_file()}
+    assert documentation | {"mkdocs.yml", "docs/index.md"} <= source
+    assert not any(name.startswith(("tests/", "bench/", "kernels/", "docs/")) for name in wheel)
+
+
+def test_version_is_the_packages():
+    from importlib.metadata import version
+
+    assert version("fastpe") == fastpe.__version__
+
+
+# ---- documentation -----------------------------------------------------------------------------------------------------------
+
+
+DOCUMENTED = (
+    "api",
+    "rotations",
+    "embedding",
+    "biases",
+    "encodings.bias",
+    "encodings.buckets",
+    "encodings.fire",
+    "encodings.sinusoidal",
+    "encodings.rotary",
+    *("encodings.grid", "encodings.fourier"),
+    *("positions.sequences", "positions.patches", "positions.sampling", "positions.remaps", "_backends.host.pool"),
+    "torch.functional",
+    "torch.modules",
+    "torch.transformers",
+)
+
+
+@pytest.mark.parametrize("name", [f"fastpe.{name}" for name in DOCUMENTED])
+def test_docstring_examples(name):
+    if "torch" in name:
+        pytest.importorskip("torch")
+    if name.endswith("transformers"):
+        cases.transformers()
+    results = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    assert results.failed == 0
+    if name != "fastpe._backends.host.pool":
+        assert results.attempted > 0
+
+
+def readme_examples():
+    """Each block of Python, and the library that the comment before it says it needs."""
+    import re
+
+    text = (ROOT / "README.md").read_text()
+    found = re.findall(r"(?:<!-- needs: (\w+) -->\n)?```python\n(.*?)```", text, re.S)
+    assert len(found) == text.count("```python")
+    return found
+
+
+@pytest.mark.parametrize(("library", "code"), readme_examples())
+def test_readme_examples(library, code):
+    if library:
+        pytest.importorskip("torch")
+    if library == "transformers":
+        cases.transformers()
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("name", [*fastpe.__all__])
+def test_public_docstrings(name):
+    documented = getattr(fastpe, name).__doc__
+    assert documented
+    assert documented.strip()
+
+
+@pytest.mark.parametrize("name", [*fastpe.positions.__all__])
+def test_generators_of_positions_are_documented(name):
+    documented = getattr(fastpe.positions, name).__doc__
+    assert documented
+    assert name in fastpe.positions.__doc__ or name == "Remap"

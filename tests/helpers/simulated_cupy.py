@@ -1,0 +1,262 @@
+"""A stand-in for CuPy with one simulated GPU: arrays are host memory, kernels are the PTX that NVRTC emitted, interpreted.
+
+Only what fastpe uses exists. Reading an array back implicitly (``bool``, ``int``, ``numpy.asarray``) is an error, so a test that
+passes here proves that nothing synchronises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+import types
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cases
+import kept
+import numpy as np
+import pytest
+from ptx import Memory, Module
+
+MULTIPROCESSORS = 4
+ALIGNMENT = 256
+
+memory = Memory()
+synchronised: list[str] = []  # every read-back or wait, in order
+launched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+streams: list[int] = []  # the stream of each launch; 0 where none was chosen
+_chosen: list[int] = [0]
+
+
+class ndarray:
+    """A view of simulated device memory."""
+
+    def __init__(self, host: Any, owner: Any, memptr: Any = None, strides: Any = None) -> None:
+        if memptr is not None:  # as CuPy's own: shape, dtype, memory, strides
+            raw = (ctypes.c_ubyte * memptr.mem.size).from_address(memptr.mem.ptr)
+            host, owner = np.ndarray(host, owner, raw, memptr.offset, strides), memptr.mem
+        self._host, self._owner = host, owner
+
+    shape = property(lambda self: self._host.shape)
+    strides = property(lambda self: self._host.strides)
+    dtype = property(lambda self: self._host.dtype)
+    ndim = property(lambda self: self._host.ndim)
+    size = property(lambda self: self._host.size)
+    nbytes = property(lambda self: self._host.nbytes)
+    data = property(lambda self: types.SimpleNamespace(ptr=self._host.ctypes.data))
+    device = property(lambda self: types.SimpleNamespace(id=0))
+    T = property(lambda self: ndarray(self._host.T, self._owner))
+
+    flags = property(lambda self: self._host.flags)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._host[index] = value._host if isinstance(value, ndarray) else value
+
+    def transpose(self, *axes: int) -> ndarray:
+        return ndarray(self._host.transpose(*axes), self._owner)
+
+    def __mul__(self, other: float) -> ndarray:
+        return asarray(self._host * other)
+
+    def __getitem__(self, index: Any) -> ndarray:
+        parts = index if isinstance(index, tuple) else (index,)
+        if any(isinstance(part, ndarray) for part in parts):  # a copy
+            return asarray(self._host[tuple(part._host if isinstance(part, ndarray) else part for part in parts)])
+        return ndarray(self._host[index], self._owner)
+
+    def reshape(self, *shape: Any) -> ndarray:
+        host = self._host.view()
+        host.shape = shape[0] if isinstance(shape[0], tuple) else shape  # never a copy
+        return ndarray(host, self._owner)
+
+    def astype(self, dtype: Any) -> ndarray:
+        return asarray(self._host.astype(dtype))
+
+    def __ne__(self, other: Any) -> ndarray:  # type: ignore[override]
+        return asarray(self._host != (other._host if isinstance(other, ndarray) else other))
+
+    def __and__(self, other: ndarray) -> ndarray:
+        return asarray(self._host & other._host)
+
+    def __add__(self, other: float) -> ndarray:
+        return asarray(self._host + other)
+
+    def get(self) -> np.ndarray:
+        synchronised.append("get")
+        return self._host.copy()
+
+    def _refuse(self, *_: Any) -> Any:
+        raise TypeError("implicit read-back of a GPU array")
+
+    __array__ = __bool__ = __int__ = __index__ = __float__ = __iter__ = _refuse
+
+
+ndarray.__module__ = "cupy"
+
+
+class _Owner:
+    """One allocation, known to the interpreter while it lives."""
+
+
+def _allocate(shape: tuple[int, ...], dtype: Any, initialised: bool) -> ndarray:
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    whole = raw[start : start + size]
+    owner = _Owner()
+    if size:
+        address = memory.add(whole, name=f"{dtype.name}{list(shape)}", initialised=initialised)
+        weakref.finalize(owner, memory.remove, address)
+    return ndarray(whole.view(dtype).reshape(shape), owner)
+
+
+def asarray(host: np.ndarray) -> ndarray:
+    array = _allocate(host.shape, host.dtype, True)
+    array._host[...] = host
+    return array
+
+
+def view_on_device(view: np.ndarray) -> ndarray:
+    """Copy the memory that a view spans to the device and make the same view of it there."""
+    raw, offset = cases.memory_of(view)
+    whole = asarray(raw)
+    return ndarray(np.ndarray(view.shape, view.dtype, whole._host, offset, view.strides), whole._owner)
+
+
+def asnumpy(array: ndarray) -> np.ndarray:
+    return array.get()
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> ndarray:
+    return _allocate(shape, dtype, False)
+
+
+def ascontiguousarray(array: ndarray, dtype: Any) -> ndarray:
+    if array._host.flags.c_contiguous and array.dtype == np.dtype(dtype):
+        return array
+    return asarray(np.ascontiguousarray(array._host, dtype))
+
+
+class RawModule:
+    """Runs the PTX in a file."""
+
+    _parsed: ClassVar[dict[str, Module]] = {}
+
+    def __init__(self, *, path: str) -> None:
+        text = Path(path).read_text()
+        if text not in self._parsed:
+            self._parsed[text] = Module(text)
+        self._module = self._parsed[text]
+
+    def get_function(self, entry: str) -> Any:
+        kernel = self._module.entries[entry]
+
+        def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+            launched.append((entry, grid, block))
+            streams.append(_chosen[-1])
+            kernel.launch(memory, grid, block, [argument.tobytes() for argument in arguments])
+
+        return launch
+
+
+class Device(contextlib.nullcontext):  # type: ignore[type-arg]
+    compute_capability = "90"
+
+    def __init__(self, number: int | None = None) -> None:
+        super().__init__()
+        self.id = 0
+        self.attributes = {"MultiProcessorCount": MULTIPROCESSORS}
+
+
+class UnownedMemory:
+    """Memory of another library."""
+
+    def __init__(self, ptr: int, size: int, owner: Any, device_id: int) -> None:
+        self.ptr, self.size, self.owner, self.device_id = ptr, size, owner, device_id
+
+
+class MemoryPointer:
+    """A place in it."""
+
+    def __init__(self, mem: UnownedMemory, offset: int) -> None:
+        self.mem, self.offset = mem, offset
+
+
+@contextlib.contextmanager
+def external_stream(ptr: int, device_id: int = -1) -> Iterator[None]:
+    """A stream of another library, as a context."""
+    _chosen.append(ptr)
+    try:
+        yield
+    finally:
+        _chosen.pop()
+
+
+def module() -> types.ModuleType:
+    """The stand-in as a module named ``cupy``."""
+    import cupy as real
+    from cupy.cuda import nvrtc
+
+    nvrtc.getVersion()  # loads the library, for which it needs the real CuPy
+
+    cupy = types.ModuleType("cupy")
+    cupy.__version__ = "14.2.0"
+    runtime = types.SimpleNamespace(
+        is_hip=False,
+        CUDARuntimeError=real.cuda.runtime.CUDARuntimeError,
+        getDeviceCount=lambda: 1,
+        driverGetVersion=lambda: 13000,
+        runtimeGetVersion=lambda: 13000,
+    )
+    stream = types.SimpleNamespace(synchronize=lambda: synchronised.append("synchronize"))
+    cupy.cuda = types.ModuleType("cupy.cuda")
+    for name, value in {
+        "Device": Device,
+        "runtime": runtime,
+        "nvrtc": nvrtc,
+        "get_current_stream": lambda: stream,
+        "UnownedMemory": UnownedMemory,
+        "MemoryPointer": MemoryPointer,
+        "ExternalStream": external_stream,
+    }.items():
+        setattr(cupy.cuda, name, value)
+    for value in (ndarray, asarray, asnumpy, empty, ascontiguousarray, RawModule):
+        setattr(cupy, value.__name__, value)
+    return cupy
+
+
+@contextlib.contextmanager
+def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
+    """Put the stand-in where fastpe finds CuPy; kernels are compiled to PTX for ``compute_XY`` and kept in ``folder``."""
+    from fastpe._arrays import dispatch
+    from fastpe._backends import cuda
+
+    def as_ptx(name: str, _: str, *options: str) -> Path:
+        from cupy.cuda import nvrtc
+
+        defined = "".join(option.partition("=")[2] for option in options)
+        facts = (cuda.source(name), cuda.OPTIONS, options, nvrtc.getVersion())
+        return kept.text(folder, f"{name}-{defined}-{architecture}.ptx", facts, lambda: compiled(name, *options))
+
+    def compiled(name: str, *options: str) -> str:
+        ptx, _ = cuda.compile_source(name, f"compute_{architecture}", *options)
+        return ptx.decode() if isinstance(ptx, bytes) else ptx
+
+    stand_in = module()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", stand_in)
+        patch.setitem(sys.modules, "cupy.cuda", stand_in.cuda)
+        patch.delitem(sys.modules, "fastpe._arrays.cupy", raising=False)
+        patch.setattr(cuda, "_cubin", as_ptx)
+        patch.setattr(cuda, "_modules", {})
+        patch.setattr(cuda, "_tables_found", {})
+        patch.setattr(dispatch, "_found", {})
+        cuda._problem.cache_clear()
+        cuda._multiprocessors.cache_clear()
+        yield stand_in
+        cuda._problem.cache_clear()
+        cuda._multiprocessors.cache_clear()

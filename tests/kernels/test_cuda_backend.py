@@ -1,0 +1,265 @@
+"""The CUDA backend around the kernels: variants, grids, the cubin cache, what is launched. No GPU needed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import cases
+import numpy as np
+import pytest
+
+import fastpe
+from fastpe._backends import cuda
+from fastpe._backends import disk_cache as cache
+
+
+@pytest.fixture
+def device(ptx_folder):
+    """A simulated GPU that records what is launched on it."""
+    pytest.importorskip("cupy")
+    import simulated_cupy
+    from platforms import SimulatedPlatform
+
+    with simulated_cupy.installed("90", ptx_folder):
+        platform = SimulatedPlatform()
+        platform.launched = simulated_cupy.launched
+        platform.launched.clear()
+        yield platform
+
+
+# ---- variants and grids ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "suffix"), [("float32", "f32"), ("float64", "f64"), ("float16", "f16"), ("bfloat16", "bf16")]
+)
+def test_aligned_arrays_take_the_vector_kernels(device, dtype, suffix):
+    for layout in cases.LAYOUTS:
+        fastpe.add_encoding(device.array(cases.random((2, 5, 32), dtype)), fastpe.Sinusoidal(layout=layout))
+        assert device.launched[-1][0] == f"add_sinusoidal_{suffix}_vec16_{layout}"
+    for x in (cases.random((2, 5, 33), dtype), cases.VIEWS["misaligned_rows"](cases.random((2, 5, 32), dtype))):
+        fastpe.add_encoding(device.array(x))
+        assert device.launched[-1][0] == f"add_sinusoidal_{suffix}_columns"
+
+
+def test_concatenated_vectors_need_whole_vectors_in_each_half(device):
+    fastpe.add_encoding(device.array(np.zeros((1, 3, 12), np.float32)), fastpe.Sinusoidal(layout="concatenated"))
+    assert device.launched[-1][0] == "add_sinusoidal_f32_columns"  # 6 columns a half are one and a half vectors
+    fastpe.add_encoding(device.array(np.zeros((1, 3, 12), np.float32)))
+    assert device.launched[-1][0] == "add_sinusoidal_f32_vec16_interleaved"
+
+
+def test_one_launch_for_any_number_of_sequences(device):
+    fastpe.add_encoding(device.array(np.zeros((5, 4, 3, 2, 16), np.float32)), seq_axis=1)
+    assert len(device.launched) == 1
+    device.launched.clear()
+    fastpe.add_encoding(device.array(np.zeros((2, 3, 5, 16), np.float32)), positions=device.array(np.arange(5)))
+    assert [name for name, _, _ in device.launched] == ["locate_rows_given", "add_sinusoidal_f32_vec16_interleaved"]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 1000, 10**7, 2**31])
+@pytest.mark.parametrize("batch", [1, 3, 10**5])
+@pytest.mark.parametrize("units", [1, 17, 128, 5000])
+def test_grids_are_within_cuda_limits(monkeypatch, rows, batch, units):
+    monkeypatch.setattr(cuda, "_multiprocessors", lambda device: 132)
+    for varies in (0, 8):
+        call = {"rows": rows, "batch": batch, "positions": varies, "positions_batch_stride": varies, "positions_head_stride": 0}
+        (x, y, z), (wide, tall) = cuda._grid(call, units, 0)
+        assert x * wide >= units > (x - 1) * wide
+        assert 1 <= y <= 65535
+        assert 1 <= z <= min(batch, 65535)
+        assert wide * tall == 128
+
+
+def test_few_rows_spread_over_sequences(monkeypatch):
+    """Decoding one row of many sequences keeps the device busy; a long array keeps its encoding in registers."""
+    monkeypatch.setattr(cuda, "_multiprocessors", lambda device: 132)
+    call = {"rows": 1, "batch": 4096, "positions": 0, "positions_batch_stride": 0, "positions_head_stride": 0}
+    assert cuda._grid(call, 256, 0)[0][2] > 100
+    assert cuda._grid(call | {"rows": 10**6, "batch": 32}, 256, 0)[0][2] == 1
+
+
+def test_many_rows_few_blocks(device, monkeypatch):
+    """Groups and sequences beyond the grid are reached by striding."""
+    monkeypatch.setattr(cuda, "MOST_BLOCKS_YZ", 2)
+    monkeypatch.setattr(cuda, "THREADS", 8)
+    x = cases.random((5, 200, 16), "float32")
+    for given in ({"offset": 5}, {"offset": np.arange(5) * 100}):
+        here, there = x.copy(), device.array(x)
+        fastpe.add_encoding(here, **given)
+        fastpe.add_encoding(there, **device.arguments(given))
+        cases.assert_same_bits(device.host(there), here)
+    assert max(grid[1] for _, grid, _ in device.launched) <= 2
+
+
+def test_misaligned_elements_are_refused(device):
+    raw = np.zeros(4 * 3 * 4 + 2, np.uint8)
+    x = device.array(raw)
+    view = type(x)(np.ndarray((1, 3, 4), np.float32, x._host, 2), x._owner)
+    with pytest.raises(ValueError, match="an array on a GPU must be aligned to its elements"):
+        fastpe.add_encoding(view)
+
+
+def test_alignment_is_checked_before_anything_is_written(device):
+    """Of every axis, those that take several launches included."""
+    raw = device.array(np.zeros(3000, np.uint8))
+    host = np.ndarray((2, 2, 3, 2, 4), np.float32, raw._host, 0, (514, 200, 32, 16, 4))
+    with pytest.raises(ValueError, match="must be aligned to its elements"):
+        fastpe.add_encoding(type(raw)(host, raw._owner), seq_axis=2)
+    assert not device.host(raw).any()
+    one = type(raw)(np.ndarray((1, 3, 4), np.float32, raw._host, 0, (3, 16, 4)), raw._owner)
+    fastpe.add_encoding(one)  # no step is taken along an axis of one
+
+
+def test_tables_may_not_be_captured(device, monkeypatch):
+    import cupy
+
+    x = device.array(np.zeros((2, 3, 24), np.float32))
+    fastpe.add_encoding(x)
+    monkeypatch.setattr(cupy.cuda.get_current_stream(), "is_capturing", lambda: True, raising=False)
+    fastpe.add_encoding(x, offset=4)
+    for given in (
+        {"positions": np.arange(3)},
+        {"mask": np.ones(3, bool)},
+        {"offset": np.arange(2)},
+        {"cu_seqlens": np.array([0, 3])},
+    ):
+        with pytest.raises(RuntimeError, match="would not outlive the call"):
+            fastpe.add_encoding(x, **device.arguments(given))
+
+
+def test_the_first_call_may_not_be_captured(device, monkeypatch):
+    import cupy
+
+    x = device.array(np.zeros((1, 3, 24), np.float32))
+    stream = cupy.cuda.get_current_stream()
+    monkeypatch.setattr(stream, "is_capturing", lambda: True, raising=False)
+    with pytest.raises(RuntimeError, match=r"call fastpe\.warmup"):
+        fastpe.add_encoding(x)
+    assert not device.host(x).any()
+    monkeypatch.setattr(stream, "is_capturing", lambda: False)
+    fastpe.add_encoding(x)
+    monkeypatch.setattr(stream, "is_capturing", lambda: True)
+    fastpe.add_encoding(x)  # nothing is left to load
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 32])
+def test_heads_are_shared_out_among_threads(device, monkeypatch, blocks):
+    """From one thread for all heads of a pair to one for each; pairs, rows and sequences beyond what a grid takes."""
+    monkeypatch.setattr(cuda, "BLOCKS_PER_MULTIPROCESSOR", blocks)
+    for width, interleaved in ((32, False), (32, True), (6, False)):
+        q, k = (np.random.default_rng(heads).standard_normal((3, heads, 5, width)).astype(np.float32) for heads in (7, 2))
+        encoding = fastpe.Rotary(interleaved=interleaved)
+        for most in (1, 65535):
+            monkeypatch.setattr(cuda, "MOST_BLOCKS_YZ", most)
+            there = device.array(q), device.array(k)
+            fastpe.apply_rotary(*there, encoding, offset=9)
+            for got, expected in zip(there, fastpe.apply_rotary(q.copy(), k.copy(), encoding, offset=9), strict=True):
+                assert (device.host(got) == expected).all()
+
+
+@pytest.mark.parametrize("wrong", ["threadIdx.x / 2", "0"])
+def test_two_threads_that_own_one_pair_are_noticed(tmp_path, monkeypatch, wrong):
+    """The interpreter sees them race for it, so in the kernel as it is, which other tests run, every pair has one owner."""
+    pytest.importorskip("cupy")
+    import simulated_cupy
+    from ptx import PTXError
+
+    right = cuda.source("rotate")
+    line = "(blockIdx.x - group * columns) * blockDim.x + threadIdx.x"
+    assert line in right
+    q = np.ones((1, 2, 3, 32), np.float32)
+    with simulated_cupy.installed("90", tmp_path):
+        fastpe.apply_rotary(simulated_cupy.view_on_device(q))
+    monkeypatch.setattr(cuda, "source", lambda name: right.replace(line, line.replace("threadIdx.x", wrong)))
+    (tmp_path / "wrong").mkdir()
+    with simulated_cupy.installed("90", tmp_path / "wrong"):
+        there = simulated_cupy.view_on_device(q)
+        with pytest.raises(PTXError, match=r"race|written"):
+            fastpe.apply_rotary(there)
+
+
+def test_a_rotation_whose_length_is_on_the_gpu_asks_for_it(device):
+    q, positions = device.array(np.ones((1, 2, 3, 8), np.float32)), device.array(np.arange(3))
+    dynamic = fastpe.Rotary(scaling=fastpe.scaling.DynamicNTK(2.0, 2))
+    with pytest.raises(ValueError, match="seq_len must be given"):
+        fastpe.apply_rotary(q, None, dynamic, positions=positions)
+    fastpe.apply_rotary(q, None, dynamic, positions=positions, seq_len=3)
+    fastpe.apply_rotary(q, None, dynamic, offset=5)
+    with pytest.raises(
+        TypeError, match="q and k must be of one library and on one device, got cupy on device 0 and numpy on the host"
+    ):
+        fastpe.apply_rotary(q, np.ones((1, 2, 3, 8), np.float32))
+
+
+# ---- the cubin cache ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache_folder(tmp_path, monkeypatch):
+    pytest.importorskip("cupy")
+    monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path / "cache"))
+    compiled = []
+    compile_source = cuda.compile_source
+    monkeypatch.setattr(cuda, "compile_source", lambda *args: compiled.append(args) or compile_source(*args))
+    return tmp_path / "cache" / "cuda", compiled
+
+
+def test_a_cubin_is_compiled_once(cache_folder):
+    folder, compiled = cache_folder
+    first = cuda._cubin("locate_rows", "sm_90")
+    assert first.parent == folder
+    assert first.read_bytes().startswith(b"\x7fELF")
+    assert cuda._cubin("locate_rows", "sm_90") == first
+    assert len(compiled) == 1
+    assert cuda._cubin("locate_rows", "sm_80") != first
+    assert [path for path in folder.iterdir() if not path.name.endswith(".bin")] == []
+
+
+def test_a_damaged_cubin_is_compiled_anew(cache_folder):
+    _, compiled = cache_folder
+    path = cuda._cubin("locate_rows", "sm_90")
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:100], whole[:-1] + b"x"):
+        path.write_bytes(damaged)
+        assert cuda._cubin("locate_rows", "sm_90").read_bytes() == whole
+    assert len(compiled) == 4
+
+
+def test_another_source_is_another_key(cache_folder, monkeypatch):
+    first = cuda._cubin("locate_rows", "sm_90")
+    source = cuda.source("locate_rows")
+    monkeypatch.setattr(cuda, "source", lambda name: source + "// changed\n")
+    assert cuda._cubin("locate_rows", "sm_90").name.split("-")[:2] == first.name.split("-")[:2]
+    assert cuda._cubin("locate_rows", "sm_90") != first
+
+
+def test_without_a_cache_a_temporary_file_serves(cache_folder, monkeypatch):
+    monkeypatch.setattr(cache, "folder", lambda name: None)
+    path = cuda._cubin("locate_rows", "sm_90")
+    assert path.read_bytes().startswith(b"\x7fELF")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file modes are POSIX's")
+def test_only_a_private_folder_is_trusted(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path))
+    place = cache.folder("cuda")
+    assert place == tmp_path / "cuda"
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    place.chmod(0o777)
+    assert cache.folder("cuda") is None
+
+
+def test_cache_places(tmp_path, monkeypatch):
+    monkeypatch.delenv("FASTPE_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.folder("cuda") == tmp_path / "xdg" / "fastpe" / "cuda"
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path / "file"))
+    assert cache.folder("cuda") is None
+    monkeypatch.delenv("FASTPE_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert cache.folder("cuda") is None

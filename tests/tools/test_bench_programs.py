@@ -1,0 +1,124 @@
+"""The benchmarks' programs run, on small cases."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastpe
+from bench import claims, ratios, registry, report
+from bench.claims import scheduling
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, from the project's folder."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
+def test_the_suite_runs() -> None:
+    done = run("-m", "pytest", "bench", "--benchmark-disable", "-q", "-p", "no:cacheprovider", FASTPE_BENCH_SMALL="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+def test_measured_results_make_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    tests = [f"bench/test_add_sinusoidal.py::test_add_sinusoidal[{name}-1x1x64-float32]" for name in ("fastpe", "numpy_cached")]
+    flags = ["--benchmark-only", "--benchmark-enable", f"--benchmark-json={path}", "-q", "-p", "no:cacheprovider"]
+    done = run("-m", "pytest", *tests, *flags, FASTPE_BENCH_SMALL="1", FASTPE_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(path.read_text())
+    for benchmark in found["benchmarks"]:
+        info = benchmark["extra_info"]
+        assert (info["shape"], info["dtype"], info["threads"], info["bytes"]) == ([1, 1, 64], "float32", 1, 2 * 64 * 4)
+        assert info["bandwidth"] == pytest.approx(info["bytes"] / benchmark["stats"]["median"])
+        assert info["share_of_roofline"] == pytest.approx(info["bandwidth"] / info["roofline_bandwidth"])
+    assert "| (1, 1, 64), 256 B | float32 |" in report.section(found)
+    assert f"fastpe {fastpe.__version__}" in report.section(found)
+
+
+def test_ratios_run(tmp_path: Path) -> None:
+    path = tmp_path / "ratios.json"
+    done = run("-m", "bench.ratios", "--quick", "--json", str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(path.read_text())
+    assert len(found["results"]) == len(registry.suite("add_encoding", small=True))
+    for result in found["results"]:
+        assert result["share_of_roofline"] > 0
+        assert result["speedups"].keys() <= set(ratios.COMPARED)
+        assert "numpy_cached" in result["speedups"] or result["dtype"] == "bfloat16"
+    assert f"Python {sys.version_info.major}.{sys.version_info.minor}" in done.stdout.splitlines()[0]
+
+
+def test_ratios_refuse_to_check_what_they_do_not_measure() -> None:
+    done = run("-m", "bench.ratios", "--quick", "--check")
+    assert done.returncode == 2
+    assert "--check needs 1x131072x1024-float32" in done.stderr
+
+
+def test_claims_run(tmp_path: Path) -> None:
+    path = tmp_path / "claims.json"
+    done = run("-m", "bench.claims", "--quick", "--json", str(path), FASTPE_BENCH_SMALL="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the figures mean nothing" in done.stdout
+    found = json.loads(path.read_text())["claims"]
+    assert found.keys() == claims.SECTIONS.keys()
+    for section in found.values():
+        for claim in section:
+            assert math.isfinite(claim["figure"])
+            assert claim["what"] in done.stdout
+    assert {claim["target"] is None for claim in found["profile"]} == {True}
+
+
+def test_a_claim_says_when_it_is_missed() -> None:
+    fast, slow = claims.Claim("speed", 1.2, 1.0, True, "3 us"), claims.Claim("us behind", 6.0, 5.0, False, "")
+    assert (fast.holds, slow.holds) == (True, False)
+    assert "MISSED" in str(slow)
+    assert "MISSED" not in str(fast) + str(claims.Claim("profile", 9.0, None, False, ""))
+
+
+def test_more_cores_make_no_array_slower_in_the_simulation() -> None:
+    for nbytes in (1 << 18, 1 << 20, 1 << 22, 1 << 28):
+        assert scheduling.simulate(nbytes, 64, asleep=False) <= scheduling.simulate(nbytes, 1, asleep=False)
+
+
+def test_the_readme_has_the_errors_that_are_measured() -> None:
+    from bench import accuracy
+
+    readme = (ROOT / "README.md").read_text()
+    for rows in (accuracy.ENCODINGS, accuracy.ROTATIONS):
+        ours = {name: error for name, error in rows.items() if name.startswith("fastpe")}
+        for line in accuracy.table(ours).splitlines():
+            assert line in readme
+
+
+def test_cuda_counts_are_those_of_the_documentation() -> None:
+    """One read and one write of every element, no spilled register."""
+    pytest.importorskip("cupy", reason="NVRTC is reached through CuPy")
+    from bench import cuda_counts
+
+    documented = (ROOT / "docs" / "performance.md").read_text()
+    found = cuda_counts.counts(("float32", "bfloat16"), rows=8)
+    assert {one.kernel.split(",")[0] for one in found} == {
+        f"{name}_{dtype}_vec16_{layout}"
+        for name, layouts in (("rotate", ("half", "interleaved")), ("add_sinusoidal", ("interleaved", "concatenated")))
+        for dtype in ("f32", "bf16")
+        for layout in layouts
+    } | {"embed_vec16_interleaved"}
+    for one in found:
+        size = 4 if "_f32_" in one.kernel or "float32" in one.kernel else 2
+        ids = size / 2 if one.kernel.startswith("embed") else 0  # eight bytes for each thread's sixteen
+        assert (one.read, one.written) == (size + ids, size)
+        assert one.spilled == 0
+        assert one.instructions < 40
+        assert f"`{one.kernel.split(',')[0]}`" in documented

@@ -1,0 +1,215 @@
+"""The demo of the command line."""
+
+from __future__ import annotations
+
+import importlib.resources
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+from command_line import one_line, png_size, run
+
+import fastpe
+from fastpe._tools import cli, demo, formula
+from fastpe._tools.demo import running
+from fastpe._tools.demo import text as demo_text
+from fastpe._tools.progress import Progress
+
+# The demo's own formula in float64, up to position one million: rounding of the sines and of their angles.
+REFERENCE_ERROR = 2e-15
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Few timed calls, in an empty folder."""
+    monkeypatch.setattr(running, "TIMED_SECONDS", 0.0)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_demo_json() -> None:
+    result = run("demo", "--no-plot", "--json", "--dim", "64")
+    assert (result.returncode, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    assert found["ok"] is True
+    assert found["shape"] == [8, 4096, 64]
+    assert found["bytes"] == 8 * 4096 * 64 * 4
+    assert found["text_bytes"] > 6000
+    assert found["rows_checked"] > 300
+    assert 0 < found["error"] < found["float32_angle_error_last"] < found["float32_angle_error_far"]
+    assert 0 < found["error_far"] < found["float32_angle_error_far"]
+    seconds = [found[f"seconds_{name}"] for name in ("first_call", "fastpe", "table_kept", "table_built")]
+    assert min(seconds) > 0
+    assert found["gigabytes_per_second"] == pytest.approx(2 * found["bytes"] / seconds[1] / 1e9)
+    assert found["plot"] is None
+    assert os.listdir() == []
+
+
+def test_demo_table_and_heat_map(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Grüße, 世界")
+    assert cli.main(["demo", str(text), "--dim", "5"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""  # no progress bar where there is no terminal
+    assert "text.txt: 15 bytes, repeated" in said.out
+    assert "check                   passed" in said.out
+    assert str(tmp_path / "heatmap.png") in said.out
+    assert png_size(tmp_path / "heatmap.png") == (1200, 675)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_demo_dtypes(dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--no-plot", "--json", "--dim", "16", "--dtype", dtype]) == 0
+    assert json.loads(capsys.readouterr().out)["dtype"] == dtype
+
+
+def test_demo_reads_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\x00 any bytes")))
+    assert cli.main(["demo", "-", "--no-plot", "--json", "--dim", "8"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["text"], found["text_bytes"], found["text_cut"]) == ("standard input", 12, False)
+
+
+def test_demo_cuts_a_long_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "long").write_bytes(bytes(range(256)) * 2000)
+    assert cli.main(["demo", "long", "--no-plot", "--json", "--dim", "8"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["shape"] == [demo_text.MOST_SEQUENCES, 4096, 8]
+    assert (found["text_bytes"], found["text_cut"]) == (demo_text.MOST_SEQUENCES * 4096, True)
+
+
+def _one_element(x: Any) -> None:
+    x[-1, -1, -1] += 0.01  # the last row is always checked
+
+
+def _not_a_number(x: Any) -> None:
+    x[0, 0, 0] = np.nan
+
+
+@pytest.mark.parametrize("corrupt", [_one_element, _not_a_number])
+def test_demo_fails_on_a_wrong_result(
+    corrupt: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(x: Any, **arguments: Any) -> Any:
+        result = fastpe.add_encoding(x, **arguments)
+        if x.ndim == 3:
+            corrupt(x)
+        return result
+
+    monkeypatch.setattr(running, "add_encoding", wrong)
+    assert cli.main(["demo", "--no-plot", "--json", "--dim", "16"]) == 1
+    said = capsys.readouterr()
+    found = json.loads(said.out, parse_constant=pytest.fail)
+    assert found["ok"] is False
+    assert said.err.count("\n") == 1
+    assert cli.main(["demo", "--no-plot", "--dim", "16"]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda x, **arguments: x,
+        lambda x, **arguments: fastpe.add_encoding(x.copy(), **arguments),
+        lambda x, offset=0: fastpe.add_encoding(x, offset=offset + (offset > 0)),
+        lambda x, offset=0: fastpe.add_encoding(x, offset=offset + (offset == 0)),
+        lambda x, **arguments: fastpe.add_encoding(x, fastpe.Sinusoidal(base=10001.0), **arguments),
+    ],
+    ids=["nothing_added", "a_copy", "wrong_far_away", "one_row_late", "wrong_base"],
+)
+def test_demo_fails_on_a_wrong_function(
+    wrong: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "add_encoding", wrong)
+    assert cli.main(["demo", "--no-plot", "--dim", "16"]) == 1
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nosuch"], "No such file"),
+        (["."], "FILE must be a file"),
+        (["empty"], "FILE must hold some text"),
+        (["a\0b"], "null byte"),
+        (["--dim", "0"], "--dim must be between 1"),
+        (["--dim", "1000000"], "--dim must be between 1"),
+        (["--plot", "nosuch/x.png"], "a folder that exists"),
+        (["--plot", "."], "a folder that exists"),
+        (["--plot", "x.nosuch"], "path must end with one of"),
+    ],
+)
+def test_demo_refuses(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").touch()
+    assert cli.main(["demo", *arguments]) == 2
+    assert expected in one_line(capsys)
+
+
+def test_demo_refuses_what_cannot_be_read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    assert cli.main(["demo", "secret"]) == 2
+    assert "Permission denied" in one_line(capsys)
+
+
+def test_demo_refuses_a_closed_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert cli.main(["demo", "-"]) == 2
+    assert "closed" in one_line(capsys)
+
+
+def test_demo_without_matplotlib(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    assert cli.main(["demo", "--dim", "8"]) == 0
+    assert "pip install 'fastpe[plot]'" in capsys.readouterr().out
+    assert cli.main(["demo", "--dim", "8", "--plot", "x.png"]) == 2
+    assert "pip install 'fastpe[plot]'" in one_line(capsys)
+    assert cli.main(["plot", "bias"]) == 2
+    assert "pip install 'fastpe[plot]'" in one_line(capsys)
+
+
+def test_demo_without_ml_dtypes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    assert cli.main(["demo", "--dtype", "bfloat16"]) == 2
+    assert "pip install ml_dtypes" in one_line(capsys)
+
+
+@pytest.mark.parametrize("dim", [1, 5, 64])
+def test_demo_reference_agrees_with_the_tests_reference(dim: int) -> None:
+    positions = np.array([0, 1, 77, 4095, 131_071, 1_000_000])
+    error = np.abs(formula.exact(positions, dim) - reference.sinusoidal(positions, dim))
+    assert error.max() < REFERENCE_ERROR
+
+
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+@pytest.mark.parametrize("dim", [1, 512, 5000, demo.MOST_DIM])
+def test_demo_keeps_within_its_memory(dim: int, itemsize: int) -> None:
+    for count in (1, 7000, 10**6):
+        batch, length = demo_text.shape_for(count, dim, itemsize)
+        assert demo_text.FEWEST_SEQUENCES <= batch <= demo_text.MOST_SEQUENCES
+        assert 64 <= length <= demo_text.SEQUENCE
+        assert batch * length * dim * itemsize <= demo_text.MOST_BYTES
+
+
+def test_progress_is_shown_on_a_terminal_only() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stream, shown in ((io.StringIO(), False), (Terminal(), True)):
+        with Progress(stream) as progress:
+            progress.show(0.5, "half")
+        assert ("50%  half" in stream.getvalue()) is shown
+        assert stream.getvalue().endswith("\r\x1b[K") is shown
+
+
+def test_the_text_ships_and_says_what_it_is() -> None:
+    text = importlib.resources.files("fastpe._tools").joinpath("data/sonnets.txt").read_text(encoding="ascii")
+    head = text.splitlines()[0]
+    assert all(word in head for word in ("William Shakespeare", "1609", "public domain"))
+    assert 6000 <= len(text) <= 8000
+    assert text.count("\n  ") == 2 * 11  # a couplet ends every sonnet

@@ -1,0 +1,204 @@
+"""The documentation: its examples run, its reference names everything public, its site is built and opens in a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import functools
+import html
+import http.server
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cases
+import pytest
+
+import fastpe
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+
+# ---- examples ----------------------------------------------------------------------------------------------------------------
+
+
+def examples(page: str) -> list[tuple[str, str, str]]:
+    """The blocks of Python of a page: the library that the comment before one says it needs, its kind, and its code."""
+    text = (DOCS / page).read_text()
+    found = re.findall(r"^(?:<!-- needs: (\w+) -->\n)?```(python|pycon)\n(.*?)^```$", text, re.M | re.S)
+    assert len(found) == text.count("```py"), "a block of Python is not where it can be found: at the start of a line"
+    return found
+
+
+def need(library: str) -> None:
+    """Skip where a library is missing."""
+    if library == "transformers":
+        pytest.importorskip("torch")
+        cases.transformers()
+    elif library:
+        pytest.importorskip(library)
+
+
+@pytest.mark.parametrize(
+    ("page", "library"), [(page, library) for page in PAGES for library in sorted({needs for needs, _, _ in examples(page)})]
+)
+def test_examples(page: str, library: str) -> None:
+    """A page's blocks are one program; those that need a library run with all that need none before them."""
+    need(library)
+    names: dict[str, Any] = {"__name__": "__main__"}  # dataclasses look their module up
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    ran = 0
+    for needs, kind, code in examples(page):
+        if needs not in ("", library):
+            continue
+        if kind == "python":
+            exec(compile(code, page, "exec"), names)
+        else:
+            test = doctest.DocTestParser().get_doctest(code, names, page, page, 0)
+            test.globs = names  # not a copy: blocks go on where the one before ended
+            runner.run(test, clear_globs=False)
+        ran += 1
+    assert ran
+    assert runner.failures == 0
+
+
+def test_an_example_that_is_wrong_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "DOCS", tmp_path)
+    for block in ("```python\nassert 1 == 2\n```\n", "```pycon\n>>> 1 + 1\n3\n```\n", "    ```python\n    1\n    ```\n"):
+        (tmp_path / "page.md").write_text(block)
+        with pytest.raises(AssertionError):
+            test_examples("page.md", "")
+
+
+# ---- what the pages say ------------------------------------------------------------------------------------------------------
+
+
+def public() -> set[str]:
+    """The names that the packages export, and what functions return that is exported nowhere."""
+    modules = ("", ".scaling", ".positions", ".torch", ".torch.functional", ".plot")
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("without torch its names cannot be listed")
+    found = {"fastpe.encodings.recipes.Recipe", "fastpe.encodings.rotary_table.RotaryTable"}
+    for module in (importlib.import_module(f"fastpe{name}") for name in modules):
+        found |= {f"{module.__name__}.{name}" for name in module.__all__}
+    return found - {"fastpe.scaling", "fastpe.positions", "fastpe.torch.functional", "fastpe.plot.INSTALL"}
+
+
+def test_the_reference_names_everything_public() -> None:
+    pytest.importorskip("torch")  # fastpe.torch is among it
+    named = re.findall(r"^::: (\S+)$", "".join(path.read_text() for path in (DOCS / "api").glob("*.md")), re.M)
+    assert len(named) == len(set(named))
+    assert public() <= set(named)
+    assert set(named) - public() == {"fastpe.plot.named.encoding", "fastpe.plot.named.rule"}
+
+
+def test_the_accuracy_page_has_the_readmes_figures() -> None:
+    readme, page = (ROOT / "README.md").read_text(), (DOCS / "accuracy.md").read_text()
+    rows = [line for line in readme.split("## Accuracy")[1].split("\n## ")[0].splitlines() if line.startswith("|")]
+    assert len(rows) == 10
+    assert rows == [line for line in page.splitlines() if line.startswith("|")]
+
+
+def test_the_start_page_counts_right() -> None:
+    page = (DOCS / "index.md").read_text()
+    assert f"{len(fastpe.recipes())} [recipes]" in page
+    assert page.count("nine rules") == 1
+    assert len(set(fastpe.scaling.__all__) - {"Scaling"}) == 9
+
+
+# ---- the site ----------------------------------------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OPENED = ("index.html", "how-to/long-context.html", "api/plot.html")
+LOOK = """<!doctype html><body><script>
+async function look(page) {
+  const frame = document.createElement("iframe");
+  const loaded = new Promise(done => frame.onload = done);
+  frame.src = "/" + page;
+  document.body.append(frame);
+  await loaded;
+  const pictures = [...frame.contentDocument.images];
+  await Promise.allSettled(pictures.map(picture => picture.decode()));
+  return {
+    title: frame.contentDocument.title,
+    pictures: pictures.map(picture => [picture.src, picture.naturalWidth]),
+    requested: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name),
+  };
+}
+Promise.all(PAGES.map(look)).then(found => document.body.textContent = "<<" + JSON.stringify(found) + ">>");
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` does."""
+    for name in ("mkdocs", "material", "mkdocstrings"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed: pip install -e '.[docs]'")
+    folder = tmp_path_factory.mktemp("site")
+    return build(ROOT / "mkdocs.yml", folder)
+
+
+def build(config: Path, folder: Path) -> Path:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(config)]
+    run = subprocess.run([*command, "--site-dir", str(folder)], capture_output=True, text=True, cwd=ROOT, timeout=200)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder
+
+
+def test_every_page_is_built(site: Path) -> None:
+    assert all((site / page).with_suffix(".html").exists() for page in PAGES)
+    assert 'id="fastpe.add_encoding"' in (site / "api" / "verbs.html").read_text()
+
+
+def test_links_that_lead_nowhere_fail(site: Path, tmp_path: Path) -> None:
+    shutil.copytree(DOCS, tmp_path / "docs")
+    config = (ROOT / "mkdocs.yml").read_text().replace("paths: [.]", f"paths: [{ROOT}]")
+    (tmp_path / "mkdocs.yml").write_text(config)
+    with (tmp_path / "docs" / "index.md").open("a") as page:
+        page.write("\n[a](nowhere.md) [b](first-steps.md#nowhere) ![c](pictures/none.png) [d][fastpe.none]\n")
+    with pytest.raises(AssertionError, match="Aborted with 4 warnings in strict mode"):
+        build(tmp_path / "mkdocs.yml", tmp_path / "site")
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder on this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed, in which the site would be opened")
+def test_pages_open_with_their_pictures_and_ask_no_other_host(site: Path, tmp_path: Path) -> None:
+    (site / "look.html").write_text(LOOK.replace("PAGES", json.dumps(OPENED)))
+    with served(site) as address:
+        command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server", "--disable-dev-shm-usage"]
+        command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=30000", "--dump-dom", f"{address}look.html"]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = re.search("<<(.*)>>", html.unescape(run.stdout), re.S)
+    assert found, run.stdout[:1000] + run.stderr[-2000:]
+    for page, seen in zip(OPENED, json.loads(found[1]), strict=True):
+        assert "fastpe" in seen["title"], page
+        assert seen["pictures"], page
+        assert all(width > 0 for _, width in seen["pictures"]), (page, seen["pictures"])
+        assert seen["requested"], page
+        assert all(name.startswith((address, "blob:", "data:")) for name in seen["requested"]), (page, seen["requested"])

@@ -1,0 +1,151 @@
+"""CUDA tensors, on a simulated GPU."""
+
+from __future__ import annotations
+
+import re
+
+import cases
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+import fastpe  # noqa: E402
+import fastpe.torch  # noqa: E402
+from fastpe import Learned, Rotary  # noqa: E402
+
+# What PyTorch says of its own sparse and quantised tensors.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Sparse (CSR|invariant):UserWarning"),
+    pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning"),
+]
+
+STREAM = 0x5EED
+
+
+class OnGPU(torch.Tensor):
+    """A tensor over memory of the simulated GPU, which says that it is on device 0."""
+
+    device = property(lambda self: torch.device("cuda", 0))
+    is_cpu = property(lambda self: False)
+    is_cuda = property(lambda self: True)
+
+
+@pytest.fixture
+def simulated(ptx_folder, monkeypatch):
+    """A simulated GPU whose current stream in PyTorch is ``STREAM``; returns what copies arrays to it, as tensors."""
+    pytest.importorskip("cupy", reason="the simulated GPU needs CuPy's NVRTC binding")
+    import types
+
+    import simulated_cupy
+    from torch_cases import shared
+
+    asked = []
+
+    def current_stream(device):
+        asked.append(device)
+        return types.SimpleNamespace(cuda_stream=STREAM)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
+    kept = []
+
+    def copy(view):
+        array = simulated_cupy.view_on_device(view)
+        kept.append(array)
+        return shared(array._host).as_subclass(OnGPU)
+
+    with simulated_cupy.installed("90", ptx_folder):
+        simulated_cupy.streams.clear()
+        yield copy
+        assert set(simulated_cupy.streams) == {STREAM}, "a kernel was launched on another stream than PyTorch's"
+        assert set(asked) == {torch.device("cuda", 0)}
+
+
+def same(there, here):
+    from torch_cases import host
+
+    cases.assert_same_bits(host(there.as_subclass(torch.Tensor)), np.ascontiguousarray(here))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_cuda_tensors_are_written_on_the_stream_of_pytorch(simulated, dtype):
+    """Dense and strided memory; positions, masks, offsets and tables on the device; nothing is read back."""
+    x = cases.random((2, 5, 16), dtype)
+    mask, positions = np.array([[1, 0, 1, 1, 0]] * 2) > 0, np.arange(10).reshape(2, 5) * 3
+    table = cases.random((40, 16), dtype, 1)
+    for view in ("contiguous", "strided_columns", "channels_first"):
+        for given in ({"offset": 7}, {"mask": mask}, {"positions": positions}, {"offset": np.array([3, 9])}):
+            on_gpu = {name: simulated(value) if isinstance(value, np.ndarray) else value for name, value in given.items()}
+            for verb in (fastpe.add_encoding, fastpe.apply_rotary):
+                there = simulated(cases.VIEWS[view](x))
+                version = there._version
+                assert verb(there, **on_gpu) is there
+                assert there._version == version + 1
+                same(there, verb(x.copy(), **given))
+    there = simulated(x)
+    fastpe.rerotate(there, simulated(np.array([3, 100])))
+    same(there, fastpe.rerotate(x.copy(), np.array([3, 100])))
+    there = simulated(x)
+    fastpe.add_encoding(there, Learned(simulated(table)), positions=simulated(positions))
+    same(there, fastpe.add_encoding(x.copy(), Learned(table), positions=positions))
+    out = simulated(np.zeros_like(x))
+    fastpe.add_encoding(simulated(x), offset=3, out=out)
+    same(out, fastpe.add_encoding(x.copy(), offset=3))
+
+
+def test_cuda_embeddings_and_tables(simulated):
+    ids, words = np.array([[0, 3, 1], [2, 2, 0]]), cases.random((5, 16), "float32")
+    out = simulated(np.zeros((2, 3, 16), np.float32))
+    fastpe.embed(simulated(ids), simulated(words), "sinusoidal", scale=4.0, out=out)
+    same(out, fastpe.embed(ids, words, "sinusoidal", scale=4.0))
+    out = simulated(np.zeros((2, 3, 16), np.float32))
+    assert fastpe.encode(simulated(ids), 16, out=out) is out
+    same(out, fastpe.encode(ids, 16))
+    cos, sin = cases.random((9, 4), "float32"), cases.random((9, 4), "float32", 1)
+    q, k = cases.random((2, 3, 16), "float32", 2), cases.random((2, 3, 16), "float32", 3)
+    there = simulated(q), simulated(k)
+    fastpe.apply_rotary(*there, Rotary.tabulated(simulated(cos), simulated(sin)), positions=simulated(ids))
+    for got, expected in zip(
+        there, fastpe.apply_rotary(q.copy(), k.copy(), Rotary.tabulated(cos, sin), positions=ids), strict=True
+    ):
+        same(got, expected)
+
+
+def test_cuda_arguments_on_the_host_are_refused(simulated):
+    x = simulated(np.zeros((2, 3, 8), np.float32))
+    fastpe.add_encoding(x)
+    before = x.clone()
+    for given, text in (
+        ({"positions": torch.arange(3)}, "all tensors must be on one device, got positions on cpu beside cuda:0"),
+        ({"positions": [0, 1, 2]}, "positions"),
+        ({"mask": np.ones(3, bool)}, "arrays beside a tensor must be tensors, got mask of numpy"),
+        ({"out": torch.zeros(2, 3, 8)}, "all tensors must be on one device, got out on cpu beside cuda:0"),
+    ):
+        with pytest.raises(TypeError, match=re.escape(text)):
+            fastpe.add_encoding(x, **given)
+    assert torch.equal(x, before)
+
+
+def test_cuda_tensors_without_cupy(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ImportError, match="CUDA tensors need CuPy: pip install"):
+        fastpe.add_encoding(torch.zeros(2, 3, 8).as_subclass(OnGPU))
+
+
+@pytest.mark.cuda
+def test_streams_of_a_gpu(device):
+    """Work queued on a stream of PyTorch's is waited for, and nothing else is."""
+    if device.type == "cpu":
+        pytest.skip("a GPU's streams")
+    stream = torch.cuda.Stream()
+    x = torch.zeros(64, 1024, 1024, device=device)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        for _ in range(20):
+            x.add_(1)
+        fastpe.add_encoding(x)
+        y = x.clone()
+    stream.synchronize()
+    expected = fastpe.add_encoding(torch.full((1, 1024, 1024), 20.0)).to(device)
+    assert torch.equal(y, expected.expand_as(y))

@@ -1,21 +1,17 @@
-"""Print the README's tables of errors: ``python bench/accuracy.py``.
+"""Print the README's tables of errors: ``PYTHONPATH=tests/helpers python -m bench.accuracy``.
 
-Each column is the largest error over 64 rows from a position on, against integers of 160 fractional bits (``tests/reference.py``).
+Each column is the largest error over 64 rows from a position on, against integers of 160 fractional bits: the tests' ``reference.py``.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import reference
 
 import fastpe
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
-import reference
 
 WIDTH = 128
 POSITIONS = (0, 1_000, 10_000, 131_008, 1_000_000, 10_000_000, 2**31 - 64)
@@ -33,16 +29,16 @@ def usual_table(positions: np.ndarray) -> np.ndarray:
 
 
 def encoding_error(make: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], float]:
-    """Of the encoding that is added."""
+    """The largest error of the encoding that is added."""
     return lambda positions: float(np.abs(make(positions).astype(np.float64) - reference.sinusoidal(positions, WIDTH)).max())
 
 
 def rotation_error(rotate: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[np.ndarray], float]:
-    """Of queries of norm 1 a pair, turned."""
+    """The largest error of rotated queries whose pairs have norm 1."""
 
     def error(positions: np.ndarray) -> float:
-        turn = np.random.default_rng(0).uniform(0, 2 * np.pi, (len(positions), WIDTH // 2))
-        q = np.concatenate((np.cos(turn), np.sin(turn)), -1).astype(np.float32)
+        phase = np.random.default_rng(0).uniform(0, 2 * np.pi, (len(positions), WIDTH // 2))
+        q = np.concatenate((np.cos(phase), np.sin(phase)), -1).astype(np.float32)
         angles = reference.angles(positions, reference.angular_frequencies(WIDTH))
         expected = reference.rotate(q, np.cos(angles), np.sin(angles))
         return float(np.abs(rotate(q, positions).astype(np.float64) - expected).max())
@@ -51,7 +47,7 @@ def rotation_error(rotate: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Ca
 
 
 def by_angles(frequencies: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Turn by cosines and sines as models build them."""
+    """Rotate by cosines and sines as models build them."""
 
     def rotate(q: np.ndarray, positions: np.ndarray) -> np.ndarray:
         angles = usual_angles(positions, frequencies)
@@ -63,7 +59,7 @@ def by_angles(frequencies: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.
 
 
 def by_fastpe(q: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Turn in place."""
+    """Rotate in place."""
     result: np.ndarray = fastpe.apply_rotary(q, None, positions=positions)
     return result
 

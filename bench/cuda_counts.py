@@ -1,19 +1,17 @@
-"""Bytes and instructions an element of the CUDA kernels, counted in the PTX that NVRTC emits for sm_90: ``python bench/cuda_counts.py``.
+"""Bytes and instructions an element of the CUDA kernels, counted in the PTX that NVRTC emits for sm_90.
 
-No GPU is needed: the PTX is executed by the tests' interpreter, which counts. Arrays are as large ones are cut up: a thread takes every
-head of its pairs (or every sequence of its columns). Registers and spills are ptxas's. Speed cannot be told from this.
+``PYTHONPATH=tests/helpers:tests/ptx python -m bench.cuda_counts``; no GPU is needed: the tests' interpreter executes the PTX and counts.
+Work is split as for large arrays: a thread takes every head of its pairs, or every sequence of its columns. Registers and spills are
+ptxas's. The counts say nothing about speed.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
-
-sys.path.extend(str(Path(__file__).resolve().parents[1] / "tests" / folder) for folder in ("helpers", "ptx"))
 
 import numpy as np
 import ptx
@@ -40,13 +38,13 @@ class Count(NamedTuple):
 
 
 def _bytes(executed: Counter[str], operation: str) -> tuple[int, int]:
-    """Bytes of the vector and scalar loads or stores by x's addresses, and of those of tables, which are known to be global."""
-    found = [0, 0]
+    """Bytes of loads or stores through x's addresses, and of those of tables, which are known to be global."""
+    nbytes = [0, 0]
     for mnemonic, count in executed.items():
         match = re.fullmatch(rf"{operation}(\.global)?(?:\.nc)?(?:\.v(\d))?\.[ubfs](\d+)", mnemonic)
         if match:
-            found[match[1] is not None] += count * int(match[2] or 1) * SIZES[match[3]]
-    return found[0], found[1]
+            nbytes[match[1] is not None] += count * int(match[2] or 1) * SIZES[match[3]]
+    return nbytes[0], nbytes[1]
 
 
 def count(name: str, call: Any, elements: int, options: tuple[str, ...] = ()) -> Count:
@@ -78,7 +76,7 @@ def count(name: str, call: Any, elements: int, options: tuple[str, ...] = ()) ->
 
 def counts(dtypes: tuple[str, ...] = tuple(DTYPES), rows: int = 16) -> list[Count]:
     """Both pair layouts of q with 32 heads and k with 8; both column layouts of 32 sequences and of one; embedding of 32 sequences."""
-    found = []
+    results = []
     blocks, cuda.BLOCKS_PER_MULTIPROCESSOR = cuda.BLOCKS_PER_MULTIPROCESSOR, 0
     try:
         with tempfile.TemporaryDirectory() as folder, simulated_cupy.installed(ARCHITECTURE, Path(folder)):
@@ -87,24 +85,24 @@ def counts(dtypes: tuple[str, ...] = tuple(DTYPES), rows: int = 16) -> list[Coun
                     q, k = (simulated_cupy.view_on_device(random((1, heads, rows, 128), dtype)) for heads in (32, 8))
                     encoding = fastpe.Rotary(interleaved=interleaved)
                     call = lambda q=q, k=k, e=encoding: fastpe.apply_rotary(q, k, e)  # noqa: E731
-                    found.append(count("rotate", call, q.size + k.size))
+                    results.append(count("rotate", call, q.size + k.size))
                 for layout in ("interleaved", "concatenated"):
                     for batch in (32, 1):
                         x = simulated_cupy.view_on_device(random((batch, rows, 256), dtype))
                         encoding = fastpe.Sinusoidal(layout=layout)
                         call = lambda x=x, e=encoding: fastpe.add_encoding(x, e)  # noqa: E731
                         one = count("add_sinusoidal", call, x.size)
-                        found.append(one._replace(kernel=f"{one.kernel}, batch {batch}"))
+                        results.append(one._replace(kernel=f"{one.kernel}, batch {batch}"))
                 table = simulated_cupy.view_on_device(random((64, 256), dtype))
                 ids = simulated_cupy.view_on_device(np.random.default_rng(0).integers(0, 64, (32, rows)))
                 for encoding, adds in ((None, False), (fastpe.Sinusoidal(), True)):
                     options = cuda.sum_options(dtype, None, None, dtype, adds)
                     call = lambda i=ids, t=table, e=encoding: fastpe.embed(i, t, e)  # noqa: E731
                     one = count("embed", call, ids.size * 256, options)
-                    found.append(one._replace(kernel=f"{one.kernel}, {dtype}, {'sinusoidal' if adds else 'no encoding'}"))
+                    results.append(one._replace(kernel=f"{one.kernel}, {dtype}, {'sinusoidal' if adds else 'no encoding'}"))
     finally:
         cuda.BLOCKS_PER_MULTIPROCESSOR = blocks
-    return found
+    return results
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""What rotating with fastpe changes of a whole model: ``python bench/patched_models.py [--layers N] [--tokens N] ...``.
+"""What rotating with fastpe changes of a whole model: ``python -m bench.patched_models [--layers N] [--tokens N] ...``.
 
-A small Llama with random weights runs as it is and patched, in turns within one process. Each run is timed as a whole, and in it the two
-functions that rotate: the one that makes cosines and sines (or says where rows stand), and the one that applies them in each layer. The
-backward pass of a rotation is in the whole alone. Prints a Markdown table of medians. Needs ``transformers``.
+A small Llama with random weights runs unpatched and patched, alternating within one process. Each run is timed as a whole, and in it the
+two functions that rotate: the one that makes cosines and sines (patched: passes positions on), and the one that applies them in each
+layer. The backward pass of a rotation counts only in the whole. Prints a Markdown table of medians. Needs ``transformers``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from fastpe.torch import patch_transformers
+
+from .huggingface import import_transformers
+
+Llama = Any  # transformers.LlamaForCausalLM
 
 
 class Timed(NamedTuple):
@@ -48,7 +51,7 @@ class Clock:
 
 
 @contextmanager
-def clocked(model: LlamaForCausalLM, clock: Clock) -> Iterator[None]:
+def clocked(model: Llama, clock: Clock) -> Iterator[None]:
     """Time the functions that rotate, whatever they are now."""
     modelling, rotary = sys.modules[type(model).__module__], model.model.rotary_emb
     apply, forward, own = modelling.apply_rotary_pos_emb, rotary.forward, rotary.__dict__.get("forward")
@@ -62,14 +65,14 @@ def clocked(model: LlamaForCausalLM, clock: Clock) -> Iterator[None]:
             rotary.forward = own
 
 
-def prefill(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
+def prefill(model: Llama, ids: torch.Tensor) -> torch.Tensor:
     """The hidden states of all tokens, without a cache."""
     with torch.no_grad():
         result: torch.Tensor = model.model(ids, use_cache=False).last_hidden_state
     return result
 
 
-def train(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
+def train(model: Llama, ids: torch.Tensor) -> torch.Tensor:
     """One forward and backward pass."""
     model.zero_grad(set_to_none=True)
     result: torch.Tensor = model.model(ids, use_cache=False).last_hidden_state
@@ -77,7 +80,7 @@ def train(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
     return result.detach()
 
 
-def run_once(work: Callable[..., torch.Tensor], model: LlamaForCausalLM, ids: torch.Tensor, *, patched: bool) -> Timed:
+def run_once(work: Callable[..., torch.Tensor], model: Llama, ids: torch.Tensor, *, patched: bool) -> Timed:
     """Time one run, patched or not."""
     patch = patch_transformers(model) if patched else None
     clock = Clock()
@@ -92,25 +95,25 @@ def run_once(work: Callable[..., torch.Tensor], model: LlamaForCausalLM, ids: to
     return Timed(whole, clock.seconds)
 
 
-def check(work: Callable[..., torch.Tensor], model: LlamaForCausalLM, ids: torch.Tensor) -> float:
+def check(work: Callable[..., torch.Tensor], model: Llama, ids: torch.Tensor) -> float:
     """The largest difference between hidden states; the first runs, which compile, are not timed."""
     usual = work(model, ids)
     with patch_transformers(model):
         patched = work(model, ids)
-    found = float((usual.float() - patched.float()).abs().max())
+    difference = float((usual.float() - patched.float()).abs().max())
     limit = 1e-3 if usual.dtype is torch.float32 else 0.5
-    if not found <= limit:
-        raise SystemExit(f"patched and unpatched differ by {found:g}")
-    return found
+    if not difference <= limit:
+        raise SystemExit(f"patched and unpatched differ by {difference:g}")
+    return difference
 
 
-def measure(work: Callable[..., torch.Tensor], model: LlamaForCausalLM, ids: torch.Tensor, rounds: int) -> list[list[Timed]]:
-    """Unpatched and patched runs, in turns; who begins a round changes too."""
-    found: list[list[Timed]] = [[], []]
+def measure(work: Callable[..., torch.Tensor], model: Llama, ids: torch.Tensor, rounds: int) -> list[list[Timed]]:
+    """Unpatched and patched runs, alternating; the first of a round alternates too."""
+    runs: list[list[Timed]] = [[], []]
     for i in range(rounds):
         for patched in (False, True) if i % 2 == 0 else (True, False):
-            found[patched].append(run_once(work, model, ids, patched=patched))
-    return found
+            runs[patched].append(run_once(work, model, ids, patched=patched))
+    return runs
 
 
 def row(name: str, runs: list[list[Timed]], difference: float) -> str:
@@ -128,7 +131,7 @@ def row(name: str, runs: list[list[Timed]], difference: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser("python -m bench.patched_models", description=__doc__.partition(":")[0])
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=1)
@@ -140,9 +143,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     given = parser.parse_args()
+    transformers = import_transformers()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         hidden_size=given.heads * given.head_dim,
         intermediate_size=given.intermediate,
         num_hidden_layers=given.layers,
@@ -152,7 +156,7 @@ def main() -> None:
         max_position_embeddings=max(given.tokens, 2048),
         attn_implementation="sdpa",
     )
-    model = LlamaForCausalLM(config).to(getattr(torch, given.dtype))
+    model = transformers.LlamaForCausalLM(config).to(getattr(torch, given.dtype))
     ids = torch.randint(0, 1024, (given.batch, given.tokens))
     kv_heads = given.kv_heads or given.heads
     print(

@@ -1,8 +1,7 @@
-"""How many times faster than the alternatives, measured with interleaved rounds in one run:
-``python bench/ratios.py [--quick] [--only TEXT] [--json FILE] [--check]``.
+"""How many times faster than the alternatives: ``python -m bench.ratios [--quick] [--only TEXT] [--json FILE] [--check]``.
 
-A figure of a noisy machine means little beside a figure of another minute, so here the contenders take turns, round by round, and
-their medians are compared.
+A figure of a noisy machine means little beside a figure of another minute, so rounds of all contenders interleave in one run, and their
+medians are compared.
 """
 
 from __future__ import annotations
@@ -14,22 +13,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from contenders import (
-    CONTENDERS,
-    Case,
-    Timed,
-    Work,
-    all_cases,
-    bandwidth,
-    check,
-    host_probes,
-    interleave,
-    settle_threads,
-)
-from report import describe, duration, machine, size, speedup
+from fastpe._tools.benchmark import running
+from fastpe._tools.benchmark.case import Case
+from fastpe._tools.benchmark.probes import settle_threads
+from fastpe._tools.machine import describe, duration, size, speedup
 
-TARGET_CASE = Case((1, 131072, 1024), "float32")
+from . import registry
+from .report import machine
+
+TARGET_CASE = Case("add_encoding", (1, 131072, 1024), "float32")
 TARGETS = {"share_of_roofline": 0.75, "numpy_cached": 1.15, "numpy_scratch_f64": 60.0}
 COMPARED = ("numpy_cached", "torch_cached", "numpy_scratch_f64", "numpy_scratch_f32")
 
@@ -37,29 +29,14 @@ Result = dict[str, Any]
 
 
 def measure(case: Case, threads: int, seconds: float, most: int) -> Result:
-    """Time fastpe, its rivals and the roofline in turns."""
-    work = Work(case)
-    timed: dict[str, Timed] = {}
-    for name in ("fastpe", *COMPARED):
-        contender = CONTENDERS[name]
-        if contender.suits(case) and not contender.missing():
-            call = contender.prepare(work)
-            check(work, contender, call)
-            timed[name] = Timed(call, work.spend)
-    ones = np.zeros(case.nbytes // 4, np.float32)
-    probes = {f"add_one_{name}": Timed(call) for name, call in host_probes(ones, threads).items()}
-    medians = interleave({**timed, **probes}, seconds, most)
-    roofline = bandwidth(case.nbytes, (medians[name] for name in probes))
-    ours = medians["fastpe"]
-    return {
-        "shape": list(case.shape),
-        "dtype": case.dtype,
-        "array_bytes": case.nbytes,
-        "seconds": medians,
-        "roofline_bandwidth": roofline,
-        "share_of_roofline": 2 * case.nbytes / ours / roofline,
-        "speedups": {name: medians[name] / ours for name in COMPARED if name in medians},
-    }
+    """Time fastpe, its rivals and the roofline in interleaved rounds; RuntimeError where one fails."""
+    work, entries = registry.workload(case), registry.entries(case)
+    contenders = {name: entries[name].contender for name in ("fastpe", *COMPARED) if name in entries}
+    contenders = {name: contender for name, contender in contenders.items() if not contender.missing()}
+    result = running.measure(work, contenders, threads, seconds, most)
+    if result["failures"]:
+        raise RuntimeError(f"{case}: {result['failures']}")
+    return {**result, "array_bytes": work.moved // 2}
 
 
 def row(result: Result) -> str:
@@ -78,10 +55,11 @@ def _line(cells: Iterable[str]) -> str:
 
 def missed(results: list[Result]) -> list[str]:
     """The targets that were not reached, in words."""
-    target = next(result for result in results if Case(tuple(result["shape"]), result["dtype"]) == TARGET_CASE)
+    wanted = list(TARGET_CASE.shape), TARGET_CASE.dtype
+    target = next(result for result in results if (result["shape"], result["dtype"]) == wanted)
     reached = {"share_of_roofline": target["share_of_roofline"], **target["speedups"]}
     return [
-        f"{TARGET_CASE}: {name} is {reached[name]:.2f}, target {least}"
+        f"{TARGET_CASE.id}: {name} is {reached[name]:.2f}, target {least}"
         for name, least in TARGETS.items()
         if reached[name] < least
     ]
@@ -89,7 +67,9 @@ def missed(results: list[Result]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m bench.ratios", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="tiny arrays and few rounds: does it run?")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="only cases with this in their name, e.g. 8x1024x512-float32"
@@ -97,15 +77,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the medians there")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
     given = parser.parse_args(arguments)
-    cases = [case for case in all_cases(given.quick) if given.only in str(case)]
+    cases = [case for case in registry.suite("add_encoding", given.quick) if given.only in case.id]
     if not cases:
         parser.error(f"no case has {given.only!r} in its name")
     if given.check and TARGET_CASE not in cases:
-        parser.error(f"--check needs {TARGET_CASE}")
+        parser.error(f"--check needs {TARGET_CASE.id}")
     threads = settle_threads()
     known = machine(threads)
     print(describe(known))
-    print("Speed-up of fastpe in place over each, and its share of the bandwidth of the fastest x += 1; medians.")
+    print("Speed-up of fastpe in place over each, and the share it has of the bandwidth of the fastest x += 1; medians.")
     print(_line(["x", "dtype", "fastpe", "roofline", *COMPARED]))
     results = []
     for case in cases:

@@ -1,6 +1,6 @@
 """Turn pytest-benchmark's JSON into the table in the README.
 
-``python bench/report.py results.json README.md`` rewrites the section between the two markers; with ``--print`` it is printed.
+``python -m bench.report results.json README.md`` rewrites the section between the two markers; ``--print`` prints it instead.
 """
 
 from __future__ import annotations
@@ -10,25 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastpe._tools.benchmark.machine import describe, duration, size, speedup
-from fastpe._tools.benchmark.machine import machine as describe_machine
-
-__all__ = [
-    "ReportError",
-    "describe",
-    "duration",
-    "entries",
-    "machine",
-    "read",
-    "rewrite",
-    "section",
-    "size",
-    "speedup",
-    "table",
-]
+from fastpe._tools import machine as machines
+from fastpe._tools.machine import describe, duration, size, speedup
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 COMMAND = "pytest bench --benchmark-only --benchmark-enable --benchmark-json=results.json"
+OPERATION = "add_encoding"
 # Contender -> heading, for each kind of device.
 COLUMNS = {
     "cpu": {
@@ -51,45 +38,46 @@ class ReportError(Exception):
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What a figure depends on, with the command of this suite."""
-    return describe_machine(threads, COMMAND)
+    """Everything that a figure depends on, with the command of this suite."""
+    return machines.machine(threads, COMMAND)
 
 
 # ---- the section -------------------------------------------------------------------------------------------------------------
 
 
 def entries(results: dict[str, Any]) -> list[Entry]:
-    """The benchmarks that name a contender, each with its median."""
-    found = [
+    """The benchmarks of the table's verb that name a contender, each with its median."""
+    medians = [
         {**benchmark["extra_info"], "seconds": benchmark["stats"]["median"]}
         for benchmark in results.get("benchmarks", [])
         if "contender" in benchmark.get("extra_info", {})
     ]
-    if not any(entry["contender"] == "fastpe" for entry in found):
+    medians = [entry for entry in medians if entry.get("operation", OPERATION) == OPERATION]
+    if not any(entry["contender"] == "fastpe" for entry in medians):
         raise ReportError(f"there is no benchmark of fastpe in the results; write them with: {COMMAND}")
-    return found
+    return medians
 
 
 def section(results: dict[str, Any]) -> str:
     """The Markdown between the markers."""
-    found = entries(results)
+    every = entries(results)
     known = results.get("machine_info", {}).get("fastpe")
     if known is None:
         raise ReportError(f"the results do not describe the machine; write them with: {COMMAND}")
     parts = [EXPLANATION]
     for kind, columns in COLUMNS.items():
-        of_kind = [entry for entry in found if entry["device"] == kind]
+        of_kind = [entry for entry in every if entry["device"] == kind]
         if of_kind:
             parts.append(table(of_kind, columns))
-    names = {entry["device_name"]: None for entry in found if entry.get("device_name")}
+    names = {entry["device_name"]: None for entry in every if entry.get("device_name")}
     parts.append("; ".join([describe(known), *names]) + f". Command: `{known['command']}`.")
     return "\n\n".join(parts)
 
 
-def table(found: list[Entry], columns: dict[str, str]) -> str:
+def table(measured: list[Entry], columns: dict[str, str]) -> str:
     """One row a shape and dtype, in the order of the results."""
     rows: dict[tuple[tuple[int, ...], str], dict[str, Entry]] = {}
-    for entry in found:
+    for entry in measured:
         rows.setdefault((tuple(entry["shape"]), entry["dtype"]), {})[entry["contender"]] = entry
     lines = [
         "| " + " | ".join(["x", "dtype", "fastpe", "of the roofline", *columns.values()]) + " |",
@@ -112,8 +100,8 @@ def rewrite(text: str, content: str) -> str:
         if text.count(marker) != 1:
             raise ReportError(f"the document must contain the line {marker} once; it does {text.count(marker)} times")
     before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
+    _, end, after = rest.partition(END)
+    if not end:
         raise ReportError(f"{END} must come after {BEGIN}")
     return f"{before}{BEGIN}\n{content}\n{END}{after}"
 
@@ -133,7 +121,9 @@ def read(path: Path) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m bench.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("results", type=Path, help="JSON of pytest-benchmark")
     parser.add_argument("document", type=Path, nargs="?", help="file with the two markers")
     parser.add_argument("--print", action="store_true", dest="only_print", help="print the section and write nothing")
@@ -147,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             given.document.write_text(rewrite(given.document.read_text(), content))
     except (ReportError, OSError) as error:
-        raise SystemExit(f"report.py: {error}") from None
+        raise SystemExit(f"report: {error}") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m fastpe``: see ``fastpe._tools.cli``."""
+"""``python -m fastpe``: the commands of ``fastpe._tools.cli``."""
 
 import sys
 

@@ -4,3 +4,4 @@ from __future__ import annotations
 
 from ._tools.plot import *  # noqa: F403
 from ._tools.plot import __all__ as __all__
+from ._tools.plot import named as named

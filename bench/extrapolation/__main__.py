@@ -1,4 +1,4 @@
-"""``make lab``: train small transformers with each encoding, let them read longer texts, and write tables and a picture."""
+"""``make lab``: train small transformers with each encoding, let them read longer texts, write tables and a picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fastpe._tools.benchmark.machine import machine
+from fastpe._tools.machine import machine
 
 from . import report
 from .budget import Costs, choose, makespan, seconds, step_seconds
@@ -35,8 +35,8 @@ OUT = "bench/results/lab"
 def parser() -> argparse.ArgumentParser:
     """The options."""
     about = __doc__.replace("``", "")
-    found = argparse.ArgumentParser("make lab", description=about, epilog="As in: make lab OPTIONS='--task all --seed 1'")
-    add = found.add_argument
+    options = argparse.ArgumentParser("make lab", description=about, epilog="As in: make lab OPTIONS='--task all --seed 1'")
+    add = options.add_argument
     add("--task", default="text", metavar="NAMES", help=f"all, or some of {','.join(TASKS)} (default: text)")
     add("--encodings", default="all", metavar="NAMES", help=f"some of {','.join(ENCODINGS)} (default: all)")
     add("--lengths", metavar="LIST", help=f"times the trained one (default: {FACTORS_TEXT})")
@@ -48,9 +48,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--reduced",
         action="store_true",
-        help="what the robust orderings need, 5 minutes on two cores; exit code 1 where one fails",
+        help="only what the robust orderings need, 5 minutes on two cores; exit code 1 where one fails",
     )
-    return found
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,7 +72,7 @@ def _run(chosen: argparse.Namespace) -> int:
     lengths = REDUCED_LENGTHS if chosen.reduced else _lengths(chosen.lengths)
     limit = None if chosen.budget is None else seconds(chosen.budget)
     if chosen.reduced and (chosen.task, chosen.encodings, chosen.lengths, limit) != ("text", "all", None, None):
-        raise LabError("lab: --reduced must stand without --task, --encodings, --lengths and --budget: it has its own.")
+        raise LabError("lab: --reduced must come without --task, --encodings, --lengths and --budget: it has its own.")
     if chosen.processes < 1:
         raise LabError(f"lab: --processes must be at least 1, got {chosen.processes}.")
     if chosen.seed < 0:
@@ -108,7 +108,7 @@ def _run(chosen: argparse.Namespace) -> int:
     return 1 if chosen.reduced and (wrong or len(check(results)) < len(ORDERINGS)) else 0
 
 
-# ---- what was asked for ------------------------------------------------------------------------------------------------------
+# ---- arguments ----------------------------------------------------------------------------------------------------------------
 
 
 def _names(option: str, text: str, known: list[str]) -> list[str]:
@@ -121,20 +121,20 @@ def _names(option: str, text: str, known: list[str]) -> list[str]:
 
 
 def _lengths(text: str | None) -> tuple[int, ...]:
-    """Factors of the trained length, in order."""
+    """Multiples of the trained length, in order."""
     if text is None:
         return FACTORS
     try:
-        found = sorted({int(word) for word in text.split(",")})
+        factors = sorted({int(word) for word in text.split(",")})
     except ValueError:
-        found = []
-    if not found or not set(found) <= set(FACTORS):
+        factors = []
+    if not factors or not set(factors) <= set(FACTORS):
         raise LabError(f"lab: --lengths must be some of {FACTORS_TEXT}, got {text!r}.")
-    return tuple(found)
+    return tuple(factors)
 
 
 def _claim(plan: Plan) -> None:
-    """Make the folder this run's own: what lies there must be of the same settings."""
+    """Make the folder this run's own: results already there must have the same settings."""
     settings, mine = plan.settings, plan.out / "settings.json"
     versions = machine(1, "")["versions"]
     asked = {
@@ -147,8 +147,8 @@ def _claim(plan: Plan) -> None:
     asked |= {name: versions[name] for name in ("torch", "NumPy", "fastpe")}
     if not mine.exists():
         write_json(mine, asked)
-    elif (found := read_json(mine)) != asked:
-        differ = ", ".join(f"{name} {found.get(name)}, not {asked[name]}" for name in asked if found.get(name) != asked[name])
+    elif (known := read_json(mine)) != asked:
+        differ = ", ".join(f"{name} {known.get(name)}, not {asked[name]}" for name in asked if known.get(name) != asked[name])
         raise LabError(f"lab: --out must be a folder of this run's own, got {plan.out}, which has {differ}. Name another one.")
 
 
@@ -161,7 +161,7 @@ def _say_sets(sets: dict[str, list[str]], encodings: list[str], budget: str) -> 
 
 
 def _do(todo: list[Job], plan: Plan, processes: int, worth_it: Callable[[Job], bool], costs: Costs | None) -> list[Job]:
-    """Do what is not there yet, with a bar; return what was left out."""
+    """Run the jobs whose results are missing, with a bar; return those left out."""
     open_ones = [job for job in todo if not job.is_done(plan)]
     record = plan.out / "jobs.json"
     took: dict[str, Any] = read_json(record) if record.exists() else {}
@@ -180,7 +180,7 @@ def _do(todo: list[Job], plan: Plan, processes: int, worth_it: Callable[[Job], b
 
 
 def _collect(plan: Plan, sets: dict[str, list[str]], step: float, chosen: argparse.Namespace) -> dict[str, Any]:
-    """All results of these encodings in one place, as results.json has them."""
+    """All results of these encodings, as in results.json."""
     took = read_json(plan.out / "jobs.json") if (plan.out / "jobs.json").exists() else {}
     results: dict[str, Any] = {
         "seed": plan.settings.seed,
@@ -195,8 +195,8 @@ def _collect(plan: Plan, sets: dict[str, list[str]], step: float, chosen: argpar
     for task, names in sets.items():
         there = {name: read_json(path) for name in names if (path := plan.result(task, name)).exists()}
         kept = {key.removeprefix(f"{task}: "): value for key, value in took.items() if key.startswith(f"{task}: ")}
-        found = task_class(task)
-        results["tasks"][task] = {"title": found.title, "metrics": found.metrics, "encodings": there, "jobs": kept}
+        kind = task_class(task)
+        results["tasks"][task] = {"title": kind.title, "metrics": kind.metrics, "encodings": there, "jobs": kept}
     write_json(plan.out / "results.json", results)
     return results
 

@@ -1,4 +1,4 @@
-"""The largest set of encodings that a time allows, by what each took on another machine and how fast this one is."""
+"""The largest set of encodings that a time allows, from the time each took on another machine and the speed of this one."""
 
 from __future__ import annotations
 
@@ -28,41 +28,41 @@ def seconds(text: str) -> float:
     """``90s``, ``15m`` or ``1h`` as seconds; LabError for anything else."""
     number, unit = text[:-1], {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
     try:
-        found = float(number) * (unit or 0)
+        limit = float(number) * (unit or 0)
     except ValueError:
-        found = 0.0
-    if not 0 < found < float("inf"):
+        limit = 0.0
+    if not 0 < limit < float("inf"):
         raise LabError(f"lab: --budget must be a time such as 90s, 15m or 1h, got {text!r}.")
-    return found
+    return limit
 
 
 def step_seconds(size: Size, repeats: int = 20) -> float:
-    """How long a step of a small model takes here, on one thread: the median of some."""
+    """Seconds of a training step of a small model here, on one thread: the median of several."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         model = Decoder(96, 96, TRAININGS["rotary"].make(size), size)
         ids = torch.from_numpy(np.random.default_rng(0).integers(0, 96, (BATCH, size.length)))
-        found = []
+        times = []
         for _ in range(repeats):
             began = time.perf_counter()
             torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.flatten()).backward()
-            found.append(time.perf_counter() - began)
-        return float(np.median(found))
+            times.append(time.perf_counter() - began)
+        return float(np.median(times))
     finally:
         torch.set_num_threads(threads)
 
 
 class Costs:
-    """What a job takes here: ``measured`` is a file of results from any machine, and the speed is corrected by each job that ends."""
+    """Estimates the seconds of a job here, from a file of results of any machine; each job that ends corrects the speed."""
 
     def __init__(self, plan: Plan, step: float, measured: Path = MEASURED) -> None:
-        self.plan, found = plan, read_json(measured)
-        self.known, self.speed = found, step / found["step_seconds"]
+        self.plan, results = plan, read_json(measured)
+        self.known, self.speed = results, step / results["step_seconds"]
         self.expected = self.spent = 0.0
 
     def __call__(self, job: Job) -> float:
-        """Seconds that a job will take; 0 for one that is done."""
+        """Seconds that a job will take; 0 if it is done."""
         return 0.0 if job.is_done(self.plan) else self._before(job) * self.speed * self.correction
 
     @property
@@ -70,11 +70,11 @@ class Costs:
         return self.spent / self.expected if self.expected else 1.0
 
     def learn(self, job: Job, took: float) -> None:
-        """Hear what a job really took."""
+        """Correct the speed by the seconds that a job took."""
         self.expected, self.spent = self.expected + self._before(job) * self.speed, self.spent + took
 
     def _before(self, job: Job) -> float:
-        """What it took there, by the units of this plan: fewer steps, other lengths."""
+        """Seconds it took there, scaled to the units of this plan: fewer steps, other lengths."""
         entry = self.known["tasks"][job.task]["jobs"]
         there = entry[f"{'train' if job.trains else 'read'} {job.name}"]
         return float(there["seconds"] * job.units(self.plan) / there["units"])
@@ -83,18 +83,18 @@ class Costs:
 def choose(tasks: list[str], encodings: list[str], costs: Any, processes: int, limit: float) -> dict[str, list[str]]:
     """Return for each task the encodings to take, as many in all as the limit in seconds allows.
 
-    For each number of encodings the set with the least work is found; the largest number whose schedule ends in time is taken.
+    It finds the cheapest set for each number of encodings, and takes the largest number whose schedule ends in time.
     """
-    found: list[tuple[float, list[tuple[str, str]]]] = [(0.0, [])]  # for each number of encodings
+    cheapest: list[tuple[float, list[tuple[str, str]]]] = [(0.0, [])]  # for each number of encodings
     for task in tasks:
         for options in _groups(task, encodings, costs):
-            longer = [(float("inf"), [])] * (len(found) + len(options) - 1)
-            for n, (work, chosen) in enumerate(found):
+            longer = [(float("inf"), [])] * (len(cheapest) + len(options) - 1)
+            for n, (work, chosen) in enumerate(cheapest):
                 for m, (more, added) in enumerate(options):
                     if work + more < longer[n + m][0]:
                         longer[n + m] = (work + more, chosen + added)
-            found = longer
-    for _, chosen in reversed(found):
+            cheapest = longer
+    for _, chosen in reversed(cheapest):
         sets = {task: [name for name in encodings if (task, name) in chosen] for task in tasks}
         todo = [job for task, names in sets.items() for job in jobs([task], names)]
         if makespan(todo, costs, processes) <= limit * MARGIN:

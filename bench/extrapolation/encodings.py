@@ -32,7 +32,7 @@ class Size:
     longest: int = 1024
 
 
-# ---- what a model asks of an encoding ----------------------------------------------------------------------------------------
+# ---- the interface of an encoding --------------------------------------------------------------------------------------------
 
 
 class PositionEncoding(torch.nn.Module):
@@ -48,9 +48,9 @@ class PositionEncoding(torch.nn.Module):
         """Prepare for sequences of a length; rng draws what is random."""
 
     def embed(self, ids: Tensor, table: Tensor, start: int = 0) -> Tensor:
-        """Return the rows of tokens (B, T) that stand at start, start + 1, ..., with what is added to them: (B, T, width)."""
-        places = {} if self.absolute is None else {"offset": start}
-        return functional.embed(ids, table, self.absolute, scale=math.sqrt(table.shape[-1]), **places)
+        """Return the embeddings (B, T, width) of tokens at positions start, start + 1, ..., with the encoding added."""
+        position = {} if self.absolute is None else {"offset": start}
+        return functional.embed(ids, table, self.absolute, scale=math.sqrt(table.shape[-1]), **position)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the mixture of v for each query, of q's shape."""
@@ -94,9 +94,9 @@ class Rotated(PositionEncoding):
         self.positions, self.length = torch.arange(length), length
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        turn = partial(functional.apply_rotary, encoding=self.rotary, seq_len=self.length)
+        rotate = partial(functional.apply_rotary, encoding=self.rotary, seq_len=self.length)
         rows = self.positions[: k.shape[-2]]
-        return super().attend(turn(q, positions=rows[-q.shape[-2] :]), turn(None, k, positions=rows), v)
+        return super().attend(rotate(q, positions=rows[-q.shape[-2] :]), rotate(None, k, positions=rows), v)
 
 
 class Randomized(Rotated):
@@ -120,13 +120,13 @@ class Remapped(PositionEncoding):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         rows = np.arange(k.shape[-2])
-        places = self.remap(rows[-q.shape[-2] :], rows)
-        branch = torch.from_numpy(places.branch())
+        remapped = self.remap(rows[-q.shape[-2] :], rows)
+        branch = torch.from_numpy(remapped.branch())
         scores = None
-        for b, (queries, keys) in enumerate(zip(places.q, places.k, strict=True)):
-            turned = functional.apply_rotary(q, encoding=self.rotary, positions=torch.from_numpy(queries))
-            found = turned @ functional.apply_rotary(None, k, self.rotary, positions=torch.from_numpy(keys)).mT
-            scores = found if scores is None else torch.where(branch == b, found, scores)
+        for b, (queries, keys) in enumerate(zip(remapped.q, remapped.k, strict=True)):
+            rotated = functional.apply_rotary(q, encoding=self.rotary, positions=torch.from_numpy(queries))
+            products = rotated @ functional.apply_rotary(None, k, self.rotary, positions=torch.from_numpy(keys)).mT
+            scores = products if scores is None else torch.where(branch == b, products, scores)
         ahead = torch.from_numpy(rows[-q.shape[-2] :, None] < rows[None, :])
         return scores.mul_(q.shape[-1] ** -0.5).masked_fill_(ahead, -math.inf).softmax(-1) @ v
 
@@ -185,7 +185,7 @@ def _ntk(factor: float, size: Size) -> scaling.Scaling:
 
 
 def _dynamic(factor: float, size: Size) -> scaling.Scaling:
-    return scaling.DynamicNTK(2.0, size.length)  # the usual factor; the length it sees itself
+    return scaling.DynamicNTK(2.0, size.length)  # the usual factor; it takes the length from the call
 
 
 def _llama3(factor: float, size: Size) -> scaling.Scaling:

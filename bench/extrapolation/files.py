@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, so that a run that was killed goes on from what it had."""
+"""Files are written whole or not at all, so that a killed run resumes from what it had."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["read_json", "write_arrays", "write_json", "write_text", "write_torch
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A path beside the one to write, which takes its place when all is well."""
+    """Yield a temporary path next to the target, which replaces it on success."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

@@ -1,4 +1,4 @@
-"""What there is to do, in pieces that a process does on its own: train a model, or let one read longer texts."""
+"""The jobs of a run, each done by one process: train a model, or evaluate one on longer texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Job", "Plan", "Settings", "jobs", "run"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What results depend on; those of other settings are not mixed with them."""
+    """Everything results depend on; results of other settings are never mixed in."""
 
     seed: int = 0
     steps: int | None = None  # None: each task's own
@@ -30,7 +30,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where a run keeps its data and its results, and what it is to find out."""
+    """Where a run keeps its data and its results, its settings, and the lengths to evaluate."""
 
     data: Path
     out: Path
@@ -57,7 +57,7 @@ class Job:
 
     @property
     def needs(self) -> Job | None:
-        """The training that must be there before."""
+        """The training that must be done first."""
         before = TRAININGS[self.name].start if self.trains else ENCODINGS[self.name].training
         return None if before is None else Job(self.task, before, True)
 
@@ -68,7 +68,7 @@ class Job:
         return path.exists() and {str(factor) for factor in plan.lengths} <= read_json(path)["lengths"].keys()
 
     def units(self, plan: Plan) -> int:
-        """How much there is to do, about in steps of a training."""
+        """The amount of work, in units of about a training step."""
         if not self.trains:
             return sum(1 + plan.settings.texts * factor // 96 for factor in plan.lengths)
         if TRAININGS[self.name].start is not None:
@@ -77,18 +77,18 @@ class Job:
 
 
 def jobs(tasks: list[str], encodings: list[str]) -> list[Job]:
-    """All that must be done for these, trainings first, each after those that it needs."""
-    found: dict[Job, None] = {}
+    """All jobs of these tasks and encodings, trainings first, each after the jobs it needs."""
+    needed: dict[Job, None] = {}
     for task in tasks:
         wanted = {ENCODINGS[name].training for name in encodings}
         wanted |= {start for name in wanted if (start := TRAININGS[name].start) is not None}
-        found |= {Job(task, name, True): None for name in TRAININGS if name in wanted}
-        found |= {Job(task, name, False): None for name in ENCODINGS if name in encodings}
-    return list(found)
+        needed |= {Job(task, name, True): None for name in TRAININGS if name in wanted}
+        needed |= {Job(task, name, False): None for name in ENCODINGS if name in encodings}
+    return list(needed)
 
 
 def run(job: Job, plan: Plan, tell: Callable[[int], None]) -> float:
-    """Do a job whose needs are met and whose result is not there yet; return the seconds. ``tell`` hears of units done."""
+    """Run a job whose result is missing and whose needs are met; return the seconds. ``tell`` is called with units done."""
     task = load(job.task, plan.data, plan.settings.size.length)
     return (_train if job.trains else _evaluate)(job, task, plan, tell)
 
@@ -113,10 +113,10 @@ def _evaluate(job: Job, task: Task, plan: Plan, tell: Callable[[int], None]) -> 
             if str(factor) in result["lengths"]:
                 continue
             model.encoding = entry.at(trained, factor, settings.size)
-            found: dict[str, Any] = dict(task.evaluate(model, factor, settings.texts))
+            metrics: dict[str, Any] = dict(task.evaluate(model, factor, settings.texts))
             if factor in task.sampled:
-                found["sample"] = task.sample(model, factor)
-            result["lengths"][str(factor)] = found
+                metrics["sample"] = task.sample(model, factor)
+            result["lengths"][str(factor)] = metrics
             write_json(path, result)
             tell(1 + settings.texts * factor // 96)
     return time.perf_counter() - began

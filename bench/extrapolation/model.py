@@ -70,6 +70,6 @@ class Decoder(torch.nn.Module):
     def _read(self, ids: Tensor, past: list[Past | None], start: int) -> tuple[Tensor, list[Past | None]]:
         x, now = self.encoding.embed(ids, self.table, start), []
         for block, before in zip(self.blocks, past, strict=True):
-            x, seen = block(x, self.encoding, before)
-            now.append(seen)
+            x, pair = block(x, self.encoding, before)
+            now.append(pair)
         return x, now

@@ -1,4 +1,4 @@
-"""What small models and the literature agree on, whatever the seed: checked by the reduced form of the lab, at every change."""
+"""What small models and the literature agree on, whatever the seed: checked by the reduced lab at every change."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ORDERINGS = [
     Ordering("ReRoPE at 8x is within 0.1 of rotary at 1x", ("rotary_rerope", 8), ("rotary", 1), less=0.1),
 ]
 
-# What the reduced form reads: both sides of each.
+# What the reduced lab reads: both sides of each ordering.
 REDUCED = sorted({name for ordering in ORDERINGS for name, _ in (ordering.first, ordering.second)})
 REDUCED_LENGTHS = tuple(sorted({factor for ordering in ORDERINGS for _, factor in (ordering.first, ordering.second)}))
 
@@ -47,8 +47,8 @@ def check(results: dict[str, Any]) -> list[tuple[Ordering, float]]:
     encodings = results["tasks"].get(TASK, {}).get("encodings", {})
 
     def value(side: tuple[str, int]) -> float | None:
-        found = encodings.get(side[0], {}).get("lengths", {}).get(str(side[1]))
-        return None if found is None else found[METRIC]
+        metrics = encodings.get(side[0], {}).get("lengths", {}).get(str(side[1]))
+        return None if metrics is None else metrics[METRIC]
 
     both = [(ordering, value(ordering.first), value(ordering.second)) for ordering in ORDERINGS]
     return [(ordering, first - second) for ordering, first, second in both if first is not None and second is not None]

@@ -13,10 +13,10 @@ from .encodings import ENCODINGS
 
 __all__ = ["draw"]
 
-HEIGHT = 5.6  # inches a panel: room for the names of all lines
+HEIGHT = 5.6  # inches a panel: enough for the names of all lines
 MARKS = "os^Dv<>"
 BLUE, RED, GREEN, PINK, LIGHT_BLUE, ORANGE, BLACK = figures.COLOURS
-# What begins so has this colour; the longest beginning counts.
+# Colours by prefix of the name; the longest prefix counts.
 FAMILIES = {
     "none": BLACK,
     "learned": PINK,
@@ -35,7 +35,7 @@ FAMILIES = {
 
 def draw(every: list[dict[str, Any]], path: Path) -> None:
     """Draw the tasks of results, those of several seeds as their mean, into a file."""
-    tasks = [task for task, found in every[0]["tasks"].items() if found["encodings"]]
+    tasks = [task for task, task_results in every[0]["tasks"].items() if task_results["encodings"]]
     if not tasks:
         return
     panels, _ = figures.panels(None, len(tasks), HEIGHT * len(tasks), nrows=len(tasks))
@@ -75,8 +75,8 @@ def _curve(every: list[dict[str, Any]], task: str, name: str, metric: str) -> tu
     lengths = [
         results["tasks"][task]["encodings"].get(name, {}).get("lengths", {}) for results in every if task in results["tasks"]
     ]
-    factors = sorted(set.intersection(*({int(factor) for factor in found} for found in lengths)))
-    return factors, [float(np.mean([found[str(factor)][metric] for found in lengths])) for factor in factors]
+    factors = sorted(set.intersection(*({int(factor) for factor in metrics} for metrics in lengths)))
+    return factors, [float(np.mean([metrics[str(factor)][metric] for metrics in lengths])) for factor in factors]
 
 
 def _name(axes: Any, ends: list[tuple[int, float, str, str, str]]) -> None:
@@ -105,7 +105,7 @@ def _name(axes: Any, ends: list[tuple[int, float, str, str, str]]) -> None:
 def _spread(heights: list[float], apart: float) -> list[float]:
     """Move heights to be that much apart, in their order: neighbours that are too close become a block around their mean.
 
-    None leaves the space from 0 to 1, if there is room.
+    All stay between 0 and 1 if they fit.
     """
     order = np.argsort(heights, kind="stable")
     blocks: list[list[float]] = []  # of heights, lowest block first
@@ -114,11 +114,11 @@ def _spread(heights: list[float], apart: float) -> list[float]:
         while len(blocks) > 1 and _top(blocks[-2], apart) + apart > _bottom(blocks[-1], apart):
             last = blocks.pop()
             blocks[-1] += last
-    placed = [_bottom(block, apart) + i * apart for block in blocks for i in range(len(block))]
+    stacked = [_bottom(block, apart) + i * apart for block in blocks for i in range(len(block))]
     steps = np.arange(len(heights)) * apart
-    found = np.empty(len(heights))
-    found[order] = np.maximum(np.minimum(placed, 1 - steps[::-1]), steps)
-    return [float(value) for value in found]
+    moved = np.empty(len(heights))
+    moved[order] = np.maximum(np.minimum(stacked, 1 - steps[::-1]), steps)
+    return [float(value) for value in moved]
 
 
 def _bottom(block: list[float], apart: float) -> float:

@@ -1,4 +1,4 @@
-"""One process a core, each with one thread: jobs go to whichever is free, in the order given, once what they need is there."""
+"""One process a core, each with one thread: jobs go to whichever is free, in the order given, once the jobs they need are done."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .jobs import Job, Plan, run
 
 __all__ = ["cores", "run_all"]
 
-_tell: Callable[[int], None] = lambda units: None  # noqa: E731 (a process's own line to the bar)
+_tell: Callable[[int], None] = lambda units: None  # noqa: E731 (each process sets its own)
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """The number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -33,9 +33,9 @@ def run_all(
     worth_it: Callable[[Job], bool] = lambda job: True,
     done: Callable[[Job, float], None] = lambda job, seconds: None,
 ) -> list[Job]:
-    """Do all jobs; return those left out, because ``worth_it`` said no when their turn came, or did of what they need.
+    """Run all jobs; return those left out: where ``worth_it`` returned False when they were due, or for a job they need.
 
-    ``done`` hears of each and of its seconds. The first error of a job is raised once the others under way have ended.
+    ``done`` is called with each job and its seconds. The first error is raised once the jobs under way have ended.
     """
     context = multiprocessing.get_context("spawn")  # a fork would take Numba's and torch's threads along
     line = context.SimpleQueue()
@@ -59,7 +59,7 @@ def run_all(
 
 
 def _next(waiting: list[Job], running: dict[Future[float], Job]) -> Job | None:
-    """The first job that waits for nothing."""
+    """The first job whose needs are met."""
     unfinished = {*waiting, *running.values()}
     return next((job for job in waiting if job.needs not in unfinished), None)
 

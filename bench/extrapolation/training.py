@@ -37,9 +37,9 @@ def train(
     start: Path | None,
     tell: Callable[[int], None],
 ) -> float:
-    """Train a model and write its weights to path; return the seconds. ``tell`` hears of steps done, those of earlier runs too.
+    """Train a model and write its weights to path; return the seconds. ``tell`` is called with steps done, those of earlier runs too.
 
-    ``start``: the weights of the model to fine-tune. What is needed to go on lies beside path meanwhile.
+    ``start``: the weights of the model to fine-tune. The state to resume from is kept beside path meanwhile.
     """
     began, model = time.perf_counter(), build(task, training, size, seed)
     factor, batch, rate = (1, BATCH, RATE) if start is None else (FINE_TUNED, TUNING_BATCH, TUNING_RATE)
@@ -51,10 +51,10 @@ def train(
     unfinished = path.with_suffix(".unfinished")
     done, before = 0, 0.0
     if unfinished.exists():
-        found = torch.load(unfinished)
-        done, before = found["done"], found["seconds"]
+        saved = torch.load(unfinished)
+        done, before = saved["done"], saved["seconds"]
         for name, part in kept.items():
-            part.load_state_dict(found[name])
+            part.load_state_dict(saved[name])
         tell(done)
     model.train()
     for step in range(done, steps):

@@ -1,1 +1,1 @@
-"""What is built with fastpe and that the library itself never imports: the command line, demo, pictures and benchmark."""
+"""Tools built on fastpe: the command line, the demo, plots and the benchmark. The library itself never imports them."""

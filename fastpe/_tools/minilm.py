@@ -37,9 +37,9 @@ def problem() -> str | None:
 
 def load() -> Model:
     """Load the model; ImportError says what is missing."""
-    found = problem()
-    if found is not None:
-        raise ImportError(f"fastpe: {found}.")
+    reason = problem()
+    if reason is not None:
+        raise ImportError(f"fastpe: {reason}.")
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
 

@@ -7,109 +7,135 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import contenders
 import numpy as np
 import pytest
-import ratios
 import reference
-import report
-from contenders import CONTENDERS, CUDA_CONTENDERS, Case, Contender, Timed, Work
+
+from bench import ratios, registry, report
+from bench.registry import Entry
+from fastpe._tools.benchmark import clock, probes, workload
+from fastpe._tools.benchmark.case import Case
+from fastpe._tools.benchmark.clock import Timed, interleave
+from fastpe._tools.benchmark.workload import Workload, WrongResult
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
-CASES = [Case(shape, dtype) for shape in contenders.SMALL_SHAPES for dtype in contenders.DTYPES]
+CASES = [Case("add_encoding", shape, dtype) for shape in registry.SMALL_SHAPES["add_encoding"] for dtype in registry.DTYPES]
+OTHERS = [case for operation in ("apply_rotary", "embed", "add_bias") for case in registry.suite(operation, small=True)]
 
 
 # ---- the check ---------------------------------------------------------------------------------------------------------------
 
 
-def _nothing(work: Work, contender: Contender) -> None:
-    work.restore()
-    if contender.writes != "x":
-        getattr(work, contender.writes)[...] = 0
+def _zeros(result: np.ndarray) -> None:
+    result[...] = 0
 
 
-def _last_element(work: Work, contender: Contender) -> None:
-    written = getattr(work, contender.writes)
-    written[..., -1, -1] += np.asarray(0.25, written.dtype)
+def _last_element(result: np.ndarray) -> None:
+    if not np.isfinite(result[..., -1, -1]).all():
+        result[..., -1, 0] += np.asarray(1 + abs(result[..., -1, 0]), result.dtype)
+    result[..., -1, -1] += np.asarray(0.25 + abs(result[..., -1, -1]), result.dtype)
 
 
-def _last_element_nan(work: Work, contender: Contender) -> None:
-    getattr(work, contender.writes)[..., -1, -1] = np.nan
+def _last_element_nan(result: np.ndarray) -> None:
+    result[..., -1, -1] = np.nan
 
 
-def _one_position_on(work: Work, contender: Contender) -> None:
-    positions, width = work.case.positions, work.case.shape[-1]
-    change = reference.sinusoidal(positions + 1, width) - reference.sinusoidal(positions, width)
-    written = getattr(work, contender.writes)
-    written[...] = (written.astype(np.float64) + change).astype(written.dtype)
-
-
-def _twice(work: Work, contender: Contender) -> None:
-    written = getattr(work, contender.writes)
-    written[...] = (written.astype(np.float64) + reference.sinusoidal(work.case.positions, work.case.shape[-1])).astype(
-        written.dtype
-    )
-
-
-FAULTS: dict[str, Callable[[Work, Contender], None]] = {
-    "nothing": _nothing,
+FAULTS: dict[str, Callable[[np.ndarray], None]] = {
+    "zeros": _zeros,
     "last_element": _last_element,
     "last_element_nan": _last_element_nan,
-    "one_position_on": _one_position_on,
-    "twice": _twice,
 }
 PAIRS = [
-    pytest.param(case, contender, id=f"{'cuda-' * (group is CUDA_CONTENDERS)}{contender.name}-{case}")
-    for group in (CONTENDERS, CUDA_CONTENDERS)  # those of the GPU run on NumPy's arrays here
-    for contender in group.values()
-    for case in CASES
-    if contender.suits(case)
+    pytest.param(case, name, entry, id=f"{'cuda-' * (group is registry.CUDA_ENTRIES)}{case.operation}-{name}-{case.id}")
+    for group in (registry.ENTRIES, registry.CUDA_ENTRIES)  # those of the GPU run on NumPy's arrays here
+    for case in (*CASES, *OTHERS)
+    for name, entry in group[case.operation].items()
+    if entry.suits(case)
 ]
 
 
-@pytest.mark.parametrize(("case", "contender"), PAIRS)
-def test_check_accepts_the_contender_and_rejects_every_fault(case: Case, contender: Contender) -> None:
+def _changed(result: Any, fault: Callable[[np.ndarray], None]) -> tuple[np.ndarray, ...]:
+    """Copies of the arrays of a result, the first of them changed."""
+    several = result if isinstance(result, (tuple, list)) else (result,)
+    copies = tuple(np.array(workload.on_host(one)) for one in several)
+    fault(copies[0])
+    return copies
+
+
+@pytest.mark.parametrize(("case", "name", "entry"), PAIRS)
+def test_check_accepts_the_contender_and_rejects_every_fault(case: Case, name: str, entry: Entry) -> None:
+    contender = entry.contender
     if contender.missing():
-        pytest.skip(f"{contender.missing()} is not installed")
-    work = Work(case)
-    call = contender.prepare(work)
-    contenders.check(work, contender, call)
+        pytest.skip("torch is not installed")
+    work = registry.workload(case)
+    call = contender.make(work)
+    work.check(name, contender, call)
     for fault in FAULTS.values():
+        with pytest.raises(WrongResult):
+            work.check(name, contender, lambda fault=fault: _changed(call(), fault))
+    work.check(name, contender, call)
 
-        def wrong(fault: Callable[[Work, Contender], None] = fault) -> None:
-            call()
-            fault(work, contender)
 
-        with pytest.raises(AssertionError):
-            contenders.check(work, contender, wrong)
-    contenders.check(work, contender, call)
+def _check_changed(name: str, change: Callable[[Workload, np.ndarray], None]) -> None:
+    """Check a contender of add_encoding whose result is changed in float64."""
+    for case in CASES:
+        entry = registry.ENTRIES["add_encoding"][name]
+        work = registry.workload(case)
+        call = entry.contender.make(work)
+
+        def wrong(work: Workload = work, call: Any = call) -> Any:
+            result = call()
+            change(work, result[0] if isinstance(result, tuple) else result)
+            return result
+
+        work.check(name, entry.contender, call)
+        with pytest.raises(WrongResult):
+            work.check(name, entry.contender, wrong)
+
+
+@pytest.mark.parametrize("name", ["fastpe", "fastpe_out", "fastpe_encode"])
+@pytest.mark.parametrize("fault", ["one_position_on", "twice"])
+def test_check_rejects_other_positions_and_a_sum_made_twice(name: str, fault: str) -> None:
+    def change(work: Workload, result: np.ndarray) -> None:
+        positions, width = work.case.positions, work.case.shape[-1]
+        added = reference.sinusoidal(positions, width)
+        if fault == "one_position_on":
+            added = reference.sinusoidal(positions + 1, width) - added
+        result[...] = (result.astype(np.float64) + added).astype(result.dtype)
+
+    _check_changed(name, change)
 
 
 def test_check_rejects_a_result_left_from_an_earlier_call() -> None:
     for name in ("fastpe_out", "fastpe_encode"):
-        work = Work(CASES[0])
-        contenders.check(work, CONTENDERS[name], CONTENDERS[name].prepare(work))
-        with pytest.raises(AssertionError):
-            contenders.check(work, CONTENDERS[name], lambda: None)
+        work, contender = registry.workload(CASES[0]), registry.ENTRIES["add_encoding"][name].contender
+        call = contender.make(work)
+        work.check(name, contender, call)
+        result = call()
+        with pytest.raises(WrongResult):
+            work.check(name, contender, lambda result=result: result)
 
 
 def test_check_rejects_an_out_of_place_call_that_changes_x() -> None:
-    work = Work(CASES[0])
-    call = CONTENDERS["fastpe_out"].prepare(work)
+    work, contender = registry.workload(CASES[0]), registry.ENTRIES["add_encoding"]["fastpe_out"].contender
+    call = contender.make(work)
 
-    def wrong() -> None:
-        call()
-        work.x[0, -1, -1] += 1
+    def wrong() -> Any:
+        result = call()
+        result[1][0, -1, -1] += 1
+        return result
 
-    with pytest.raises(AssertionError, match="x has changed"):
-        contenders.check(work, CONTENDERS["fastpe_out"], wrong)
+    with pytest.raises(WrongResult):
+        work.check("fastpe_out", contender, wrong)
 
 
 def test_every_shape_checks_its_last_row() -> None:
-    for batch, rows, _ in contenders.SHAPES:
-        assert contenders._sample(batch)[-1] == batch - 1
-        assert contenders._sample(rows)[-1] == rows - 1
+    for batch, rows, width in registry.SHAPES["add_encoding"]:
+        sequences, compared = workload.sampled(batch, rows, width)
+        assert (sequences[0], sequences[-1]) == (0, batch - 1)
+        assert (compared[0], compared[-1]) == (0, rows - 1)
+        assert len(compared) == min(rows, workload.MOST_COMPARED // 2 // width)
 
 
 # ---- the clock and the figures -----------------------------------------------------------------------------------------------
@@ -117,14 +143,14 @@ def test_every_shape_checks_its_last_row() -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_values_stay_put_over_thousands_of_calls(dtype: str) -> None:
-    work = Work(Case((2, 9, 64), dtype))
-    timed = Timed(CONTENDERS["numpy_cached"].prepare(work), work.spend)
+    work = registry.workload(Case("add_encoding", (2, 9, 64), dtype))
+    timed = Timed(registry.ENTRIES["add_encoding"]["numpy_cached"].contender.make(work), work.spend)
     timed.calls = 300
     largest = 0.0
     for _ in range(20):
         timed.round()
         largest = max(largest, float(np.abs(work.x.astype(np.float64)).max()))
-    assert largest < contenders.RESTORE_AFTER + 10
+    assert largest < clock.RESTORE_AFTER + 10
 
 
 def test_a_slow_contender_has_its_few_rounds_spread_over_the_run() -> None:
@@ -139,21 +165,22 @@ def test_a_slow_contender_has_its_few_rounds_spread_over_the_run() -> None:
 
     both = {"fast": timed("fast", 0.01), "slow": timed("slow", 1.0)}
     order.clear()
-    assert contenders.interleave(both, 0.3, 9) == {"fast": 0.01, "slow": 1.0}
+    assert interleave(both, 0.3, 9) == {"fast": 0.01, "slow": 1.0}
     assert order == [*["fast"] * 6, "slow"] * 3  # a call not counted before each of the fast ones
 
 
 def test_bytes_come_from_the_element_type() -> None:
-    assert contenders.bandwidth(1000, [2.0, 1.0]) == 2000.0
+    assert probes.bandwidth(1000, [2.0, 1.0]) == 2000.0
     for dtype, itemsize in (("float32", 4), ("float64", 8), ("float16", 2), ("bfloat16", 2)):
-        case = Case((2, 9, 64), dtype)
-        moved = {name: contender.bytes_moved(case) for name, contender in CONTENDERS.items()}
-        assert moved == {name: (9 if name == "fastpe_encode" else 2 * 2 * 9) * 64 * itemsize for name in CONTENDERS}
+        case = Case("add_encoding", (2, 9, 64), dtype)
+        work, entries = registry.workload(case), registry.ENTRIES["add_encoding"]
+        moved = {name: entry.bytes_moved(case, work) for name, entry in entries.items()}
+        assert moved == {name: (9 if name == "fastpe_encode" else 2 * 2 * 9) * 64 * itemsize for name in entries}
 
 
 def test_every_probe_of_the_roofline_adds_one_to_every_element() -> None:
     x = np.zeros(1001, np.float32)
-    for count, probe in enumerate(contenders.host_probes(x, 3).values(), 1):
+    for count, probe in enumerate(probes.host_probes(x, 3).values(), 1):
         probe()
         assert (x == count).all()
 
@@ -306,3 +333,15 @@ def test_results_that_are_missing(tmp_path: Path) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert report.duration(seconds) == text
+
+
+def test_the_table_has_one_verb(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = json.loads(results.read_text())
+    known["benchmarks"].append(entry("fastpe", 1.0, (1, 32, 8, 64, 128), "float32", 1 << 20, operation="apply_rotary"))
+    assert report.section(known) == report.section(RESULTS)
+
+
+def test_every_case_of_the_claims_is_a_case_of_a_verb() -> None:
+    for cases in registry.CLAIMED.values():
+        for shrink in (1, 64):
+            assert all(case.operation in registry.ENTRIES and min(case.shape) > 0 for case in cases(shrink))

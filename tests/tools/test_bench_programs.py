@@ -9,13 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import claims
-import contenders
 import pytest
-import ratios
-import report
 
 import fastpe
+from bench import claims, ratios, registry, report
+from bench.claims import scheduling
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,10 +49,10 @@ def test_measured_results_make_a_table(tmp_path: Path) -> None:
 
 def test_ratios_run(tmp_path: Path) -> None:
     path = tmp_path / "ratios.json"
-    done = run("bench/ratios.py", "--quick", "--json", str(path))
+    done = run("-m", "bench.ratios", "--quick", "--json", str(path))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(path.read_text())
-    assert len(found["results"]) == len(contenders.all_cases(small=True))
+    assert len(found["results"]) == len(registry.suite("add_encoding", small=True))
     for result in found["results"]:
         assert result["share_of_roofline"] > 0
         assert result["speedups"].keys() <= set(ratios.COMPARED)
@@ -63,14 +61,14 @@ def test_ratios_run(tmp_path: Path) -> None:
 
 
 def test_ratios_refuse_to_check_what_they_do_not_measure() -> None:
-    done = run("bench/ratios.py", "--quick", "--check")
+    done = run("-m", "bench.ratios", "--quick", "--check")
     assert done.returncode == 2
     assert "--check needs 1x131072x1024-float32" in done.stderr
 
 
 def test_claims_run(tmp_path: Path) -> None:
     path = tmp_path / "claims.json"
-    done = run("bench/claims.py", "--quick", "--json", str(path), FASTPE_BENCH_SMALL="1")
+    done = run("-m", "bench.claims", "--quick", "--json", str(path), FASTPE_BENCH_SMALL="1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the figures mean nothing" in done.stdout
     found = json.loads(path.read_text())["claims"]
@@ -91,11 +89,11 @@ def test_a_claim_says_when_it_is_missed() -> None:
 
 def test_more_cores_make_no_array_slower_in_the_simulation() -> None:
     for nbytes in (1 << 18, 1 << 20, 1 << 22, 1 << 28):
-        assert claims.simulate(nbytes, 64, asleep=False) <= claims.simulate(nbytes, 1, asleep=False)
+        assert scheduling.simulate(nbytes, 64, asleep=False) <= scheduling.simulate(nbytes, 1, asleep=False)
 
 
 def test_the_readme_has_the_errors_that_are_measured() -> None:
-    import accuracy
+    from bench import accuracy
 
     readme = (ROOT / "README.md").read_text()
     for rows in (accuracy.ENCODINGS, accuracy.ROTATIONS):
@@ -107,7 +105,7 @@ def test_the_readme_has_the_errors_that_are_measured() -> None:
 def test_cuda_counts_are_those_of_the_documentation() -> None:
     """One read and one write of every element, no spilled register."""
     pytest.importorskip("cupy", reason="NVRTC is reached through CuPy")
-    import cuda_counts
+    from bench import cuda_counts
 
     documented = (ROOT / "docs" / "performance.md").read_text()
     found = cuda_counts.counts(("float32", "bfloat16"), rows=8)

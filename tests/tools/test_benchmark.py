@@ -15,13 +15,20 @@ import pytest
 
 from fastpe._backends import cuda
 from fastpe._backends.host import pool
-from fastpe._tools import benchmark, cli, cli_bench
-from fastpe._tools.benchmark import clock, races, results, running
-from fastpe._tools.benchmark.races import CACHED, FASTPE, SCRATCH, TORCH, Case
+from fastpe._tools import benchmark, cli
+from fastpe._tools.benchmark import case as shapes_of
+from fastpe._tools.benchmark import clock, results, running, workload
+from fastpe._tools.benchmark.case import Case
+from fastpe._tools.benchmark.verbs import WORKLOADS, add_encoding, prepare
+from fastpe._tools.benchmark.workload import CACHED, FASTPE, SCRATCH, TORCH, Contender
+from fastpe._tools.cli import bench
 
 DTYPES = ("float32", "bfloat16")
 SMALL = [
-    Case(operation, shape, dtype) for operation, shapes in races.SMALL_SHAPES.items() for shape in shapes for dtype in DTYPES
+    Case(operation, shape, dtype)
+    for operation, shapes in shapes_of.SMALL_SHAPES.items()
+    for shape in shapes
+    for dtype in DTYPES
 ]
 
 
@@ -33,29 +40,35 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-# ---- races -------------------------------------------------------------------------------------------------------------------
+# ---- workloads -------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_all_contenders_compute_the_same_and_faults_are_seen(case: Case) -> None:
-    race = races.prepare(case)
-    expected = {FASTPE, TORCH} if case.dtype == "bfloat16" else {FASTPE, CACHED, SCRATCH, TORCH}
-    assert race.calls.keys() == expected - (set() if races.torch_if_installed() else {TORCH})
-    for name, call in race.calls.items():
-        races.check(case, race, name)
+    work = prepare(case)
+    for name, contender in work.contenders.items():
+        if contender.missing() or (case.dtype == "bfloat16" and name == SCRATCH and case.operation == "apply_rotary"):
+            continue
+        call = contender.make(work)
+        work.check(name, contender, call)
         for fault in (_nothing, _last_element, _not_a_number):
 
             def wrong(call: Any = call, fault: Any = fault) -> Any:
-                found = call()
-                several = found if isinstance(found, tuple) else (found,)
-                changed = [np.array(races.on_host(one)) for one in several]
+                result = call()
+                several = result if isinstance(result, tuple) else (result,)
+                changed = [np.array(workload.on_host(one)) for one in several]
                 fault(changed[-1])
                 return tuple(changed)
 
-            race.calls[name] = wrong
-            with pytest.raises(benchmark.WrongResult, match=f"{case.operation}.*: {name} differs from NumPy's expression"):
-                races.check(case, race, name)
-            race.calls[name] = call
+            with pytest.raises(benchmark.WrongResult, match=f"{case.operation}.*: {name} differs from the formula"):
+                work.check(name, contender, wrong)
+
+
+def test_16_bit_types_are_not_timed_where_numpy_computes_them_in_software() -> None:
+    torch = set() if workload.torch_if_installed() is None else {TORCH}
+    for dtype, rivals in (("bfloat16", set()), ("float32", {CACHED, SCRATCH})):
+        result = running.measure_line(Case("embed", (2, 9, 50, 32), dtype), 1)
+        assert result["speedups"].keys() == rivals | torch
 
 
 def _nothing(x: Any) -> None:
@@ -71,49 +84,80 @@ def _not_a_number(x: Any) -> None:
 
 
 def test_a_call_that_does_nothing_is_seen_after_one_that_did() -> None:
-    case = Case("embed", (2, 9, 50, 32), "float32")
-    race = races.prepare(case)
-    races.check(case, race, FASTPE)
-    out = race.calls[FASTPE]()
-    race.calls[FASTPE] = lambda: out
+    work = prepare(Case("embed", (2, 9, 50, 32), "float32"))
+    call = work.call(FASTPE)
+    work.check(FASTPE, work.contenders[FASTPE], call)
+    out = call()
     with pytest.raises(benchmark.WrongResult):
-        races.check(case, race, FASTPE)
+        work.check(FASTPE, work.contenders[FASTPE], lambda: out)
 
 
 def test_bytes_are_those_of_what_is_read_and_written() -> None:
-    found = {str(case): races.prepare(case).moved for case in SMALL if case.dtype == "float32"}
-    assert found["add_encoding 2x9x64 float32 cpu"] == 2 * 2 * 9 * 64 * 4
-    assert found["apply_rotary 1x4x2x8x16 float32 cpu"] == 2 * (4 + 2) * 8 * 16 * 4
-    assert found["embed 2x9x50x32 float32 cpu"] == 2 * 2 * 9 * 32 * 4 + 2 * 9 * 8
-    assert found["add_bias 1x4x7x9 float32 cpu"] == 2 * 4 * 7 * 9 * 4
+    moved = {str(case): prepare(case).moved for case in SMALL if case.dtype == "float32"}
+    assert moved["add_encoding 2x9x64 float32 cpu"] == 2 * 2 * 9 * 64 * 4
+    assert moved["apply_rotary 1x4x2x8x16 float32 cpu"] == 2 * (4 + 2) * 8 * 16 * 4
+    assert moved["embed 2x9x50x32 float32 cpu"] == 2 * 2 * 9 * 32 * 4 + 2 * 9 * 8
+    assert moved["add_bias 1x4x7x9 float32 cpu"] == 2 * 4 * 7 * 9 * 4
 
 
-def test_values_are_put_back_before_they_are_carried_away() -> None:
-    restored: list[int] = []
-    spending = races.Spending(lambda: restored.append(1))
+def test_values_are_put_back_before_they_are_carried_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    work, restored = prepare(SMALL[0]), list[int]()
+    monkeypatch.setattr(workload, "fill", lambda array, xp: restored.append(1))
     for _ in range(5):
-        spending(races.RESTORE_AFTER // 2)
-    assert len(restored) == 3  # before the first, the third and the fifth
+        work.spend(workload.RESTORE_AFTER // 2)
+    assert len(restored) == 2  # before the third and the fifth
 
 
-def test_a_gpu_runs_the_same_races(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_runs_the_same_workloads(monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy stands in for CuPy: there is no GPU here."""
     monkeypatch.setitem(sys.modules, "cupy", np)
     monkeypatch.setattr(running, "cuda_seconds_per_call", clock.seconds_per_call)
-    monkeypatch.setattr(races, "torch_if_installed", lambda: None)
-    found = running.measure(Case("add_encoding", (2, 9, 64), "float32", "cuda"), 1)
-    assert found["seconds"].keys() == {FASTPE, CACHED, SCRATCH, "add_one_cupy"}
-    text = results.table([found])
+    monkeypatch.setattr(workload, "torch_if_installed", lambda: None)
+    result = running.measure_line(Case("add_encoding", (2, 9, 64), "float32", "cuda"), 1)
+    assert result["seconds"].keys() == {FASTPE, CACHED, SCRATCH, "add_one_cupy"}
+    text = results.table([result])
     assert text.startswith("On the GPU\noperation")
     assert "CuPy, from scratch" in text
     monkeypatch.setattr(cuda, "problem", lambda: None)
     assert running.devices() == ("cpu", "cuda")
 
 
+def test_a_contender_that_fails_leaves_the_rest_of_the_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take(work: Any) -> Any:
+        raise TypeError("take() got an unexpected keyword argument 'mode'")
+
+    embedding = WORKLOADS["embed"]
+    monkeypatch.setattr(embedding, "contenders", {**embedding.contenders, CACHED: Contender(take)})
+    said = run(capsys, "--only", "embed 2x9x50x32 float32", "--json", "run.json")
+    lines = [line for line in said.splitlines() if line.startswith("embed")]
+    assert len(lines) == 1
+    assert "failed: TypeError: take() got an unexpected" in lines[0]
+    assert "x" in lines[0].split("unexpected")[1]  # the ratios after it
+    assert "embed 2 x 9 x 50 x 32 float32: cached: TypeError: take() got an unexpected keyword argument 'mode'" in said
+    assert benchmark.read("run.json")["results"][0]["failures"].keys() == {CACHED}
+
+
+def test_fastpe_failing_is_in_its_cell_and_in_the_exit_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> Any:
+        raise MemoryError("no memory is left")
+
+    monkeypatch.setattr(add_encoding, "add_encoding", full)
+    said = run(capsys, "--only", "float32", "--json", "run.json", code=1)
+    assert said.count("failed: MemoryError: no memory is left") == 2
+    assert said.count("embed  ") == 1
+    run(capsys, "--only", "float32", "--compare", "run.json", code=1)
+
+
 def test_measured_figures_fit_together() -> None:
-    found = running.measure(Case("apply_rotary", (1, 4, 2, 8, 16), "float32"), 1)
-    assert found["share_of_roofline"] == pytest.approx(found["bytes"] / found["seconds"][FASTPE] / found["roofline_bandwidth"])
-    assert found["speedups"][CACHED] == pytest.approx(found["seconds"][CACHED] / found["seconds"][FASTPE])
+    result = running.measure_line(Case("apply_rotary", (1, 4, 2, 8, 16), "float32"), 1)
+    assert result["share_of_roofline"] == pytest.approx(
+        result["bytes"] / result["seconds"][FASTPE] / result["roofline_bandwidth"]
+    )
+    assert result["speedups"][CACHED] == pytest.approx(result["seconds"][CACHED] / result["seconds"][FASTPE])
 
 
 # ---- the command -------------------------------------------------------------------------------------------------------------
@@ -129,7 +173,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> s
 def test_bench_saves_and_compares(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     said = run(capsys, "--only", "float32", "--json", "run.json", "--threads", "1")
     assert "1 thread;" in said.splitlines()[0]
-    assert said.count("float32") == sum(len(shapes) for shapes in races.SMALL_SHAPES.values())
+    assert said.count("float32") == sum(len(shapes) for shapes in shapes_of.SMALL_SHAPES.values())
     assert "bfloat16" not in said
     assert f"saved {tmp_path / 'run.json'}" in said
     saved = json.loads(Path("run.json").read_text())
@@ -152,21 +196,22 @@ def test_bench_saves_and_compares(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 def test_bench_quick_is_smaller() -> None:
     quick, whole = (
-        sum(np.prod(shape) for several in shapes.values() for shape in several) for shapes in (races.QUICK_SHAPES, races.SHAPES)
+        sum(np.prod(shape) for several in shapes.values() for shape in several)
+        for shapes in (shapes_of.QUICK_SHAPES, shapes_of.SHAPES)
     )
     assert quick < whole / 4
-    assert races.QUICK_SHAPES.keys() == races.SHAPES.keys() == races.PREPARE.keys()
+    assert shapes_of.QUICK_SHAPES.keys() == shapes_of.SHAPES.keys() == WORKLOADS.keys()
     os.environ.pop("FASTPE_BENCH_SMALL")
-    assert benchmark.cases(True, ("cpu",), ("float32",))[0].shape == races.QUICK_SHAPES["add_encoding"][0]
-    assert len(benchmark.cases(False, ("cpu", "cuda"), DTYPES)) == 4 * sum(len(shapes) for shapes in races.SHAPES.values())
+    assert benchmark.cases(True, ("cpu",), ("float32",))[0].shape == shapes_of.QUICK_SHAPES["add_encoding"][0]
+    assert len(benchmark.cases(False, ("cpu", "cuda"), DTYPES)) == 4 * sum(len(shapes) for shapes in shapes_of.SHAPES.values())
 
 
 def test_bench_refuses_a_wrong_result(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(races, "add_encoding", lambda x, *_, **__: x)
+    monkeypatch.setattr(add_encoding, "add_encoding", lambda x, *_, **__: x)
     assert cli.main(["bench", "--quick", "--only", "add_encoding"]) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert "add_encoding 3x1x64 float32 cpu: fastpe differs from NumPy's expression" in said.err
+    assert "add_encoding 3x1x64 float32 cpu: fastpe differs from the formula" in said.err
 
 
 @pytest.mark.parametrize(
@@ -224,7 +269,7 @@ def test_progress_on_a_terminal(with_tqdm: bool, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setitem(sys.modules, "tqdm", None)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with cli_bench._progress(4) as show:
+    with bench._progress(4) as show:
         for name in ("one", "two", "three", "four"):
             show(name)
     said = terminal.getvalue()

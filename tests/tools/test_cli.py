@@ -19,12 +19,14 @@ from fastpe._backends import cuda
 from fastpe._backends import disk_cache as cache
 from fastpe._backends.host import pool
 from fastpe._tools import cli, demo
+from fastpe._tools.cli.info import information
+from fastpe._tools.demo import running
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Few timed calls, in an empty folder."""
-    monkeypatch.setattr(demo, "TIMED_SECONDS", 0.0)
+    monkeypatch.setattr(running, "TIMED_SECONDS", 0.0)
     monkeypatch.chdir(tmp_path)
 
 
@@ -100,7 +102,7 @@ def test_info_says_where_the_threads_come_from(rule: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(pool, "_chosen", 1 if rule == "set_num_threads" else None)
     if rule != "set_num_threads":
         monkeypatch.setenv(rule, "1")
-    found = cli.information()["backends"]["numba"]
+    found = information()["backends"]["numba"]
     assert (found["threads"], found["threads_from"]) == (1, rule)
 
 

@@ -16,7 +16,10 @@ import reference
 from command_line import one_line, png_size, run
 
 import fastpe
-from fastpe._tools import cli, demo
+from fastpe._tools import cli, demo, formula
+from fastpe._tools.demo import running
+from fastpe._tools.demo import text as demo_text
+from fastpe._tools.progress import Progress
 
 # The demo's own formula in float64, up to position one million: rounding of the sines and of their angles.
 REFERENCE_ERROR = 2e-15
@@ -25,7 +28,7 @@ REFERENCE_ERROR = 2e-15
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Few timed calls, in an empty folder."""
-    monkeypatch.setattr(demo, "TIMED_SECONDS", 0.0)
+    monkeypatch.setattr(running, "TIMED_SECONDS", 0.0)
     monkeypatch.chdir(tmp_path)
 
 
@@ -76,8 +79,8 @@ def test_demo_cuts_a_long_text(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     (tmp_path / "long").write_bytes(bytes(range(256)) * 2000)
     assert cli.main(["demo", "long", "--no-plot", "--json", "--dim", "8"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["shape"] == [demo.MOST_SEQUENCES, 4096, 8]
-    assert (found["text_bytes"], found["text_cut"]) == (demo.MOST_SEQUENCES * 4096, True)
+    assert found["shape"] == [demo_text.MOST_SEQUENCES, 4096, 8]
+    assert (found["text_bytes"], found["text_cut"]) == (demo_text.MOST_SEQUENCES * 4096, True)
 
 
 def _one_element(x: Any) -> None:
@@ -98,7 +101,7 @@ def test_demo_fails_on_a_wrong_result(
             corrupt(x)
         return result
 
-    monkeypatch.setattr(demo, "add_encoding", wrong)
+    monkeypatch.setattr(running, "add_encoding", wrong)
     assert cli.main(["demo", "--no-plot", "--json", "--dim", "16"]) == 1
     said = capsys.readouterr()
     found = json.loads(said.out, parse_constant=pytest.fail)
@@ -122,7 +125,7 @@ def test_demo_fails_on_a_wrong_result(
 def test_demo_fails_on_a_wrong_function(
     wrong: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "add_encoding", wrong)
+    monkeypatch.setattr(running, "add_encoding", wrong)
     assert cli.main(["demo", "--no-plot", "--dim", "16"]) == 1
     capsys.readouterr()
 
@@ -178,7 +181,7 @@ def test_demo_without_ml_dtypes(capsys: pytest.CaptureFixture[str], monkeypatch:
 @pytest.mark.parametrize("dim", [1, 5, 64])
 def test_demo_reference_agrees_with_the_tests_reference(dim: int) -> None:
     positions = np.array([0, 1, 77, 4095, 131_071, 1_000_000])
-    error = np.abs(demo.reference(positions, dim) - reference.sinusoidal(positions, dim))
+    error = np.abs(formula.exact(positions, dim) - reference.sinusoidal(positions, dim))
     assert error.max() < REFERENCE_ERROR
 
 
@@ -186,10 +189,10 @@ def test_demo_reference_agrees_with_the_tests_reference(dim: int) -> None:
 @pytest.mark.parametrize("dim", [1, 512, 5000, demo.MOST_DIM])
 def test_demo_keeps_within_its_memory(dim: int, itemsize: int) -> None:
     for count in (1, 7000, 10**6):
-        batch, length = demo.shape_for(count, dim, itemsize)
-        assert demo.FEWEST_SEQUENCES <= batch <= demo.MOST_SEQUENCES
-        assert 64 <= length <= demo.SEQUENCE
-        assert batch * length * dim * itemsize <= demo.MOST_BYTES
+        batch, length = demo_text.shape_for(count, dim, itemsize)
+        assert demo_text.FEWEST_SEQUENCES <= batch <= demo_text.MOST_SEQUENCES
+        assert 64 <= length <= demo_text.SEQUENCE
+        assert batch * length * dim * itemsize <= demo_text.MOST_BYTES
 
 
 def test_progress_is_shown_on_a_terminal_only() -> None:
@@ -198,7 +201,7 @@ def test_progress_is_shown_on_a_terminal_only() -> None:
             return True
 
     for stream, shown in ((io.StringIO(), False), (Terminal(), True)):
-        with demo.Progress(stream) as progress:
+        with Progress(stream) as progress:
             progress.show(0.5, "half")
         assert ("50%  half" in stream.getvalue()) is shown
         assert stream.getvalue().endswith("\r\x1b[K") is shown

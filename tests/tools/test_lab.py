@@ -213,7 +213,7 @@ def test_times(given: str, expected: float) -> None:
         (["--budget=-1m"], "lab: --budget must be a time such as 90s, 15m or 1h, got '-1m'."),
         (["--processes", "0"], "lab: --processes must be at least 1, got 0."),
         (["--seed", "-1"], "lab: --seed must be 0 or more, got -1."),
-        (["--reduced", "--lengths", "1,2"], "lab: --reduced must stand without --task, --encodings, --lengths and --budget"),
+        (["--reduced", "--lengths", "1,2"], "lab: --reduced must come without --task, --encodings, --lengths and --budget"),
         (["--steps", "3"], "lab: --steps must be at least 40, got 3."),
     ],
 )

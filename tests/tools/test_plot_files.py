@@ -112,3 +112,11 @@ def test_the_documentation_has_the_pictures_that_are_drawn_now(tmp_path: Path) -
         new, old = (np.asarray(Image.open(one).convert("RGB"), np.float64) for one in (path, kept))
         assert new.shape == old.shape
         assert np.abs(new - old).mean() < SAME_PICTURE, f"{path.name} is not what the code draws: make it anew"
+
+
+def test_the_public_name_has_the_texts_too() -> None:
+    import fastpe.plot
+
+    assert fastpe.plot.named.rule("ntk:factor=8") == scaling.NTK(8)
+    assert fastpe.plot.named.encoding("rotary:base=500000") == fastpe.Rotary(base=500000)
+    assert set(fastpe.plot.__all__) == set(plot.__all__)

@@ -1,4 +1,4 @@
-"""The tasks, one a module: what a model reads, what it must tell, and how well it did."""
+"""The tasks, one a module: what a model reads, what it must predict, and its metrics."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["FACTORS", "IGNORED", "TASKS", "Batch", "Task", "load", "task_class"]
 
 FACTORS = (1, 2, 4, 8, 16)  # lengths that may be asked for, times the short one
-IGNORED = -100  # the target of a token of which nothing is asked: torch's ignore_index
+IGNORED = -100  # the target of a token that is not scored: torch's ignore_index
 
 
 class Batch(NamedTuple):
-    """ids (B, T) that a model reads, and the targets (B, T) that it must tell at each of them; int64, IGNORED where nothing is asked."""
+    """ids (B, T) that a model reads, and the targets (B, T) to predict at each of them; int64, IGNORED where nothing is scored."""
 
     ids: torch.Tensor
     targets: torch.Tensor
@@ -35,7 +35,7 @@ class Task(ABC):
 
     title: ClassVar[str]
     metrics: ClassVar[dict[str, str]]  # name of each: "lower" or "higher" is better; the first one is drawn
-    sampled: ClassVar[tuple[int, ...]] = ()  # lengths of which what a model writes is kept
+    sampled: ClassVar[tuple[int, ...]] = ()  # lengths at which a sample of the output is kept
     steps: ClassVar[int]  # of training, 32 texts each
     tokens: int
     outputs: int
@@ -43,7 +43,7 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def prepare(cls, folder: Path) -> None:
-        """Make what the task reads, in a folder of its own; fetch what is missing. Once: later calls find it and return."""
+        """Make the task's data in a folder of its own; fetch what is missing. Later calls return at once."""
 
     @abstractmethod
     def __init__(self, folder: Path, length: int) -> None: ...
@@ -66,8 +66,8 @@ TASKS = {"text": "Text", "sentiment": "Sentiment", "translation": "Translation"}
 
 def task_class(name: str) -> type[Task]:
     """The class of a task; what it needs is imported only now."""
-    found: type[Task] = getattr(importlib.import_module(f"{__name__}.{name}"), TASKS[name])
-    return found
+    task: type[Task] = getattr(importlib.import_module(f"{__name__}.{name}"), TASKS[name])
+    return task
 
 
 @lru_cache(maxsize=1)

@@ -37,7 +37,7 @@ SOURCES = ("movieReviewSnippets", "amazonReviewSnippets", "tweets")
 NEUTRAL = 0.5  # ratings are means from -4 to 4; people disagree on the sign of those nearer to 0
 HELD_OUT = 0.15  # of the snippets of each source and sign
 VOCABULARY = 2000  # accuracy of rotary after 400 steps: 0.71 with 800 pieces, 0.77 with 1500, 0.78 with 2000, 0.79 with 3000
-END, HIDDEN = range(2)  # END follows each snippet, and pads; HIDDEN stands where training hides a token
+END, HIDDEN = range(2)  # END follows each snippet, and pads; HIDDEN replaces the tokens that training hides
 HIDE = 0.3  # of the tokens, drawn anew for each text: 14 000 snippets are soon known by heart
 SHORT = 64  # tokens that a snippet has at most with its END, so that it fits in a short text
 CHUNK = 8192  # tokens that are evaluated at a time
@@ -62,9 +62,9 @@ class Sentiment(Task):
     def __init__(self, folder: Path, length: int) -> None:
         if length < SHORT:
             raise ValueError(f"Sentiment: length must be at least {SHORT}, that of the longest snippet, got {length}.")
-        with np.load(_file(folder)) as found:
-            self.training = [Snippets.load(found, f"training_{sign}") for sign in SIGNS]
-            self.held_out = [Snippets.load(found, f"held_out_{sign}") for sign in SIGNS]
+        with np.load(_file(folder)) as arrays:
+            self.training = [Snippets.load(arrays, f"training_{sign}") for sign in SIGNS]
+            self.held_out = [Snippets.load(arrays, f"held_out_{sign}") for sign in SIGNS]
         self.length = length
 
     def batch(self, rng: np.random.Generator, count: int, factor: int = 1) -> Batch:
@@ -110,12 +110,12 @@ class Snippets:
 
     def join(self, rng: np.random.Generator, length: int) -> Integers:
         """Some at random until the next one does not fit, and END up to the length; none twice before all have come."""
-        found, at = np.full(length, END, np.int64), 0
+        text, at = np.full(length, END, np.int64), 0
         while True:
             for n in rng.choice(len(self.lengths), min(length, len(self.lengths)), replace=False):
                 if at + self.lengths[n] > length:
-                    return found
-                found[at : at + self.lengths[n]] = self.tokens[self.starts[n] : self.starts[n + 1]]
+                    return text
+                text[at : at + self.lengths[n]] = self.tokens[self.starts[n] : self.starts[n + 1]]
                 at += self.lengths[n]
 
 
@@ -128,15 +128,15 @@ def _file(folder: Path) -> Path:
 
 def read(archive: Path) -> list[dict[str, float]]:
     """For each source its snippets and their mean ratings."""
-    found = []
+    sources = []
     with zipfile.ZipFile(archive) as package, tarfile.open(fileobj=io.BytesIO(package.read(MEMBER))) as data:
         texts = {Path(member.name).stem: data.extractfile(member) for member in data if member.isfile()}
         for source in SOURCES:
             file = texts[f"{source}_GroundTruth"]
             lines = file.read().decode("utf-8").splitlines() if file is not None else []
             rows = [line.split("\t") for line in lines]
-            found.append({html.unescape(text).strip(): float(rating) for _, rating, text in rows})
-    return found
+            sources.append({html.unescape(text).strip(): float(rating) for _, rating, text in rows})
+    return sources
 
 
 def make(sources: Iterable[Mapping[str, float]], vocabulary: int = VOCABULARY) -> dict[str, npt.NDArray[Any]]:
@@ -171,14 +171,14 @@ def _tokenizer(texts: list[str], vocabulary: int) -> Any:
     """Pieces of lower-case words and of bytes, so that there is nothing they cannot write: byte pair encoding."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    found = Tokenizer(models.BPE())
-    found.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=["<end>", "<hidden>"],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    found.train_from_iterator(texts, trainer)
-    return found
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer

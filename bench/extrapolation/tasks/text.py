@@ -1,4 +1,4 @@
-"""Text generation: a character language model of what every Python carries, its help topics and the library's docstrings."""
+"""Text generation: a character language model of what every Python ships, its help topics and the library's docstrings."""
 
 from __future__ import annotations
 
@@ -51,8 +51,10 @@ class Text(Task):
             write_arrays(path, training=encode(training), held_out=encode(text[end:]))
 
     def __init__(self, folder: Path, length: int) -> None:
-        with np.load(_file(folder)) as found:
-            self.training, self.held_out = (torch.from_numpy(found[name].astype(np.int64)) for name in ("training", "held_out"))
+        with np.load(_file(folder)) as arrays:
+            self.training, self.held_out = (
+                torch.from_numpy(arrays[name].astype(np.int64)) for name in ("training", "held_out")
+            )
         self.length = length
 
     def batch(self, rng: np.random.Generator, count: int, factor: int = 1) -> Batch:
@@ -76,17 +78,15 @@ class Text(Task):
         """The end of what was read, half a short text or all but the last of a long one, and the 64 characters that the model writes."""
         length = factor * self.length
         given = length - READ if factor > 1 else length // 2
-        end = len(self.held_out) // 2  # the same place whatever the length
-        written = model.write(self.held_out[None, end - given : end], given + READ, temperature=0.5)
-        return "\n> ".join(
-            " ".join(decode(some).split()) for some in (self.held_out[end - READ // 2 : end], written[0, given:])
-        )
+        end = len(self.held_out) // 2  # the same index whatever the length
+        output = model.write(self.held_out[None, end - given : end], given + READ, temperature=0.5)
+        return "\n> ".join(" ".join(decode(some).split()) for some in (self.held_out[end - READ // 2 : end], output[0, given:]))
 
 
 def encode(text: str) -> Codes:
     """Characters as numbers; what is not ASCII becomes a question mark, and other white space a blank."""
-    found = np.frombuffer(text.replace("\n", "\x7f").encode("ascii", "replace"), np.uint8)
-    return np.maximum(found, FIRST) - FIRST
+    codes = np.frombuffer(text.replace("\n", "\x7f").encode("ascii", "replace"), np.uint8)
+    return np.maximum(codes, FIRST) - FIRST
 
 
 def decode(codes: torch.Tensor) -> str:
@@ -109,6 +109,6 @@ def _docstrings(library: Path) -> Iterator[str]:
                 continue
             for node in ast.walk(tree):
                 if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                    found = ast.get_docstring(node)
-                    if found is not None and len(found) > DOCSTRING:
-                        yield found
+                    docstring = ast.get_docstring(node)
+                    if docstring is not None and len(docstring) > DOCSTRING:
+                        yield docstring

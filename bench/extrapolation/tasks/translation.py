@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["Translation"]
 
 Tokens = npt.NDArray[np.uint16]
-Number = tuple[tuple[int, int], ...]  # (place, digits) of each group that is not zero: 5_000_300 is ((2, 5), (0, 300))
+Number = tuple[
+    tuple[int, int], ...
+]  # (exponent of 1000, digits) of each group that is not zero: 5_000_300 is ((2, 5), (0, 300))
 
 ENGLISH, GERMAN = "en", "de"
-END, TO_GERMAN, TO_ENGLISH = range(3)  # END pads as well; the others stand between a number and its translation
+END, TO_GERMAN, TO_ENGLISH = range(3)  # END pads as well; the others separate a number from its translation
 SYMBOLS = ["<end>", "<to German>", "<to English>"]
 SHORT = 64  # tokens that a number, its translation and two symbols have at most
 GROUPS = 102  # of three digits: up to the centillions, where English ends
@@ -72,8 +74,8 @@ class Translation(Task):
     def __init__(self, folder: Path, length: int) -> None:
         if length != SHORT:
             raise ValueError(f"Translation: length must be {SHORT}, that of the numbers in {folder}, got {length}.")
-        with np.load(_file(folder)) as found:
-            self.arrays = dict(found)
+        with np.load(_file(folder)) as arrays:
+            self.arrays = dict(arrays)
         self.pieces = [*SYMBOLS, *self.arrays["pieces"].tolist()]
         self.tokens = self.outputs = len(self.pieces)
 
@@ -88,31 +90,31 @@ class Translation(Task):
     def evaluate(self, model: Decoder, factor: int, count: int) -> dict[str, float]:
         """The metrics on at most ``count``: there are fewer of the longer numbers, which take long to write."""
         both = [pair for direction in range(2) for pair in self._translate(model, factor, direction, -(-count // 2))]
-        wrong = sum(distance(written, truth) for written, truth in both)
-        right = sum(written == truth for written, truth in both)
+        wrong = sum(distance(output, truth) for output, truth in both)
+        right = sum(output == truth for output, truth in both)
         return {"character error": wrong / sum(len(truth) for _, truth in both), "exact match": right / len(both)}
 
     def sample(self, model: Decoder, factor: int) -> str:
         """A number, what the model writes, and the truth."""
-        [(written, truth)] = self._translate(model, factor, 0, 1)
+        [(output, truth)] = self._translate(model, factor, 0, 1)
         source = self._text(self.arrays[f"held_out_{factor}_0"][0])
-        return f"{source}\n> {written}\n= {truth}"
+        return f"{source}\n> {output}\n= {truth}"
 
     def _translate(self, model: Decoder, factor: int, direction: int, count: int) -> list[tuple[str, str]]:
         """What a model writes for some held-out numbers, and what it should; all of these numbers have the same length."""
         examples = self.arrays[f"held_out_{factor}_{direction}"][:count].astype(np.int64)
         given = int((examples[0] == TO_GERMAN + direction).argmax()) + 1
-        written = model.write(torch.from_numpy(examples[:, :given]), examples.shape[1])[:, given:].numpy()
-        return [(self._text(mine), self._text(true)) for mine, true in zip(written, examples[:, given:], strict=True)]
+        output = model.write(torch.from_numpy(examples[:, :given]), examples.shape[1])[:, given:].numpy()
+        return [(self._text(mine), self._text(true)) for mine, true in zip(output, examples[:, given:], strict=True)]
 
     def _text(self, tokens: npt.NDArray[Any]) -> str:
         """The characters up to the first symbol that ends a text."""
-        found = []
+        pieces = []
         for token in tokens.tolist():
             if token < len(SYMBOLS):
                 break
-            found.append(self.pieces[token])
-        return "".join(found).strip()
+            pieces.append(self.pieces[token])
+        return "".join(pieces).strip()
 
 
 def distance(first: str, second: str) -> int:
@@ -140,13 +142,13 @@ def spoken(number: int, language: str) -> str:
 
 def words(number: Number, language: str) -> str:
     """A number, put together of what num2words has for each group; for a whole long one it takes 10 ms."""
-    found = []
-    for place, digits in number:
-        if place < 2 or digits == 1:
-            found.append(spoken(digits * 1000**place, language))
+    parts = []
+    for exponent, digits in number:
+        if exponent < 2 or digits == 1:
+            parts.append(spoken(digits * 1000**exponent, language))
         else:
-            found += [spoken(digits, language), spoken(2 * 1000**place, language).split()[1]]
-    return " ".join(found).replace("tausend ", "tausend")
+            parts += [spoken(digits, language), spoken(2 * 1000**exponent, language).split()[1]]
+    return " ".join(parts).replace("tausend ", "tausend")
 
 
 class Splitter:
@@ -154,7 +156,12 @@ class Splitter:
 
     def __init__(self) -> None:
         parts = {spoken(number, GERMAN) for number in [*range(1, 21), *range(30, 100, 10)]} | {"hundert", "tausend", "und"}
-        parts |= {spoken(1000**place, GERMAN).removeprefix("eine ") for place in range(2, GROUPS)} | {"ein", "eine", "en", "n"}
+        parts |= {spoken(1000**exponent, GERMAN).removeprefix("eine ") for exponent in range(2, GROUPS)} | {
+            "ein",
+            "eine",
+            "en",
+            "n",
+        }
         self.german = re.compile(f" ?(?:{'|'.join(sorted(parts, key=len, reverse=True))})")
         self.ids: dict[str, int] = {}  # of the pieces so far
 
@@ -171,43 +178,43 @@ class Numbers:
     """Numbers at random, none of them twice."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.rng, self.splitter, self.seen = rng, Splitter(), set[Number]()
+        self.rng, self.splitter, self.drawn = rng, Splitter(), set[Number]()
 
     def draw(self, groups: int, factor: int) -> Pair:
         """A number that has so many groups and fits."""
         while True:
             number = self._number(groups)
             pair = self.splitter.split(number)
-            if number not in self.seen and pair.length <= factor * SHORT:
-                self.seen.add(number)
+            if number not in self.drawn and pair.length <= factor * SHORT:
+                self.drawn.add(number)
                 return pair
 
     def equally_long(self, groups: int, factor: int) -> list[list[list[int]]]:
         """For each direction, the first examples of which there are enough that give a model the same number of tokens."""
-        found: list[defaultdict[int, list[list[int]]]] = [defaultdict(list), defaultdict(list)]
-        while any(max(map(len, some.values()), default=0) < HELD_OUT[factor] for some in found):
+        examples: list[defaultdict[int, list[list[int]]]] = [defaultdict(list), defaultdict(list)]
+        while any(max(map(len, some.values()), default=0) < HELD_OUT[factor] for some in examples):
             pair = self.draw(groups, factor)
-            for direction, some in enumerate(found):
+            for direction, some in enumerate(examples):
                 some[len(pair[direction])].append(pair.example(direction))
-        return [max(some.values(), key=len)[: HELD_OUT[factor]] for some in found]
+        return [max(some.values(), key=len)[: HELD_OUT[factor]] for some in examples]
 
     def _number(self, groups: int) -> Number:
-        places = self.rng.choice(GROUPS - 1, groups, replace=False) + 1
+        exponents = self.rng.choice(GROUPS - 1, groups, replace=False) + 1
         if self.rng.random() < UNITS:
-            places[0] = 0
-        return tuple(sorted(zip(places.tolist(), self.rng.integers(1, 1000, groups).tolist(), strict=True), reverse=True))
+            exponents[0] = 0
+        return tuple(sorted(zip(exponents.tolist(), self.rng.integers(1, 1000, groups).tolist(), strict=True), reverse=True))
 
 
 def _make(rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
     """Everything a worker loads: the pieces, examples to train on, and those held out, each with END to the end of its row."""
-    numbers, found = Numbers(rng), dict[str, npt.NDArray[Any]]()
+    numbers, arrays = Numbers(rng), dict[str, npt.NDArray[Any]]()
     for factor in FACTORS:
         for direction, examples in enumerate(numbers.equally_long(_groups(factor), factor)):
-            found[f"held_out_{factor}_{direction}"] = _rows(examples, factor)
+            arrays[f"held_out_{factor}_{direction}"] = _rows(examples, factor)
     for factor, count in TRAINING.items():
         pairs = [numbers.draw(int(rng.integers(1, _groups(factor) + 2, 2).max()), factor) for _ in range(count)]
-        found[f"training_{factor}"] = np.stack([_rows([pair.example(d) for pair in pairs], factor) for d in range(2)], 1)
-    return {**found, "pieces": np.array(list(numbers.splitter.ids))}
+        arrays[f"training_{factor}"] = np.stack([_rows([pair.example(d) for pair in pairs], factor) for d in range(2)], 1)
+    return {**arrays, "pieces": np.array(list(numbers.splitter.ids))}
 
 
 def _groups(factor: int) -> int:

@@ -1,16 +1,17 @@
 """Benchmarks for the machine at hand: ``python -m fastpe bench``.
 
-fastpe's verbs and the expressions that they replace run on the same arrays, in turns, round by round, and their medians are compared;
-each result is checked against NumPy's in float64 first. A figure is also given as a share of the bandwidth of the fastest ``x += 1``
-over as many bytes, measured in the same rounds.
+fastpe's verbs and the expressions that they replace run on the same arrays, in interleaved rounds, and their medians are compared; each
+result is checked against the formula in float64 first. The roofline is the bandwidth of the fastest ``x += 1`` over as many bytes,
+measured in the same rounds.
 """
 
 from __future__ import annotations
 
-from .machine import describe, machine
-from .races import Case, WrongResult, cases
-from .results import EXPLANATION, compare, read, table, write
-from .running import devices, measure
+from ..machine import describe, machine
+from .case import Case, cases
+from .results import EXPLANATION, compare, failed, read, table, write
+from .running import devices, measure_line
+from .workload import WrongResult
 
 __all__ = [
     "EXPLANATION",
@@ -20,8 +21,9 @@ __all__ = [
     "compare",
     "describe",
     "devices",
+    "failed",
     "machine",
-    "measure",
+    "measure_line",
     "read",
     "table",
     "write",

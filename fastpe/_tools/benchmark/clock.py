@@ -1,12 +1,13 @@
-"""The clock: contenders take turns, round by round, and each has its median."""
+"""The clock: rounds of all contenders interleave, and each has its median."""
 
 from __future__ import annotations
 
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Callable
+
+from ..machine import is_small
 
 Call = Callable[[], object]
 
@@ -19,16 +20,11 @@ WARMING_SECONDS = 0.01  # or for so long,
 QUIET_SECONDS = 0.012  # and by a pause: OpenMP's threads, torch's for one, spin for 10 ms after a call
 
 
-def is_small() -> bool:
-    """Whether the environment asks for arrays that only show that everything runs."""
-    return os.environ.get("FASTPE_BENCH_SMALL") == "1"
-
-
 def seconds_per_call(call: Call, calls: int) -> float:
     """Wall time of a call, from so many in a row."""
-    turns = itertools.repeat(None, calls)
+    repeats = itertools.repeat(None, calls)
     start = time.perf_counter()
-    for _ in turns:
+    for _ in repeats:
         call()
     return (time.perf_counter() - start) / calls
 
@@ -37,10 +33,10 @@ def cuda_seconds_per_call(call: Call, calls: int) -> float:
     """Time of a call on the GPU, from so many in a row, between two events on the current stream."""
     import cupy
 
-    turns = itertools.repeat(None, calls)
+    repeats = itertools.repeat(None, calls)
     start, end = cupy.cuda.Event(), cupy.cuda.Event()
     start.record()
-    for _ in turns:
+    for _ in repeats:
         call()
     end.record()
     end.synchronize()
@@ -48,7 +44,7 @@ def cuda_seconds_per_call(call: Call, calls: int) -> float:
 
 
 class Timed:
-    """A call that is timed in rounds. ``spend`` is told of calls before they happen, outside the timed region."""
+    """A call that is timed in rounds. ``spend`` is called with the number of calls before they happen, outside the timed region."""
 
     def __init__(
         self,
@@ -85,12 +81,12 @@ class Timed:
 
 
 def interleave(timed: dict[str, Timed], seconds: float, most: int) -> dict[str, float]:
-    """Let all take turns; return the median of each. A slow one, with fewer rounds, has them spread over the run."""
+    """Run rounds of all in alternation; return the median of each. A slow one, with fewer rounds, has them spread over the run."""
     rounds = {name: one.rounds_in(seconds, most) for name, one in timed.items()}
     total = max(rounds.values())
-    found: dict[str, list[float]] = {name: [] for name in timed}
-    for turn in range(total):
+    seconds_of: dict[str, list[float]] = {name: [] for name in timed}
+    for i in range(total):
         for name, one in timed.items():
-            if (turn + 1) * rounds[name] // total > turn * rounds[name] // total:
-                found[name].append(one.round())
-    return {name: statistics.median(values) for name, values in found.items()}
+            if (i + 1) * rounds[name] // total > i * rounds[name] // total:
+                seconds_of[name].append(one.round())
+    return {name: statistics.median(values) for name, values in seconds_of.items()}

@@ -8,18 +8,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..._core.checks import message
-from .machine import duration, speedup
-from .races import CACHED, FASTPE, SCRATCH, TORCH
+from ..machine import duration, speedup
+from .workload import CACHED, FASTPE, SCRATCH, TORCH
 
 SLOWER = 1.10  # times as long as before is worth a word
 VERSION = 1
+MOST_SHOWN = 48  # characters of a cell
 TITLES = {
     "cpu": {CACHED: "NumPy", SCRATCH: "NumPy, from scratch", TORCH: "torch"},
     "cuda": {CACHED: "CuPy", SCRATCH: "CuPy, from scratch", TORCH: "torch"},
 }
-PLACES = {"cpu": "On the host", "cuda": "On the GPU"}
+HEADINGS = {"cpu": "On the host", "cuda": "On the GPU"}
 EXPLANATION = (
-    "Medians of calls that take turns. Roofline: the share of the bandwidth of the fastest x += 1 over as many bytes. Then how many times\n"
+    "Medians of interleaved calls. Roofline: the share of the bandwidth of the fastest x += 1 over as many bytes. Then how many times\n"
     "as fast as NumPy's and torch's expressions with the table, the cosines and sines or the bias at hand, or made anew (from scratch)."
 )
 
@@ -33,13 +34,22 @@ def table(results: list[Result]) -> str:
         of_device = [result for result in results if result["device"] == device]
         if of_device:
             head = ["operation", "shape", "dtype", "fastpe", "roofline", *titles.values()]
-            blocks.append(f"{PLACES[device]}\n" + aligned([head, *(_row(result, titles) for result in of_device)], 3))
+            blocks.append(f"{HEADINGS[device]}\n" + aligned([head, *(_row(result, titles) for result in of_device)], 3))
     return "\n\n".join(blocks)
 
 
 def _row(result: Result, titles: Iterable[str]) -> list[str]:
-    figures = [duration(result["seconds"][FASTPE]), f"{result['share_of_roofline']:.0%}"]
-    return [*_name(result), *figures, *(speedup(result["speedups"].get(name)) for name in titles)]
+    ours = result["seconds"].get(FASTPE)
+    roofline = "-" if ours is None else f"{result['share_of_roofline']:.0%}"
+    cells = {FASTPE: "-" if ours is None else duration(ours), "roofline": roofline}
+    cells |= {name: speedup(result["speedups"].get(name)) for name in titles}
+    cells |= {name: f"failed: {why}"[:MOST_SHOWN] for name, why in result["failures"].items()}
+    return [*_name(result), *cells.values()]
+
+
+def failed(results: list[Result]) -> list[str]:
+    """Each failure of a contender in a line, with its whole reason."""
+    return [f"{' '.join(_name(result))}: {name}: {why}" for result in results for name, why in result["failures"].items()]
 
 
 def _name(result: Result) -> list[str]:
@@ -71,16 +81,15 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     remedy = "Write one with: python -m fastpe bench --json FILE."
     try:
         with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        for one in found["results"]:
+            saved: dict[str, Any] = json.load(file)
+        for one in saved["results"]:
             _key(one)
-            if not (one["seconds"][FASTPE] > 0 and one["roofline_bandwidth"] > 0):
+            if FASTPE not in one.get("failures", ()) and not (one["seconds"][FASTPE] > 0 and one["roofline_bandwidth"] > 0):
                 raise ValueError
-        if found["version"] != VERSION or "cpu" not in found["machine"]:
+        if saved["version"] != VERSION or "cpu" not in saved["machine"]:
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise ValueError(message("bench", "--compare must be a saved run", repr(os.fspath(path)), remedy)) from None
-    saved: dict[str, Any] = found
     return saved
 
 
@@ -96,11 +105,11 @@ def compare(before: list[Result], now: list[Result]) -> tuple[str, list[str]]:
 
     Beside the time stands that of the machine's own ``x += 1``: where both grew alike, it is the machine that was slower.
     """
-    known = {_key(result): result for result in before}
+    known = {_key(result): result for result in before if FASTPE in result["seconds"]}
     rows, slower = [["operation", "shape", "dtype", "before", "now", "time", "x += 1"]], []
     for result in now:
         old = known.get(_key(result))
-        if old is None:
+        if old is None or FASTPE not in result["seconds"]:
             continue
         was, took = old["seconds"][FASTPE], result["seconds"][FASTPE]
         machines = old["roofline_bandwidth"] / result["roofline_bandwidth"]

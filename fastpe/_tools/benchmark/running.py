@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..._backends import cuda
-from . import races
-from .clock import Timed, cuda_seconds_per_call, interleave, is_small, seconds_per_call
+from ..machine import is_small
+from .case import Case
+from .clock import Timed, cuda_seconds_per_call, interleave, seconds_per_call
 from .probes import bandwidth, host_probes
-from .races import FASTPE, Case, Race
+from .verbs import prepare
+from .workload import FASTPE, Contender, Workload, WrongResult
 
-SECONDS, QUICK_SECONDS, SMALL_SECONDS = 4.0, 1.0, 0.02  # a line; all that take part have equal shares
+SECONDS, QUICK_SECONDS, SMALL_SECONDS = 4.0, 1.0, 0.02  # a line; all that take part have equal parts of it
 MOST_ROUNDS = 101
 
 Result = dict[str, Any]
@@ -23,39 +26,71 @@ def devices() -> tuple[str, ...]:
     return ("cpu",) if cuda.problem() is not None else ("cpu", "cuda")
 
 
-def measure(case: Case, threads: int, quick: bool = False) -> Result:
-    """Time fastpe, its rivals and the roofline in turns; WrongResult if one of them computes something else."""
-    race = races.prepare(case)
-    for name in race.calls:
-        races.check(case, race, name)
-    clock = seconds_per_call if case.device == "cpu" else cuda_seconds_per_call
-    spend = races.Spending(race.restore)
-    timed = {name: Timed(call, spend, clock) for name, call in race.calls.items()}
-    probes = {f"add_one_{name}": Timed(call, clock=clock) for name, call in _probes(case, race, threads).items()}
+def measure_line(case: Case, threads: int, quick: bool = False) -> Result:
+    """Time the contenders of the command's table."""
     seconds = SMALL_SECONDS if is_small() else QUICK_SECONDS if quick else SECONDS
-    every = {**timed, **probes}
-    medians = interleave(every, seconds / len(every), MOST_ROUNDS)
-    roofline = bandwidth(race.moved // 2, (medians[name] for name in probes))
-    ours = medians[FASTPE]
-    return {
-        "operation": case.operation,
-        "shape": list(case.shape),
-        "dtype": case.dtype,
-        "device": case.device,
+    try:
+        work = prepare(case)
+    except Exception as error:  # such as memory that does not suffice
+        return {**_named(case), "seconds": {}, "failures": {FASTPE: reason(error)}, "speedups": {}}
+    contenders = {name: one for name, one in work.contenders.items() if _suits(name, one, work)}
+    return measure(work, contenders, threads, seconds / (len(contenders) + 3), MOST_ROUNDS)
+
+
+def _suits(name: str, contender: Contender, work: Workload) -> bool:
+    """Whether a contender can run; NumPy computes 16-bit types in software, a hundred times slower."""
+    in_software = work.xp is np and work.dtype.itemsize == 2 and name != FASTPE and not contender.torch
+    return not in_software and not contender.missing(work.xp)
+
+
+def measure(work: Workload, contenders: Mapping[str, Contender], threads: int, seconds: float, most: int) -> Result:
+    """Time contenders and the roofline, interleaved, each for so many seconds and rounds at most.
+
+    WrongResult if fastpe's result is wrong; any other contender that fails has its reason in ``failures``.
+    """
+    case = work.case
+    clock = seconds_per_call if case.device == "cpu" else cuda_seconds_per_call
+    timed: dict[str, Timed] = {}
+    failures: dict[str, str] = {}
+    for name, contender in contenders.items():
+        try:
+            call = contender.make(work)
+            work.check(name, contender, call)
+            timed[name] = Timed(call, work.spend, clock)
+        except Exception as error:
+            if name == FASTPE and isinstance(error, WrongResult):
+                raise
+            failures[name] = reason(error)
+    probes = {f"add_one_{name}": Timed(call, clock=clock) for name, call in _probes(work, threads).items()}
+    medians = interleave({**timed, **probes}, seconds, most)
+    result = {
+        **_named(case),
         "seconds": medians,
-        "bytes": race.moved,
-        "roofline_bandwidth": roofline,
-        "share_of_roofline": race.moved / ours / roofline,
-        "speedups": {name: medians[name] / ours for name in race.calls if name != FASTPE},
+        "bytes": work.moved,
+        "roofline_bandwidth": bandwidth(work.moved // 2, (medians[name] for name in probes)),
+        "failures": failures,
+        "speedups": {},
     }
+    if FASTPE in timed:
+        ours = medians[FASTPE]
+        result["share_of_roofline"] = work.moved / ours / result["roofline_bandwidth"]
+        result["speedups"] = {name: medians[name] / ours for name in timed if name != FASTPE}
+    return result
 
 
-def _probes(case: Case, race: Race, threads: int) -> dict[str, Any]:
+def _named(case: Case) -> Result:
+    return {"operation": case.operation, "shape": list(case.shape), "dtype": case.dtype, "device": case.device}
+
+
+def reason(error: Exception) -> str:
+    """Why a contender failed, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _probes(work: Workload, threads: int) -> dict[str, Any]:
     """Ways to read and write half as many bytes as fastpe's call moves."""
-    count = max(race.moved // 8, 1)
-    if case.device == "cpu":
+    count = max(work.moved // 8, 1)
+    if work.case.device == "cpu":
         return host_probes(np.zeros(count, np.float32), threads)
-    import cupy
-
-    ones = cupy.zeros(count, "float32")
-    return {"cupy": lambda: cupy.add(ones, 1, out=ones)}
+    ones = work.xp.zeros(count, "float32")
+    return {"cupy": lambda: work.xp.add(ones, 1, out=ones)}

@@ -35,7 +35,7 @@ def error(encoding: Any = None, length: int | None = None, dim: int | None = Non
     dim
         Width D >= 2. None: 128.
     ax
-        Where to draw. None: into a figure of its own.
+        As ``heatmap``.
 
     Returns
     -------
@@ -43,10 +43,8 @@ def error(encoding: Any = None, length: int | None = None, dim: int | None = Non
 
     Raises
     ------
-    ImportError
-        matplotlib is not installed.
-    TypeError, ValueError
-        An argument is wrong; the encoding has no angles.
+    ImportError, TypeError, ValueError
+        As ``heatmap``; the encoding has no angles.
 
     Examples
     --------
@@ -56,9 +54,9 @@ def error(encoding: Any = None, length: int | None = None, dim: int | None = Non
     """
     chosen = values.chosen("error", encoding)
     count, width = values.length_of("error", chosen, length, FAR), values.width_of("error", chosen, dim)
-    positions, found = values.errors("error", chosen, count, width)
+    positions, computed = values.errors("error", chosen, count, width)
     (axes,), own = figures.panels(ax)
-    for (name, errors), colour in zip(found.items(), figures.COLOURS, strict=False):
+    for (name, errors), colour in zip(computed.items(), figures.COLOURS, strict=False):
         width_of_line = 2.4 if name == values.FASTPE else 1.5
         axes.plot(positions, errors, label=name, color=colour, linewidth=width_of_line)
     axes.set_xscale("log")
@@ -83,7 +81,7 @@ def bias(encoding: Any = None, length: int | None = None, *, ax: Any = None) -> 
     length
         The greatest distance, query minus key. None: 256. Biases that serve encoders are drawn for keys after the query too.
     ax
-        Where to draw. None: into a figure of its own.
+        As ``heatmap``.
 
     Returns
     -------
@@ -91,10 +89,8 @@ def bias(encoding: Any = None, length: int | None = None, *, ax: Any = None) -> 
 
     Raises
     ------
-    ImportError
-        matplotlib is not installed.
-    TypeError, ValueError
-        An argument is wrong; the encoding is no bias.
+    ImportError, TypeError, ValueError
+        As ``heatmap``; the encoding is no bias.
 
     Notes
     -----
@@ -116,9 +112,9 @@ def bias(encoding: Any = None, length: int | None = None, *, ax: Any = None) -> 
         raise ValueError(message("bias", f"length must lie in [1, {MOST_DISTANCES}]", str(reach)))
     first = -reach if _for_encoders(chosen) else 0
     distances = np.arange(first, reach + 1)
-    found = chosen.values(distances, np.full_like(distances, reach) if chosen.normalises else None)
+    biases = chosen.values(distances, np.full_like(distances, reach) if chosen.normalises else None)
     (axes,), _ = figures.panels(ax)
-    _heads(axes, distances, found)
+    _heads(axes, distances, biases)
     axes.axhline(0, color="0.3", linewidth=0.8)
     axes.set_xlim(first, reach)
     axes.set_xlabel("distance, query - key (positions)")
@@ -135,17 +131,17 @@ def _for_encoders(bias: Bias) -> bool:
     return isinstance(bias, LogBuckets) or bool(getattr(bias, "symmetric", False) or getattr(bias, "bidirectional", False))
 
 
-def _heads(axes: Axes, distances: Any, found: Any) -> None:
+def _heads(axes: Axes, distances: Any, biases: Any) -> None:
     """A curve a head; few have labels, many a bar."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    heads = len(found)
+    heads = len(biases)
     colours = colormaps[figures.SEQUENTIAL].resampled(256)
     scale = Normalize(1, max(heads, 2))
     end = 0.92  # the map's last yellow is hard to see on white
-    for head, curve in enumerate(found, 1):
+    for head, curve in enumerate(biases, 1):
         axes.plot(distances, curve, color=colours(scale(head) * end), linewidth=1.5, label=f"{head}")
     if heads <= LABELLED:
         axes.legend(title="head", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

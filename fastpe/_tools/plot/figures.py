@@ -18,7 +18,7 @@ INSTALL = "plots need matplotlib: pip install 'fastpe[plot]'"
 WIDTH, HEIGHT, DPI = 8.0, 4.5, 150  # 1200 pixels, sharp where a page shows them 800 wide
 DIVERGING, SEQUENTIAL = "RdBu", "cividis"  # told apart by people who are colour-blind
 ABSENT = "0.85"
-# Okabe and Ito's colours, without their yellow, which is hard to see on white.
+# Okabe and Ito's colours, without their yellow, which is pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 REFERENCE = "0.45"  # of lines that others are compared with
 
@@ -42,11 +42,11 @@ def _ending(path: str | os.PathLike[str]) -> str:
 def panels(given: Any, count: int = 1, height: float = HEIGHT, **options: Any) -> tuple[list[Axes], bool]:
     """The caller's axes, or those of a new figure, and whether it is new. ``options`` are those of ``Figure.subplots``."""
     if given is not None:
-        found = list(np.ravel(np.array(given, dtype=object)))
-        if len(found) != count or not all(hasattr(one, "plot") for one in found):
+        given_axes = list(np.ravel(np.array(given, dtype=object)))
+        if len(given_axes) != count or not all(hasattr(one, "plot") for one in given_axes):
             rule = "axes must be " + ("one of matplotlib's axes" if count == 1 else f"{count} of matplotlib's axes")
             raise TypeError(checks.message("plot", rule, checks.describe(given)))
-        return found, False
+        return given_axes, False
     require()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -106,10 +106,10 @@ def bar(axes: Axes, image: Any, label: str | None, limits: tuple[float, float], 
     from matplotlib.ticker import MaxNLocator
 
     ticks = [tick for tick in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(*limits) if limits[0] <= tick <= limits[1]]
-    found = axes.figure.colorbar(image, ax=axes, ticks=ticks, format="{x:.4g}", pad=0.02, aspect=30, **options)
-    found.outline.set_linewidth(0.5)
+    colorbar = axes.figure.colorbar(image, ax=axes, ticks=ticks, format="{x:.4g}", pad=0.02, aspect=30, **options)
+    colorbar.outline.set_linewidth(0.5)
     if label is not None:
-        found.set_label(label)
+        colorbar.set_label(label)
 
 
 def diverging() -> Any:
@@ -147,8 +147,8 @@ def title(axes: Axes, what: str, encoding: Any = None, above: Any = None) -> Non
         above.suptitle(what, fontsize=12, x=0.015, ha="left", fontweight="bold")
         axes.set_title(under, loc="left", fontsize=9, color="0.3")
         return
-    room = 12 * (under.count("\n") + 1) if under else 0
-    axes.set_title(what, loc="left", fontsize=12, fontweight="bold", pad=7 + room)
+    pad = 12 * (under.count("\n") + 1) if under else 0
+    axes.set_title(what, loc="left", fontsize=12, fontweight="bold", pad=7 + pad)
     if under:
         axes.annotate(under, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=9, color="0.3")
 

@@ -14,7 +14,7 @@ from ...encodings.bias import ALiBi
 from ...scaling import NTK, Linear, Llama3, YaRN
 from . import curves, figures, maps, spectra
 
-COLOURS = 256  # of a file: a third of the bytes, and no difference to be seen
+COLOURS = 256  # of a file: a third of the bytes, no visible difference
 
 PICTURES: dict[str, Callable[[], Any]] = {
     "heatmap": lambda: maps.heatmap(Sinusoidal()),

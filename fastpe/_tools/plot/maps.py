@@ -27,7 +27,7 @@ def heatmap(
     ----------
     encoding
         One that is added, such as ``Sinusoidal`` or ``Learned``: what is added to x. One that rotates: the cosines and sines that it makes
-        of pairs (1, 0); channels that do not turn are grey. A text (``fastpe.plot.named``); None for ``Sinusoidal()``.
+        of pairs (1, 0); channels that it does not rotate are grey. A text (``fastpe.plot.named``); None for ``Sinusoidal()``.
     length
         Number of positions, ``offset`` ... ``offset + length - 1``. None: 128, at most as many as a table has, or those of a grid.
     dim
@@ -56,11 +56,11 @@ def heatmap(
     """
     chosen = values.chosen("heatmap", encoding)
     count, width = values.length_of("heatmap", chosen, length, 128), values.width_of("heatmap", chosen, dim)
-    found = values.rows("heatmap", chosen, count, width, offset)
+    rows = values.rows("heatmap", chosen, count, width, offset)
     (axes,), _ = figures.panels(ax)
-    limit = values.limit(found)
+    limit = values.limit(rows)
     extent = (-0.5, width - 0.5, offset + count - 0.5, offset - 0.5)
-    image = axes.imshow(found, cmap=figures.diverging(), vmin=-limit, vmax=limit, aspect="auto", extent=extent)
+    image = axes.imshow(rows, cmap=figures.diverging(), vmin=-limit, vmax=limit, aspect="auto", extent=extent)
     axes.set_xlabel("channel")
     _finish(axes, image, chosen, limit)
     figures.title(axes, f"{_what(chosen)} by position and channel, D = {width:,}", chosen)
@@ -108,9 +108,9 @@ def contour(encoding: Any = None, length: int | None = None, dim: int | None = N
     colours = figures.steps(levels)
     for block in blocks:
         if min(block.values.shape) > 1:  # else there is no area
-            place = block.channels, block.positions, block.values
-            axes.contourf(*place, levels=levels, cmap=colours.cmap, norm=colours.norm)
-            axes.contour(*place, levels=[0], colors="black", linewidths=0.5)
+            coordinates = block.channels, block.positions, block.values
+            axes.contourf(*coordinates, levels=levels, cmap=colours.cmap, norm=colours.norm)
+            axes.contour(*coordinates, levels=[0], colors="black", linewidths=0.5)
     axes.set_xlim(-0.5, max(block.channels[-1] for block in blocks) + 0.5)
     axes.set_ylim(max(count - 1, 1), 0)
     order = ", sines before cosines" if smooth else ", cosines before sines" if values.is_rotary(chosen) else ""
@@ -137,7 +137,7 @@ def similarity(
     """Draw how alike positions are: of each pair, and how it decays with distance.
 
     Of encodings that are added it is the cosine between two rows. Of those that rotate it is the dot product of a query and a key, equal
-    before they were rotated, as a share of that at distance 0: the mean of cos(distance * w_i). The distance is query minus key.
+    before they were rotated, relative to that at distance 0: the mean of cos(distance * w_i). The distance is query minus key.
 
     Parameters
     ----------
@@ -168,14 +168,14 @@ def similarity(
     """
     chosen = values.chosen("similarity", encoding)
     count, width = values.length_of("similarity", chosen, length, COMPARED), values.width_of("similarity", chosen, dim)
-    found = values.similarity("similarity", chosen, count, width)
+    compared = values.similarity("similarity", chosen, count, width)
     plain = None
     if getattr(chosen, "scaling", None) is not None:
         plain = values.similarity("similarity", replace(chosen, scaling=None), count, width)
     (left, right), own = figures.panels(axes, 2, ncols=2, width_ratios=(1, 1.15))
     extent = (-0.5, count - 0.5, count - 0.5, -0.5)
-    least = min(0.0, float(found.pairs.min()))
-    image = left.imshow(found.pairs, cmap=figures.SEQUENTIAL, vmin=least, vmax=1, extent=extent)
+    least = min(0.0, float(compared.pairs.min()))
+    image = left.imshow(compared.pairs, cmap=figures.SEQUENTIAL, vmin=least, vmax=1, extent=extent)
     what = "dot product, 1 at distance 0" if values.is_rotary(chosen) else "cosine similarity"
     figures.bar(left, image, what, (least, 1), location="bottom")
     left.set_xlabel("key position" if values.is_rotary(chosen) else "position")
@@ -184,8 +184,10 @@ def similarity(
     distances = np.arange(count)
     if plain is not None:
         right.plot(distances, plain.mean, color=figures.REFERENCE, linewidth=1.2, label="without the rule")
-    right.fill_between(distances, found.least, found.largest, color=figures.COLOURS[0], alpha=0.25, linewidth=0)
-    right.plot(distances, found.mean, color=figures.COLOURS[0], linewidth=1.8, label="with it" if plain is not None else None)
+    right.fill_between(distances, compared.least, compared.largest, color=figures.COLOURS[0], alpha=0.25, linewidth=0)
+    right.plot(
+        distances, compared.mean, color=figures.COLOURS[0], linewidth=1.8, label="with it" if plain is not None else None
+    )
     right.axhline(0, color="0.3", linewidth=0.8)
     right.set_xlim(0, max(count - 1, 1))
     right.set_ylim(top=1.02)

@@ -29,8 +29,8 @@ def rules() -> dict[str, type]:
     return {name.lower(): getattr(scaling, name) for name in scaling.__all__ if _is_value(getattr(scaling, name))}
 
 
-def _is_value(found: Any) -> bool:
-    return isinstance(found, type) and dataclasses.is_dataclass(found)
+def _is_value(value: Any) -> bool:
+    return isinstance(value, type) and dataclasses.is_dataclass(value)
 
 
 def encoding(text: str) -> Any:
@@ -38,10 +38,10 @@ def encoding(text: str) -> Any:
 
     Examples
     --------
-    >>> from fastpe._tools.plot import named
-    >>> named.encoding("sinusoidal:base=100,layout=concatenated").layout
+    >>> import fastpe.plot
+    >>> fastpe.plot.named.encoding("sinusoidal:base=100,layout=concatenated").layout
     'concatenated'
-    >>> named.encoding("rotary:scaling=linear(factor=4)").scaling
+    >>> fastpe.plot.named.encoding("rotary:scaling=linear(factor=4)").scaling
     Linear(factor=4.0)
     """
     return _value("encoding", text, encodings())
@@ -52,8 +52,8 @@ def rule(text: str) -> Any:
 
     Examples
     --------
-    >>> from fastpe._tools.plot import named
-    >>> named.rule("ntk:factor=8")
+    >>> import fastpe.plot
+    >>> fastpe.plot.named.rule("ntk:factor=8")
     NTK(factor=8.0)
     """
     return _value("scaling", text, rules())

@@ -25,7 +25,7 @@ WIDTH = 128
 
 
 class Spectrum(NamedTuple):
-    """Wavelengths in positions (F,), inf where a pair stands still; those without the rule; the attention factor."""
+    """Wavelengths in positions (F,), inf where a pair is not rotated; those without the rule; the attention factor."""
 
     scaled: npt.NDArray[np.float64]
     plain: npt.NDArray[np.float64]
@@ -80,10 +80,8 @@ def wavelengths(
 
     Raises
     ------
-    ImportError
-        matplotlib is not installed.
-    TypeError, ValueError
-        An argument is wrong; an encoding has no wavelengths.
+    ImportError, TypeError, ValueError
+        As ``heatmap``; an encoding has no wavelengths.
 
     Examples
     --------
@@ -104,9 +102,9 @@ def wavelengths(
     known = {getattr(one.scaling, "original_max_position", None) for one in chosen} - {None}
     trained = trained if trained is not None else known.pop() if len(known) == 1 else None
     target = length if length is not None else _target(chosen, trained)
-    found = [spectrum(one, width, target) for one in chosen]
+    spectra = [spectrum(one, width, target) for one in chosen]
     (upper, lower), own = figures.panels(axes, 2, 5.4, nrows=2, sharex=True, height_ratios=(1.7, 1))
-    _draw(upper, lower, chosen, found)
+    _draw(upper, lower, chosen, spectra)
     _lengths(upper, trained, target)
     if own:
         one = chosen[0]
@@ -135,12 +133,12 @@ def _target(chosen: list[Any], trained: int | None) -> int | None:
     return round(trained * max(factors)) if trained is not None and factors else None
 
 
-def _draw(upper: Axes, lower: Axes, chosen: list[Any], found: list[Spectrum]) -> None:
+def _draw(upper: Axes, lower: Axes, chosen: list[Any], spectra: list[Spectrum]) -> None:
     """Wavelengths above, and below by how much they are stretched."""
-    upper.plot(found[0].plain, color=figures.REFERENCE, linewidth=3.5, alpha=0.5, label="plain", solid_capstyle="butt")
+    upper.plot(spectra[0].plain, color=figures.REFERENCE, linewidth=3.5, alpha=0.5, label="plain", solid_capstyle="butt")
     lower.axhline(1, color=figures.REFERENCE, linewidth=3.5, alpha=0.5)
-    thickness = np.linspace(2.4, 1.2, len(chosen)) if len(chosen) > 1 else [1.8]  # so that curves on one line are all seen
-    for one, spectrum_of, colour, wide in zip(chosen, found, figures.COLOURS, thickness, strict=False):
+    thickness = np.linspace(2.4, 1.2, len(chosen)) if len(chosen) > 1 else [1.8]  # so that all curves that coincide are visible
+    for one, spectrum_of, colour, wide in zip(chosen, spectra, figures.COLOURS, thickness, strict=False):
         if one.scaling is None:
             continue
         finite = np.isfinite(spectrum_of.scaled)
@@ -161,7 +159,7 @@ def _draw(upper: Axes, lower: Axes, chosen: list[Any], found: list[Spectrum]) ->
     for axes in (upper, lower):
         figures.lines(axes)
         figures.integers(axes.xaxis)
-        axes.set_xlim(0, max(len(found[0].plain) - 1, 1))
+        axes.set_xlim(0, max(len(spectra[0].plain) - 1, 1))
 
 
 def _lengths(axes: Axes, trained: int | None, target: int | None) -> None:

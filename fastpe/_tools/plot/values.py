@@ -73,22 +73,22 @@ def check_range(function: str, length: int, offset: int) -> None:
 
 
 def check_size(function: str, length: int, dim: int) -> None:
-    """Refuse what would only fill the memory."""
+    """Refuse sizes that would only fill the memory."""
     if length * dim > MOST_ELEMENTS:
         rule = f"length * dim must be at most {MOST_ELEMENTS}"
         raise ValueError(message(function, rule, f"{length} * {dim}", "No picture shows more."))
 
 
-def limit(found: Floats) -> float:
+def limit(values: Floats) -> float:
     """The greatest magnitude, to which a diverging map is stretched on both sides."""
-    return float(np.nanmax(np.abs(found), initial=0.0)) or 1.0
+    return float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
 
 
 # ---- rows --------------------------------------------------------------------------------------------------------------------
 
 
 def rows(function: str, encoding: Any, length: int, dim: int, offset: int = 0, dtype: Any = np.float32) -> Floats:
-    """(T, D): what an encoding adds, or what a rotation makes of pairs (1, 0), NaN in channels that do not turn."""
+    """(T, D): what an encoding adds, or what a rotation makes of pairs (1, 0), NaN in channels that are not rotated."""
     check_size(function, length, dim)
     check_range(function, length, offset)
     x: Floats = np.zeros((1, length, dim), dtype)
@@ -97,7 +97,7 @@ def rows(function: str, encoding: Any, length: int, dim: int, offset: int = 0, d
         return x.reshape(length, dim)
     first, second = channels(encoding.plan(dim, offset + length))
     x[..., first] = 1
-    turn(x, encoding, offset + np.arange(length))
+    rotate(x, encoding, offset + np.arange(length))
     kept = np.ones(dim, bool)
     kept[first] = kept[second] = False
     x[..., kept] = np.nan
@@ -105,14 +105,14 @@ def rows(function: str, encoding: Any, length: int, dim: int, offset: int = 0, d
 
 
 def channels(plan: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The first and the second channel of each pair that turns."""
+    """The first and the second channel of each rotated pair."""
     i = np.arange(plan.rotary_dim // 2)
     if plan.interleaved:
         return plan.first_channel + 2 * i, plan.first_channel + 2 * i + 1
     return plan.first_channel + i, plan.first_channel + i + len(i)
 
 
-def turn(q: Floats, encoding: Any, positions: npt.NDArray[np.int64], k: Floats | None = None) -> None:
+def rotate(q: Floats, encoding: Any, positions: npt.NDArray[np.int64], k: Floats | None = None) -> None:
     """Rotate (1, T, D) in place; every axis of an encoding with sections has the same positions, as text has."""
     sections = getattr(encoding, "sections", None)
     given = positions if sections is None else np.broadcast_to(positions, (len(sections), len(positions))).copy()
@@ -132,9 +132,9 @@ def as_blocks(function: str, encoding: Any, length: int, dim: int) -> list[Block
     if not is_rotary(encoding):
         return [Block(np.arange(dim), np.arange(length), rows(function, encoding, length, dim))]
     halves = replace(encoding, interleaved=False)
-    found = rows(function, halves, length, dim)
+    rotated = rows(function, halves, length, dim)
     first, second = channels(halves.plan(dim, length))
-    return [Block(part - first[0], np.arange(length), found[:, part]) for part in (first, second)]
+    return [Block(part - first[0], np.arange(length), rotated[:, part]) for part in (first, second)]
 
 
 def smooth(encoding: Sinusoidal | Rotary, length: int, dim: int) -> list[Block]:
@@ -142,12 +142,15 @@ def smooth(encoding: Sinusoidal | Rotary, length: int, dim: int) -> list[Block]:
     angular, factor = encoding.frequencies(dim, length)
     amplitude = factor if isinstance(encoding, Sinusoidal) else 1.0
     count = len(angular)
-    places = np.linspace(0, count - 1, max(min(SMOOTH, (count - 1) * 16), count - 1) + 1)
-    # Geometric between neighbours; a pair that stands still has next to no frequency.
-    between = np.exp(np.interp(places, np.arange(count), np.log(np.maximum(angular, 1e-30))))
+    channels_at = np.linspace(0, count - 1, max(min(SMOOTH, (count - 1) * 16), count - 1) + 1)
+    # Geometric between neighbours; a pair that is not rotated has next to no frequency.
+    between = np.exp(np.interp(channels_at, np.arange(count), np.log(np.maximum(angular, 1e-30))))
     positions = np.linspace(0, length - 1, max(min(SMOOTH, (length - 1) * 8), length - 1) + 1)
     angles = positions[:, None] * between
-    return [Block(places, positions, amplitude * np.sin(angles)), Block(places + count, positions, amplitude * np.cos(angles))]
+    return [
+        Block(channels_at, positions, amplitude * np.sin(angles)),
+        Block(channels_at + count, positions, amplitude * np.cos(angles)),
+    ]
 
 
 # ---- similarity --------------------------------------------------------------------------------------------------------------
@@ -163,20 +166,20 @@ class Similarity(NamedTuple):
 
 
 def similarity(function: str, encoding: Any, length: int, dim: int) -> Similarity:
-    """Cosine of what is added; of rotated vectors the dot product, as a share of that at distance 0."""
+    """Cosine of what is added; of rotated vectors the dot product, relative to that at distance 0."""
     if length > MOST_POSITIONS:
         rule = f"length must be at most {MOST_POSITIONS}"
         raise ValueError(message(function, rule, str(length), "All pairs of positions are compared."))
     if is_rotary(encoding):
         q, k = (np.ones((1, length, dim)) for _ in range(2))
-        turn(q, encoding, np.arange(length), k)
+        rotate(q, encoding, np.arange(length), k)
         pairs = q[0] @ k[0].T
         pairs /= pairs[0, 0]
     else:
-        found = rows(function, encoding, length, dim, dtype=np.float64)
-        norms = np.linalg.norm(found, axis=1, keepdims=True)
-        found /= np.where(norms > 0, norms, 1)
-        pairs = found @ found.T
+        unit = rows(function, encoding, length, dim, dtype=np.float64)
+        norms = np.linalg.norm(unit, axis=1, keepdims=True)
+        unit /= np.where(norms > 0, norms, 1)
+        pairs = unit @ unit.T
     diagonals = [np.diagonal(pairs, -n) for n in range(length)]  # the query after the key
     return Similarity(pairs, *(np.array([f(one) for one in diagonals]) for f in (np.mean, np.min, np.max)))
 
@@ -224,13 +227,13 @@ def errors(function: str, encoding: Any, length: int, dim: int) -> tuple[npt.NDA
         return np.stack((np.sin(angles), np.cos(angles)))
 
     angles = usual(angular)
-    found = {
+    computed = {
         FASTPE: _by_fastpe(encoding, positions, dim, length),
         ANGLES: angles,
         STORED: to_bfloat16(angles),
         CAST: usual(to_bfloat16(angular)),
     }
-    return starts, {name: _largest(values, exact, len(starts)) for name, values in found.items()}
+    return starts, {name: _largest(values, exact, len(starts)) for name, values in computed.items()}
 
 
 def _largest(values: Floats, exact: Floats, count: int) -> Floats:

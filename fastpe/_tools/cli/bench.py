@@ -1,4 +1,4 @@
-"""``python -m fastpe bench``: what it takes, and what it does with it."""
+"""``python -m fastpe bench``: its options, its table and its exit code."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .arguments import require_folder
+
 BAR = "{percentage:3.0f}% {bar:24} {desc}"
-SLOWER_NOW = 1  # the exit code where --compare found something slower
+FAILED = SLOWER = 1  # exit codes: fastpe failed or was wrong; --compare says that something is slower
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
+def add_parser(commands: Any) -> Any:
     """Add the command to those of ``python -m fastpe``."""
-    bench: argparse.ArgumentParser = commands.add_parser(
+    bench = commands.add_parser(
         "bench",
         help="measure fastpe, NumPy and torch on this machine",
         description="Measure fastpe beside NumPy, torch where it is installed, and a GPU where there is one: about two minutes, 2.5 GB.",
-        epilog="Exit code: 1 where --compare finds something slower by more than 10 %.",
+        epilog="Exit code: 1 where fastpe fails, or --compare finds something slower by more than 10 %.",
     )
     bench.add_argument("--quick", action="store_true", help="smaller arrays and fewer rounds: less than a minute")
     bench.add_argument(
@@ -34,15 +36,15 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; ImportError, ValueError and OSError say in one line what is wrong with the arguments."""
-    from .. import set_num_threads
-    from . import benchmark
-    from .benchmark.probes import settle_threads
+    from ... import set_num_threads
+    from .. import benchmark
+    from ..benchmark.probes import settle_threads
 
     if arguments.threads is not None and arguments.threads < 1:
         raise ValueError(f"bench: --threads must be at least 1, got {arguments.threads}.")
     before = None if arguments.compare is None else benchmark.read(arguments.compare)
     if arguments.json is not None:
-        _require_folder(arguments.json)
+        require_folder("bench", "--json", arguments.json)
     dtypes = ("float32", "bfloat16") if importlib.util.find_spec("ml_dtypes") else ("float32", "float16")
     every = benchmark.cases(arguments.quick, benchmark.devices(), dtypes)
     chosen = [case for case in every if arguments.only in str(case)]
@@ -57,25 +59,23 @@ def run(arguments: argparse.Namespace) -> int:
         with _progress(len(chosen)) as show:
             for case in chosen:
                 show(str(case))
-                results.append(benchmark.measure(case, threads, arguments.quick))
+                results.append(benchmark.measure_line(case, threads, arguments.quick))
     except benchmark.WrongResult as error:
         print(f"bench: {error}", file=sys.stderr)
-        return SLOWER_NOW
+        return FAILED
     print(f"{benchmark.describe(known)}\n{benchmark.EXPLANATION}\n\n{benchmark.table(results)}")
+    if failures := benchmark.failed(results):
+        print("\nfailed:", *failures, sep="\n  ")
+    code = FAILED if any("fastpe" in result["failures"] for result in results) else 0
     if arguments.json is not None:
         benchmark.write(arguments.json, known, results)
         print(f"\nsaved {os.path.abspath(arguments.json)}")
-    return 0 if before is None else _compare(before, known, results)
-
-
-def _require_folder(path: str) -> None:
-    """Say now what would fail after two minutes."""
-    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path) or "."):
-        raise ValueError(f"bench: --json must name a file in a folder that exists, got {path!r}.")
+    slower = 0 if before is None else _compare(before, known, results)
+    return code or slower
 
 
 def _compare(before: dict[str, Any], machine: dict[str, Any], results: list[dict[str, Any]]) -> int:
-    from . import benchmark
+    from .. import benchmark
 
     lines, slower = benchmark.compare(before["results"], results)
     changed = [
@@ -84,17 +84,17 @@ def _compare(before: dict[str, Any], machine: dict[str, Any], results: list[dict
     also = f" (another machine: {', '.join(changed)})" if changed else ""
     print(f"\nBeside the saved run{also}\n{lines}\n")
     print("\n".join(f"slower: {one}" for one in slower) or "Nothing is slower by more than 10 %.")
-    return SLOWER_NOW if slower else 0
+    return SLOWER if slower else 0
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A function that is told what is measured next; a bar on a terminal, tqdm's where that is installed."""
+    """A function to call with the name of what is measured next; a bar on a terminal, tqdm's where that is installed."""
     begun = 0
     try:
         from tqdm import tqdm
     except ImportError:
-        from .demo import Progress
+        from ..progress import Progress
 
         def show(what: str) -> None:
             nonlocal begun

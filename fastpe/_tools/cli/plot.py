@@ -1,4 +1,4 @@
-"""``python -m fastpe plot``: what it takes, and what it does with it. matplotlib is imported when a picture is drawn."""
+"""``python -m fastpe plot``: its options, and the picture they ask for. matplotlib is imported when a picture is drawn."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Encodings and rules are names with fields:
 """
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
+def add_parser(commands: Any) -> Any:
     """Add the command to those of ``python -m fastpe``."""
     described = "\n".join(f"  {kind:<12} {what}" for kind, what in KINDS.items())
     plot = commands.add_parser(
@@ -58,14 +58,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         metavar="FILE",
         help="the file, whose ending chooses the format (default: PICTURE.png); all: the folder",
     )
-    parser: argparse.ArgumentParser = plot
-    return parser
+    return plot
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draw and save; ImportError, TypeError, ValueError and OSError say in one line what is wrong."""
-    from . import plot
-    from .plot import gallery
+    """Draw and save; ImportError, TypeError, ValueError and OSError say in one line which argument is wrong."""
+    from .. import plot
+    from ..plot import gallery
 
     kind = arguments.kind
     options = ("encoding", "recipe", "scaling", "length", "trained", "dim", "offset")
@@ -89,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _chosen(kind: str, given: dict[str, Any]) -> Any:
     """The encoding that was asked for, with the rule; None for the picture's own; several for wavelengths."""
-    from .plot import named
+    from ..plot import named
 
     chosen = named.recipe(given["recipe"]) if "recipe" in given else None
     if "encoding" in given:

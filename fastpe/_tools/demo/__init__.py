@@ -1,0 +1,9 @@
+"""``python -m fastpe demo``: encode a text in place, check the result against the formula, time it."""
+
+from __future__ import annotations
+
+from .report import Report, table
+from .running import run
+from .text import MOST_DIM, BadArgument
+
+__all__ = ["MOST_DIM", "BadArgument", "Report", "run", "table"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +35,8 @@ print("compiled" if compiled else "loaded")
 
 
 def start(place: Path | str | None, *dtypes: str, changes: dict[str, str | None] | None = None, before: str = ""):
-    """Run the program with a cache folder; return the results and whether it compiled."""
-    environment = dict(os.environ) | {"FASTPE_CACHE_DIR": str(place)}
+    """Run the program with a cache folder; return the results and whether it compiled, which is quick without optimisation."""
+    environment = dict(os.environ) | {"FASTPE_CACHE_DIR": str(place), "NUMBA_OPT": "0"}
     for name, value in (changes or {}).items():
         environment.pop(name, None)
         if value is not None:
@@ -58,17 +59,30 @@ def expected(dtype: str = "float32") -> str:
     return fastpe.add_encoding(x, offset=1_000_003, input_scale=3.0).tobytes().hex()
 
 
-def test_the_second_process_compiles_nothing(tmp_path):
-    assert start(tmp_path) == ([expected()], "compiled")
-    (file,) = (tmp_path / "numba").iterdir()
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The file of a kernel that another process compiled."""
+    place = tmp_path_factory.mktemp("compiled")
+    assert start(place) == ([expected()], "compiled")
+    (file,) = (place / "numba").iterdir()
+    return file
+
+
+@pytest.fixture
+def file(compiled, tmp_path):
+    """The same in a cache folder that is the test's own."""
+    place = tmp_path / "numba"
+    place.mkdir(mode=0o700)
+    return Path(shutil.copy(compiled, place))
+
+
+def test_the_second_process_compiles_nothing(tmp_path, file):
     assert start(tmp_path) == ([expected()], "loaded")
     assert list((tmp_path / "numba").iterdir()) == [file]
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", None])
-def test_a_damaged_file_is_replaced(tmp_path, damage):
-    start(tmp_path)
-    (file,) = (tmp_path / "numba").iterdir()
+def test_a_damaged_file_is_replaced(tmp_path, file, damage):
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if damage is None else damage)
     assert start(tmp_path) == ([expected()], "compiled")
@@ -76,7 +90,10 @@ def test_a_damaged_file_is_replaced(tmp_path, damage):
 
 
 def test_a_whole_file_that_is_no_kernel_is_not_fatal(tmp_path, monkeypatch):
+    import numba
+
     monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(numba.config, "OPT", 0)  # as in the process
     key = numba_backend._key("add_sinusoidal", ("float32", numba_backend._IN_PLACE))
     cache.store(cache.folder("numba"), key, pickle.dumps(("not", "a", "kernel")))
     assert start(tmp_path) == ([expected()], "compiled")
@@ -111,22 +128,27 @@ def test_a_full_disk_is_not_fatal(tmp_path):
     assert list((tmp_path / "numba").iterdir()) == []
 
 
-def test_another_cpu_has_its_own_kernels_and_the_same_bits(tmp_path):
-    """Code for a CPU without vectors, fused multiply-add and float16 conversion: slower, and not one bit different."""
-    start(tmp_path)
-    results, how = start(tmp_path, *cases.DTYPES, changes={"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""})
-    assert how == "compiled"
+GENERIC = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}  # no vectors, fused multiply-add or float16 conversion
+
+
+@pytest.mark.usefixtures("file")
+def test_another_cpu_has_its_own_kernels(tmp_path):
+    assert start(tmp_path, changes=GENERIC) == ([expected()], "compiled")
+    assert start(tmp_path) == start(tmp_path, changes=GENERIC) == ([expected()], "loaded")
+
+
+def test_code_for_another_cpu_has_the_same_bits():
+    """Slower, and not one bit different, optimised as it is for this one."""
+    results, _ = start(os.environ["FASTPE_CACHE_DIR"], *cases.DTYPES, changes={**GENERIC, "NUMBA_OPT": None})
     assert results == [expected(dtype) for dtype in cases.DTYPES]
-    assert start(tmp_path) == ([expected()], "loaded")
 
 
-def test_every_operation_has_the_same_bits_on_another_cpu(tmp_path):
+def test_every_operation_has_the_same_bits_on_another_cpu():
     import digest
 
-    changes = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "FASTPE_CACHE_DIR": str(tmp_path)}
     script = Path(digest.__file__)
     done = subprocess.run(
-        [sys.executable, str(script)], env={**os.environ, **changes}, capture_output=True, text=True, timeout=250
+        [sys.executable, str(script)], env={**os.environ, **GENERIC}, capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == digest.digest()
@@ -146,9 +168,9 @@ def test_the_key_holds_what_the_code_depends_on(monkeypatch):
     assert numba_backend._key("add_sinusoidal", ("float32", 0)) != first
 
 
+@pytest.mark.usefixtures("file")
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path))
-    start(tmp_path)
     assert cli.main(["cache", "--info"]) == cli.main(["cache"]) == 0
     (kernel,) = cache.files()
     mebibytes = kernel.stat().st_size / 2**20

@@ -173,8 +173,8 @@ class Derived(Rotary):
 @pytest.mark.parametrize(
     ("encoding", "error", "text"),
     [
-        (Rotary(scaling=Own()), TypeError, r"made of numbers and rules of fastpe\.scaling, got a test_torch_compile\.Own"),
-        (Derived(), TypeError, r"one of fastpe's, got a test_torch_compile\.Derived"),
+        (Rotary(scaling=Own()), TypeError, r"made of numbers and rules of fastpe\.scaling, got a .*\.Own"),
+        (Derived(), TypeError, r"one of fastpe's, got a .*\.Derived"),
         (3.0, TypeError, r"one of fastpe's, got a builtins\.float"),
         ("learned", TypeError, r"encoding must be an encoding such as Sinusoidal\(\) or one of 'sinusoidal'"),
     ],

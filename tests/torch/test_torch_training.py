@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,6 @@ from fastpe.torch import functional  # noqa: E402
 VOCABULARY, WIDTH, HEADS, LENGTH, STEPS = 19, 32, 4, 24, 300
 HEAD = WIDTH // HEADS
 SAME_LOSS = 1e-4  # of losses from 3 down to 0.1, float32: sums in another order, carried on for 300 steps
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Operations as small as these lose time to threads that wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def angles(length: int, width: int) -> Any:

@@ -327,6 +327,13 @@ class Grid(Additive):
         """True: without positions it means all rows of the grid."""
         return True
 
+    def with_coordinates(self, function: str, rows: int) -> tuple[Grid, npt.NDArray[np.float64]]:
+        """The same grid without a shape, and where its rows stand one after the other, (axes, T)."""
+        if self.shape is None or self.rows != rows or self.extent is not None:
+            rule = "an array that is split must have the grid's rows along seq_axis, and the grid no extent"
+            raise ValueError(message(function, rule, f"{rows} rows and extent {self.extent}", "Give positions=."))
+        return replace(self, shape=None), self.counted().reshape(len(self.shape), -1)
+
     def additions(self, target: Target, where: Where, out: Memory, scale: float, seq_len: int | None) -> Sequence[Any]:
         for sinusoid in self.sinusoids:
             checks.fits(target.function, "the encoding's amplitude", sinusoid.amplitude, out.dtype)

@@ -10,6 +10,7 @@ from ..._arrays import ITEMSIZE, Memory, dispatch
 from .. import checks
 from ..arguments import Target, device_name, host_numbers, is_known, output, overlap
 from ..checks import message
+from ..parts import Block, part
 from ..where import Where
 from .base import Job, Spec, offset_kind
 
@@ -58,6 +59,9 @@ class Add(_Add):
 
     def adjoint(self) -> Scale:
         return Scale(self.input_scale)
+
+    def part(self, where: Where, shape: tuple[int, ...], block: Block) -> tuple[Any, Where]:
+        return part(self, where, shape, block)
 
     def repeatable(self, where: Where) -> bool:
         encoding, scale, seq_len = self

@@ -8,12 +8,14 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..._arrays import ITEMSIZE, Memory, dispatch
+from ..._arrays import numpy as numpy_arrays
 from ..._backends import backend_of
 from ..._backends.toeplitz import Places
 from .. import checks
 from ..arguments import check_apart, device_name, either, host_numbers, is_known, output, overlap
 from ..bias_tables import FUNCTION, Work, is_value, own_memory
 from ..checks import NOT_A_POSITION, POSITION_LIMIT, describe, message
+from ..parts import Block
 from .base import Job, Spec
 
 
@@ -72,6 +74,23 @@ class AddBias(_AddBias):
     def adjoint(self) -> ScaleScores:
         return ScaleScores(self.causal, self.input_scale)
 
+    def part(self, where: Between, shape: tuple[int, ...], block: Block) -> tuple[AddBias, Between]:
+        """Of scores of this shape; a block has all heads."""
+        heads, rows, columns = block[-3:]
+        if tuple(heads) != (0, shape[-3]):
+            raise ValueError(message(FUNCTION, "a block must have all heads", f"{tuple(block)} of shape {shape}"))
+        outline = Memory(None, 0, shape, (0,) * len(shape), "float32", None, True)
+        known = resolve(numpy_arrays, outline, where, False)
+        sequences = slice(*block[0]) if len(shape) > 3 else slice(None)
+        queries, keys = (
+            _own_rows(table, start, count, sequences)[..., slice(*ends)]
+            for table, start, count, ends in (
+                (known.queries, known.start, shape[-2], rows),
+                (known.keys, 0, shape[-1], columns),
+            )
+        )
+        return self, Between(None, queries, keys)
+
     def key(self, arrays: tuple[Any, ...], where: Between, out: Any) -> Any:
         if not self.repeatable(where):
             return None
@@ -109,6 +128,14 @@ class ScaleScores(_ScaleScores):
 
     def adjoint(self) -> ScaleScores:
         return self
+
+
+def _own_rows(table: Memory | None, start: int, count: int, sequences: slice) -> Any:
+    """Positions as numbers, of some of the sequences where each has its own."""
+    if table is None:
+        return np.arange(start, start + count)
+    positions = np.asarray(table.array) >> 32
+    return positions[sequences] if positions.ndim == 2 else positions
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------------------------

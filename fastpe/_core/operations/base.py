@@ -49,6 +49,9 @@ class Operation(Protocol):
     def adjoint(self) -> Any:
         """The operation that takes the gradient of what is written to that of what was read."""
 
+    def part(self, where: Any, shape: tuple[int, ...], block: Any) -> tuple[Any, Any]:
+        """The operation on a block (begin and end along each axis) of an array of this shape, and where its rows stand."""
+
     def key(self, arrays: tuple[Any, ...], where: Any, out: Any) -> Any:
         """Under which key a prepared call on NumPy's arrays is kept: all that checks depend on but addresses, flags, offsets and ids.
 

@@ -12,6 +12,7 @@ from ..._backends.calls import SumRows
 from .. import checks
 from ..arguments import Target, check_apart, device_name, host_numbers, is_known, output
 from ..checks import describe, message
+from ..parts import Block, part
 from ..where import Where, resolve
 from .base import Job, Spec, offset_kind
 
@@ -111,6 +112,13 @@ class Embed(_Embed):
 
     def adjoint(self) -> Scatter:
         return Scatter(self)
+
+    def part(self, where: Where, shape: tuple[int, ...], block: Block) -> tuple[Any, Where]:
+        """Of a result of this shape. What counts padding needs all ids: give a mask instead."""
+        if self.padding_idx is not None:
+            rule, remedy = "an embedding that counts padding cannot be split", "Pass mask=(ids != padding_idx)."
+            raise ValueError(message(self.function, rule, f"padding_idx {self.padding_idx}", remedy))
+        return part(self, where, shape, block)
 
     def repeatable(self, where: Where) -> bool:
         _, positions, cu_seqlens, mask, _ = where

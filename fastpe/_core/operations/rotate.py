@@ -13,6 +13,7 @@ from ..._backends.calls import Rotate as RotateCall
 from .. import checks
 from ..arguments import Target, device_name, output, overlap
 from ..checks import describe, message
+from ..parts import Block, part
 from ..where import Where, length_of, resolve_moves
 from .base import Job, Spec, offset_kind
 
@@ -83,6 +84,9 @@ class Rotate(_Rotate):
 
     def adjoint(self) -> Rotate:
         return self._replace(transposed=not self.transposed)
+
+    def part(self, where: Where, shape: tuple[int, ...], block: Block) -> tuple[Any, Where]:
+        return part(self, where, shape, block)
 
     def repeatable(self, where: Where) -> bool:
         encoding, inverse, seq_len, _, packing = self
@@ -173,6 +177,9 @@ class Rerotate(_Rerotate):
 
     def adjoint(self) -> Rerotate:
         return self._replace(transposed=not self.transposed)
+
+    def part(self, where: Where, shape: tuple[int, ...], block: Block) -> tuple[Any, Where]:
+        return part(self, where, shape, block)
 
     def key(self, arrays: tuple[Any, ...], where: Where, out: Any) -> None:
         return None

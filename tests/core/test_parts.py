@@ -1,0 +1,123 @@
+"""How calls split: a block of an array, encoded with what its part of the call says, has the bits that it has in the whole."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+
+from fastpe import ALiBi, Grid, Rotary, Sinusoidal
+from fastpe._core.operations import Add, AddBias, Between, Embed, Rerotate, Rotate
+from fastpe._core.run import run
+from fastpe._core.where import Where
+from fastpe.scaling import DynamicNTK
+
+RANDOM = np.random.default_rng(5)
+B, H, T, D = 4, 2, 12, 8
+KEPT = RANDOM.random((B, T)) < 0.7
+WHERE = {
+    "offset": Where(7),
+    "offsets": Where(np.array([3, -1, 1 << 30, 0])),
+    "positions": Where(positions=RANDOM.permutation(T)),
+    "positions_of_sequences": Where(positions=RANDOM.normal(size=(B, T)) * 100),
+    "boundaries": Where(2, cu_seqlens=[0, 5, 5, T]),
+    "mask": Where(1, mask=KEPT),
+    "mask_of_rows": Where(mask=KEPT[0]),
+    "positions_and_mask": Where(positions=np.arange(T) * 3, mask=KEPT),
+}
+
+
+def blocks(shape: tuple[int, ...], *axes: int) -> list[list[tuple[int, int]]]:
+    """Every axis named in halves of unequal size, all others whole."""
+    ends = [[(0, size // 3), (size // 3, size)] if axis in axes else [(0, size)] for axis, size in enumerate(shape)]
+    return [list(block) for block in itertools.product(*ends)]
+
+
+def cut(array: Any, block: Any) -> Any:
+    return array[tuple(slice(*ends) for ends in block)]
+
+
+def check(operation: Any, where: Any, shape: tuple[int, ...], *axes: int) -> None:
+    x = RANDOM.normal(size=shape).astype(np.float32)
+    whole, parts = x.copy(), x.copy()
+    arrays = (
+        (whole,) if isinstance(operation, (Add, AddBias)) else (whole, 5) if isinstance(operation, Rerotate) else (whole, None)
+    )
+    run(operation, arrays, where)
+    for block in blocks(shape, *axes):
+        own, own_where = operation.part(where, shape, block)
+        run(own, (cut(parts, block), *arrays[1:]), own_where)
+    cases.assert_same_bits(parts, whole)
+
+
+@pytest.mark.parametrize("name", WHERE)
+@pytest.mark.parametrize(
+    "operation",
+    [Add(Sinusoidal(), 2.0), Add(Sinusoidal(scaling=DynamicNTK(4.0, 6))), Rotate(Rotary()), Rotate(Rotary(), inverse=True)],
+    ids=["add", "add_by_length", "rotate", "inverse"],
+)
+def test_rows_sequences_and_heads(name, operation):
+    check(operation, WHERE[name], (B, H, T, D), 0, 1, 2)
+
+
+@pytest.mark.parametrize("seq_axis", [0, 1])
+def test_other_axes(seq_axis):
+    shape = (B, T, D) if seq_axis == 1 else (T, B, D)
+    check(Add(Sinusoidal()), Where(np.arange(B), seq_axis=seq_axis), shape, 0, 1)
+    mask = KEPT if seq_axis == 1 else KEPT.T
+    check(Add(Sinusoidal()), Where(mask=mask, seq_axis=seq_axis), shape, 0, 1)
+
+
+def test_positions_of_every_row():
+    positions = RANDOM.integers(-50, 50, (B, H, T))
+    check(Add(Sinusoidal()), Where(positions=positions), (B, H, T, D), 0, 1, 2)
+
+
+def test_sections_and_grids():
+    positions = RANDOM.integers(0, 50, (3, B, T))
+    check(Rotate(Rotary(sections=(2, 1, 1))), Where(positions=positions), (B, H, T, D), 0, 2)
+    check(Add(Grid((3, 4))), Where(), (B, T, D), 0, 1)
+    with pytest.raises(ValueError, match="no extent"):
+        Add(Grid((3, 4), extent=2.0)).part(Where(), (B, T, D), blocks((B, T, D), 1)[0])
+
+
+def test_moves():
+    rotary = Rotary()
+    check(Rerotate(rotary, rotary), Where(), (B, H, T, D), 0, 1, 2)
+    check(Rerotate(rotary, Rotary(base=500.0)), WHERE["mask"], (B, H, T, D), 0, 2)
+
+
+def test_embeddings():
+    table, ids = RANDOM.normal(size=(9, D)).astype(np.float32), RANDOM.integers(0, 9, (B, T))
+    operation, where = Embed(Sinusoidal(), 2.0), WHERE["mask"]
+    whole = run(operation, (table, ids, None, None, None, None), where)
+    for block in blocks(whole.shape, 0, 1):
+        own, own_where = operation.part(where, whole.shape, block)
+        made = run(own, (table, cut(ids, block[:-1]), None, None, None, None), own_where)
+        cases.assert_same_bits(made, np.ascontiguousarray(cut(whole, block)))
+    with pytest.raises(ValueError, match="cannot be split"):
+        Embed(Sinusoidal(), padding_idx=0).part(where, whole.shape, blocks(whole.shape)[0])
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        Between(),
+        Between(3),
+        Between(np.arange(B) * 2),
+        Between(q_positions=RANDOM.integers(0, 20, (B, 5)), k_positions=RANDOM.integers(0, 20, 9)),
+    ],
+    ids=["last", "offset", "offsets", "positions"],
+)
+def test_scores(where):
+    check(AddBias(ALiBi(H), causal=True), where, (B, H, 5, 9), 0, 2, 3)
+    with pytest.raises(ValueError, match="all heads"):
+        AddBias(ALiBi(H)).part(Between(), (B, H, 5, 9), blocks((B, H, 5, 9), 1)[0])
+
+
+def test_blocks_are_of_whole_rows():
+    with pytest.raises(ValueError, match="whole rows"):
+        Add(Sinusoidal()).part(Where(), (B, T, D), [(0, B), (0, T), (0, 4)])

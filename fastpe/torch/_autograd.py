@@ -16,7 +16,7 @@ from .._core.operations import Add, AddBias, Embed, Encode, Rotate, Scale
 from .._core.where import Where
 from . import _bias, _memory
 from ._gather_sum import by_position, embed_gradients, on_rows, row_positions
-from ._grad_state import check_in_place, is_traced
+from ._grad_state import check_in_place, is_mapped, is_traced, keep, kept
 from ._packing import pack
 
 Tensor = torch.Tensor
@@ -74,23 +74,6 @@ def _with_table(operation: Any, table: Any) -> Any:
 def _own(where: Any) -> Any:
     """Where rows stand, with nothing that the caller could change before the way back; tensors are watched by their versions."""
     return type(where)(*[copy.deepcopy(value) if isinstance(value, list) else value for value in where])
-
-
-def keep(ctx: Any, *values: Any) -> None:
-    """Tensors in autograd's own way, which sees whether they are written until then; anything else as it is."""
-    tensors = [value if isinstance(value, Tensor) else None for value in values]
-    ctx.save_for_backward(*tensors)
-    ctx.save_for_forward(*tensors)
-    ctx.plain = [None if isinstance(value, Tensor) else value for value in values]
-
-
-def kept(ctx: Any) -> list[Any]:
-    return [plain if tensor is None else tensor for tensor, plain in zip(ctx.saved_tensors, ctx.plain, strict=True)]
-
-
-def is_mapped(in_dims: Any) -> bool:
-    """Whether any of some arguments, lists among them, has an axis that vmap maps."""
-    return any(map(is_mapped, in_dims)) if isinstance(in_dims, (tuple, list)) else in_dims is not None
 
 
 # ---- what is linear in an array ----------------------------------------------------------------------------------------------

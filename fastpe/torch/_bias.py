@@ -24,7 +24,7 @@ from ..encodings.bias import Bias
 from ..encodings.buckets import Buckets
 from . import _memory
 from ._distances import by_distance, hidden, standing
-from ._grad_state import in_transform, is_traced
+from ._grad_state import in_transform, is_traced, keep, kept
 from ._packing import pack
 
 Tensor = torch.Tensor
@@ -74,17 +74,6 @@ def differentiable(operation: AddBias, scores: Tensor, where: Between, validate:
 def tensors_of(bias: Any) -> dict[str, Tensor]:
     """What of a bias is a tensor, by name."""
     return {name: value for name, value in bias.arrays.items() if isinstance(value, Tensor)}
-
-
-def _keep(ctx: Any, *values: Any) -> None:
-    tensors = [value if isinstance(value, Tensor) else None for value in values]
-    ctx.save_for_backward(*tensors)
-    ctx.save_for_forward(*tensors)
-    ctx.plain = [None if isinstance(value, Tensor) else value for value in values]
-
-
-def _kept(ctx: Any) -> list[Any]:
-    return [plain if tensor is None else tensor for tensor, plain in zip(ctx.saved_tensors, ctx.plain, strict=True)]
 
 
 def _span(operation: AddBias, scores: Tensor, where: Between, validate: bool) -> tuple[int, int] | None:
@@ -137,11 +126,11 @@ class AddTable(torch.autograd.Function):
         if call.in_place:
             ctx.mark_dirty(scores)
         ctx.call, ctx.span = call, span
-        _keep(ctx, q_positions, k_positions)
+        keep(ctx, q_positions, k_positions)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        places = _kept(ctx)
+        places = kept(ctx)
         queries, keys = standing(grad.shape, grad.device, ctx.call.q_offset, *places)
         visible = _visible(grad, ctx.call.operation, queries, keys)
         of_table = None
@@ -160,7 +149,7 @@ class AddTable(torch.autograd.Function):
         if scores is None:
             return None
         operation = ctx.call.operation
-        queries, keys = standing(scores.shape, scores.device, ctx.call.q_offset, *_kept(ctx))
+        queries, keys = standing(scores.shape, scores.device, ctx.call.q_offset, *kept(ctx))
         return _visible(scores * operation.input_scale, operation, queries, keys)
 
     @staticmethod
@@ -238,11 +227,11 @@ class AddRows(torch.autograd.Function):
         if call.in_place:
             ctx.mark_dirty(scores)
         ctx.call, ctx.names = call, names
-        _keep(ctx, q_positions, k_positions, *tensors)
+        keep(ctx, q_positions, k_positions, *tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        operation, (q_positions, k_positions, *tensors) = ctx.call.operation, _kept(ctx)
+        operation, (q_positions, k_positions, *tensors) = ctx.call.operation, kept(ctx)
         queries, keys = standing(grad.shape, grad.device, ctx.call.q_offset, q_positions, k_positions)
         visible = _visible(grad, operation, queries, keys)
         needed = [name for name, need in zip(ctx.names, ctx.needs_input_grad[5:], strict=True) if need]
@@ -296,11 +285,11 @@ class AddTraced(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, q_positions, k_positions, q_offset, call, *tensors = inputs
         ctx.call = call._replace(q_offset=None if q_offset is not None else call.q_offset)
-        _keep(ctx, q_positions, k_positions, q_offset, *tensors)
+        keep(ctx, q_positions, k_positions, q_offset, *tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        (q_positions, k_positions, q_offset, *tensors), call = _kept(ctx), ctx.call
+        (q_positions, k_positions, q_offset, *tensors), call = kept(ctx), ctx.call
         where = Between(call.q_offset if q_offset is None else q_offset, q_positions, k_positions)
         queries, keys = standing(grad.shape, grad.device, *where)
         of_scores = _times(_visible(grad, call.operation, queries, keys), call.operation.input_scale)

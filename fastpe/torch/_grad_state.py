@@ -121,3 +121,23 @@ def _forbidden(x: Tensor) -> str | None:
     if x.requires_grad and x.is_leaf:
         return "a leaf Variable that requires grad is being used in an in-place operation."
     return None
+
+
+# ---- what functions of autograd have in common --------------------------------------------------------------------------------
+
+
+def keep(ctx: Any, *values: Any) -> None:
+    """Tensors in autograd's own way, which sees whether they are written until then; anything else as it is."""
+    tensors = [value if isinstance(value, Tensor) else None for value in values]
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+    ctx.plain = [None if isinstance(value, Tensor) else value for value in values]
+
+
+def kept(ctx: Any) -> list[Any]:
+    return [plain if tensor is None else tensor for tensor, plain in zip(ctx.saved_tensors, ctx.plain, strict=True)]
+
+
+def is_mapped(in_dims: Any) -> bool:
+    """Whether any of some arguments, lists among them, has an axis that vmap maps."""
+    return any(map(is_mapped, in_dims)) if isinstance(in_dims, (tuple, list)) else in_dims is not None

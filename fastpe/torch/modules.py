@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,6 +11,21 @@ from .._core.checks import describe, message
 from ..encodings import Learned, Rotary, Rotational, Sinusoidal, additive
 from ..verbs import add_encoding, apply_rotary
 from . import functional
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    from typing_extensions import Unpack
+
+    class Where(TypedDict, total=False):
+        """Where rows stand, as ``fastpe.add_encoding`` takes it."""
+
+        offset: Any
+        positions: Any
+        cu_seqlens: Any
+        mask: Any
+        seq_len: int | None
+
 
 __all__ = ["LearnedEncoding", "RotaryEmbedding", "SinusoidalEncoding", "TokenEmbedding"]
 
@@ -52,29 +67,9 @@ class SinusoidalEncoding(torch.nn.Module):
         self.encoding = _encoding("SinusoidalEncoding", encoding, Sinusoidal)
         self.input_scale, self.seq_axis, self.inplace = input_scale, seq_axis, inplace
 
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        offset: Any = 0,
-        positions: Any = None,
-        cu_seqlens: Any = None,
-        mask: Any = None,
-        seq_len: int | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, **where: Unpack[Where]) -> Tensor:
         """Add the encoding."""
-        add = add_encoding if self.inplace else functional.add_encoding
-        return add(
-            x,
-            self.encoding,
-            offset=offset,
-            positions=positions,
-            cu_seqlens=cu_seqlens,
-            mask=mask,
-            seq_axis=self.seq_axis,
-            input_scale=self.input_scale,
-            seq_len=seq_len,
-        )
+        return _add(self, x, where)
 
     def extra_repr(self) -> str:
         return f"{self.encoding}, input_scale={self.input_scale}, seq_axis={self.seq_axis}, inplace={self.inplace}"
@@ -118,32 +113,10 @@ class RotaryEmbedding(torch.nn.Module):
         self.encoding = _encoding("RotaryEmbedding", encoding, Rotary, Rotational)
         self.seq_axis, self.inplace = seq_axis, inplace
 
-    def forward(
-        self,
-        q: Any,
-        k: Any = None,
-        *,
-        offset: Any = 0,
-        positions: Any = None,
-        cu_seqlens: Any = None,
-        mask: Any = None,
-        inverse: bool = False,
-        seq_len: int | None = None,
-    ) -> Any:
+    def forward(self, q: Any, k: Any = None, *, inverse: bool = False, **where: Unpack[Where]) -> Any:
         """Rotate q and k."""
         rotate = apply_rotary if self.inplace else functional.apply_rotary
-        return rotate(
-            q,
-            k,
-            self.encoding,
-            offset=offset,
-            positions=positions,
-            cu_seqlens=cu_seqlens,
-            mask=mask,
-            seq_axis=self.seq_axis,
-            inverse=inverse,
-            seq_len=seq_len,
-        )
+        return rotate(q, k, self.encoding, seq_axis=self.seq_axis, inverse=inverse, **where)
 
     def extra_repr(self) -> str:
         return f"{self.encoding}, seq_axis={self.seq_axis}, inplace={self.inplace}"
@@ -194,19 +167,9 @@ class LearnedEncoding(torch.nn.Module):
         """The table as an encoding."""
         return Learned(self.weight, self.out_of_range)
 
-    def forward(self, x: Tensor, *, offset: Any = 0, positions: Any = None, cu_seqlens: Any = None, mask: Any = None) -> Tensor:
+    def forward(self, x: Tensor, **where: Unpack[Where]) -> Tensor:
         """Add the rows."""
-        add = add_encoding if self.inplace else functional.add_encoding
-        return add(
-            x,
-            self.encoding,
-            offset=offset,
-            positions=positions,
-            cu_seqlens=cu_seqlens,
-            mask=mask,
-            seq_axis=self.seq_axis,
-            input_scale=self.input_scale,
-        )
+        return _add(self, x, where)
 
     def extra_repr(self) -> str:
         rows, width = self.weight.shape
@@ -294,37 +257,22 @@ class TokenEmbedding(torch.nn.Module):
         """What is added to the tokens' rows."""
         return self._encoding if self.positions is None else self.positions.encoding
 
-    def forward(
-        self,
-        ids: Tensor,
-        *,
-        token_types: Tensor | None = None,
-        offset: Any = 0,
-        positions: Any = None,
-        cu_seqlens: Any = None,
-        mask: Any = None,
-        seq_len: int | None = None,
-    ) -> Tensor:
+    def forward(self, ids: Tensor, *, token_types: Tensor | None = None, **where: Unpack[Where]) -> Tensor:
         """Look the tokens up and add their positions."""
         if (token_types is None) != (self.types is None):
             rule = "token_types must be given where the module has types, and only there"
             raise ValueError(message("TokenEmbedding", rule, describe(token_types)))
-        types = None if self.types is None else (token_types, self.types.weight)
         return functional.embed(
             ids,
             self.weight,
             self.encoding,
             scale=self.scale,
-            token_types=types,
+            token_types=None if self.types is None else (token_types, self.types.weight),
             padding_idx=self.padding_idx if self.skip_padding else None,
-            offset=offset,
-            positions=positions,
-            cu_seqlens=cu_seqlens,
-            mask=mask,
-            seq_len=seq_len,
             sparse=self.sparse,
             deterministic=self.deterministic,
             frozen_idx=self.padding_idx,
+            **where,
         )
 
     def extra_repr(self) -> str:
@@ -335,6 +283,12 @@ class TokenEmbedding(torch.nn.Module):
         if self.padding_idx is not None:
             told += f", padding_idx={self.padding_idx}" + (", skip_padding=True" if self.skip_padding else "")
         return told
+
+
+def _add(module: Any, x: Tensor, where: Any) -> Tensor:
+    """What both modules that add do."""
+    add = add_encoding if module.inplace else functional.add_encoding
+    return add(x, module.encoding, seq_axis=module.seq_axis, input_scale=module.input_scale, **where)
 
 
 def _weight(module: str, letters: str, rows: int, width: int, device: Any, dtype: Any) -> torch.nn.Parameter:

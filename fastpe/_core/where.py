@@ -8,7 +8,7 @@ caller asks for it with ``validate=True``.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,23 @@ from .checks import POSITION_LIMIT, describe, message
 ONE = 1 << 32  # one position, in the kernels' units
 
 
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class RowArguments(TypedDict, total=False):
+        """What says where rows stand, as arguments by name."""
+
+        offset: Any
+        positions: Any
+        cu_seqlens: Any
+        mask: Any
+
+    class WhereArguments(RowArguments, total=False):
+        """The fields of ``Where`` as arguments by name."""
+
+        seq_axis: int
+
+
 class Where(NamedTuple):
     """Where the rows of a call stand, as its arguments say: see ``fastpe.add_encoding``."""
 
@@ -30,6 +47,14 @@ class Where(NamedTuple):
     cu_seqlens: Any = None
     mask: Any = None
     seq_axis: int = -2
+
+
+def where_of(function: str, arguments: Any, seq_axis: int = -2, has_axis: bool = True) -> Where:
+    """``Where`` of arguments by name; TypeError for others, as Python says it."""
+    for name in arguments:
+        if name not in Where._fields or (name == "seq_axis" and not has_axis):
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+    return Where(**{"seq_axis": seq_axis, **arguments})
 
 
 def resolve(target: Target, where: Where) -> Rows:

@@ -25,6 +25,7 @@ Tensor = torch.Tensor
 _CPU = torch.device("cpu")
 _PLAIN = {Tensor, torch.nn.Parameter}
 _count_up = torch.autograd.graph.increment_version
+_REPEATED = Add, Rotate, Embed
 HUGE_BYTES = 1 << 22  # from here on NumPy asks for huge pages
 
 
@@ -126,7 +127,7 @@ def key_of(operation: Any, arrays: tuple[Any, ...], where: Any) -> Any:
     kind = type(operation)
     if kind is AddBias:
         return _bias_key(operation, arrays[0], where)
-    if type(where[0]) is not int or not operation.repeatable(where):
+    if kind not in _REPEATED or type(where[0]) is not int or not operation.repeatable(where):
         return None
     layouts: list[Any] = []
     for x in arrays:

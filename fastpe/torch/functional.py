@@ -6,16 +6,29 @@ Gradients are exact: addition passes them on, a rotation turns them back, an emb
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
 from .._core.checks import message
 from .._core.operations import Add, AddBias, Between, Embed, Rerotate, Rotate
 from .._core.operations.embed import pair, quantisation
-from .._core.where import Where
+from .._core.where import where_of
 from ..encodings import additive, rotational, source_and_target
 from ._run import embedded, new, run
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .._core.where import RowArguments, WhereArguments
+    from ..encodings import Additive, Rotational
+    from ..encodings.bias import Bias
+
+    class _Rotated(WhereArguments, total=False):
+        inverse: bool
+        seq_len: int | None
+        validate: bool
+
 
 __all__ = ["add_bias", "add_encoding", "apply_rotary", "apply_rotary_qkv", "embed", "rerotate"]
 
@@ -24,16 +37,12 @@ Tensor = torch.Tensor
 
 def add_encoding(
     x: Tensor,
-    encoding: Any = None,
+    encoding: Additive | str | None = None,
     *,
-    offset: Any = 0,
-    positions: Any = None,
-    cu_seqlens: Any = None,
-    mask: Any = None,
-    seq_axis: int = -2,
     input_scale: float = 1.0,
     seq_len: int | None = None,
     validate: bool = False,
+    **where: Unpack[WhereArguments],
 ) -> Tensor:
     """Return x with a positional encoding added; x is left alone.
 
@@ -62,13 +71,13 @@ def add_encoding(
     """
     _check_tensors("add_encoding", x=x)
     operation = Add(additive("add_encoding", encoding), input_scale, seq_len)
-    result: Tensor = new(operation, (x,), Where(offset, positions, cu_seqlens, mask, seq_axis), validate)
+    result: Tensor = new(operation, (x,), where_of("add_encoding", where), validate)
     return result
 
 
 def add_bias(
     scores: Tensor,
-    bias: Any,
+    bias: Bias,
     *,
     q_offset: Any = None,
     q_positions: Any = None,
@@ -108,19 +117,23 @@ def add_bias(
     return result
 
 
+@overload
+def apply_rotary(q: None, k: Tensor, encoding: Rotational | None = None, **options: Unpack[_Rotated]) -> Tensor: ...
+@overload
+def apply_rotary(q: Tensor, k: None = None, encoding: Rotational | None = None, **options: Unpack[_Rotated]) -> Tensor: ...
+@overload
+def apply_rotary(
+    q: Tensor, k: Tensor, encoding: Rotational | None = None, **options: Unpack[_Rotated]
+) -> tuple[Tensor, Tensor]: ...
 def apply_rotary(
     q: Any,
     k: Any = None,
-    encoding: Any = None,
+    encoding: Rotational | None = None,
     *,
-    offset: Any = 0,
-    positions: Any = None,
-    cu_seqlens: Any = None,
-    mask: Any = None,
-    seq_axis: int = -2,
     inverse: bool = False,
     seq_len: int | None = None,
     validate: bool = False,
+    **where: Unpack[WhereArguments],
 ) -> Any:
     """Return q and k rotated by their positions; they are left alone.
 
@@ -142,23 +155,19 @@ def apply_rotary(
         raise TypeError(message("apply_rotary", "q or k must be a tensor", "None"))
     _check_tensors("apply_rotary", q=q, k=k)
     operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len)
-    return new(operation, (q, k), Where(offset, positions, cu_seqlens, mask, seq_axis), validate)
+    return new(operation, (q, k), where_of("apply_rotary", where), validate)
 
 
 def apply_rotary_qkv(
     qkv: Tensor,
     heads: int | tuple[int, int],
-    encoding: Any = None,
+    encoding: Rotational | None = None,
     *,
-    offset: Any = 0,
-    positions: Any = None,
-    cu_seqlens: Any = None,
-    mask: Any = None,
-    seq_axis: int = -3,
     inverse: bool = False,
     seq_len: int | None = None,
     inplace: bool = False,
     validate: bool = False,
+    **where: Unpack[WhereArguments],
 ) -> Tensor:
     """Rotate the queries and keys of one packed tensor; its values stay.
 
@@ -186,11 +195,11 @@ def apply_rotary_qkv(
     """
     function = "apply_rotary_qkv"
     _check_tensors(function, qkv=qkv)
-    packing = _packing(function, qkv, heads, seq_axis)
+    rows = where_of(function, where, seq_axis=-3)
+    packing = _packing(function, qkv, heads, rows.seq_axis)
     operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len, packing=packing)
-    where = Where(offset, positions, cu_seqlens, mask, seq_axis)
     result: Tensor = (
-        run(operation, (qkv, None), where, None, validate) if inplace else new(operation, (qkv, None), where, validate)
+        run(operation, (qkv, None), rows, None, validate) if inplace else new(operation, (qkv, None), rows, validate)
     )
     return result
 
@@ -211,17 +220,13 @@ def _packing(function: str, qkv: Tensor, heads: Any, seq_axis: int) -> tuple[int
 def rerotate(
     k: Tensor,
     delta: Any = 0,
-    encoding: Any = None,
+    encoding: Rotational | None = None,
     *,
-    source: Any = None,
-    target: Any = None,
-    offset: Any = 0,
-    positions: Any = None,
-    cu_seqlens: Any = None,
-    mask: Any = None,
-    seq_axis: int = -2,
-    seq_len: Any = None,
+    source: Rotational | None = None,
+    target: Rotational | None = None,
+    seq_len: int | tuple[int, int] | None = None,
     validate: bool = False,
+    **where: Unpack[WhereArguments],
 ) -> Tensor:
     """Return rotated keys moved to other positions or another scaling rule; k is left alone.
 
@@ -233,29 +238,26 @@ def rerotate(
     """
     _check_tensors("rerotate", k=k)
     operation = Rerotate(*source_and_target(encoding, source, target), seq_len)
-    result: Tensor = new(operation, (k, delta), Where(offset, positions, cu_seqlens, mask, seq_axis), validate)
+    result: Tensor = new(operation, (k, delta), where_of("rerotate", where), validate)
     return result
 
 
 def embed(
     ids: Any,
     table: Tensor,
-    encoding: Any = None,
+    encoding: Additive | str | None = None,
     *,
     scale: float = 1.0,
     token_types: Any = None,
     row_scale: Any = None,
     padding_idx: int | None = None,
-    offset: Any = 0,
-    positions: Any = None,
-    cu_seqlens: Any = None,
-    mask: Any = None,
     dtype: Any = None,
     seq_len: int | None = None,
     validate: bool = False,
     sparse: bool = False,
     deterministic: bool = False,
     frozen_idx: int | None = None,
+    **where: Unpack[RowArguments],
 ) -> Tensor:
     """Return token embeddings, scaled, with their positions.
 
@@ -285,7 +287,7 @@ def embed(
     chosen = None if encoding is None else additive("embed", encoding, "embeds")
     operation = Embed(chosen, scale, padding_idx, dtype, seq_len, sparse, deterministic, frozen_idx)
     arrays = (table, ids, *pair(token_types), *quantisation(row_scale))
-    result: Tensor = new(*embedded(operation, arrays), Where(offset, positions, cu_seqlens, mask), validate)
+    result: Tensor = new(*embedded(operation, arrays), where_of("embed", where, has_axis=False), validate)
     return result
 
 

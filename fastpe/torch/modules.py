@@ -13,17 +13,13 @@ from ..verbs import add_encoding, apply_rotary
 from . import functional
 
 if TYPE_CHECKING:
-    from typing import TypedDict
-
     from typing_extensions import Unpack
 
-    class Where(TypedDict, total=False):
-        """Where rows stand, as ``fastpe.add_encoding`` takes it."""
+    from .._core.where import RowArguments
 
-        offset: Any
-        positions: Any
-        cu_seqlens: Any
-        mask: Any
+    class Where(RowArguments, total=False):
+        """Where rows stand, and the length for a rule that depends on it."""
+
         seq_len: int | None
 
 
@@ -115,7 +111,7 @@ class RotaryEmbedding(torch.nn.Module):
 
     def forward(self, q: Any, k: Any = None, *, inverse: bool = False, **where: Unpack[Where]) -> Any:
         """Rotate q and k."""
-        rotate = apply_rotary if self.inplace else functional.apply_rotary
+        rotate: Any = apply_rotary if self.inplace else functional.apply_rotary
         return rotate(q, k, self.encoding, seq_axis=self.seq_axis, inverse=inverse, **where)
 
     def extra_repr(self) -> str:

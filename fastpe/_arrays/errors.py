@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 
@@ -16,8 +17,16 @@ def describe(value: Any) -> str:
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
         return f"{dtype} of shape {tuple(shape)}"
-    text = repr(value)
+    text = _shown(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _shown(value: Any) -> str:
+    """As ``repr``; a dataclass's own cannot be followed by a compiler that traces an error."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return repr(value)
+    fields = [f"{field.name}={_shown(getattr(value, field.name))}" for field in dataclasses.fields(value) if field.repr]
+    return f"{type(value).__qualname__}({', '.join(fields)})"
 
 
 # ---- arrays that are not known ------------------------------------------------------------------------------------------------

@@ -59,7 +59,8 @@ def write_operation(operation: Any) -> str:
 
 
 def _written_field(value: Any) -> str:
-    return str(value.text) if hasattr(value, "text") else write(value)
+    is_plain = value is None or isinstance(value, (int, float, str, tuple))
+    return write(value) if is_plain or not hasattr(value, "text") else str(value.text)
 
 
 def kinds_in(text: str) -> list[str]:

@@ -73,7 +73,11 @@ def _with_table(operation: Any, table: Any) -> Any:
 
 def _own(where: Any) -> Any:
     """Where rows stand, with nothing that the caller could change before the way back; tensors are watched by their versions."""
-    return type(where)(*[copy.deepcopy(value) if isinstance(value, list) else value for value in where])
+    return type(where)(*[_own_value(value) for value in where])
+
+
+def _own_value(value: Any) -> Any:
+    return copy.deepcopy(value) if isinstance(value, list) else value
 
 
 # ---- what is linear in an array ----------------------------------------------------------------------------------------------
@@ -159,7 +163,7 @@ linear: Any = Linear.apply
 def _apply(operation: Any, index: int, arrays: tuple[Any, ...], where: Any, validate: bool, in_place: bool = False) -> Any:
     """``Linear`` of one of an operation's arrays."""
     own = _own(where)
-    delta = copy.deepcopy(arrays[1]) if operation.function == "rerotate" else None
+    delta = _own_value(arrays[1]) if operation.function == "rerotate" else None
     call = _Linear(operation, index, where.seq_axis, validate, in_place)
     return linear(arrays[index], _learned(operation), delta, *own[:4], call)
 

@@ -39,6 +39,9 @@ def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, wr
         if isinstance(x, Tensor) and index >= written:
             tensors.append(x)
     numbers: list[Any] = []
+    if operation.function == "encode":
+        numbers.append(operation.dim)
+        operation = operation._replace(dim=0)
     if "n" in given:  # how far keys move
         if isinstance(arrays[1], int):
             numbers.append(arrays[1])
@@ -76,9 +79,11 @@ def unpack(*packed: Any, out: Any = ()) -> Call:
     tensors, tables, located, call, numbers, lengths = packed
     written_text, given, names, axis, plain, validate, written = call.split("\n")
     operation = text.read(written_text, tables)
+    others, counts, outs = iter(tensors), iter(numbers), iter(out)
+    if operation.function == "encode":
+        operation = operation._replace(dim=next(counts))
     if lengths:
         operation = operation._replace(seq_len=lengths[0] if len(lengths) == 1 else tuple(lengths))
-    others, counts, outs = iter(tensors), iter(numbers), iter(out)
     arrays: list[Any] = []
     for index, kind in enumerate(given):
         if kind == "n":

@@ -244,7 +244,6 @@ def test_made_in_a_graph_of_numbers_that_change():
 @pytest.mark.parametrize(
     ("function", "error", "text"),
     [
-        (lambda i: F.add_encoding(i.x, Rotary()), TypeError, "encoding must be an encoding such as Sinusoidal"),
         (lambda i: F.add_encoding(i.ids[..., None]), TypeError, "x must be a floating-point array"),
         (lambda i: fastpe.add_encoding(i.x * 1, Learned(i.learned), offset=36), IndexError, r"\[0, 40\), got 40 at row 4"),
         (lambda i: F.apply_rotary(i.x[..., :7]), ValueError, "must be even, got 7"),
@@ -264,6 +263,7 @@ def test_errors_are_those_without_a_graph(function, error, text):
     ("function", "text"),
     [
         (lambda i: F.apply_rotary(None), "q or k must be a tensor"),
+        (lambda i: F.add_encoding(i.x, Rotary()), "encoding must be an encoding such as Sinusoidal"),
         (lambda i: F.add_encoding(i.x, positions=i.x[0, :, 0]), "no gradient for positions"),
         (lambda i: F.apply_rotary(i.x, None, Rotary.tabulated(i.learned[:, :4], i.learned[:, :4])), "no gradient for cos"),
         (lambda i: F.rerotate(i.x, i.x[0, :, 0]), "no gradient for delta"),
@@ -274,7 +274,7 @@ def test_errors_are_those_without_a_graph(function, error, text):
         (lambda i: fastpe.add_encoding(i.x), "a leaf Variable that requires grad is being used in an in-place operation"),
     ],
 )
-def test_what_autograd_forbids_is_forbidden_in_a_graph(function, text):
+def test_what_is_refused_without_a_graph_is_refused_while_tracing(function, text):
     given = inputs()
     for tensor in (given.x, given.table, given.learned):
         tensor.requires_grad_()

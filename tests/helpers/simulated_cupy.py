@@ -257,6 +257,8 @@ def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
         patch.setattr(dispatch, "_found", {})
         cuda._problem.cache_clear()
         cuda._multiprocessors.cache_clear()
-        yield stand_in
-        cuda._problem.cache_clear()
-        cuda._multiprocessors.cache_clear()
+        try:
+            yield stand_in
+        finally:
+            cuda._problem.cache_clear()
+            cuda._multiprocessors.cache_clear()

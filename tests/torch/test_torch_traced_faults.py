@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch.autograd import forward_ad  # noqa: E402
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 import fastpe  # noqa: E402
 import fastpe.torch  # noqa: E402
@@ -126,10 +127,52 @@ def test_gradients_traced_by_make_fx(name):
         torch.testing.assert_close(traced(x), gradient(x))
 
 
+LEARNED_BIASES: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
+    "t5": (fastpe.T5Bias, [(8, 3)]),
+    "kerple": (fastpe.Kerple, [(3,), (3,)]),
+    "fire": (lambda *layers: fastpe.FIRE(*layers, length=2), [(4, 1), (4,), (3, 4), (3,)]),
+}
+
+
+@pytest.mark.parametrize("name", [*FORMS, *LEARNED_BIASES])
+def test_under_a_mode_that_sees_every_operator(name):
+    """As one that counts operations does: values and gradients are those without it."""
+    if name in LEARNED_BIASES:
+        make, shapes = LEARNED_BIASES[name]
+        learned = [random(*shape, seed=i).abs() for i, shape in enumerate(shapes)]
+        function = lambda x, *learned: F.add_bias(x, make(*learned))  # noqa: E731
+    else:
+        learned, function = [], FORMS[name]
+    if name in ("out", "embed_out"):
+        pytest.skip("an out has no history")
+    outcomes = []
+    for mode in (contextlib.nullcontext(), Seeing()):
+        leaves = [x.clone().requires_grad_() for x in (random(*SHAPE), *learned)]
+        with mode:
+            made = function(*leaves)
+            made.tanh().sum().backward()
+        outcomes.append([made.detach(), *(x.grad for x in leaves)])
+    assert "fastpe::run" in mode.seen
+    for one, other in zip(*outcomes, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+class Seeing(TorchDispatchMode):
+    """Notes what is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(function.name())
+        return function(*args, **(kwargs or {}))
+
+
 # ---- forward mode in graphs --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in FORMS if name not in ("add_learned", "embed") and "out" not in name])
+@pytest.mark.parametrize("name", [name for name in FORMS if name not in ("add_learned", "embed", "encode") and "out" not in name])
 @pytest.mark.parametrize("way", ["jvp", "dual"])
 def test_tangents_in_a_graph(name, way):
     """The tangent that there is without one, or an error; never none."""

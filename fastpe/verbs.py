@@ -9,11 +9,10 @@ import numpy as np
 
 from ._backends import backend_on
 from ._core import bias_tables, call_cache, checks
-from ._core.operations import Add, AddBias, Between, Embed, Encode, Rerotate, Resample, Rotate
+from ._core.operations import Add, AddBias, Embed, Encode, Rerotate, Resample, Rotate
 from ._core.operations.embed import pair, quantisation
 from ._core.pair_layout import permuted
 from ._core.run import run
-from ._core.where import Where
 from .encodings import Additive, Encoding, Rotational, additive, rotational, source_and_target
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ def add_encoding(
            [ 0.9093, -0.4161,  0.02  ,  0.9998]], dtype=float32)
     """
     operation = Add(additive("add_encoding", encoding), input_scale, seq_len)
-    result: Array = run(operation, (x,), Where(offset, positions, cu_seqlens, mask, seq_axis), out, validate)
+    result: Array = run(operation, (x,), (offset, positions, cu_seqlens, mask, seq_axis), out, validate)
     return result
 
 
@@ -309,7 +308,7 @@ def apply_rotary(
     array([-0.301,  0.99 ,  1.382,  1.01 ], dtype=float32)
     """
     operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len)
-    return run(operation, (q, k), Where(offset, positions, cu_seqlens, mask, seq_axis), out, validate)
+    return run(operation, (q, k), (offset, positions, cu_seqlens, mask, seq_axis), out, validate)
 
 
 def rerotate(
@@ -371,7 +370,7 @@ def rerotate(
     True
     """
     operation = Rerotate(*source_and_target(encoding, source, target), seq_len)
-    result: Array = run(operation, (k, delta), Where(offset, positions, cu_seqlens, mask, seq_axis), out, validate)
+    result: Array = run(operation, (k, delta), (offset, positions, cu_seqlens, mask, seq_axis), out, validate)
     return result
 
 
@@ -453,7 +452,7 @@ def embed(
     """
     operation = Embed(None if encoding is None else additive("embed", encoding, "embeds"), scale, padding_idx, dtype, seq_len)
     arrays = (table, ids, *pair(token_types), *quantisation(row_scale))
-    result: Array = run(operation, arrays, Where(offset, positions, cu_seqlens, mask), out, validate)
+    result: Array = run(operation, arrays, (offset, positions, cu_seqlens, mask, -2), out, validate)
     return result
 
 
@@ -524,7 +523,7 @@ def add_bias(
            [-0.125 , -0.0625,  0.    ]], dtype=float32)
     """
     operation = AddBias(bias, causal, input_scale)
-    result: Array = run(operation, (scores,), Between(q_offset, q_positions, k_positions), out, validate)
+    result: Array = run(operation, (scores,), (q_offset, q_positions, k_positions), out, validate)
     return result
 
 

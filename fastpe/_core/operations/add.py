@@ -26,6 +26,7 @@ class Add(_Add):
 
     __slots__ = ()
     function: ClassVar[str] = "add_encoding"
+    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("x",)
     in_place: ClassVar[bool] = True
     written: ClassVar[int] = 1
@@ -116,6 +117,7 @@ class Encode(_Encode):
 
     __slots__ = ()
     function: ClassVar[str] = "encode"
+    where_type: ClassVar[Any] = None
     names: ClassVar[tuple[str, ...]] = ("like", "positions")
     in_place: ClassVar[bool] = False
     written: ClassVar[int] = 0

@@ -38,6 +38,7 @@ class AddBias(_AddBias):
 
     __slots__ = ()
     function: ClassVar[str] = FUNCTION
+    where_type: ClassVar[Any] = Between
     names: ClassVar[tuple[str, ...]] = ("scores",)
     in_place: ClassVar[bool] = True
     written: ClassVar[int] = 1

@@ -39,6 +39,7 @@ class Embed(_Embed):
 
     __slots__ = ()
     function: ClassVar[str] = "embed"
+    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("table", "ids", "token_types", "token_types", "row_scale", "row_scale")
     in_place: ClassVar[bool] = False
     written: ClassVar[int] = 0

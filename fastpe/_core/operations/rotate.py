@@ -37,6 +37,7 @@ class Rotate(_Rotate):
 
     __slots__ = ()
     function: ClassVar[str] = "apply_rotary"
+    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("q", "k")
     in_place: ClassVar[bool] = True
 
@@ -130,6 +131,7 @@ class Rerotate(_Rerotate):
 
     __slots__ = ()
     function: ClassVar[str] = "rerotate"
+    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("k", "delta")
     in_place: ClassVar[bool] = True
     written: ClassVar[int] = 1

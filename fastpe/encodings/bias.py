@@ -27,14 +27,15 @@ class Bias:
     """
 
     normalises: ClassVar[bool] = False  # whether the query's position matters beside the distance
-    text: str  # the bias as JSON, for graphs: its tensors are only named
+    text: str  # a dataclass as JSON, for graphs and for calls like an earlier one; its tensors are only named
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         text.register(cls)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "text", text.write(self))
+        if dataclasses.is_dataclass(self):  # what others hold is not known
+            object.__setattr__(self, "text", text.write(self))
 
     if TYPE_CHECKING:  # a field in some, and a dataclass would take a property for its default
 

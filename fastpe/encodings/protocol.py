@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from decimal import Decimal
 from types import ModuleType
 from typing import Any, ClassVar
@@ -35,17 +35,18 @@ class Encoding:
     holds_arrays: ClassVar[bool] = False  # whether it holds arrays of the caller's
     counts: ClassVar[bool] = True  # whether rows count from an offset
     is_whole: ClassVar[bool] = False  # whether it has rows of its own, without positions
-    text: str  # the encoding as JSON, for graphs; tensors in it are only named
+    text: str  # a dataclass as JSON, for graphs and for calls like an earlier one; tensors in it are only named
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         text.register(cls)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "text", text.write(self))
+        if is_dataclass(self):  # what others hold is not known
+            object.__setattr__(self, "text", text.write(self))
 
     def __hash__(self) -> int:
-        return hash(self.text)
+        return hash(self.text) if is_dataclass(self) else object.__hash__(self)
 
     @property
     def needs_length(self) -> bool:
@@ -63,7 +64,7 @@ class Encoding:
 
     def repeats(self, seq_len: Any) -> bool:
         """Whether a call with arrays of the same layout may run the same kernel call again."""
-        return not self.holds_arrays and (not self.needs_length or type(seq_len) is int)
+        return not self.holds_arrays and text.says_all(self) and (not self.needs_length or type(seq_len) is int)
 
     def plan(self, dim: int, seq_len: int | None = None) -> Any:
         """What kernels need for a width, and for a length if ``needs_length``. Cache it: it is asked for at every new kind of call."""

@@ -228,6 +228,13 @@ def shared_where(function: str, where: Any, device: torch.device) -> Any:
     return type(where)(*[as_shared(function, name, value, device) for name, value in zip(where._fields, where, strict=True)])
 
 
+def fixed(value: Any) -> Any:
+    """Numbers that the caller cannot change any more: lists as tuples, arrays copied; tensors as they are."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(fixed, value))
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
 @contextlib.contextmanager
 def on_stream(device: torch.device) -> Any:
     """Make torch's current stream of a device the one that kernels are launched on."""

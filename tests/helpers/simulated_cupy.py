@@ -254,9 +254,13 @@ def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
         patch.setattr(cuda, "_cubin", as_ptx)
         patch.setattr(cuda, "_modules", {})
         patch.setattr(cuda, "_tables_found", {})
-        patch.setattr(dispatch, "_found", {})
+        patch.setattr(dispatch, "_libraries", {})
+        patch.setattr(dispatch, "_loaded", {name: one for name, one in dispatch._loaded.items() if "cupy" not in name})
+        patch.setattr(dispatch, "_known", {name for name in dispatch._known if "cupy" not in name})
         cuda._problem.cache_clear()
         cuda._multiprocessors.cache_clear()
-        yield stand_in
-        cuda._problem.cache_clear()
-        cuda._multiprocessors.cache_clear()
+        try:
+            yield stand_in
+        finally:
+            cuda._problem.cache_clear()
+            cuda._multiprocessors.cache_clear()

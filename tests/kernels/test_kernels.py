@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import fastpe.kernels
 import fit_polynomials
 import kept
+import kept_nvrtc
 import numba
 import pytest
 from fastpe.kernels import (
@@ -145,15 +147,24 @@ def test_modes_agree():
 )
 def test_kernels_allocate_nothing(module, dtype):
     """Numba's runtime would do it with Python's allocator, in a thread without the GIL (`sharing.py` says what came of it)."""
-    variant = () if module is add_toeplitz else (add_sinusoidal.OUT_OF_PLACE,)
-    kernel = numba.njit(module.SIGNATURE, nogil=True, error_model="numpy")(module.build(dtype, *variant))
-    (source,) = kernel.inspect_llvm().values()
-    functions = {text.split("@")[1].split("(")[0]: text for text in re.findall(r"^define .*?^\}", source, re.M | re.S)}
-    ours = {
-        name: text for name, text in functions.items() if name.startswith("_ZN6fastpe")
-    }  # not the ways in from Python and C
+    ours = functions_of(module, dtype)
     assert any("atomicrmw" in text for text in ours.values())
     assert not [name for name, text in ours.items() if "NRT_" in text]
+
+
+def functions_of(module, dtype):
+    """The kernel's functions in LLVM's language by name, without the ways in from Python and C; kept, as compiling takes seconds."""
+
+    def make():
+        variant = () if module is add_toeplitz else (add_sinusoidal.OUT_OF_PLACE,)
+        kernel = numba.njit(module.SIGNATURE, nogil=True, error_model="numpy")(module.build(dtype, *variant))
+        (source,) = kernel.inspect_llvm().values()
+        functions = {text.split("@")[1].split("(")[0]: text for text in re.findall(r"^define .*?^\}", source, re.M | re.S)}
+        return json.dumps({name: text for name, text in functions.items() if name.startswith("_ZN6fastpe")})
+
+    name = module.__name__.rpartition(".")[2]
+    facts = numba_backend._key(name, (dtype,))
+    return json.loads(kept.text(kept.folder("llvm"), f"{name}-{dtype}.json", facts, make).read_text())
 
 
 def test_kernels_is_no_top_level_package():
@@ -231,7 +242,7 @@ def nvrtc():
 @pytest.mark.parametrize("name", CUDA_FILES)
 def test_compile_gate(nvrtc, name, architecture):
     """Every kernel for every architecture: no warning, no stack frame, no spilled register."""
-    log = compiler_log(nvrtc, name, architecture)
+    _, log = kept_nvrtc.compile_source(name, f"sm_{architecture}", "--ptxas-options=-v")
     assert faults(log) == []
     assert len(re.findall("Compiling entry function", log)) == len(re.findall(r"Used \d+ registers", log)) > 0
 
@@ -250,21 +261,9 @@ SUMS = [
 @pytest.mark.parametrize("types", SUMS)
 def test_compile_gate_of_sums(nvrtc, types, architecture):
     """Of the combinations of element types some that need the most, and the most common ones."""
-    log = compiler_log(nvrtc, "embed", architecture, *cuda.sum_options(*types))
+    _, log = kept_nvrtc.compile_source("embed", f"sm_{architecture}", "--ptxas-options=-v", *cuda.sum_options(*types))
     assert faults(log) == []
     assert len(re.findall(r"Used \d+ registers", log)) == 3
-
-
-def compiler_log(nvrtc, name, architecture, *options):
-    """What the compiler says about a kernel file, which it makes a cubin of; kept, as the same source gets the same answer."""
-
-    def make():
-        cubin, log = cuda.compile_source(name, f"sm_{architecture}", "--ptxas-options=-v", *options)
-        assert cubin.startswith(b"\x7fELF")
-        return log
-
-    facts = (cuda.source(name), cuda.OPTIONS, options, nvrtc.getVersion())
-    return kept.text(kept.folder("logs"), f"{name}-{architecture}.log", facts, make).read_text()
 
 
 def faults(log):

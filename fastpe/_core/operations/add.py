@@ -76,10 +76,10 @@ class Add(_Add):
         )
 
     def key(self, arrays: tuple[Any, ...], where: Where, out: Any) -> Any:
-        if not self.repeatable(where):
+        (x,), offset, axis = arrays, where[0], where[4]
+        if type(x) is not np.ndarray or not self.repeatable(where):
             return None
         encoding, scale, seq_len = self
-        (x,), offset, axis = arrays, where[0], where[4]
         kind = 0 if type(offset) is int else offset_kind(offset, x, axis)
         if kind is None:
             return None

@@ -16,6 +16,7 @@ from ..arguments import check_apart, device_name, either, host_numbers, is_known
 from ..bias_tables import FUNCTION, Work, is_value, own_memory
 from ..checks import NOT_A_POSITION, POSITION_LIMIT, describe, message
 from ..parts import Block
+from ..text import says_all
 from .base import Job, Spec
 
 
@@ -49,7 +50,7 @@ class AddBias(_AddBias):
         source, target = work.source, work.target
         in_place = out is None or out is scores
         dense = target.strides[-1] == source.strides[-1] == target.array.itemsize and 0 not in target.shape
-        repeats = work if dense and is_value(work.bias) and in_place == (source is target) else None
+        repeats = work if dense and is_value(work.bias) and says_all(work.bias) and in_place == (source is target) else None
         return Job(scores if out is None else out, target.device, work.calls(), repeats)
 
     def work(self, scores: Any, where: Between, out: Any, validate: bool) -> Work:
@@ -93,9 +94,9 @@ class AddBias(_AddBias):
         return self, Between(None, queries, keys)
 
     def key(self, arrays: tuple[Any, ...], where: Between, out: Any) -> Any:
-        if not self.repeatable(where):
-            return None
         (scores,), target = arrays, None
+        if type(scores) is not np.ndarray or not self.repeatable(where):
+            return None
         if out is not None and out is not scores:
             if type(out) is not np.ndarray or out.shape != scores.shape:
                 return None

@@ -131,8 +131,10 @@ class Embed(_Embed):
         )
 
     def key(self, arrays: tuple[Any, ...], where: Where, out: Any) -> Any:
-        table, ids, *others = arrays
-        if others != [None] * 4 or type(ids) is not np.ndarray or ids.size == 0 or not self.repeatable(where):
+        table, ids, type_ids, types, row_scale, _ = arrays
+        if type_ids is not None or types is not None or row_scale is not None or not self.repeatable(where):
+            return None
+        if type(table) is not np.ndarray or type(ids) is not np.ndarray or ids.size == 0:
             return None
         offset = where[0]
         kind = 0 if type(offset) is int else offset_kind(offset, ids[..., None], -2)

@@ -62,8 +62,8 @@ class Encoding:
         return replace(self, **arrays)  # type: ignore[type-var]
 
     def repeats(self, seq_len: Any) -> bool:
-        """Whether a call with arrays of the same layout may run the same kernel call again."""
-        return not self.holds_arrays and (not self.needs_length or type(seq_len) is int)
+        """Whether a call on arrays of the same layout may run the same kernel call again: then ``text`` must tell encodings apart."""
+        return not self.holds_arrays and _is_complete(self.text) and (not self.needs_length or type(seq_len) is int)
 
     def plan(self, dim: int, seq_len: int | None = None) -> Any:
         """What kernels need for a width, and for a length if ``needs_length``. Cache it: it is asked for at every new kind of call."""
@@ -163,6 +163,18 @@ def _difference(before: RotaryPlan, after: RotaryPlan) -> RotaryPlan:
         attention_factor=after.attention_factor / before.attention_factor,
         growths=None,
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _is_complete(written: str) -> bool:
+    """Whether a text says all there is to a value. Of a tensor, and of anything of an unknown class, it has only the class's name."""
+    if text.TENSOR in text.kinds_in(written):
+        return False
+    try:
+        text.refuse_unknown("fastpe", written)
+    except TypeError:
+        return False
+    return True
 
 
 # ---- plans from frequencies --------------------------------------------------------------------------------------------------

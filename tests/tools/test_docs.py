@@ -86,11 +86,11 @@ def test_an_example_that_is_wrong_fails(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def public() -> set[str]:
-    """The names that the packages export, and what functions return that is exported nowhere."""
-    modules = ("", ".scaling", ".positions", ".torch", ".torch.functional", ".plot")
+    """The names that public modules export, what functions return that is exported nowhere, and ``Bias``."""
+    modules = ("", ".scaling", ".positions", ".encodings.protocol", ".torch", ".torch.functional", ".plot")
     if importlib.util.find_spec("torch") is None:
         pytest.skip("without torch its names cannot be listed")
-    found = {"fastpe.encodings.recipes.Recipe", "fastpe.encodings.rotary_table.RotaryTable"}
+    found = {f"fastpe.encodings.{name}" for name in ("recipes.Recipe", "rotary_table.RotaryTable", "bias.Bias")}
     for module in (importlib.import_module(f"fastpe{name}") for name in modules):
         found |= {f"{module.__name__}.{name}" for name in module.__all__}
     return found - {"fastpe.scaling", "fastpe.positions", "fastpe.torch.functional", "fastpe.plot.INSTALL"}

@@ -130,8 +130,9 @@ class Embed(_Embed):
         )
 
     def key(self, arrays: tuple[Any, ...], where: Where, out: Any) -> Any:
-        table, ids, *others = arrays
-        if others != [None] * 4 or type(ids) is not np.ndarray or ids.size == 0 or not self.repeatable(where):
+        table, ids, type_ids, types, row_scale, zero_point = arrays
+        plain = type_ids is types is row_scale is zero_point is None
+        if not plain or type(ids) is not np.ndarray or ids.size == 0 or not self.repeatable(where):
             return None
         offset = where[0]
         kind = 0 if type(offset) is int else offset_kind(offset, ids[..., None], -2)

@@ -15,11 +15,13 @@ from .operations.base import Job
 def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any = None, validate: bool = False) -> Any:
     """Run an operation; returns what the verb returns. Libraries with a world of their own (autograd, tracing) have a runner."""
     lead = arrays[0]
-    if type(lead) is not np.ndarray:
+    has_key = type(lead) is np.ndarray
+    if not has_key:
         runner = dispatch.runner(arrays, out)
         if runner is not None:
             return runner.run(operation, arrays, where, out, validate)
-    key = operation.key(arrays, where, out) if validate is False else None
+        has_key = lead is None  # k alone
+    key = operation.key(arrays, where, out) if has_key and validate is False else None
     if key is not None:
         try:
             entry = call_cache.entries.get(key)

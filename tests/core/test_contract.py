@@ -139,6 +139,7 @@ def run_alone(code, **environment):
     return run.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [{}, {"MALLOC_ARENA_MAX": "1"}, {"MALLOC_MMAP_THRESHOLD_": "131072"}, {"MALLOC_PERTURB_": "85"}],
@@ -192,6 +193,7 @@ def test_no_temporary_of_the_size_of_x():
         assert peak < 400_000, f"{given.keys()}: {peak} bytes"
 
 
+@pytest.mark.slow
 def test_tracemalloc_may_stop_while_helpers_run():
     """In Python 3.11 a thread that allocates memory without the GIL while `tracemalloc` stops crashes the process."""
     program = """if True:

@@ -23,11 +23,10 @@ class Call(Protocol):
     """What a backend keeps of a call: its kernel and everything that its arguments settle."""
 
     rows: int
-    source: int
-    target: int
+    addresses: tuple[int, ...]
     is_placed: bool  # its rows stand where they stand: there is no offset
 
-    def run(self, source: int, target: int, start: int, offsets: Any = None) -> None: ...
+    def run(self, addresses: tuple[int, ...], start: int, offsets: Any = None) -> None: ...
 
 
 _calls: dict[Form, tuple[Call, bool]] = {}  # and whether the arrays have a buffer as a whole
@@ -81,7 +80,7 @@ def run(form: Form, x: Any, offset: Any, out: Any) -> bool:
         if min(values) < -POSITION_LIMIT or max(values) >= POSITION_LIMIT:
             return False
         start, offsets = 0, offset
-    call.run(source, destination, start, offsets)
+    call.run((source, destination), start, offsets)
     return True
 
 
@@ -94,7 +93,7 @@ def keep(form: Form, call: Call, x: Any, out: Any) -> None:
     """Keep a call that passed its checks."""
     if form[7] is not None and form[7][0] != np.int64:
         return
-    if (form[6] is None) != (call.source == call.target):  # an out that was another view of x
+    if (form[6] is None) != (call.addresses[0] == call.addresses[1]):  # an out that was another view of x
         return
     if len(_calls) >= MOST_FORMS:
         _calls.clear()
@@ -115,7 +114,7 @@ class RotaryCall(Protocol):
     """What a backend keeps of a rotation in place."""
 
     rows: int
-    addresses: list[int]
+    addresses: tuple[int, ...]
 
     def run(self, addresses: list[int], start: int, offsets: Any = None) -> None: ...
 
@@ -196,7 +195,7 @@ class SumCall(Protocol):
 
     rows: int
 
-    def run(self, table: int, ids: int, target: int, start: int, offsets: Any = None) -> None: ...
+    def run(self, addresses: tuple[int, ...], start: int, offsets: Any = None) -> None: ...
 
 
 _embeddings: dict[Form, SumCall] = {}
@@ -240,12 +239,12 @@ def run_embedding(form: Form, ids: Any, table: Any, offset: Any, out: Any) -> An
     if form[-1] is None:
         if not -POSITION_LIMIT <= offset <= POSITION_LIMIT - call.rows:
             return None
-        call.run(*addresses, offset << 32)
+        call.run(addresses, offset << 32)
     else:
         values = offset.tolist()
         if min(values) < -POSITION_LIMIT or max(values) >= POSITION_LIMIT:
             return None
-        call.run(*addresses, 0, offset)
+        call.run(addresses, 0, offset)
     return out
 
 

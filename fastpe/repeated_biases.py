@@ -26,7 +26,7 @@ class BiasCall(Protocol):
 
     def again(self) -> None: ...
 
-    def run(self, source: int, target: int, start: int, values: Any) -> None: ...
+    def run(self, addresses: tuple[int, ...], start: int, values: Any) -> None: ...
 
     def resized(self, columns: int, x_is_dense: bool, out_is_dense: bool) -> BiasCall: ...
 
@@ -111,7 +111,7 @@ def run_at(form: Form, known: Known, source: int, target: int, columns: int, q_o
     if columns != call.columns:
         call = call.resized(columns, known.x_is_dense, known.out_is_dense)
         keep(form, known._replace(call=call))
-    call.run(source, target, start, values)
+    call.run((source, target), start << 32, values)
     return True
 
 

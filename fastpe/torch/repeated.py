@@ -39,7 +39,7 @@ def add_encoding(x: Tensor, encoding: Any, offset: Any, seq_axis: Any, input_sca
         return False
     if not _is_plain(x) or not address or not -POSITION_LIMIT <= offset <= POSITION_LIMIT - call.rows:
         return False
-    call.run(address, address, offset << 32)
+    call.run((address, address), offset << 32)
     _count_up(x)
     return True
 
@@ -108,7 +108,7 @@ def embed(ids: Any, table: Tensor, encoding: Any, scale: Any, offset: Any) -> Te
     if numbers.min() < 0 or numbers.max() >= table.shape[0]:
         return None
     out = new((*ids.shape, table.shape[1]), table.dtype, table.device)
-    call.run(*addresses, out.data_ptr(), offset << 32)
+    call.run((*addresses, out.data_ptr()), offset << 32)
     return out
 
 

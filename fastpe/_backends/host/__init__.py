@@ -11,7 +11,7 @@ import mmap
 import pickle
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -205,9 +205,14 @@ class _Blocks:
 
 
 class _Prepared:
-    """A kernel call of which all is settled but where the arrays are and where the first row stands."""
+    """A call whose arguments are checked and packed; a run gives it new addresses and a first position.
+
+    ``rows`` is T. ``addresses`` are those of the arrays that it was made for, in the order in which ``run`` takes others:
+    (source, target) to add, (q, k) to rotate (in place; only those that were given), (table, ids, target) to embed.
+    """
 
     rows: int
+    addresses: tuple[int, ...]
 
     def __init__(
         self,
@@ -261,7 +266,7 @@ class Call(_Prepared):
         alive: Any,
         parts: list[tuple[Any, ...]] | None = None,
     ) -> None:
-        self.source, self.target, self._start = arguments[at.X], arguments[at.OUT], arguments[at.START]
+        self.addresses, self._start = (arguments[at.X], arguments[at.OUT]), arguments[at.START]
         batch, self.rows, heads, width = arguments[at.BATCH : at.WIDTH + 1]
         self._itemsize, self._finished, self.is_placed = ITEMSIZE[dtype], finished, bool(parts)
         nbytes = batch * self.rows * heads * width * self._itemsize
@@ -275,20 +280,21 @@ class Call(_Prepared):
 
     def again(self) -> None:
         """Run on the arrays that it was made for."""
-        self.run(self.source, self.target, self._start)
+        self.run(self.addresses, self._start)
 
-    def run(self, source: int, target: int, start: int, offsets: Any = None) -> None:
-        """Run on the arrays at these addresses.
+    def run(self, addresses: Sequence[int], start: int, offsets: Any = None) -> None:
+        """Run on the arrays at these addresses: source, target.
 
         ``start`` is the first row's position in units of 2^-32. ``offsets``: (B,) int64, the position of each sequence's only row.
         """
         blocks = self._blocks()
         words = blocks.words
-        words[_X], words[_OUT], words[_START] = source, target, start
+        words[_X], words[_OUT] = addresses
+        words[_START] = start
         known = self._finished.known(self, start) if self._knows and self._finished is not None else None
         words[at.KNOWN] = 0 if known is None else known[0]
         if self._control[at.STREAMS]:
-            words[at.STREAMS] = target % self._itemsize == 0
+            words[at.STREAMS] = addresses[1] % self._itemsize == 0
         if offsets is not None:
             np.left_shift(offsets, 32, out=blocks.positions)
             words[_POSITIONS] = blocks.positions_at
@@ -408,7 +414,7 @@ class RotateCall(_Prepared):
     """A call of ``rotate`` or ``rotate_table``."""
 
     def __init__(self, compiled: Callable[..., None], name: str, arguments: tuple[Any, ...], dtype: str, alive: Any) -> None:
-        self.addresses = [arguments[place] for place in _ROTATED if arguments[place + at.ARRAY_OUT]]
+        self.addresses = tuple(arguments[place] for place in _ROTATED if arguments[place + at.ARRAY_OUT])
         self._places = [at.CONTROL_WORDS + place for place in _ROTATED if arguments[place + at.ARRAY_OUT]]
         self._start = arguments[at.R_START]
         batch, self.rows = arguments[at.R_BATCH], arguments[at.R_ROWS]
@@ -421,8 +427,8 @@ class RotateCall(_Prepared):
         """Run on the arrays that it was made for."""
         self._compute(self._blocks())
 
-    def run(self, addresses: list[int], start: int, offsets: Any = None) -> None:
-        """Run in place on the arrays at these addresses; ``start`` and ``offsets`` as in ``Call.run``."""
+    def run(self, addresses: Sequence[int], start: int, offsets: Any = None) -> None:
+        """Run in place on the arrays at these addresses: q, k, as far as they were given; ``start`` and ``offsets`` as in ``Call.run``."""
         blocks = self._blocks()
         words = blocks.words
         for place, address in zip(self._places, addresses):  # noqa: B905 (0.1 us)
@@ -532,6 +538,7 @@ class SumCall(_Prepared):
             at.AHEAD: at.AHEAD_BYTES // (width * first_bytes) + 1,
         }
         self._out_bytes = out_bytes
+        self.addresses = arguments[at.X], arguments[at.IDS], arguments[at.OUT]
         offsets = batch if arguments[at.POSITIONS] != 0 and self.rows == 1 else 0
         super().__init__(compiled, _SUM_BLOCK, arguments, control, nbytes, offsets, alive)
 
@@ -539,13 +546,14 @@ class SumCall(_Prepared):
         """Run on the arrays that it was made for."""
         self._compute(self._blocks())
 
-    def run(self, table: int, ids: int, target: int, start: int, offsets: Any = None) -> None:
-        """Embed with the arrays at these addresses; ``start`` and ``offsets`` as in ``Call.run``."""
+    def run(self, addresses: Sequence[int], start: int, offsets: Any = None) -> None:
+        """Embed with the arrays at these addresses: table, ids, target; ``start`` and ``offsets`` as in ``Call.run``."""
         blocks = self._blocks()
         words = blocks.words
-        words[_X], words[_IDS], words[_OUT], words[_START] = table, ids, target, start
+        words[_X], words[_IDS], words[_OUT] = addresses
+        words[_START] = start
         if self._control[at.STREAMS]:
-            words[at.STREAMS] = target % self._out_bytes == 0
+            words[at.STREAMS] = addresses[2] % self._out_bytes == 0
         if offsets is not None:
             np.left_shift(offsets, 32, out=blocks.positions)
             words[_POSITIONS] = blocks.positions_at
@@ -572,9 +580,9 @@ class ToeplitzCall(_Prepared):
 
     def __init__(self, compiled: Callable[..., None], arguments: tuple[Any, ...], dtype: str, alive: Any) -> None:
         batch, heads, self.rows, self.columns = arguments[at.T_BATCH : at.T_COLUMNS + 1]
-        self.source, self.target, self._dtype = arguments[at.T_X], arguments[at.T_OUT], dtype
+        self.addresses, self._dtype = (arguments[at.T_X], arguments[at.T_OUT]), dtype
         itemsize, all_rows = ITEMSIZE[dtype], batch * heads * self.rows
-        row_bytes, in_place = self.columns * itemsize, self.source == self.target
+        row_bytes, in_place = self.columns * itemsize, arguments[at.T_X] == arguments[at.T_OUT]
         rows_per_chunk = max(1, CHUNK_BYTES // row_bytes)
         strides = arguments[at.T_X_ROW_STRIDE], arguments[at.T_OUT_ROW_STRIDE]
         contiguous = arguments[at.T_X_COLUMN_STRIDE] == arguments[at.T_OUT_COLUMN_STRIDE] == itemsize
@@ -591,7 +599,7 @@ class ToeplitzCall(_Prepared):
             at.ROOM_BYTES: -(-GATHERED_BYTES // at.LINE_BYTES) * at.LINE_BYTES,
             at.CONTIGUOUS: contiguous,
             at.DENSE: contiguous and strides == (row_bytes, row_bytes),
-            at.STREAMS: self._way_of_stores(self.target),
+            at.STREAMS: self._way_of_stores(self.addresses[1]),
             at.AHEAD: -(-at.AHEAD_BYTES // row_bytes) * strides[0],
         }
         super().__init__(compiled, _TOEPLITZ_BLOCK, arguments, control, all_rows * row_bytes, 0, alive)
@@ -606,13 +614,17 @@ class ToeplitzCall(_Prepared):
         """Run on the arrays that it was made for."""
         self._compute(self._blocks())
 
-    def run(self, source: int, target: int, start: int, values: Any) -> None:
-        """Run on the arrays at these addresses, with the first query at ``start``; ``values`` is the table that it was made with."""
+    def run(self, addresses: Sequence[int], start: int, values: Any = None) -> None:
+        """Run on the arrays at these addresses: source, target.
+
+        ``start`` is the first query's position in units of 2^-32; ``values`` is the table that the call was made with.
+        """
         blocks = self._blocks()
         words = blocks.words
-        words[_T_X], words[_T_OUT], words[_T_START] = source, target, start << 32
+        words[_T_X], words[_T_OUT] = addresses
+        words[_T_START] = start
         if self._streams:
-            words[at.STREAMS] = self._way_of_stores(target)
+            words[at.STREAMS] = self._way_of_stores(addresses[1])
         self._compute(blocks, values)
 
     def resized(self, columns: int, x_is_dense: bool, out_is_dense: bool) -> ToeplitzCall:

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import fourier, grids, repeated
 from ._arrays import ITEMSIZE, dispatch
-from ._backends.calls import AddSinusoidal, SumRows
+from ._backends.calls import AddSinusoidal, GatherSum
 from ._core import checks
 from ._core import rows as rows_of
 from ._core.arguments import check_apart, named_encoding, output, overlap, place_name
@@ -157,7 +157,7 @@ def add_encoding(
         learned = rows_of.learned_table(place, chosen, positions, rows)
         check_apart(function, target, {"the learned table": learned})
         if 0 not in target.shape:
-            addition = SumRows("add_table", source, target, rows, axis, scale, learned=learned, clips=chosen.clips)
+            addition = GatherSum("add_table", source, target, rows, axis, scale, learned=learned, clips=chosen.clips)
             dispatch.backend(target).run(addition)
         return x if out is None else out
     checks.fits(function, "the encoding's amplitude", chosen.amplitude, target.dtype)
@@ -165,7 +165,7 @@ def add_encoding(
         if chosen.needs_length:
             form = None  # another length, another plan
             if seq_len is None:
-                seq_len = rows_of.length_of(function, rows.start, target.shape[axis], rows.alive[0] if rows.table else None)
+                seq_len = rows_of.length_of(function, rows.start, target.shape[axis], rows.keepalive[0] if rows.table else None)
         _run([AddSinusoidal(source, target, rows, axis, chosen.plan(target.shape[-1], seq_len), scale)], form, x, out)
     result: Array = x if out is None else out
     return result
@@ -272,7 +272,7 @@ def encode(
     if 0 not in shape:
         scalar = len(shape) == 1
         if chosen.needs_length and seq_len is None:
-            seq_len = rows_of.length_of(function, 0, 1, rows.alive[0])
+            seq_len = rows_of.length_of(function, 0, 1, rows.keepalive[0])
         if scalar:  # a single row
             target = target._replace(shape=(1, *shape), strides=(0, *target.strides))
         operation = AddSinusoidal(None, target, rows, 0 if scalar else len(shape) - 2, chosen.plan(width, seq_len), 1.0)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from . import repeated
 from ._arrays import ITEMSIZE, Memory, dispatch
-from ._backends.calls import SumRows
+from ._backends.calls import GatherSum
 from ._core import checks
 from ._core import rows as rows_of
 from ._core.arguments import check_apart, named_encoding, output
@@ -178,13 +178,13 @@ def embed(
     if isinstance(chosen, Sinusoidal):
         checks.fits(function, "the encoding's amplitude", chosen.amplitude, target.dtype)
         if chosen.needs_length and seq_len is None:
-            seq_len = rows_of.length_of(function, rows.start, target.shape[axis], rows.alive[0] if rows.table else None)
+            seq_len = rows_of.length_of(function, rows.start, target.shape[axis], rows.keepalive[0] if rows.table else None)
         plan = chosen.plan(width, seq_len)
     elif chosen is not None:
         learned = rows_of.learned_table(place, chosen, positions, rows)
         check_apart(function, target, {"the learned table": learned})
     if 0 not in target.shape:
-        operation = SumRows(
+        operation = GatherSum(
             "embed",
             words,
             target,

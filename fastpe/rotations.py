@@ -465,7 +465,7 @@ def _rotary_rows(target: rows_of.Target, rows: Rows, step: int = 0) -> RotaryRow
     strides, mask_strides = (
         (0 if batch is None else values[batch], values[axis]) for values in (rows.table_strides, rows.mask_strides)
     )
-    return RotaryRows(rows.start, rows.table, (*strides, step), rows.mask, mask_strides, rows.alive)
+    return RotaryRows(rows.start, rows.table, (*strides, step), rows.mask, mask_strides, rows.keepalive)
 
 
 def _rows(
@@ -505,7 +505,7 @@ def _moved_rows(arrays: _Arrays, validate: bool, delta: Any, mask: Any) -> Rotar
 
 
 def _length(rows: RotaryRows, count: int) -> int:
-    return rows_of.length_of("apply_rotary", rows.start, count, rows.alive[0] if rows.table else None)
+    return rows_of.length_of("apply_rotary", rows.start, count, rows.keepalive[0] if rows.table else None)
 
 
 def _check_table_arguments(target: rows_of.Target, table: RotaryTable, offset: Any, positions: Any, cu_seqlens: Any) -> Any:

@@ -205,7 +205,7 @@ def nested_threads() -> None:
 @scenario
 def first_call_from_eight_threads() -> None:
     """The kernel is compiled once and everybody gets it."""
-    from fastpe._backends import host as numba
+    from fastpe._backends.host import compile as numba
 
     compiled, compile_kernel = [], numba._compile
 
@@ -261,9 +261,9 @@ def helpers_get_jobs() -> None:
 
 
 def renew_pool() -> None:
-    """A pool without threads, when the helpers of the one before have left their seats: a call would go on finding them there."""
+    """A pool without threads, when the helpers of the one before have left their spin slots: a call would go on finding them there."""
     limit = time.monotonic() + 30
-    while any(seats.taken() for seats in pool._seats.values()) and time.monotonic() < limit:
+    while any(slots.waiting() for slots in pool._spin_slots.values()) and time.monotonic() < limit:
         time.sleep(0.01)
     pool._pool = pool.Pool()
 
@@ -295,10 +295,10 @@ def stale_jobs_hold_nothing() -> None:
     references: list[weakref.ref] = []
     run = pool.run
 
-    def remember(kernel: Any, addresses: Any, count: int, alive: Any, seats: Any) -> None:
+    def remember(kernel: Any, addresses: Any, count: int, keepalive: Any, slots: Any) -> None:
         assert count == THREADS - 1
-        references.append(weakref.ref(alive))
-        run(kernel, addresses, count, alive, seats)
+        references.append(weakref.ref(keepalive))
+        run(kernel, addresses, count, keepalive, slots)
 
     pool.run = remember
     try:
@@ -604,7 +604,7 @@ def fork_while_a_thread_plans() -> None:
 @scenario
 def fork_while_a_thread_compiles() -> None:
     """The child must compile too: it neither finds a lock held by a thread it does not have nor shares half a kernel."""
-    from fastpe._backends import host as numba
+    from fastpe._backends.host import compile as numba
 
     prepare()
     moments = random.Random(1)

@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 import reference
 from fastpe.kernels import arithmetic as a
-from fastpe.kernels.lanes import Lanes
+from fastpe.kernels.simd import Vector
 from numba import types
 from numba.extending import intrinsic
 
 import fastpe
+from fastpe._backends import plans
 from fastpe._core import phase
 
 
 def emitted(function, result, *arguments):
-    """A function of Lanes as one that Numba can call, for single numbers."""
+    """A function of Vector as one that Numba can call, for single numbers."""
 
     def generate(context, builder, signature, values):
-        found = function(*(Lanes(builder, value) for value in values))
+        found = function(*(Vector(builder, value) for value in values))
         if isinstance(found, tuple):
             return context.make_tuple(builder, signature.return_type, [one.value for one in found])
         return found.value
@@ -130,7 +131,7 @@ def test_turns_are_rounded_once(base, scale):
 
 def test_host_sine_and_cosine():
     turns = edges(64)
-    sine, cosine = phase.sine_cosine(turns)
+    sine, cosine = plans.sine_cosine(turns)
     angle = 2 * np.pi * (turns.astype(np.int64) / 2.0**64)
     assert np.abs(sine - np.sin(angle)).max() < 6e-16
     assert np.abs(cosine - np.cos(angle)).max() < 6e-16

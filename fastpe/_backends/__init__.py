@@ -1,1 +1,5 @@
-"""Run one kernel on memory: Numba for the host, CUDA for a device."""
+"""Run kernels on memory: with Numba on the host, with CUDA on a device. Loads no backend before it is needed."""
+
+from .base import Backend, Prepared, backend_of, backend_on
+
+__all__ = ["Backend", "Prepared", "backend_of", "backend_on"]

@@ -147,14 +147,14 @@ def check_in_table(target: Target, rows: Rows, count: int) -> None:
             [-1 if i == target.seq_axis else 1 for i in range(len(sizes))]
         )
     else:
-        given: Any = rows.alive[0]
+        given: Any = rows.keepalive[0]
         if given.device is not None and not target.validate:
             return
         values = np.asarray(target.library.as_host(given.array))
         found = np.lib.stride_tricks.as_strided(values, sizes, rows.table_strides) >> 32
     bad = (found < 0) | (found >= count)
     if rows.mask and rows.table:
-        kept = np.asarray(target.library.as_host(rows.alive[1].array))
+        kept = np.asarray(target.library.as_host(rows.keepalive[1].array))
         bad = bad & np.lib.stride_tricks.as_strided(kept, sizes, rows.mask_strides)
     if bad.any():
         where = np.unravel_index(int(bad.argmax()), bad.shape)

@@ -132,6 +132,6 @@ def row_positions(x: Tensor, seq_axis: int, offset: Any, positions: Any, cu_seql
         if rows.table == 0:
             counting = torch.arange(target.rows, device=x.device) + (rows.start >> 32)
             return counting.reshape([-1 if i == target.seq_axis else 1 for i in range(len(sizes))]).expand(sizes)
-        table = rows.alive[0].array
+        table = rows.keepalive[0].array
         found = torch.from_numpy(table) if library is numpy_arrays else torch.utils.dlpack.from_dlpack(table)
         return found.as_strided(sizes, [stride // 8 for stride in rows.table_strides]) >> 32

@@ -9,6 +9,7 @@ values; the NumPy type by which a block is passed to a CUDA kernel; and the C++ 
 
 from __future__ import annotations
 
+import operator
 import struct
 from collections.abc import Mapping
 from types import ModuleType
@@ -77,15 +78,16 @@ class Layout:
         self.index: Any = ModuleType(name)
         vars(self.index).update(starts)
         vars(self.index).update({word.name: number for number, word in enumerate(words) if word is not PADDING})
-        self._names = tuple(field.name for field in self.fields)
-        self._known = frozenset(self._names)
+        self._zeros = dict.fromkeys((field.name for field in self.fields), 0)
+        self._in_order = operator.itemgetter(*self._zeros)
         self._struct = struct.Struct("=" + "".join(word.code for word in words))
 
     def pack_into(self, buffer: Any, offset: int, values: Mapping[str, Any]) -> None:
         """Write a block of these values at so many bytes into a buffer; fields that are not given are 0."""
-        if not values.keys() <= self._known:
-            raise TypeError(f"{self.name} has no field {sorted(values.keys() - self._known)}")
-        self._struct.pack_into(buffer, offset, *[values.get(name, 0) for name in self._names])
+        all_values = {**self._zeros, **values}
+        if len(all_values) != len(self._zeros):
+            raise TypeError(f"{self.name} has no field {sorted(values.keys() - self._zeros.keys())}")
+        self._struct.pack_into(buffer, offset, *self._in_order(all_values))
 
     def pack(self, values: Mapping[str, Any]) -> bytearray:
         """A block of these values; fields that are not given are 0."""

@@ -3,7 +3,7 @@
 PE[p, sine column f] = sin(p w_f), PE[p, cosine column f] = cos(p w_f)  (Vaswani et al. 2017, section 3.5).
 
     x, out: (B, T, H, D), byte strides of any sign and size, f16 | bf16 | f32 | f64; x may be out, or 0 (PE alone)
-    positions: (B, T, H) int64 in units of 2^-32, byte strides, or 0: row t stands at start + t
+    positions: (B, T, H) int64 in units of 2^-32, byte strides, or 0: row t is at start + t
     mask: (B, T) bytes, byte strides, or 0; a row whose byte is 0 keeps x unscaled
     frequencies, whole_turns: (F + MARGIN,) uint64, the fraction (2^-64 turn) and the integer part of a frequency in turns,
         F = ceil(D/2), and whatever behind

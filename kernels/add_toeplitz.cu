@@ -6,8 +6,8 @@
 //     values: f_h(low), f_h(low + 1), ..., f_h(high), f32, or f64 of f64 arrays, by batch, head and row (byte strides, which may be 0);
 //         what lies below or above counts as low or high. With `by_column` f_h is not of the distance but of the number of the column
 //     slopes: (H,) f64, or 0; then f_h is slope*distance, or with `symmetric` -slope*abs(distance), and there are no values
-//     queries: (B, Tq) i64 in units of 2^-32, byte strides, or 0: row i stands at start + i
-//     keys: (B, Tk) i64 in units of 2^-32, byte strides, or 0: column j stands at j
+//     queries: (B, Tq) i64 in units of 2^-32, byte strides, or 0: row i is at start + i
+//     keys: (B, Tk) i64 in units of 2^-32, byte strides, or 0: column j is at j
 //     causal: whether columns whose position is above their row's become -inf; vectors of nothing else are not read
 //
 // A multiply, then an add, each rounded in f32, or f64 of f64 arrays, and once more at the store. What is not a position makes NaN; no
@@ -84,7 +84,7 @@ DEVICE void add(const AddToeplitz& call) {
             uint4 words[ROWS];
             Storage single[ROWS];
             i64 queries[ROWS];
-            // All loads stand before the first store.
+            // All loads come before the first store.
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 words[r] = make_uint4(0, 0, 0, 0);

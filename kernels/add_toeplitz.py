@@ -6,13 +6,13 @@ A bias of a distance is a vector f for each head, along which row after row move
     values: f_h(low), f_h(low + 1), ..., f_h(high), f32, or f64 of f64 arrays, by batch, head and row (byte strides, which may be 0);
         what lies below or above counts as low or high. With `by_column` f_h is not of the distance but of the number of the column
     slopes: (H,) f64, or 0; then f_h is slope*distance, or with `symmetric` -slope*abs(distance), and there are no values
-    queries: (B, Tq) int64 in units of 2^-32, byte strides, or 0: row i stands at start + i
-    keys: (B, Tk) int64 in units of 2^-32, byte strides, or 0: column j stands at j
-    causal: whether columns whose position is above their row's become -inf; where columns stand at j they are not read
+    queries: (B, Tq) int64 in units of 2^-32, byte strides, or 0: row i is at start + i
+    keys: (B, Tk) int64 in units of 2^-32, byte strides, or 0: column j is at j
+    causal: whether columns whose position is above their row's become -inf; where column j is at j they are not read
 
 A multiply, then an add, each rounded in f32, or f64 of f64 arrays, and once more at the store. What is not a position makes NaN.
 
-Where columns stand at j, a row is f_h(low) repeated, then a run of f, then f_h(high) repeated, then -inf, each a loop over vectors
+Where column j is at j, a row is f_h(low) repeated, then a run of f, then f_h(high) repeated, then -inf, each a loop over vectors
 (`add_toeplitz_loops.py`). Otherwise a block of values is gathered into a buffer and then added. Arrays larger than the caches are filled
 with -inf by streaming stores. Bytes moved per element: read and write of x, and 4 to 8 from the first-level cache; only one write of what
 `causal` hides.
@@ -94,7 +94,7 @@ def build(dtype: str) -> Any:
 
     @inline
     def add_in_order(call, control, scratch, values, query, source, target, scale):
-        """A row whose columns stand at 0, 1, ...: f below its low end, f, f above its high end, and -inf."""
+        """A row whose columns are at 0, 1, ...: f below its low end, f, f above its high end, and -inf."""
         columns, low = word(call, at.columns), word(call, at.low)
         x_step, out_step, invalid = word(call, at.x_column_stride), word(call, at.out_column_stride), query == a.NOT_A_POSITION
         row, limit = query >> 32, columns

@@ -5,7 +5,7 @@
 //
 //     q, k: (B, T, H, D), byte strides of any sign, f16 | bf16 | f32 | f64, aligned to the element; their out: themselves, or another array;
 //         0 for none
-//     positions: (A, B, T) i64 in units of 2^-32, byte strides, or 0: row t stands at start + t
+//     positions: (A, B, T) i64 in units of 2^-32, byte strides, or 0: row t is at start + t
 //     mask: (B, T) bytes, byte strides, or 0; a row whose byte is 0 is left as it is
 //
 // Grid: x over the pairs of a row (with, in the kernels named `pairs` and out of place, the channels that are not rotated) times groups of

@@ -3,7 +3,7 @@
 (u, v) -> (u c - v s, v c + u s), back where `inverse`  (Su et al. 2021, equation 34)
 
     q, k: (B, T, H, D), byte strides of any sign and size, f16 | bf16 | f32 | f64; their out: themselves or another array; 0 for none
-    positions: (A, B, T) int64 in units of 2^-32, byte strides, or 0: row t stands at start + t
+    positions: (A, B, T) int64 in units of 2^-32, byte strides, or 0: row t is at start + t
     mask: (B, T) bytes, byte strides, or 0; a row whose byte is 0 is left as it is
 
 u' = fma(u, c, -(v s)), v' = fma(v, c, u s), in float32 for 16- and 32-bit arrays and in float64 for float64, one rounding at the store.

@@ -15,7 +15,7 @@ import pytest
 
 import fastpe
 from fastpe._backends import disk_cache as cache
-from fastpe._backends import host
+from fastpe._backends.host import compile
 from fastpe._tools import cli
 
 # Adds to a fixed array of every element type named, prints the bytes and whether a kernel was compiled for it.
@@ -77,7 +77,7 @@ def test_a_damaged_file_is_replaced(tmp_path, damage):
 
 def test_a_whole_file_that_is_no_kernel_is_not_fatal(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path))
-    key = host.compile._key("add_sinusoidal", ("float32", 0))
+    key = compile._key("add_sinusoidal", ("float32", 0))
     cache.store(cache.folder("numba"), key, pickle.dumps(("not", "a", "kernel")))
     assert start(tmp_path) == ([expected()], "compiled")
 
@@ -135,15 +135,15 @@ def test_every_operation_has_the_same_bits_on_another_cpu(tmp_path):
 def test_the_key_holds_what_the_code_depends_on(monkeypatch):
     import numba
 
-    first = host.compile._key("add_sinusoidal", ("float32", 0))
-    assert host.compile._key("add_sinusoidal", ("float32", 0)) == first
-    assert host.compile._key("add_sinusoidal", ("float32", 1)) != first
+    first = compile._key("add_sinusoidal", ("float32", 0))
+    assert compile._key("add_sinusoidal", ("float32", 0)) == first
+    assert compile._key("add_sinusoidal", ("float32", 1)) != first
     with monkeypatch.context() as patch:
         patch.setattr(numba, "__version__", "0")
-        assert host.compile._key("add_sinusoidal", ("float32", 0)) != first
+        assert compile._key("add_sinusoidal", ("float32", 0)) != first
     read_text = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda path: read_text(path) + ("#" if path.name == "arithmetic.py" else ""))
-    assert host.compile._key("add_sinusoidal", ("float32", 0)) != first
+    assert compile._key("add_sinusoidal", ("float32", 0)) != first
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import struct
 from pathlib import Path
 
+import cases
 import fastpe.kernels
 import fit_polynomials
+import ml_dtypes
 import numba
 import numpy as np
 import pytest
@@ -23,7 +26,8 @@ from fastpe.kernels import (
     rotate_table,
 )
 
-from fastpe._backends import cuda
+from fastpe._arrays.dtypes import ELEMENT_TYPES
+from fastpe._backends import base, cuda
 
 KERNELS = Path(fastpe.kernels.__file__).parent
 CUDA_FILES = sorted(path.stem for path in KERNELS.glob("*.cu"))
@@ -110,6 +114,28 @@ def test_counters_are_on_cache_lines_of_their_own():
         assert others <= {counter.replace("claimed", "slot_is_taken")}
     assert len({fields[name] for name in ranges}) == abi.MOST_THREADS
     assert abi.CHUNK_RANGE.nbytes % abi.LINE_BYTES == abi.SPIN_SLOT.nbytes % abi.LINE_BYTES == 0
+
+
+def test_element_types_agree():
+    """The library's record of an element type and the kernels'."""
+    assert ELEMENT_TYPES.keys() == arithmetic.ELEMENTS.keys()
+    for name, element in arithmetic.ELEMENTS.items():
+        record = ELEMENT_TYPES[name]
+        assert (record.suffix, record.itemsize, record.arithmetic) == (
+            element.suffix,
+            element.itemsize,
+            element.number.__name__,
+        )
+        assert record.rounding == float(ml_dtypes.finfo(cases.DTYPES[name]).eps) / 2
+
+
+def test_backends_offer_what_is_documented():
+    for name, file in base.BACKENDS.items():
+        module = importlib.import_module(file)
+        members = [member for member in vars(base.Backend) if not member.startswith("_")]
+        assert len(members) == 6
+        assert all(callable(getattr(module, member)) for member in members), name
+    assert base.backend_on(None) is importlib.import_module("fastpe._backends.host")
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,24 @@ class AddToeplitz(NamedTuple):
         ]
         batch, extra = _batch(axes, varies)
         table = self.values
+        heads, rows, columns = out.shape[-3:]
+        x_head_stride, x_row_stride, x_column_stride = x.strides[-3:]
+        out_head_stride, out_row_stride, out_column_stride = out.strides[-3:]
         arguments: Arguments = {
             "x": x.address,
             "out": out.address,
             "batch": batch.size,
+            "heads": heads,
+            "rows": rows,
+            "columns": columns,
             "x_batch_stride": batch.strides[0],
+            "x_head_stride": x_head_stride,
+            "x_row_stride": x_row_stride,
+            "x_column_stride": x_column_stride,
             "out_batch_stride": batch.strides[1],
+            "out_head_stride": out_head_stride,
+            "out_row_stride": out_row_stride,
+            "out_column_stride": out_column_stride,
             "values": values,
             "values_head_stride": 0 if table is None else table.strides[0],
             "values_row_stride": table.strides[-2] if table is not None and self.by_column else 0,
@@ -72,10 +84,6 @@ class AddToeplitz(NamedTuple):
             "causal": self.causal,
             "input_scale": self.input_scale,
         }
-        arguments.update(zip(("heads", "rows", "columns"), out.shape[-3:], strict=True))
-        for name, memory in (("x", x), ("out", out)):
-            strides = (f"{name}_{axis}_stride" for axis in ("head", "row", "column"))
-            arguments.update(zip(strides, memory.strides[-3:], strict=True))
         for indices in itertools.product(*(range(axis.size) for axis in extra)):
             call = arguments.copy()
             for index, axis in zip(indices, extra, strict=True):

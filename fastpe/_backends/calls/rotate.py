@@ -126,12 +126,21 @@ class _Heads(NamedTuple):
 
     def arguments(self, name: str, indices: tuple[int, ...]) -> Arguments:
         """The fields of the group of this name, at these indices of the extra axes."""
-        skipped = [sum(index * axis[i] for index, axis in zip(indices, self.extra, strict=True)) for i in (1, 2)]
-        group: Arguments = {
-            f"{name}_x": self.pair.x.address + skipped[0],
-            f"{name}_out": self.pair.out.address + skipped[1],
+        x, out = self.pair.x.address, self.pair.out.address
+        for index, (_, x_stride, out_stride) in zip(indices, self.extra, strict=True):
+            x, out = x + index * x_stride, out + index * out_stride
+        batch_stride, row_stride, head_stride, column_stride = self.strides
+        out_batch_stride, out_row_stride, out_head_stride, out_column_stride = self.out_strides
+        return {
+            f"{name}_x": x,
+            f"{name}_out": out,
             f"{name}_heads": self.heads,
+            f"{name}_batch_stride": batch_stride,
+            f"{name}_row_stride": row_stride,
+            f"{name}_head_stride": head_stride,
+            f"{name}_column_stride": column_stride,
+            f"{name}_out_batch_stride": out_batch_stride,
+            f"{name}_out_row_stride": out_row_stride,
+            f"{name}_out_head_stride": out_head_stride,
+            f"{name}_out_column_stride": out_column_stride,
         }
-        for prefix, strides in ((name, self.strides), (f"{name}_out", self.out_strides)):
-            group.update(zip((f"{prefix}_{axis}_stride" for axis in ("batch", "row", "head", "column")), strides, strict=True))
-        return group

@@ -17,6 +17,7 @@ from .row_cache import RowCache
 OWN_SCRATCH_BYTES = 1 << 15  # up to so many stay with a call's blocks; more are borrowed for each run
 
 ctl = abi.CONTROL.index
+_control_words: dict[str, int] = vars(ctl)
 
 
 class Blocks:
@@ -35,7 +36,9 @@ class Blocks:
         self.call = self.control + abi.CONTROL.nbytes
         self.positions_at = self.call + layout.nbytes
         behind = self.control + abi.WORD_BYTES * used
-        abi.CONTROL.pack_into(self.words, 0, {**control, "scratch": behind + -behind % abi.LINE_BYTES, "called": 1})
+        for name, value in control.items():
+            self.words[_control_words[name]] = value
+        self.words[ctl.scratch] = behind + -behind % abi.LINE_BYTES
         layout.pack_into(self.words, abi.CONTROL.nbytes, arguments)
 
 
@@ -71,7 +74,8 @@ class PreparedCall:
         keepalive: Any,
     ) -> None:
         self._kernel, self._layout, self._arguments, self._keepalive = kernel, layout, arguments, keepalive
-        self._control = {**control, "yield_function": pool.yield_function()}
+        self._control = control
+        control["yield_function"], control["called"] = pool.yield_function(), 1
         self._slot_bytes = control["slot_bytes"]
         self._helpers = min(control["chunks"] - 1, nbytes // chunking.BYTES_PER_HELPER, abi.MOST_THREADS - 1)
         self._owns_scratch = self._helpers <= 0 and self._slot_bytes <= OWN_SCRATCH_BYTES

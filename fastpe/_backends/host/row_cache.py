@@ -1,8 +1,8 @@
 """The row cache: the first rows of an encoding, ready to be added, for calls so small that making them is most of the work.
 
-A call with the rows in the cache takes, against the same call without, on one thread of an AMD EPYC (family 25, Zen 4), x in place, 512
-columns, one sequence / eight of them: float32 0.71 / 0.84 of the time at 4 MiB; float64 0.40 / 0.63; bfloat16 0.85 / 0.90. Beyond the
-sizes below, reading the rows costs as much as making them.
+Time without the cache over time with it, x in place, 512 columns, one sequence / eight, one thread of an AMD EPYC (family 25, model 17):
+float32 1.5 / 1.1 at 0.25 MiB, 1.4 / 1.2 at 4 MiB; float64 2.5 / 1.2 and 2.5 / 1.6; bfloat16 1.4 / 1.1 and 1.2 / 1.1. Twice the rows of
+MOST_BYTES are slower to read than to make: 0.5 to 0.8 at 8 MiB of float32 and 16 MiB of float64 rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from ..._arrays.dtypes import ELEMENT_TYPES
 from ..plans import SinusoidalPlan
 
-MOST_BYTES = {"float32": 1 << 23, "float64": 1 << 24}  # of a plan's rows
+MOST_BYTES = {"float32": 1 << 22, "float64": 1 << 23}  # of a plan's rows
 MOST_BYTES_OF_ALL = 1 << 24  # of the rows of all plans
 BYTES_PER_CALL = 1 << 20  # one call makes no more rows than these
 

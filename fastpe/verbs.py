@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 
 from ._backends import backend_on
+from ._backends.host.pool import get_num_threads, set_num_threads
 from ._core import bias_tables, call_cache, checks
 from ._core.operations import Add, AddBias, Embed, Encode, Rerotate, Resample, Rotate
 from ._core.operations.embed import pair, quantisation
@@ -665,28 +666,6 @@ def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
     backend = backend_on(device)
     for name in names:
         backend.warmup(name, device)
-
-
-def get_num_threads() -> int:
-    """Return how many threads a call on the host may use.
-
-    The first of: ``set_num_threads``; the environment variable ``FASTPE_NUM_THREADS``; torch's number, when torch is loaded; the
-    smallest of ``OMP_NUM_THREADS``, the cores this process may run on, the container's CPU quota, and 16. The environment and the
-    cores are looked at by this function and by a process's first call.
-    """
-    threads: int = backend_on(None).pool.get_num_threads()
-    return threads
-
-
-def set_num_threads(count: int | None) -> None:
-    """Set how many threads a call on the host may use, the caller's among them; None goes back to the default.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``count`` is no integer of at least 1.
-    """
-    backend_on(None).pool.set_num_threads(count)
 
 
 def clear_caches() -> None:

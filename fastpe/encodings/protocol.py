@@ -74,7 +74,7 @@ class Encoding:
         """The length for a rule that depends on it: the largest position + 1, if it is not given."""
         if not self.needs_length or seq_len is not None:
             return seq_len
-        return length_of(function, rows.start, count, rows.alive[0] if rows.table else None)
+        return length_of(function, rows.start, count, rows.keepalive[0] if rows.table else None)
 
 
 class Additive(Encoding):

@@ -57,12 +57,12 @@ def recorded(monkeypatch):
     """The numbers of helpers that calls ask for."""
     found, original = [], pool.run
 
-    def record(kernel, addresses, helpers, alive, seats):
+    def record(kernel, addresses, helpers, keepalive, slots):
         found.append(helpers)
-        original(kernel, addresses, helpers, alive, seats)
+        original(kernel, addresses, helpers, keepalive, slots)
 
     monkeypatch.setattr(pool, "run", record)
-    monkeypatch.setattr(pool.Seats, "taken", lambda self: 0)  # as if none waited in a seat
+    monkeypatch.setattr(pool.SpinSlots, "waiting", lambda self: 0)  # as if none waited in a spin slot
     return found
 
 
@@ -306,7 +306,7 @@ def test_quota_of_a_container(tmp_path, name):
 
 def test_quota_is_read_once(monkeypatch):
     reads = []
-    monkeypatch.setattr(pool, "_quota_found", [])
+    monkeypatch.setattr(pool, "_quota_read", [])
     monkeypatch.setattr(pool, "_read_quota", lambda root: reads.append(root))
     assert pool._quota() is None
     assert pool._quota() is None

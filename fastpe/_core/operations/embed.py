@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..._arrays import ITEMSIZE, Memory, Outline, dispatch
-from ..._backends.calls import SumRows
+from ..._backends.calls import GatherSum
 from .. import checks
 from ..arguments import Target, check_apart, device_name, host_numbers, is_known, output
 from ..checks import describe, message
@@ -90,7 +90,7 @@ class Embed(_Embed):
             rows, summand = encoding.summand(place, where, target, self.seq_len)
         if 0 in target.shape:
             return Job(out, target.device, ())
-        call = SumRows(
+        call = GatherSum(
             "embed",
             words,
             target,

@@ -71,7 +71,7 @@ class Rotate(_Rotate):
         """The length that a rule depends on: the largest position + 1, if it is not given."""
         if not self.encoding.needs_length or self.seq_len is not None:
             return self.seq_len
-        return length_of(self.function, rows.start, count, rows.alive[0] if rows.table else None)
+        return length_of(self.function, rows.start, count, rows.keepalive[0] if rows.table else None)
 
     def _call(self, group: dict[str, Pair], rows: RotaryRows, axes: dict[str, int], plans: dict[str, Any]) -> RotateCall:
         name = next(iter(group))
@@ -284,7 +284,7 @@ def _rotary_rows(target: Target, rows: Rows, step: int = 0) -> RotaryRows:
     strides, mask_strides = (
         (0 if batch is None else values[batch], values[axis]) for values in (rows.table_strides, rows.mask_strides)
     )
-    return RotaryRows(rows.start, rows.table, (*strides, step), rows.mask, mask_strides, rows.alive)
+    return RotaryRows(rows.start, rows.table, (*strides, step), rows.mask, mask_strides, rows.keepalive)
 
 
 def _rows(arrays: Arrays, encoding: Any, validate: bool, where: Where) -> RotaryRows:

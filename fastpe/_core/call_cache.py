@@ -72,6 +72,11 @@ def host_address(array: Any, is_buffer: bool) -> int:
     return address
 
 
+def are_rows(ids: Any, count: int) -> bool:
+    """Whether int64 ids lie in [0, count): as unsigned numbers, negative ones are the largest."""
+    return bool(ids.view(np.uint64).max() < count)
+
+
 def _extent(memory: Memory) -> tuple[int, int]:
     """From the first byte to behind the last, counted from an array's address."""
     steps = [(size - 1) * stride for size, stride in zip(memory.shape, memory.strides, strict=True)]
@@ -114,7 +119,7 @@ class _RotateEntry(Entry):
 class _EmbedEntry(Entry):
     def run_host(self, arrays: tuple[Any, ...], offset: Any, out: Any) -> Any:
         table, ids = arrays[:2]
-        if ids.min() < 0 or ids.max() >= table.shape[0]:
+        if not are_rows(ids, table.shape[0]):
             return MISS
         if out is None:
             out = np.empty((*ids.shape, table.shape[1]), table.dtype)

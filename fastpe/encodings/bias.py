@@ -26,6 +26,7 @@ class Bias:
     ``parameters`` and ``evaluate``; it needs no kernel.
     """
 
+    holds_arrays = True  # whether there are arrays of the caller's among its parameters; each dataclass knows it
     normalises: ClassVar[bool] = False  # whether the query's position matters beside the distance
     text: str  # a dataclass as JSON, for graphs and for calls like an earlier one; its tensors are only named
 
@@ -36,6 +37,7 @@ class Bias:
     def __post_init__(self) -> None:
         if dataclasses.is_dataclass(self):  # what others hold is not known
             object.__setattr__(self, "text", text.write(self))
+            object.__setattr__(self, "holds_arrays", len(text.kinds_in(self.text)) > 1)
 
     if TYPE_CHECKING:  # a field in some, and a dataclass would take a property for its default
 
@@ -52,8 +54,6 @@ class Bias:
     def parameters(self) -> dict[str, Any]:
         """What ``evaluate`` takes by name: tuples of numbers, or arrays and tensors of the caller's."""
         return {}
-
-    holds_arrays: ClassVar[bool] = True  # perhaps: ``arrays`` says which
 
     @property
     def arrays(self) -> dict[str, Any]:

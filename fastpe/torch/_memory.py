@@ -69,10 +69,7 @@ def fresh(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, k
         out: Any = outs[0] if len(outs) == 1 else tuple(outs)
     else:
         lead = next(x for x in arrays if isinstance(x, Tensor))
-        if key is None:
-            as_array(
-                operation.function, operation.names[0], lead
-            )  # what has no memory is refused before anything is made of it
+        as_array(operation.function, operation.names[0], lead)  # what has no memory is refused before anything is made
         out = new(*result_of(operation, arrays), lead.device)
     write(operation, arrays, where, out, validate, key=key)
     return out
@@ -196,8 +193,7 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any) -> Any
 
 def _embedded(entry: Any, arrays: tuple[Any, ...], addresses: list[int], offset: int) -> Any:
     table, ids = arrays[:2]
-    numbers = as_array("embed", "ids", ids)
-    if numbers.min() < 0 or numbers.max() >= table.shape[0]:
+    if not call_cache.are_rows(as_array("embed", "ids", ids), table.shape[0]):
         return call_cache.MISS
     out = new((*ids.shape, table.shape[1]), table.dtype, table.device)
     return out if entry.run((*addresses, out.data_ptr()), offset) else call_cache.MISS

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 
 from ._backends import backend_on
+from ._backends.host.pool import get_num_threads, set_num_threads
 from ._core import bias_tables, call_cache, checks
-from ._core.operations import Add, AddBias, Between, Embed, Encode, Rerotate, Resample, Rotate
+from ._core.operations import Add, AddBias, Embed, Encode, Rerotate, Resample, Rotate
 from ._core.operations.embed import pair, quantisation
 from ._core.pair_layout import permuted
 from ._core.run import run
-from ._core.where import Where
 from .encodings import Additive, Encoding, Rotational, additive, rotational, source_and_target
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def add_encoding(
            [ 0.9093, -0.4161,  0.02  ,  0.9998]], dtype=float32)
     """
     operation = Add(additive("add_encoding", encoding), input_scale, seq_len)
-    result: Array = run(operation, (x,), Where(offset, positions, cu_seqlens, mask, seq_axis), out, validate)
+    result: Array = run(operation, (x,), (offset, positions, cu_seqlens, mask, seq_axis), out, validate)
     return result
 
 
@@ -309,7 +309,7 @@ def apply_rotary(
     array([-0.301,  0.99 ,  1.382,  1.01 ], dtype=float32)
     """
     operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len)
-    return run(operation, (q, k), Where(offset, positions, cu_seqlens, mask, seq_axis), out, validate)
+    return run(operation, (q, k), (offset, positions, cu_seqlens, mask, seq_axis), out, validate)
 
 
 def rerotate(
@@ -371,7 +371,7 @@ def rerotate(
     True
     """
     operation = Rerotate(*source_and_target(encoding, source, target), seq_len)
-    result: Array = run(operation, (k, delta), Where(offset, positions, cu_seqlens, mask, seq_axis), out, validate)
+    result: Array = run(operation, (k, delta), (offset, positions, cu_seqlens, mask, seq_axis), out, validate)
     return result
 
 
@@ -454,7 +454,7 @@ def embed(
     """
     operation = Embed(None if encoding is None else additive("embed", encoding, "embeds"), scale, padding_idx, dtype, seq_len)
     arrays = (table, ids, *pair(token_types), *quantisation(row_scale))
-    result: Array = run(operation, arrays, Where(offset, positions, cu_seqlens, mask), out, validate)
+    result: Array = run(operation, arrays, (offset, positions, cu_seqlens, mask, -2), out, validate)
     return result
 
 
@@ -526,7 +526,7 @@ def add_bias(
            [-0.125 , -0.0625,  0.    ]], dtype=float32)
     """
     operation = AddBias(bias, causal, input_scale)
-    result: Array = run(operation, (scores,), Between(q_offset, q_positions, k_positions), out, validate)
+    result: Array = run(operation, (scores,), (q_offset, q_positions, k_positions), out, validate)
     return result
 
 
@@ -668,28 +668,6 @@ def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
     backend = backend_on(device)
     for name in names:
         backend.warmup(name, device)
-
-
-def get_num_threads() -> int:
-    """Return how many threads a call on the host may use.
-
-    The first of: ``set_num_threads``; the environment variable ``FASTPE_NUM_THREADS``; torch's number, when torch is loaded; the
-    smallest of ``OMP_NUM_THREADS``, the cores this process may run on, the container's CPU quota, and 16. This function and a process's
-    first call read the environment and count the cores.
-    """
-    threads: int = backend_on(None).pool.get_num_threads()
-    return threads
-
-
-def set_num_threads(count: int | None) -> None:
-    """Set how many threads a call on the host may use, the caller's included; None goes back to the default.
-
-    Raises
-    ------
-    TypeError, ValueError
-        ``count`` is not an integer of at least 1.
-    """
-    backend_on(None).pool.set_num_threads(count)
 
 
 def clear_caches() -> None:

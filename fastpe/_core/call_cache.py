@@ -32,7 +32,7 @@ class Entry:
 
     def __init__(self, call: Any, arrays: Sequence[Memory], counts: bool = True) -> None:
         self.call, self._counts, self._last = call, counts, POSITION_LIMIT - call.rows
-        self._buffers = [memory.array.flags.c_contiguous and memory.array.dtype.kind == "f" for memory in arrays]
+        self._buffers = [memory.array.flags.c_contiguous and memory.array.dtype.kind in "fi" for memory in arrays]
         first, last = arrays[0], arrays[-1]
         (low, high), (low_of_last, high_of_last) = _extent(first), _extent(last)
         # Two arrays overlap where the last lies between these distances from the first, if not interleaved as they were then.
@@ -120,7 +120,13 @@ class _EmbedEntry(Entry):
             out = np.empty((*ids.shape, table.shape[1]), table.dtype)
         elif not out.flags.writeable or np.may_share_memory(out, table) or np.may_share_memory(out, ids):
             return MISS
-        return out if self._run_host((table.ctypes.data, ids.ctypes.data, out.ctypes.data), offset) else MISS
+        first, second, third = self._buffers
+        addresses = (
+            host_address(table, first and table.flags.writeable),
+            host_address(ids, second and ids.flags.writeable),
+            host_address(out, third),
+        )
+        return out if self._run_host(addresses, offset) else MISS
 
 
 class BiasEntry(Entry):

@@ -42,6 +42,9 @@ def number(function: str, name: str, value: Any) -> float:
         found = math.copysign(value, value)
         if math.isfinite(found):
             return found
+    if getattr(value, "requires_grad", False):
+        rule = f"{name} must be a real number, not a tensor that requires a gradient, as there is none for it"
+        raise TypeError(message(function, rule, describe(value), "Pass value.item()."))
     try:
         if type(value) is int:
             result = float(operator.index(value))

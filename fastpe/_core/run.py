@@ -31,9 +31,15 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any = None, va
             result = entry.run_host(arrays, where[0], out)
             if result is not call_cache.MISS:
                 return result
+    where = as_where(operation, where)
     job = operation.check(arrays, where, out, validate)
     finish(operation, job, key, arrays, where)
     return job.result
+
+
+def as_where(operation: Any, where: Any) -> Any:
+    """Where rows stand as the value that checks take. Verbs give a plain tuple, which saves them 0.25 us."""
+    return None if where is None else operation.where_type(*where)
 
 
 def finish(operation: Any, job: Job, key: Any, arrays: tuple[Any, ...], where: Any) -> None:

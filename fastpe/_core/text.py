@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,18 +14,30 @@ from .._arrays import dispatch
 from .._arrays.errors import message
 
 TENSOR = "Tensor"  # stands for the caller's tensors, which lie beside a text
+OBJECT = ' object"}'  # ends what is only named, as it holds what fastpe does not know; no class has such a name
 _TENSOR_FIELD = f'": {{"type": "{TENSOR}"}}'
 _kinds: dict[str, type] = {}
 
 
 def register(kind: type) -> type:
-    """Make a class known, so that its values can be read back; another class of the same name is replaced."""
-    _kinds[name_of(kind)] = kind
+    """Make a class known, so that its values can be read back. Another class of the same name gets a number: what it makes may differ."""
+    plain = name = _plain_name(kind)
+    count = 1
+    while name in _kinds:
+        count += 1
+        name = f"{plain}#{count}"
+    kind.name_in_text = name  # type: ignore[attr-defined]
+    _kinds[name] = kind
     return kind
 
 
 def name_of(kind: type) -> str:
-    """The name of a class in a text: of fastpe's own its own name, of others with their module."""
+    """The name of a class in a text."""
+    return getattr(kind, "name_in_text", "") or _plain_name(kind)
+
+
+def _plain_name(kind: type) -> str:
+    """Of fastpe's own classes the name, of others with their module."""
     return kind.__name__ if kind.__module__.partition(".")[0] == "fastpe" else f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -38,7 +51,7 @@ def write(value: Any) -> str:
     if isinstance(value, int):
         return repr(operator.index(value))  # a compiler that leaves a number open fixes it here
     if isinstance(value, float):
-        return repr(value)
+        return repr(math.copysign(value, value))  # NumPy's numbers as Python's
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, tuple):
@@ -46,7 +59,7 @@ def write(value: Any) -> str:
     if dispatch.is_tensor(value):
         return f'{{"type": "{TENSOR}"}}'
     if not dataclasses.is_dataclass(value):
-        return f'{{"type": "{name_of(type(value))}"}}'
+        return f'{{"type": "{name_of(type(value))}{OBJECT}'
     names = [field.name for field in dataclasses.fields(value) if field.init]
     fields = [f', "{name}": {write(getattr(value, name))}' for name in names]
     return f'{{"type": "{name_of(type(value))}"{"".join(fields)}}}'
@@ -63,6 +76,11 @@ def _written_field(value: Any) -> str:
     return write(value) if is_plain or not hasattr(value, "text") else str(value.text)
 
 
+def says_all(value: Any) -> bool:
+    """Whether values of this text, tensors aside, are equal."""
+    return OBJECT not in getattr(value, "text", OBJECT)
+
+
 def kinds_in(text: str) -> list[str]:
     """The names of the classes that a text consists of."""
     return [part.partition('"')[0] for part in text.split('"type": "')[1:]]
@@ -73,7 +91,7 @@ def refuse_unknown(function: str, text: str) -> None:
     for kind in kinds_in(text):
         if kind != TENSOR and kind not in _kinds:
             rule = "encodings and biases in a graph must consist of numbers, tensors and known classes"
-            remedy = "Arrays must be tensors; classes of your own derive from those of fastpe.encodings.protocol."
+            remedy = "Arrays must be tensors; classes of your own are dataclasses that derive from those of fastpe.encodings.protocol."
             raise TypeError(message(function, rule, f"a {kind}", remedy))
 
 

@@ -27,14 +27,15 @@ class Bias:
     """
 
     normalises: ClassVar[bool] = False  # whether the query's position matters beside the distance
-    text: str  # the bias as JSON, by which graphs and repeated calls know it; the place of a tensor is marked, its values are not written
+    text: str  # a dataclass as JSON, by which graphs and repeated calls know it; a tensor's place is marked, its values are not written
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         text.register(cls)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "text", text.write(self))
+        if dataclasses.is_dataclass(self):  # what others hold is not known
+            object.__setattr__(self, "text", text.write(self))
 
     if TYPE_CHECKING:  # a field in some, and a dataclass would take a property for its default
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .._arrays import Memory, dispatch
-from .._backends.calls import Rows, SumRows
+from .._backends.calls import GatherSum, Rows
 from .._core import checks
 from .._core.arguments import Target, check_apart, device_name
 from .._core.checks import message
@@ -58,7 +58,7 @@ class Learned(Additive):
         rows, summand = self.summand(target, where, out, seq_len)
         if 0 in out.shape:
             return ()
-        return (SumRows("add_table", target.memory, out, rows, target.seq_axis, scale, **summand),)
+        return (GatherSum("add_table", target.memory, out, rows, target.seq_axis, scale, **summand),)
 
     def summand(self, target: Target, where: Where, out: Memory, seq_len: int | None) -> tuple[Rows, dict[str, Any]]:
         rows = resolve(target, where)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from decimal import Decimal
 from types import ModuleType
 from typing import Any, ClassVar
@@ -39,17 +39,18 @@ class Encoding:
     holds_arrays: ClassVar[bool] = False  # whether it holds arrays of the caller's; then calls are never kept to be repeated
     counts: ClassVar[bool] = True  # whether rows count from an offset
     is_whole: ClassVar[bool] = False  # whether it has rows of its own, so that positions may be None, as a Grid
-    text: str  # the encoding as JSON, by which graphs and repeated calls know it; a tensor's place is marked, its values are not written
+    text: str  # a dataclass as JSON, by which graphs and repeated calls know it; a tensor's place is marked, its values are not written
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         text.register(cls)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "text", text.write(self))
+        if is_dataclass(self):  # what others hold is not known
+            object.__setattr__(self, "text", text.write(self))
 
     def __hash__(self) -> int:
-        return hash(self.text)
+        return hash(self.text) if is_dataclass(self) else object.__hash__(self)
 
     @property
     def needs_length(self) -> bool:
@@ -67,7 +68,7 @@ class Encoding:
 
     def repeats(self, seq_len: Any) -> bool:
         """Whether a prepared call may serve later calls on arrays of the same layout. Equal texts must then mean equal encodings."""
-        return not self.holds_arrays and _is_complete(self.text) and (not self.needs_length or type(seq_len) is int)
+        return not self.holds_arrays and text.says_all(self) and (not self.needs_length or type(seq_len) is int)
 
     def plan(self, dim: int, seq_len: int | None = None) -> Any:
         """Return what kernels need for a width, and for a length if ``needs_length``. Cache it: every new kind of call asks for it."""
@@ -77,7 +78,7 @@ class Encoding:
         """The length for a rule that depends on it: ``seq_len``, or the largest position + 1."""
         if not self.needs_length or seq_len is not None:
             return seq_len
-        return length_of(function, rows.start, count, rows.alive[0] if rows.table else None)
+        return length_of(function, rows.start, count, rows.keepalive[0] if rows.table else None)
 
 
 class Additive(Encoding):
@@ -167,18 +168,6 @@ def _difference(before: RotaryPlan, after: RotaryPlan) -> RotaryPlan:
         attention_factor=after.attention_factor / before.attention_factor,
         growths=None,
     )
-
-
-@functools.lru_cache(maxsize=256)
-def _is_complete(written: str) -> bool:
-    """Whether a text has all values of an encoding. Of a tensor, or of an object of an unknown class, it has only the class's name."""
-    if text.TENSOR in text.kinds_in(written):
-        return False
-    try:
-        text.refuse_unknown("fastpe", written)
-    except TypeError:
-        return False
-    return True
 
 
 # ---- plans from frequencies --------------------------------------------------------------------------------------------------

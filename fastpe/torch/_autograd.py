@@ -6,7 +6,6 @@ tensor. The way back is the operation's adjoint, run as any operation is; so it 
 
 from __future__ import annotations
 
-import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -73,11 +72,7 @@ def _with_table(operation: Any, table: Any) -> Any:
 
 def _own(where: Any) -> Any:
     """Where rows stand, with nothing that the caller could change before the way back; tensors are watched by their versions."""
-    return type(where)(*[_own_value(value) for value in where])
-
-
-def _own_value(value: Any) -> Any:
-    return copy.deepcopy(value) if isinstance(value, list) else value
+    return type(where)(*map(_memory.fixed, where))
 
 
 # ---- what is linear in an array ----------------------------------------------------------------------------------------------
@@ -163,7 +158,7 @@ linear: Any = Linear.apply
 def _apply(operation: Any, index: int, arrays: tuple[Any, ...], where: Any, validate: bool, in_place: bool = False) -> Any:
     """``Linear`` of one of an operation's arrays."""
     own = _own(where)
-    delta = _own_value(arrays[1]) if operation.function == "rerotate" else None
+    delta = _memory.fixed(arrays[1]) if operation.function == "rerotate" else None
     call = _Linear(operation, index, where.seq_axis, validate, in_place)
     return linear(arrays[index], _learned(operation), delta, *own[:4], call)
 

@@ -8,7 +8,6 @@ a time. While a graph is traced, an operator adds the bias and another makes the
 from __future__ import annotations
 
 import contextlib
-import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +46,7 @@ class _Call(NamedTuple):
 def differentiable(operation: AddBias, scores: Tensor, where: Between, validate: bool, in_place: bool) -> Tensor:
     """Scores with a bias added that have a history."""
     check_bias(operation.bias)
-    where = Between(*[copy.deepcopy(value) if isinstance(value, list) else value for value in where])
+    where = Between(*map(_memory.fixed, where))
     call = _Call(operation, where.q_offset, validate, in_place)
     places = where.q_positions, where.k_positions
     tensors = tensors_of(operation.bias)

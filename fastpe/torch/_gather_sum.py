@@ -115,6 +115,6 @@ def positions_of(x: Tensor, where: Where) -> Tensor:
         if rows.table == 0:
             counting = torch.arange(target.rows, device=x.device) + (rows.start >> 32)
             return counting.reshape([-1 if i == target.seq_axis else 1 for i in range(len(sizes))]).expand(sizes)
-        table = rows.alive[0].array
+        table = rows.keepalive[0].array
         shown = torch.from_numpy(table) if x.is_cpu else torch.utils.dlpack.from_dlpack(table)
         return shown.as_strided(sizes, [stride // 8 for stride in rows.table_strides]) >> 32

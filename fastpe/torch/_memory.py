@@ -129,6 +129,11 @@ def key_of(operation: Any, arrays: tuple[Any, ...], where: Any) -> Any:
         return _bias_key(operation, arrays[0], where)
     if kind not in _REPEATED or type(where[0]) is not int or not operation.repeatable(where):
         return None
+    if kind is Embed:
+        table, ids, type_ids, types, row_scale, _ = arrays
+        if type_ids is not None or types is not None or row_scale is not None:
+            return None
+        arrays = table, ids
     layouts: list[Any] = []
     for x in arrays:
         if x is None:
@@ -140,8 +145,6 @@ def key_of(operation: Any, arrays: tuple[Any, ...], where: Any) -> Any:
                 return None
         else:
             return None
-    if kind is Embed and layouts[2:] != [None] * 4:
-        return None
     encoding = operation[0]
     return (kind, None if encoding is None else encoding.text, operation[1:], where[4], *layouts)
 
@@ -168,7 +171,7 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any) -> Any
     if entry is None:
         return call_cache.MISS
     kind, addresses = type(operation), []
-    given = [x for x in arrays if x is not None]
+    given = arrays[:2] if kind is Embed else [x for x in arrays if x is not None]
     for x in given:
         try:
             address = x.data_ptr()
@@ -223,6 +226,13 @@ def as_shared(function: str, name: str, value: Any, device: torch.device) -> Any
 def shared_where(function: str, where: Any, device: torch.device) -> Any:
     """Where rows stand, with arrays in place of tensors."""
     return type(where)(*[as_shared(function, name, value, device) for name, value in zip(where._fields, where, strict=True)])
+
+
+def fixed(value: Any) -> Any:
+    """Numbers that the caller cannot change any more: lists as tuples, arrays copied; tensors as they are."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(fixed, value))
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 @contextlib.contextmanager

@@ -174,8 +174,8 @@ _library.impl("run_", _count_versions, "ADInplaceOrView", with_keyset=True)
 # ---- what gradients need besides ---------------------------------------------------------------------------------------------
 
 
-def _row_positions(x: Tensor, located: list[Tensor], call: str, numbers: list[int], lengths: list[int]) -> Tensor:
-    positions = _gather_sum.positions_of(x, unpack([], [], located, call, numbers, lengths, out=[x]).where)
+def _row_positions(x: Tensor, given_where: list[Tensor], call: str, numbers: list[int], lengths: list[int]) -> Tensor:
+    positions = _gather_sum.positions_of(x, unpack([], [], given_where, call, numbers, lengths, out=[x]).where)
     return positions.clone(memory_format=torch.contiguous_format)
 
 

@@ -47,7 +47,7 @@ def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, wr
             numbers.append(arrays[1])
         else:
             plain = text.write(arrays[1])
-    names, located, axis = "", [], 0
+    names, given_where, axis = "", [], 0
     if where is not None:
         for name, value in zip(where._fields, where):  # noqa: B905 (traced)
             if name == "seq_axis":
@@ -56,7 +56,7 @@ def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, wr
             if isinstance(value, (list, tuple, range)):
                 value = torch.tensor(value, device=device)
             if isinstance(value, Tensor):
-                located.append(value)
+                given_where.append(value)
                 names += f" {name}"
             elif value is not None:
                 numbers.append(value)
@@ -71,12 +71,12 @@ def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, wr
     written_text = text.write_operation(operation)
     text.refuse_unknown("torch.compile", written_text)
     call = f"{written_text}\n{given}\n{names}\n{text.write(axis)}\n{plain}\n{text.write(validate)}\n{written}"
-    return tensors, tables, located, call, numbers, lengths
+    return tensors, tables, given_where, call, numbers, lengths
 
 
 def unpack(*packed: Any, out: Any = ()) -> Call:
     """The call that was packed; ``out``: the arrays that were passed by themselves."""
-    tensors, tables, located, call, numbers, lengths = packed
+    tensors, tables, given_where, call, numbers, lengths = packed
     written_text, given, names, axis, plain, validate, written = call.split("\n")
     operation = text.read(written_text, tables)
     others, counts, outs = iter(tensors), iter(numbers), iter(out)
@@ -93,7 +93,7 @@ def unpack(*packed: Any, out: Any = ()) -> Call:
     where_kind = Between if isinstance(operation, AddBias) else Where if operation.function != "encode" else None
     where = None
     if where_kind is not None:
-        values = iter(located)
+        values = iter(given_where)
         fields = {name.strip("#"): next(counts) if name.startswith("#") else next(values) for name in names.split()}
         where = Between(**fields) if where_kind is Between else Where(**fields, seq_axis=int(axis))
     return Call(operation, tuple(arrays), where, validate == "true")

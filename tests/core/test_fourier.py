@@ -98,12 +98,12 @@ def test_a_matrix_of_any_sign_and_scale():
 
 
 def test_large_arrays_go_piece_by_piece(monkeypatch):
-    from fastpe import fourier as writing
+    from fastpe._core import fourier_features
 
     points = np.random.default_rng(3).uniform(0, 1, (2, 101))
     fourier = Fourier.random(np.random.default_rng(4).normal(size=(2, 8)))
     whole = fastpe.encode(points, 16, fourier)
-    monkeypatch.setattr(writing, "ROOM_BYTES", 16 * 8 * 7)
+    monkeypatch.setattr(fourier_features, "PIECE_BYTES", 16 * 8 * 7)
     cases.assert_same_bits(fastpe.encode(points, 16, fourier), whole)
     out = np.zeros((101, 32), np.float32)[:, ::2]
     assert fastpe.encode(points, 16, fourier, out=out) is out

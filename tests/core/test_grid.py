@@ -166,11 +166,11 @@ def test_tensors():
     """The adjoint is the identity; in a compiled graph a grid is a string."""
     torch = pytest.importorskip("torch")
     import fastpe.torch
-    from fastpe.torch import ops
+    from fastpe._core import text
 
     for name, (grid, _) in GRIDS.items():
-        assert ops._read(ops._text(grid)) == grid, name
-    assert ops._read(ops._text(fastpe.Fourier.nerf(3, 2))) == fastpe.Fourier.nerf(3, 2)
+        assert text.read(grid.text) == grid, name
+    assert text.read(fastpe.Fourier.nerf(3, 2).text) == fastpe.Fourier.nerf(3, 2)
     grid, mask = Grid.mae((3, 4)), torch.tensor([True, False] * 6)
     expected = fastpe.encode(None, 32, grid)
     x = torch.zeros(2, 12, 32, requires_grad=True)

@@ -23,7 +23,7 @@ import numpy as np
 from ptx_machine import AGENT, BARRIER, BRANCH, EXIT, PLAIN, SPECIALS, Instruction, Machine, Register
 from ptx_memory import Memory, PTXError
 from ptx_operations import TYPES, operation
-from ptx_text import ADDRESS, CACHING, ENTRY, INSTRUCTION, PARAMETER, TOKEN, VARIABLE, immediate, storage
+from ptx_text import ADDRESS, CACHING, ENTRY, INSTRUCTION, PARAMETER, TOKEN, VARIABLE, immediate, stored_as
 
 __all__ = ["Kernel", "Memory", "Module", "PTXError"]
 
@@ -202,7 +202,7 @@ class _Decoder:
             for name in names.split(","):
                 prefix, _, count = name.strip().partition("<")
                 for full in [prefix + str(k) for k in range(int(count[:-1]))] if count else [prefix]:
-                    self._declare(full, storage(TYPES.get(kind[1:])))
+                    self._declare(full, stored_as(TYPES.get(kind[1:])))
         elif not text.startswith((".pragma", ".param")):  # .param: of a call, which is refused by itself
             raise PTXError(f"unsupported directive: {text}")
 
@@ -287,7 +287,7 @@ class _Decoder:
             raise PTXError(f"{text} holds {storage}, not {dtype},")
         if storage.itemsize == dtype.itemsize:
             return lambda machine: machine.fetch(place).view(dtype)
-        narrow = storage(dtype)
+        narrow = stored_as(dtype)
         return lambda machine: machine.fetch(place).astype(narrow).view(dtype)
 
     def _writer(self, text: str, dtype: np.dtype) -> Write:
@@ -304,7 +304,7 @@ class _Decoder:
             raise PTXError(f"{text} holds {storage}, not {dtype},")
         if storage.itemsize == dtype.itemsize:
             return lambda machine, value: machine.put(place, value.view(storage))
-        narrow = dtype if dtype.kind == "i" else storage(dtype)
+        narrow = dtype if dtype.kind == "i" else stored_as(dtype)
         return lambda machine, value: machine.put(place, value.view(narrow).astype(storage))
 
     def _address(self, text: str, space: str, size: int) -> Read:
@@ -385,7 +385,7 @@ class _Decoder:
         space, dtype, address = self._access(parts, values, place)
         if space == "param":
             raise PTXError("unsupported instruction")
-        readers = [self._reader(name, storage(dtype)) for name in values]
+        readers = [self._reader(name, stored_as(dtype)) for name in values]
 
         def run(machine: Machine) -> None:
             at = machine.per_lane(address(machine))

@@ -18,7 +18,7 @@ ADDRESS = re.compile(r"\[\s*([%\w$.]+)\s*(?:\+\s*(-?\w+)\s*)?\]$")
 CACHING = re.compile(r"(weak|relaxed|volatile|gpu|sys|cta|cluster|nc|ca|cg|cs|cv|lu|wb|wt|L[12]::\w+)$")
 
 
-def storage(dtype: np.dtype | None) -> np.dtype:
+def stored_as(dtype: np.dtype | None) -> np.dtype:
     """The type that registers hold: predicates, or plain bits."""
     if dtype is None:
         raise PTXError("unsupported register type")

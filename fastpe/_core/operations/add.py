@@ -26,6 +26,7 @@ class Add(_Add):
 
     __slots__ = ()
     function: ClassVar[str] = "add_encoding"
+    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("x",)
     in_place: ClassVar[bool] = True
     written: ClassVar[int] = 1
@@ -75,10 +76,10 @@ class Add(_Add):
         )
 
     def key(self, arrays: tuple[Any, ...], where: Where, out: Any) -> Any:
-        if not self.repeatable(where):
+        (x,), offset, axis = arrays, where[0], where[4]
+        if type(x) is not np.ndarray or not self.repeatable(where):
             return None
         encoding, scale, seq_len = self
-        (x,), offset, axis = arrays, where[0], where[4]
         kind = 0 if type(offset) is int else offset_kind(offset, x, axis)
         if kind is None:
             return None
@@ -116,6 +117,7 @@ class Encode(_Encode):
 
     __slots__ = ()
     function: ClassVar[str] = "encode"
+    where_type: ClassVar[Any] = None
     names: ClassVar[tuple[str, ...]] = ("like", "positions")
     in_place: ClassVar[bool] = False
     written: ClassVar[int] = 0

@@ -36,6 +36,7 @@ class Operation(Protocol):
     """
 
     function: ClassVar[str]  # the verb, as errors name it
+    where_type: ClassVar[Any]  # the class of what says where its rows stand: Where, Between or None
     names: ClassVar[tuple[str, ...]]  # of the arrays
     in_place: ClassVar[bool]  # whether the verb writes arrays, where no out is given
     written: ClassVar[int]  # how many of the first ones, if it does

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..._arrays import ITEMSIZE, Memory, Outline, dispatch
-from ..._backends.calls import SumRows
+from ..._backends.calls import GatherSum
 from .. import checks
 from ..arguments import Target, check_apart, device_name, host_numbers, is_known, output
 from ..checks import describe, message
@@ -39,6 +39,7 @@ class Embed(_Embed):
 
     __slots__ = ()
     function: ClassVar[str] = "embed"
+    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("table", "ids", "token_types", "token_types", "row_scale", "row_scale")
     in_place: ClassVar[bool] = False
     written: ClassVar[int] = 0
@@ -89,7 +90,7 @@ class Embed(_Embed):
             rows, summand = encoding.summand(place, where, target, self.seq_len)
         if 0 in target.shape:
             return Job(out, target.device, ())
-        call = SumRows(
+        call = GatherSum(
             "embed",
             words,
             target,
@@ -130,9 +131,10 @@ class Embed(_Embed):
         )
 
     def key(self, arrays: tuple[Any, ...], where: Where, out: Any) -> Any:
-        table, ids, type_ids, types, row_scale, zero_point = arrays
-        plain = type_ids is types is row_scale is zero_point is None
-        if not plain or type(ids) is not np.ndarray or ids.size == 0 or not self.repeatable(where):
+        table, ids, type_ids, types, row_scale, _ = arrays
+        if type_ids is not None or types is not None or row_scale is not None or not self.repeatable(where):
+            return None
+        if type(table) is not np.ndarray or type(ids) is not np.ndarray or ids.size == 0:
             return None
         offset = where[0]
         kind = 0 if type(offset) is int else offset_kind(offset, ids[..., None], -2)

@@ -29,6 +29,7 @@ class Resample(_Resample):
 
     __slots__ = ()
     function: ClassVar[str] = "resample"
+    where_type: ClassVar[Any] = None
     names: ClassVar[tuple[str, ...]] = ("table",)
     in_place: ClassVar[bool] = False
     written: ClassVar[int] = 0

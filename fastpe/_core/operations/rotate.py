@@ -37,6 +37,7 @@ class Rotate(_Rotate):
 
     __slots__ = ()
     function: ClassVar[str] = "apply_rotary"
+    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("q", "k")
     in_place: ClassVar[bool] = True
 
@@ -70,7 +71,7 @@ class Rotate(_Rotate):
         """The length that a rule depends on: the largest position + 1, if it is not given."""
         if not self.encoding.needs_length or self.seq_len is not None:
             return self.seq_len
-        return length_of(self.function, rows.start, count, rows.alive[0] if rows.table else None)
+        return length_of(self.function, rows.start, count, rows.keepalive[0] if rows.table else None)
 
     def _call(self, group: dict[str, Pair], rows: RotaryRows, axes: dict[str, int], plans: dict[str, Any]) -> RotateCall:
         name = next(iter(group))
@@ -130,6 +131,7 @@ class Rerotate(_Rerotate):
 
     __slots__ = ()
     function: ClassVar[str] = "rerotate"
+    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("k", "delta")
     in_place: ClassVar[bool] = True
     written: ClassVar[int] = 1
@@ -282,7 +284,7 @@ def _rotary_rows(target: Target, rows: Rows, step: int = 0) -> RotaryRows:
     strides, mask_strides = (
         (0 if batch is None else values[batch], values[axis]) for values in (rows.table_strides, rows.mask_strides)
     )
-    return RotaryRows(rows.start, rows.table, (*strides, step), rows.mask, mask_strides, rows.alive)
+    return RotaryRows(rows.start, rows.table, (*strides, step), rows.mask, mask_strides, rows.keepalive)
 
 
 def _rows(arrays: Arrays, encoding: Any, validate: bool, where: Where) -> RotaryRows:

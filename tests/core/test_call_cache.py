@@ -1,9 +1,10 @@
-"""Calls like an earlier one: what is skipped, what is not, and that the results are the same; finished rows; streaming stores."""
+"""Calls like an earlier one: what is skipped, what is not, and that the results are the same; the row cache; streaming stores."""
 
 from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import cases
 import numpy as np
@@ -11,18 +12,24 @@ import pytest
 import reference
 
 import fastpe
-from fastpe import Learned, Rotary, Sinusoidal, repeated
-from fastpe._backends import host as backend
+from fastpe import Learned, Rotary, Sinusoidal
+from fastpe._backends.host import chunking, row_cache
+from fastpe._core import bias_tables, call_cache
+from fastpe._core.operations import Add, Embed, Rotate
+from fastpe.encodings.protocol import Additive, sinusoids
 from fastpe.scaling import DynamicNTK, Linear
 
 
 @pytest.fixture(autouse=True)
-def nothing_known(monkeypatch):
-    """Start without known calls and finished rows."""
-    monkeypatch.setattr(repeated, "_calls", {})
-    monkeypatch.setattr(repeated, "_rotations", {})
-    monkeypatch.setattr(repeated, "_embeddings", {})
-    backend._finished_of.cache_clear()
+def nothing_known():
+    """Start without known calls and cached rows."""
+    call_cache.clear()
+    row_cache._of.cache_clear()
+
+
+def known(kind):
+    """How many calls of an operation are known."""
+    return sum(key[0] is kind for key in call_cache.entries)
 
 
 def fresh(shape=(2, 5, 12), dtype="float32", seed=0):
@@ -42,7 +49,7 @@ def test_every_further_call_has_the_bits_of_the_first(dtype, encoding):
             got = x.copy()
             assert fastpe.add_encoding(got, encoding, offset=offset) is got
             cases.assert_same_bits(got, expected)
-    assert len(repeated._calls) == 1
+    assert known(Add) == 1
 
 
 def test_a_known_call_takes_arrays_of_its_form_only():
@@ -99,6 +106,30 @@ def test_what_equals_a_known_argument_is_still_refused(given, error):
     cases.assert_same_bits(x, before)
 
 
+def test_a_known_call_takes_arrays_of_numpy_only():
+    """An array with hidden elements has the layout of another, and must not be written."""
+    x, scores, table = fresh(), fresh((3, 4, 9)), fresh((30, 12))
+    masked = [np.ma.MaskedArray(array.copy(), mask=True) for array in (x, scores, x)]
+    ids = np.array([[1, 2, 3]])
+    for first in (True, False):
+        fastpe.add_encoding(x.copy())
+        fastpe.apply_rotary(x.copy())
+        fastpe.add_bias(scores.copy(), fastpe.ALiBi(3))
+        fastpe.embed(ids, table)
+        calls = [
+            lambda: fastpe.add_encoding(masked[0]),
+            lambda: fastpe.add_bias(masked[1], fastpe.ALiBi(3)),
+            lambda: fastpe.apply_rotary(masked[2]),
+            lambda: fastpe.embed(ids, np.ma.MaskedArray(table, mask=True)),
+            lambda: fastpe.embed(np.ma.MaskedArray(ids, mask=True), table),
+        ]
+        for call in calls if first else reversed(calls):
+            with pytest.raises(TypeError):
+                call()
+    for array, before in zip(masked, (x, scores, x), strict=True):
+        cases.assert_same_bits(array.data, before)
+
+
 def test_out_of_place():
     x, out = fresh(), np.empty((2, 5, 12), np.float32)
     expected = fastpe.add_encoding(x.copy(), positions=3 + np.arange(5))
@@ -149,18 +180,63 @@ def test_one_row_with_an_offset_for_each_sequence():
 
 
 def test_known_calls_are_bounded():
-    for rows in range(1, repeated.MOST_FORMS + 20):
+    for rows in range(1, call_cache.MOST_ENTRIES + 20):
         fastpe.add_encoding(np.zeros((rows, 2), np.float32))
-    assert 0 < len(repeated._calls) <= repeated.MOST_FORMS
+    assert 0 < known(Add) <= call_cache.MOST_ENTRIES
 
 
-# ---- finished rows -----------------------------------------------------------------------------------------------------------
+def own_encoding(factor, amount=0.5):
+    """A class that another call of this function makes anew, under the same name."""
+
+    @dataclass(frozen=True)
+    class Own(Additive):
+        amount: float = 0.5
+
+        def plan(self, dim, seq_len=None):
+            return sinusoids((type(self), self, dim), dim, [factor * self.amount] * (dim // 2))
+
+    return Own(amount)
+
+
+def test_classes_of_one_name_are_told_apart():
+    """As where a cell of a notebook that defines an encoding is run again."""
+    x = fresh()
+    first, second = own_encoding(1), own_encoding(2)
+    wanted = [fastpe.add_encoding(x.copy(), one, positions=np.arange(5)) for one in (first, second)]
+    assert (wanted[0] != wanted[1]).any()
+    for _ in (0, 1):
+        for one, expected in zip((first, second), wanted, strict=True):
+            cases.assert_same_bits(fastpe.add_encoding(x.copy(), one), expected)
+    cases.assert_same_bits(fastpe.add_encoding(x.copy(), own_encoding(1, 1.0)), wanted[1])
+
+
+class NoDataclass(Additive):
+    """What it holds is no field."""
+
+    def __init__(self, step):
+        self.step = step
+        self.__post_init__()
+
+    def plan(self, dim, seq_len=None):
+        return sinusoids((id(self), dim), dim, [self.step] * (dim // 2))
+
+
+def test_classes_that_are_no_dataclass_are_told_apart():
+    x = fresh()
+    for step in (0.25, 0.5, 0.75):
+        encoding = NoDataclass(step)
+        expected = fastpe.add_encoding(x.copy(), encoding, positions=np.arange(5))
+        for _ in (0, 1):
+            cases.assert_same_bits(fastpe.add_encoding(x.copy(), encoding), expected)
+
+
+# ---- the row cache -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("layout", ["interleaved", "concatenated"])
 @pytest.mark.parametrize("shape", [(40, 64), (3, 40, 33), (2, 40, 3, 20)])
-def test_finished_rows_have_the_same_bits(dtype, layout, shape):
+def test_cached_rows_have_the_same_bits(dtype, layout, shape):
     encoding = Sinusoidal(layout=layout, amplitude=-1.5)
     axis = len(shape) - 2 if len(shape) < 4 else 1
     x = fresh(shape, dtype)
@@ -169,38 +245,38 @@ def test_finished_rows_have_the_same_bits(dtype, layout, shape):
         for _ in range(3):
             cases.assert_same_bits(fastpe.add_encoding(x.copy(), encoding, offset=offset, seq_axis=axis), expected)
     plan = encoding.plan(shape[-1])
-    made = backend._finished(plan, dtype)._made
-    assert made[1] >= 140, "no rows were finished: this tests nothing"
+    made = row_cache.of(plan, dtype)._rows
+    assert made.number >= 140, "no rows were cached: this tests nothing"
 
 
-def test_finished_rows_are_bounded(monkeypatch):
-    monkeypatch.setitem(backend.FINISHED_BYTES, "float32", 1 << 20)
-    monkeypatch.setattr(backend, "FINISHED_STEP_BYTES", 1 << 18)
-    monkeypatch.setattr(backend, "FINISHED_TOTAL_BYTES", 1 << 21)
-    monkeypatch.setattr(backend, "_with_rows", type(backend._with_rows)())
+def test_the_row_cache_is_bounded(monkeypatch):
+    monkeypatch.setitem(row_cache.MOST_BYTES, "float32", 1 << 20)
+    monkeypatch.setattr(row_cache, "BYTES_PER_CALL", 1 << 18)
+    monkeypatch.setattr(row_cache, "MOST_BYTES_OF_ALL", 1 << 21)
+    monkeypatch.setattr(row_cache, "_filled", type(row_cache._filled)())
     held = []
     for width in range(256, 256 + 8):
         x = np.zeros((900, width), np.float32)
         plan = Sinusoidal().plan(width)
         expected = fastpe.add_encoding(x.copy(), positions=np.arange(900))
         for call in range(7):
-            before = backend._finished(plan, "float32").nbytes
+            before = row_cache.of(plan, "float32").nbytes
             cases.assert_same_bits(fastpe.add_encoding(x.copy()), expected)
-            more = backend._finished(plan, "float32").nbytes - before
+            more = row_cache.of(plan, "float32").nbytes - before
             assert 0 < more <= 1 << 18 if 0 < call < 5 else more == 0, "a call makes a part of the rows, until there are enough"
-        held.append(sum(finished.nbytes for finished in backend._with_rows))
-    assert len(backend._with_rows) == 2
+        held.append(sum(cached.nbytes for cached in row_cache._filled))
+    assert len(row_cache._filled) == 2
     assert 1 << 20 < max(held) <= 1 << 21
-    wide = np.zeros((4, 100_000), np.float32)  # more than FINISHED_BYTES
+    wide = np.zeros((4, 100_000), np.float32)  # more than MOST_BYTES
     for _ in range(3):
         fastpe.add_encoding(wide)
-    assert not backend._finished(Sinusoidal().plan(100_000), "float32").nbytes
+    assert not row_cache.of(Sinusoidal().plan(100_000), "float32").nbytes
 
 
 def test_threads_may_make_rows_of_many_plans_at_once(monkeypatch):
     """The list of those that have rows is read while other threads lengthen it."""
-    monkeypatch.setattr(backend, "FINISHED_TOTAL_BYTES", 1 << 16)
-    monkeypatch.setattr(backend, "_with_rows", type(backend._with_rows)())
+    monkeypatch.setattr(row_cache, "MOST_BYTES_OF_ALL", 1 << 16)
+    monkeypatch.setattr(row_cache, "_filled", type(row_cache._filled)())
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
 
@@ -216,14 +292,14 @@ def test_threads_may_make_rows_of_many_plans_at_once(monkeypatch):
                 done.result()
     finally:
         sys.setswitchinterval(interval)
-    assert sum(finished.nbytes for finished in backend._with_rows) <= 1 << 16
+    assert sum(cached.nbytes for cached in row_cache._filled) <= 1 << 16
 
 
 def test_a_decoder_makes_no_rows_that_it_will_not_add():
     encoding = Sinusoidal(base=777.0)
     for position in range(500, 520):
         fastpe.add_encoding(np.zeros((1, 1, 64), np.float32), encoding, offset=position)
-    assert not backend._finished(encoding.plan(64), "float32").nbytes
+    assert not row_cache.of(encoding.plan(64), "float32").nbytes
 
 
 # ---- streaming stores --------------------------------------------------------------------------------------------------------
@@ -241,7 +317,7 @@ def test_streaming_stores_write_the_same_bits(monkeypatch, dtype, layout, width,
     positions = np.arange(11)
     expected = fastpe.add_encoding(x.copy(), encoding), fastpe.add_encoding(x.copy(), encoding, mask=mask)
     table = fastpe.encode(positions, width, encoding, dtype=cases.DTYPES[dtype])
-    monkeypatch.setattr(backend, "cache_bytes", lambda: 0)
+    monkeypatch.setattr(chunking, "cache_bytes", lambda: 0)
     for padding in (0, 5):
         room = np.zeros((3 * 11 * (width + padding) + shift + 8), cases.DTYPES[dtype])
         whole = room[shift : shift + 3 * 11 * (width + padding)].reshape(3, 11, width + padding)
@@ -261,7 +337,7 @@ def test_streaming_stores_write_the_same_bits(monkeypatch, dtype, layout, width,
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 def test_no_streaming_to_elements_that_are_not_aligned(monkeypatch, dtype):
     """A streaming store to an address that is no vector's own ends the process; the form of the call does not tell."""
-    monkeypatch.setattr(backend, "cache_bytes", lambda: 0)
+    monkeypatch.setattr(chunking, "cache_bytes", lambda: 0)
     x = fresh((40, 96), dtype)
     room = np.zeros(x.nbytes + 64, np.uint8)
     expected = fastpe.add_encoding(x.copy())
@@ -290,7 +366,7 @@ def test_every_further_rotation_has_the_bits_of_the_first(dtype, encoding):
             assert fastpe.apply_rotary(*got, encoding, offset=offset)[1] is got[1]
             for one, wanted in zip(got, expected, strict=True):
                 cases.assert_same_bits(one, wanted)
-    assert len(repeated._rotations) == 1
+    assert known(Rotate) == 1
     for one in (q, k):
         alone = [
             fastpe.apply_rotary(*pair, encoding, inverse=True)
@@ -299,7 +375,7 @@ def test_every_further_rotation_has_the_bits_of_the_first(dtype, encoding):
         ]
         for got in alone:
             cases.assert_same_bits(got, alone[0])
-    assert len(repeated._rotations) == 5
+    assert known(Rotate) == 5
 
 
 def test_a_known_rotation_takes_arrays_of_its_form_only():
@@ -348,7 +424,7 @@ def test_one_row_of_queries_with_an_offset_for_each_sequence():
     for _ in range(3):
         for one, wanted in zip(fastpe.apply_rotary(q.copy(), k.copy(), offset=offsets), expected, strict=True):
             cases.assert_same_bits(one, wanted)
-    assert len(repeated._rotations) == 1
+    assert known(Rotate) == 1
     with pytest.raises(ValueError, match=r"2\^31"):
         fastpe.apply_rotary(q, k, offset=offsets + 1)
     with pytest.raises(ValueError, match="shape"):
@@ -363,7 +439,7 @@ def test_rotations_whose_plan_depends_on_the_call_are_not_kept():
     assert (fastpe.apply_rotary(q.copy(), None, dynamic, seq_len=4, offset=50) != first).any()
     fastpe.apply_rotary(q.copy(), None, Rotary.tabulated(np.ones((9, 8)), np.zeros((9, 8))))
     fastpe.apply_rotary(q.copy(), q.copy(), Rotary(xpos_scale_base=512))  # two calls
-    assert not repeated._rotations
+    assert known(Rotate) == 2, "only those of a given length"
 
 
 def test_threads_rotate_at_once():
@@ -380,10 +456,61 @@ def test_threads_rotate_at_once():
         list(pool.map(rotate, range(8)))
 
 
+def test_calls_with_a_given_length_are_kept():
+    """A rule that depends on the length gives one plan for each that is given, whatever the offset."""
+    q, table, ids = queries(), fresh((30, 16)), np.array([[1, 2, 3, 4, 5]] * 2)
+    rule = DynamicNTK(2.0, 4)
+    rotary, sinusoidal = Rotary(scaling=rule), Sinusoidal(scaling=rule)
+    for length in (50, 70):
+        for offset in (0, 3):
+            places = {"positions": offset + np.arange(5), "seq_len": length}  # takes another way
+            wanted = [
+                fastpe.apply_rotary(q.copy(), None, rotary, **places),
+                fastpe.add_encoding(q[:, 0].copy(), sinusoidal, **places),
+                fastpe.embed(ids, table, sinusoidal, **places),
+            ]
+            for _ in (0, 1):
+                given = {"offset": offset, "seq_len": length}
+                cases.assert_same_bits(fastpe.apply_rotary(q.copy(), None, rotary, **given), wanted[0])
+                cases.assert_same_bits(fastpe.add_encoding(q[:, 0].copy(), sinusoidal, **given), wanted[1])
+                cases.assert_same_bits(fastpe.embed(ids, table, sinusoidal, **given), wanted[2])
+    assert [known(kind) for kind in (Rotate, Add, Embed)] == [2, 2, 2]
+    for bad in (0, -1, True, 50.0, "50"):
+        with pytest.raises((TypeError, ValueError), match="seq_len"):
+            fastpe.apply_rotary(q, None, rotary, seq_len=bad)
+
+
+def test_caches_are_cleared():
+    """Prepared calls and tables of biases are made anew, with the same results."""
+    bias, scores = fastpe.ALiBi(3), fresh((2, 3, 4, 9))
+    first = fastpe.add_encoding(fresh()), fastpe.add_bias(scores.copy(), bias)
+    assert call_cache.entries
+    assert bias_tables._tables
+    fastpe.clear_caches()
+    assert not call_cache.entries
+    assert not bias_tables._tables
+    cases.assert_same_bits(fastpe.add_encoding(fresh()), first[0])
+    cases.assert_same_bits(fastpe.add_bias(scores.copy(), bias), first[1])
+
+
+def test_clearing_while_threads_call():
+    x = fresh()
+    wanted = [fastpe.add_encoding(x.copy(), positions=offset + np.arange(5)) for offset in range(4)]
+
+    def call(offset):
+        for _ in range(200):
+            cases.assert_same_bits(fastpe.add_encoding(x.copy(), offset=offset), wanted[offset])
+            if offset == 3:
+                fastpe.clear_caches()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(call, range(4)))
+
+
 def test_known_rotations_are_bounded():
-    for rows in range(1, repeated.MOST_FORMS + 20):
+    for rows in range(1, call_cache.MOST_ENTRIES + 20):
         fastpe.apply_rotary(np.zeros((rows, 2), np.float32))
-    assert 0 < len(repeated._rotations) <= repeated.MOST_FORMS
+    assert 0 < known(Rotate) <= call_cache.MOST_ENTRIES
 
 
 # ---- embeddings --------------------------------------------------------------------------------------------------------------
@@ -402,7 +529,7 @@ def test_every_further_embedding_has_the_bits_of_the_first(dtype, encoding):
             out = np.empty((2, 5, 12), table.dtype)
             assert fastpe.embed(ids, words, encoding, scale=1.5, out=out, **given) is out
             cases.assert_same_bits(out, expected)
-    assert len(repeated._embeddings) == 2
+    assert known(Embed) == 2
 
 
 def test_a_known_embedding_looks_at_what_can_change():
@@ -443,12 +570,20 @@ def test_known_calls_keep_no_array_alive():
     fastpe.embed(np.zeros((2, 5), int), arrays[0], Sinusoidal(), out=arrays[3])
     fastpe.apply_rotary(arrays[1])
     fastpe.add_encoding(arrays[2])
-    assert repeated._embeddings
-    assert repeated._rotations
-    assert repeated._calls
-    known = [weakref.ref(array) for array in arrays]
+    assert known(Embed)
+    assert known(Rotate)
+    assert known(Add)
+    gone = [weakref.ref(array) for array in arrays]
     arrays.clear()
-    assert [reference() for reference in known] == [None] * 4
+    assert [one() for one in gone] == [None] * 4
+
+
+def test_embeddings_of_token_types_are_made_anew():
+    table, types, ids = fresh((30, 12)), fresh((2, 12), seed=1), np.array([[1, 2, 3]])
+    wanted = table[ids] + types[ids % 2]
+    for _ in range(3):
+        cases.assert_same_bits(fastpe.embed(ids, table), table[ids])
+        cases.assert_same_bits(fastpe.embed(ids, table, token_types=(ids % 2, types)), wanted)
 
 
 def test_one_token_with_an_offset_for_each_sequence():
@@ -457,7 +592,7 @@ def test_one_token_with_an_offset_for_each_sequence():
         ids = np.random.default_rng(seed).integers(0, 30, (6, 1))
         got = fastpe.embed(ids, table, Sinusoidal(), offset=offsets)
         cases.assert_same_bits(got, fastpe.embed(ids, table, Sinusoidal(), positions=offsets[:, None]))
-    assert len(repeated._embeddings) == 1
+    assert known(Embed) == 1
 
 
 def test_embeddings_that_depend_on_more_are_not_kept():
@@ -470,4 +605,4 @@ def test_embeddings_that_depend_on_more_are_not_kept():
         fastpe.embed(ids, table, "sinusoidal", dtype="float16")
     with pytest.raises(IndexError, match=r"\[0, 4\)"):
         fastpe.embed(ids, table, learned, offset=2)
-    assert not repeated._embeddings
+    assert not known(Embed)

@@ -1,19 +1,21 @@
-"""Biases added as before: what is skipped, what is not, that the results are the same, and that tables are given up."""
+"""Calls that add a bias like an earlier one: what is skipped, what is not, that the results are the same, and that tables are given up."""
 
 from __future__ import annotations
 
 import gc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import cases
 import numpy as np
 import pytest
 
 import fastpe
-from fastpe import bias_values, repeated_biases
-from fastpe._backends import host as backend
-from fastpe._core import checks
+from fastpe._arrays import numpy as numpy_arrays
+from fastpe._backends.host import chunking
+from fastpe._core import bias_tables, call_cache, checks
+from fastpe._core.operations import AddBias
 from fastpe.encodings.bias import Bias
 
 HEADS = 3
@@ -26,6 +28,7 @@ BIASES = {
 }
 
 
+@dataclass(frozen=True)
 class Clipped(Bias):
     """A bias that ends on both sides."""
 
@@ -41,21 +44,29 @@ BIASES["clipped"] = Clipped()
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch):
-    monkeypatch.setattr(repeated_biases, "_known", {})
-    monkeypatch.setattr(bias_values, "_tables", {})
+    call_cache.clear()
+    monkeypatch.setattr(bias_tables, "_tables", {})
 
 
 @pytest.fixture
 def hits(monkeypatch):
-    """Whether each call with a form was a known one."""
+    """Whether each call that has a key was a known one."""
     found = []
-    run = repeated_biases.run
+    make, run = AddBias.key, call_cache.BiasEntry.run_host
 
-    def noted(*arguments):
-        found.append(run(*arguments))
-        return found[-1]
+    def noted_key(*arguments):
+        key = make(*arguments)
+        if key is not None:
+            found.append(False)
+        return key
 
-    monkeypatch.setattr(repeated_biases, "run", noted)
+    def noted_run(*arguments):
+        result = run(*arguments)
+        found[-1] = result is not call_cache.MISS
+        return result
+
+    monkeypatch.setattr(AddBias, "key", noted_key)
+    monkeypatch.setattr(call_cache.BiasEntry, "run_host", noted_run)
     return found
 
 
@@ -85,7 +96,7 @@ def test_every_further_call_has_the_bits_of_the_first(name, dtype, causal, hits)
             assert fastpe.add_bias(got, bias, q_offset=offset, causal=causal, input_scale=0.3) is got
             cases.assert_same_bits(got, wanted)
     assert sum(hits) >= 20
-    assert len(repeated_biases._known) == 1
+    assert len(call_cache.entries) == 1
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES)
@@ -103,7 +114,7 @@ def test_a_decoder_with_one_more_key_at_each_step(name, how, dtype, hits):
             cases.assert_same_bits(scores.copy(), expected_of(values, bias, causal=causal))
             assert how == "new" or (room[..., keys:] == 9).all()
     assert sum(hits) >= 30
-    assert len(repeated_biases._known) <= 4
+    assert len(call_cache.entries) <= 4
 
 
 @pytest.mark.parametrize("how", ["dense", "source", "target", "both"])
@@ -125,7 +136,7 @@ def test_out_of_place_with_any_number_of_keys(how, hits):
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 def test_streaming_goes_by_where_the_arrays_lie(monkeypatch, dtype):
     """A streaming store to an address that is no element's own ends the process; the form of the call does not tell."""
-    monkeypatch.setattr(backend, "cache_bytes", lambda: 0)
+    monkeypatch.setattr(chunking, "cache_bytes", lambda: 0)
     bias = BIASES["alibi"]
     for keys in (96, 96, 97):
         scores = fresh((HEADS, 8, keys), dtype)
@@ -221,7 +232,8 @@ def test_most_columns_are_those_that_the_check_lets_pass(seed):
     for size in reversed(shape):
         strides.insert(0, (span + int(rng.integers(0, 9))) * int(rng.choice([1, -1])))
         span += abs(strides[0]) * (size - 1)
-    found = repeated_biases.most_columns((*shape, 5), (*strides, 4), 4)
+    memory = numpy_arrays.memory(np.empty(1, np.float32))._replace(shape=(*shape, 5), strides=(*strides, 4))
+    found = call_cache._most_columns(memory)
 
     def passes(columns):
         try:
@@ -248,8 +260,8 @@ def test_learned_tables_count_as_they_are_now():
         second = fastpe.add_bias(scores.copy(), bias)
         assert (first != second).any()
         cases.assert_same_bits(second, expected_of(scores, bias))
-    assert not repeated_biases._known
-    assert not bias_values._tables
+    assert not call_cache.entries
+    assert not bias_tables._tables
 
 
 # ---- what is kept ------------------------------------------------------------------------------------------------------------
@@ -259,7 +271,7 @@ def test_what_is_kept_owns_no_array_of_the_callers():
     scores, out = fresh(), fresh()
     fastpe.add_bias(scores, BIASES["alibi"])
     fastpe.add_bias(scores, BIASES["alibi"], out=out)
-    assert len(repeated_biases._known) == 2
+    assert len(call_cache.entries) == 2
     known = weakref.ref(scores), weakref.ref(out)
     del scores, out
     gc.collect()
@@ -267,13 +279,13 @@ def test_what_is_kept_owns_no_array_of_the_callers():
 
 
 def test_known_calls_are_bounded():
-    for rows in range(1, repeated_biases.MOST_FORMS + 20):
+    for rows in range(1, call_cache.MOST_ENTRIES + 20):
         fastpe.add_bias(np.zeros((HEADS, rows, 2), np.float32), BIASES["alibi"])
-    assert 0 < len(repeated_biases._known) <= repeated_biases.MOST_FORMS
+    assert 0 < len(call_cache.entries) <= call_cache.MOST_ENTRIES
 
 
 def test_tables_are_given_up_for_others_and_made_again(monkeypatch, hits):
-    monkeypatch.setattr(bias_values, "KEPT_BYTES", 10_000)
+    monkeypatch.setattr(bias_tables, "KEPT_BYTES", 10_000)
     biases = [fastpe.ALiBi(HEADS, max_bias=one) for one in (1, 2, 4, 8, 16, 32)]
     scores = fresh((HEADS, 1, 200))
     wanted = [expected_of(scores, bias) for bias in biases]
@@ -281,11 +293,11 @@ def test_tables_are_given_up_for_others_and_made_again(monkeypatch, hits):
         for bias, one in zip(biases, wanted, strict=True):
             for _ in range(2):
                 cases.assert_same_bits(fastpe.add_bias(scores.copy(), bias), one)
-            assert sum(table.nbytes for table in bias_values._tables.values()) <= 10_000
+            assert sum(table.nbytes for table in bias_tables._tables.values()) <= 10_000
     assert hits == [False, True] * 18
-    alive = [known.values() is not None for known in repeated_biases._known.values()]
-    assert alive.count(True) == len(bias_values._tables) == 3
+    alive = [entry._values() is not None for entry in call_cache.entries.values()]
+    assert alive.count(True) == len(bias_tables._tables) == 3
     large = fresh((HEADS, 1, 2000))
     for _ in range(2):
         cases.assert_same_bits(fastpe.add_bias(large.copy(), biases[0]), expected_of(large, biases[0]))
-    assert len(bias_values._tables) == 3
+    assert len(bias_tables._tables) == 3

@@ -11,29 +11,27 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastpe  # noqa: E402
-from fastpe import repeated_biases  # noqa: E402
-from fastpe.torch import repeated  # noqa: E402
+from fastpe._core import call_cache  # noqa: E402
+from fastpe.torch import _memory  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def nothing_known():
-    repeated._known.clear()
-    repeated_biases._known.clear()
+    call_cache.clear()
 
 
 @pytest.fixture
 def hits(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each call on tensors was a known one."""
+    """Whether each call on tensors that has a key was a known one."""
     found: list[bool] = []
-    for name in ("add_encoding", "apply_rotary", "embed", "add_bias"):
-        known = getattr(repeated, name)
+    repeat = _memory.repeat
 
-        def noted(*arguments: Any, known: Any = known) -> Any:
-            result = known(*arguments)
-            found.append(result is not False and result is not None)
-            return result
+    def noted(*arguments: Any) -> Any:
+        result = repeat(*arguments)
+        found.append(result is not call_cache.MISS)
+        return result
 
-        monkeypatch.setattr(repeated, name, noted)
+    monkeypatch.setattr(_memory, "repeat", noted)
     return found
 
 
@@ -49,7 +47,7 @@ def test_add_encoding_again(dtype, hits):
     for offset in (0, 5, -7, 2**31 - 3):
         x = values(2, 3, 8, seed=offset & 7).to(getattr(torch, dtype))
         expected, version = x.clone().unsqueeze(0).squeeze(0), x._version
-        repeated._known.clear()
+        call_cache.clear()
         fastpe.add_encoding(expected, offset=offset)
         fastpe.add_encoding(torch.zeros_like(x))  # known from here on
         hits.clear()
@@ -243,9 +241,9 @@ def test_transforms_do_not_reach_the_kernel():
 
 
 def test_forms_are_not_kept_without_end():
-    for width in range(1, 2 * repeated.repeated.MOST_FORMS):
+    for width in range(1, 2 * call_cache.MOST_ENTRIES):
         fastpe.add_encoding(torch.zeros(1, 1, width))
-    assert 0 < len(repeated._known) <= repeated.repeated.MOST_FORMS
+    assert 0 < len(call_cache.entries) <= call_cache.MOST_ENTRIES
 
 
 def test_what_is_kept_owns_no_tensor():

@@ -89,8 +89,9 @@ class RotaryEmbedding(torch.nn.Module):
 
     Notes
     -----
-    In training, a rotation in place allocates nothing, forward or backward, if q and k are not views. If they are views, such as
-    ``linear(x).view(B, T, H, D)``, PyTorch copies the gradient several times; then new tensors, allocated once, are the better choice.
+    In training, a rotation in place allocates nothing on the way forward, and a new tensor for each gradient on the way back. If q and k
+    are views, such as ``linear(x).view(B, T, H, D)``, PyTorch also copies the gradient several times; then new tensors are the better
+    choice.
 
     No buffers: ``.to(torch.bfloat16)`` and the meta device leave the angles exact, and ``state_dict()`` is empty.
 

@@ -1,7 +1,7 @@
-"""Differentiable forms of the verbs that write new tensors, as ``torch.nn.functional`` has them.
+"""Differentiable verbs that return new tensors, as ``torch.nn.functional`` has functions.
 
 Gradients are exact: an addition passes them on, a rotation rotates them back, an embedding adds them up by row. Backward of backward and
-``torch.compile`` work, and ``torch.func``'s ``grad``, ``vmap`` over x or ids (everything else unmapped) and, but by tables, ``jvp``.
+``torch.compile`` work. Of ``torch.func``, ``grad`` works, ``vmap`` over x or ids (all else unmapped), and ``jvp`` except by tables.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The encodings as modules. Those without weights have no state at all: nothing that a cast or the meta device could spoil."""
+"""The encodings as modules. Those without weights have no state: a cast or the meta device cannot change them."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ class RotaryEmbedding(torch.nn.Module):
 
     Notes
     -----
-    In training, a rotation in place allocates nothing, forward or back, where q and k are tensors of their own. Where they are views, as
-    ``linear(x).view(B, T, H, D)`` is, PyTorch copies the gradient of what was written several times; new tensors, allocated once, are then
-    the better choice.
+    In training, a rotation in place allocates nothing on the way forward, and a new tensor for each gradient on the way back. If q and k
+    are views, such as ``linear(x).view(B, T, H, D)``, PyTorch also copies the gradient several times; then new tensors are the better
+    choice.
 
     No buffers: ``.to(torch.bfloat16)`` and the meta device leave the angles exact, and ``state_dict()`` is empty.
 
@@ -129,7 +129,7 @@ class LearnedEncoding(torch.nn.Module):
     num_embeddings, embedding_dim
         P positions of width D. ``weight`` is (P, D), drawn from a normal distribution as ``torch.nn.Embedding``'s, whose state dicts fit.
     out_of_range
-        ``"error"`` (IndexError) or ``"clip"``, for positions that the table does not have. ``fastpe.resample`` makes longer tables.
+        ``"error"`` (IndexError) or ``"clip"``: what happens at a position outside the table. ``fastpe.resample`` makes longer tables.
     input_scale, seq_axis, inplace
         As in ``SinusoidalEncoding``.
     device, dtype

@@ -23,7 +23,7 @@ from ..encodings.bias import Bias
 from ..encodings.buckets import Buckets
 from . import _memory
 from ._distances import by_distance, hidden, standing
-from ._grad_state import in_transform, is_traced, keep, kept
+from ._grad_state import in_transform, is_traced, keep, kept, recording
 from ._packing import pack
 
 Tensor = torch.Tensor
@@ -305,7 +305,7 @@ add_traced: Any = AddTraced.apply
 
 def table_gradients(operation: AddBias, grad: Tensor, where: Between, validate: bool) -> list[Tensor]:
     """The gradients of the bias's tensors, from that of the result."""
-    with torch.enable_grad():
+    with recording(), torch.enable_grad():
         own = {name: value.detach().requires_grad_() for name, value in tensors_of(operation.bias).items()}
         bias = operation.bias.with_arrays(**own)
         queries, keys = standing(grad.shape, grad.device, *where)

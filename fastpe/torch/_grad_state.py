@@ -21,6 +21,11 @@ def is_traced() -> bool:
     )
 
 
+def is_scripted() -> bool:
+    """Whether ``torch.jit.trace`` records: it does not see that an operator writes the tensors of a list."""
+    return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
+
+
 def is_watched(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> bool:
     """Whether a gradient, in either direction, may be asked of what this call makes."""
     if torch.autograd.forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None:
@@ -54,6 +59,19 @@ def forward_mode() -> bool:
 def in_transform() -> bool:
     """Whether a transform of ``torch.func`` is going on."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+_AUTOGRAD = [
+    getattr(torch._C.DispatchKey, name) for name in ("AutogradFunctionality", "AutogradOther", "AutogradCPU", "AutogradCUDA")
+]
+
+
+def recording() -> Any:
+    """Autograd as outside of operators, as a context: where a mode calls an operator, it is switched off in there."""
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for key in _AUTOGRAD:
+        excluded = excluded.remove(key)
+    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
 
 
 def refuse(operation: Any, arrays: tuple[Any, ...], where: Any) -> None:

@@ -14,8 +14,8 @@ import torch
 from .._core.checks import message
 from .._core.operations import Rerotate, Rotate
 from . import _autograd, _bias, _gather_sum, _memory
-from ._grad_state import refuse, refuse_out, requires_gradient
-from ._packing import SCHEMA, Call, pack, unpack
+from ._grad_state import is_scripted, refuse, refuse_out, requires_gradient
+from ._packing import APART, SCHEMA, Call, pack, unpack
 
 Tensor = torch.Tensor
 _forward_ad: Any = torch.autograd.forward_ad
@@ -28,10 +28,10 @@ _TAGS = tuple(getattr(torch.Tag, name) for name in ("pt2_compliant_tag", "cudagr
 # ---- while tracing -----------------------------------------------------------------------------------------------------------
 
 
-def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
+def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, apart: bool = False) -> Any:
     """New tensors, in a graph."""
     refuse(operation, arrays, where)
-    made = torch.ops.fastpe.run.default(*pack(operation, arrays, where, validate))
+    made = torch.ops.fastpe.run.default(*pack(operation, arrays, where, validate, apart=apart))
     return made[0] if len(made) == 1 else tuple(made)
 
 
@@ -43,11 +43,12 @@ def write(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validat
     in_place = out is None or out is written[0]
     outs = written if in_place else list(out) if isinstance(out, (tuple, list)) else [out]
     tables = list(operation[0].arrays.values()) if getattr(operation[0], "holds_arrays", False) else []
-    if requires_gradient(*written, *outs, *(tables if not isinstance(operation, (Rotate, Rerotate)) else [])):
-        if not in_place:
-            refuse_out(operation.function, out)
-        made = make(operation, arrays, where, validate)
-        for x, one in zip(written, made if isinstance(made, tuple) else [made]):  # noqa: B905 (traced)
+    records = requires_gradient(*written, *outs, *(tables if not isinstance(operation, (Rotate, Rerotate)) else []))
+    if records and not in_place:
+        refuse_out(operation.function, out)
+    if records or is_scripted():
+        made = make(operation, arrays, where, validate, apart=len(written) > 1)
+        for x, one in zip(outs, made if isinstance(made, tuple) else [made]):  # noqa: B905 (traced)
             x.copy_(one)
     elif in_place:
         torch.ops.fastpe.run_.default(outs, *pack(operation, arrays, where, validate, count))
@@ -100,12 +101,24 @@ def _written_call(out: list[Tensor], packed: tuple[Any, ...]) -> Call:
 
 
 def _fake_in_place(out: list[Tensor], *packed: Any) -> None:
-    """What can be said before there is memory: results lie apart."""
-    for index, x in enumerate(out):
-        for other in out[index + 1 :]:
+    """What can be said before there is memory: results lie apart, from each other and from what is read but what they replace."""
+    function = unpack(*packed, out=out).operation.function
+    _refuse_overlap(function, out)
+    for i, x in enumerate(out):
+        for j, other in enumerate(packed[0][: len(out)]):
+            if _may_overlap(x, other) and (i != j or x.storage_offset() != other.storage_offset()):
+                _refuse_overlap(function, [x, other])
+
+
+def _refuse_overlap(function: str, tensors: Any) -> None:
+    """ValueError for tensors, to be written, that share memory."""
+    for index, x in enumerate(tensors):
+        for other in tensors[index + 1 :]:
             if _may_overlap(x, other):
-                rule, remedy = "q, k and out must lie apart", "Pass arrays that share no memory."
-                raise ValueError(message("apply_rotary", rule, "tensors that overlap", remedy))
+                rule = (
+                    "q, k and out must lie apart" if function == "apply_rotary" else "out must not partly overlap what is read"
+                )
+                raise ValueError(message(function, rule, "tensors that overlap", "Pass arrays that share no memory."))
 
 
 def _may_overlap(x: Tensor, other: Tensor) -> bool:
@@ -128,6 +141,8 @@ def _differentiable(keyset: Any, *packed: Any) -> list[Tensor]:
     """``run`` where a gradient may be asked for, by the same functions as without a graph."""
     tensors, tables = packed[:2]
     _refuse_tangents(*tensors, *tables)
+    if packed[3].endswith(APART):
+        _refuse_overlap("apply_rotary", tensors[:2])
     if requires_gradient(*tensors, *tables):
         made = _autograd.make(*unpack(*packed))
         return list(made) if isinstance(made, tuple) else [made]
@@ -158,10 +173,10 @@ def _refuse_tangents(*tensors: Any) -> None:
 
 
 def _count_versions(keyset: Any, out: list[Tensor], *packed: Any) -> None:
-    """Versions count up where the write is traced, as autograd looks at them there."""
-    torch.autograd.graph.increment_version(out)
+    """Versions count up where the write is traced, as autograd looks at them there; after it, as modes look at those before."""
     with torch._C._AutoDispatchBelowADInplaceOrView():
         torch.ops.fastpe.run_.default.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, out, *packed)
+    torch.autograd.graph.increment_version(out)
 
 
 _define(f"run({SCHEMA}) -> Tensor[]", _run, _fake)

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import torch
 
 from .._core import text
+from .._core.checks import message
 from .._core.operations import AddBias, Between
 from .._core.where import Where
 
 Tensor = torch.Tensor
 Packed = tuple[list[Tensor], list[Tensor], list[Tensor], str, list[Any], list[Any]]
 
+APART = " apart"  # at the end of a call
 SCHEMA = "Tensor[] arrays, Tensor[] tables, Tensor[] where, str call, SymInt[] numbers, SymInt[] seq_len"
 
 
@@ -28,8 +30,11 @@ class Call(NamedTuple):
     validate: bool
 
 
-def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, written: int = 0) -> Packed:
-    """The arguments of an operator. ``written``: how many of the first arrays are passed by themselves, as those to be written."""
+def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, written: int = 0, apart: bool = False) -> Packed:
+    """The arguments of an operator. ``written``: how many of the first arrays are passed by themselves, as those to be written.
+
+    ``apart``: whether those that are read must share no memory, as they will be written with what is made of them.
+    """
     device = [x for x in arrays if isinstance(x, Tensor)][0].device  # noqa: RUF015 (traced)
     tensors, given, plain = [], "", "null"
     for index, x in enumerate(arrays):
@@ -68,16 +73,20 @@ def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, wr
         seq_len = operation.seq_len
         lengths = [] if seq_len is None else list(seq_len) if isinstance(seq_len, (tuple, list)) else [seq_len]
         operation = operation._replace(seq_len=None)
+    for name, value in zip(operation._fields, operation):  # noqa: B905 (traced)
+        if isinstance(value, Tensor):
+            rule = f"{name} must be a real number, and in a graph no tensor"
+            raise TypeError(message(operation.function, rule, "a tensor", "Pass value.item()."))
     written_text = text.write_operation(operation)
     text.refuse_unknown("torch.compile", written_text)
-    call = f"{written_text}\n{given}\n{names}\n{text.write(axis)}\n{plain}\n{text.write(validate)}\n{written}"
+    call = f"{written_text}\n{given}\n{names}\n{text.write(axis)}\n{plain}\n{text.write(validate)}\n{written}{APART if apart else ''}"
     return tensors, tables, given_where, call, numbers, lengths
 
 
 def unpack(*packed: Any, out: Any = ()) -> Call:
     """The call that was packed; ``out``: the arrays that were passed by themselves."""
     tensors, tables, given_where, call, numbers, lengths = packed
-    written_text, given, names, axis, plain, validate, written = call.split("\n")
+    written_text, given, names, axis, plain, validate, written = call.removesuffix(APART).split("\n")
     operation = text.read(written_text, tables)
     others, counts, outs = iter(tensors), iter(numbers), iter(out)
     if operation.function == "encode":

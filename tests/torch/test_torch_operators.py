@@ -1,9 +1,10 @@
-"""The operators of graphs, and encodings as the text that these carry."""
+"""The operators of graphs, and encodings, biases and operations as the text that these carry."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch._dynamo.testing")
-from graph_cases import FUNCTIONAL, NTK, VERBS, WITHOUT_GRADIENT, YARN, F, inputs, run  # noqa: E402
+from graph_cases import FUNCTIONAL, NTK, TABLE, VERBS, WITHOUT_GRADIENT, YARN, F, inputs, run  # noqa: E402
 
-from fastpe import Rotary, Sinusoidal, scaling  # noqa: E402
-from fastpe.torch import ops  # noqa: E402
+import fastpe  # noqa: E402
+from fastpe import Grid, Learned, Rotary, Sinusoidal, scaling  # noqa: E402
+from fastpe._core import operations, text  # noqa: E402
+from fastpe._core.operations import Add, AddBias, Between, Embed, Encode, Rerotate, Rotate  # noqa: E402
+from fastpe._core.where import Where  # noqa: E402
+from fastpe.encodings import protocol  # noqa: E402
+from fastpe.torch._packing import pack, unpack  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -24,76 +30,188 @@ pytestmark = [
     ),
     pytest.mark.usefixtures("fresh_compiler"),
 ]
+OPS = torch.ops.fastpe
 
 
 # ---- operators ---------------------------------------------------------------------------------------------------------------
 
-
-def operators() -> list[str]:
-    found = {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastpe::")}
-    return sorted(name.removeprefix("fastpe::") for name in found if "bias" not in name)  # those are in test_torch_bias.py
-
-
-def calls_of(name: str, place: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    """Representative arguments of an operator, with one way to give positions."""
-    i = inputs()
-    leaf = {name: getattr(i, name).requires_grad_() for name in ("x", "q", "table", "types", "learned", "packed")}
-    sinusoidal, rotary, new = Sinusoidal(base=50.0).text, Rotary(interleaved=True).text, torch.zeros(2, 6, 8)
-    tables, none = (leaf["table"], leaf["types"], leaf["learned"]), (None, None)
-    turn, move = (False, -2, True, False, None, None, False), (-2, None, False, False)
-    return {
-        "add_encoding": [
-            (leaf["x"], None, sinusoidal, *place, -2, 2.0, None, False),
-            (leaf["x"], leaf["learned"], "clip", *place, -2, 2.0, None, False),
-            (inputs().x.transpose(0, 1), None, "", *(3, None, None, None, None), 0, 1.0, None, True),
-        ],
-        "add_encoding_": [
-            (new, None, None, sinusoidal, *place, -2, 2.0, None, False),
-            (new, inputs().x, inputs().learned, "clip", *place, -2, 1.0, None, False),
-        ],
-        "apply_rotary": [
-            (leaf["q"], None, None, rotary, *place, *turn),
-            (leaf["q"], None, None, NTK.text, *place, True, -2, False, True, 70, None, False),
-            (leaf["q"], torch.ones(90, 4), torch.ones(90, 4), "1 0", *place, *turn),
-            (leaf["packed"], None, None, "", 3, None, None, None, None, False, -3, False, False, None, [2, 1, 2], False),
-        ],
-        "apply_rotary_": [(new, None, None, None, rotary, *place, *turn), (new, inputs().x, None, None, "", *place, *turn)],
-        "rerotate": [
-            (leaf["x"], 3, None, None, [rotary, "", ""], *place, *move),
-            (leaf["x"], 0, 1.5, None, ["", "", ""], *place, *move),
-            (leaf["x"], 0, None, torch.arange(2), ["", "", ""], 0, None, None, None, None, *move),
-            (leaf["x"], 0, None, None, ["", NTK.text, YARN.text], *place, -2, [9, 20], True, False),
-        ],
-        "rerotate_": [(new, None, 3, None, None, ["", "", ""], *place, *move)],
-        "embed": [
-            (*tables, i.ids, i.ids % 2, None, None, *place, "clip", 2.0, 3, torch.float32, None, False, True, 1, False),
-            (tables[0], *none, i.ids, None, *none, *place, sinusoidal, 1.0, None, torch.float16, 90, False, False, None, True),
-        ],
-        "encode": [(torch.arange(4.0), 16, sinusoidal, torch.float16, None, False)],
-        "row_positions": [(i.x.detach(), *place, -2)],
-    }[name]
+PLACES: dict[str, dict[str, Any]] = {
+    "offset": {"offset": 3},
+    "offsets": {"offset": torch.tensor([2, 5]), "mask": torch.arange(12).reshape(2, 6) % 4 != 1},
+    "positions": {"positions": torch.arange(6) * 3, "mask": [True, False] * 3},
+    "cu_seqlens": {"cu_seqlens": torch.tensor([0, 2, 6]), "offset": 1},
+    "lists": {"cu_seqlens": [0, 2, 6], "offset": [1, 4]},
+}
+SINUSOIDAL, INTERLEAVED = Sinusoidal(base=50.0), Rotary(interleaved=True)
 
 
-PLACES = {
-    "offset": (3, None, None, None, None),
-    "offsets": (0, torch.tensor([2, 5]), None, None, torch.arange(12).reshape(2, 6) % 4 != 1),
-    "cu_seqlens": (1, None, None, torch.tensor([0, 2, 6]), None),
+def quantised(i: Any) -> tuple[Any, ...]:
+    return (i.table * 50).to(torch.int8), i.ids, None, None, torch.linspace(0.1, 1, 11), torch.arange(11) % 3
+
+
+# The operation and its arrays; the axis of the rows is the second from the end, or that which follows.
+CALLS: dict[str, Any] = {
+    "add": lambda i: (Add(SINUSOIDAL, 2.0), (i.x,)),
+    "add_learned": lambda i: (Add(Learned(i.learned, "clip"), 2.0), (i.x,)),
+    "add_other_axis": lambda i: (Add(SINUSOIDAL), (i.x.transpose(0, 1),), 0),
+    "add_length": lambda i: (Add(Sinusoidal(scaling=scaling.DynamicNTK(2.0, 4)), 1.0, 50), (i.x,)),
+    "rotate": lambda i: (Rotate(INTERLEAVED), (i.q, i.k)),
+    "rotate_q": lambda i: (Rotate(YARN, inverse=True), (i.q, None)),
+    "rotate_k": lambda i: (Rotate(Rotary(xpos_scale_base=512.0)), (None, i.k)),
+    "rotate_back": lambda i: (Rotate(NTK, seq_len=70, transposed=True), (i.q, None)),
+    "rotate_table": lambda i: (Rotate(Rotary.tabulated(torch.ones(90, 4), torch.full((90, 4), 0.5))), (i.q, i.k)),
+    "rotate_packed": lambda i: (Rotate(INTERLEAVED, packing=(2, 1, 2)), (i.packed, None), -3),
+    "rerotate": lambda i: (Rerotate(INTERLEAVED, INTERLEAVED), (i.k, 3)),
+    "rerotate_real": lambda i: (Rerotate(INTERLEAVED, INTERLEAVED), (i.k, 1.5)),
+    "rerotate_tensor": lambda i: (Rerotate(INTERLEAVED, INTERLEAVED), (i.k, torch.tensor([2, -1]))),
+    "rerotate_rules": lambda i: (Rerotate(NTK, YARN, (9, 20)), (i.k, 0)),
+    "rerotate_back": lambda i: (Rerotate(INTERLEAVED, INTERLEAVED, None, True), (i.k, 2)),
+    "embed": lambda i: (Embed(SINUSOIDAL, 1.5), (i.table, i.ids, None, None, None, None)),
+    "embed_everything": lambda i: (
+        Embed(Learned(i.learned, "clip"), 2.0, 3, "float32", None, False, True, 1),
+        (i.table, i.ids, i.ids % 2, i.types, None, None),
+    ),
+    "embed_int8": lambda i: (Embed(SINUSOIDAL, dtype="float16"), quantised(i)),
+    "embed_length": lambda i: (
+        Embed(Sinusoidal(scaling=scaling.DynamicNTK(2.0, 4)), seq_len=90),
+        (i.table, i.ids, None, None, None, None),
+    ),
+}
+# Those that have no rows of positions.
+OTHERS: dict[str, Any] = {
+    "add_grid": lambda i: (Add(Grid((2, 3)), 2.0), (i.x,), Where(mask=torch.arange(6) > 1)),
+    "embed_without": lambda i: (Embed(None), (i.table, i.ids, None, None, None, None), Where()),
+    "encode": lambda i: (Encode(SINUSOIDAL, 16, "float16"), (None, torch.arange(4.0)), None),
+    "encode_grid": lambda i: (Encode(Grid((2, 3)), 8), (i.x.detach(), None), None),
+    "encode_fourier": lambda i: (Encode(fastpe.Fourier.nerf(2, 2), 8), (None, torch.rand(2, 5)), None),
+}
+SCORES = (2, 3, 4, 5)
+BIASES: dict[str, Any] = {
+    "alibi": lambda p: (AddBias(fastpe.ALiBi(3), True, 0.5), Between()),
+    "t5": lambda p: (AddBias(fastpe.T5Bias(p(8, 3)), False, 0.5), Between(2)),
+    "kerple": lambda p: (AddBias(fastpe.Kerple(p(3), p(3), symmetric=True), True), Between(torch.tensor([3, 1]))),
+    "mixed": lambda p: (AddBias(fastpe.Kerple(p(3), (0.1, 0.2, 0.3))), Between(None, torch.tensor([4, 0, 2, 8]))),
+    "fire": lambda p: (AddBias(fastpe.FIRE(p(4, 1), p(4), p(3, 4), p(3)), True), Between(None, None, torch.arange(5) * 2)),
 }
 
 
+def packed(name: str, place: str, grad: bool, written: int = 0) -> tuple[Any, ...]:
+    """The arguments of an operator, and the arrays that it was made of."""
+    i = inputs()
+    if grad:
+        i = SimpleNamespace(**{key: x.requires_grad_() if x.is_floating_point() else x for key, x in vars(i).items()})
+    if name in CALLS:
+        operation, arrays, *axis = CALLS[name](i)
+        if name == "rerotate_tensor":
+            given: Any = Where(0, None, None, None, -2)
+        else:
+            given = Where(**PLACES[place], seq_axis=axis[0] if axis else -2)
+            if axis == [0] and isinstance(given.mask, torch.Tensor):
+                given = given._replace(offset=3, mask=given.mask[0])
+    else:
+        operation, arrays, given = OTHERS[name](i)
+    return pack(operation, arrays, given, place == "positions", written), arrays
+
+
+def packed_bias(name: str, grad: bool, written: int = 0) -> tuple[Any, ...]:
+    def parameter(*shape: int) -> Any:
+        return (torch.rand(shape, generator=torch.Generator().manual_seed(len(shape))) + 0.1).requires_grad_(grad)
+
+    operation, where = BIASES[name](parameter)
+    arrays = (torch.randn(SCORES, generator=torch.Generator().manual_seed(3)).requires_grad_(grad),)
+    return pack(operation, arrays, where, False, written), arrays
+
+
+def leaves(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same with leaves of autograd, whose gradients the check asks for, in place of views of such."""
+    tensors, *rest = arguments
+    return [x.detach().requires_grad_(x.requires_grad) for x in tensors], *rest
+
+
+def test_every_operator_is_among_the_tested():
+    found = {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastpe::")}
+    assert found == {f"fastpe::{name}" for name in ("run", "run_", "row_positions", "bias_gradients")}
+    kinds = {type(CALLS[name](inputs())[0]) for name in CALLS} | {Encode, AddBias}
+    assert kinds == {kind for name, kind in vars(operations).items() if text._kinds.get(name) is kind}
+
+
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("name", operators())
-def test_operators_keep_their_word(name, place):
-    """Their schemas, fake results and gradients are what they say, with lengths of any size."""
-    if place != "offset" and name == "encode":
-        pytest.skip("has positions only")
-    for arguments in calls_of(name, PLACES[place]):
-        torch.library.opcheck(getattr(torch.ops.fastpe, name).default, arguments)
+@pytest.mark.parametrize("name", CALLS)
+def test_run_keeps_its_word(name, place):
+    """Its schema, its fake results and its gradients are what they say, with lengths of any size."""
+    if name == "rerotate_tensor" and place != "offset":
+        pytest.skip("keys that move each by a number of their own")
+    torch.library.opcheck(OPS.run.default, leaves(packed(name, place, True)[0]))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_run_keeps_its_word_without_positions(name):
+    torch.library.opcheck(OPS.run.default, packed(name, "", True)[0])
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_run_and_the_gradients_of_biases_keep_their_word(name):
+    arguments, (scores,) = packed_bias(name, True)
+    torch.library.opcheck(OPS.run.default, arguments)
+    plain, _ = packed_bias(name, False)
+    if plain[1]:
+        torch.library.opcheck(OPS.bias_gradients.default, (scores.detach(), *plain))
+
+
+IN_PLACE = [name for name in CALLS if not name.startswith("embed")]
+
+
+@pytest.mark.parametrize("place", ["offset", "offsets", "positions"])
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_run_in_place_keeps_its_word(name, place):
+    """Into the arrays themselves, and into others."""
+    arguments, arrays = packed(name, place, False, written=operations_written(name))
+    written = [x.clone() for x in arrays[: operations_written(name)] if x is not None]
+    torch.library.opcheck(OPS.run_.default, (written, *arguments))
+    arguments, arrays = packed(name, place, False)
+    outs = [torch.empty_like(x) for x in arrays[: operations_written(name)] if x is not None]
+    torch.library.opcheck(OPS.run_.default, (outs, *arguments))
+
+
+def operations_written(name: str) -> int:
+    return CALLS[name](inputs())[0].written
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_run_in_place_of_biases_keeps_its_word(name):
+    arguments, (scores,) = packed_bias(name, False, written=1)
+    torch.library.opcheck(OPS.run_.default, ([scores.clone()], *arguments))
+    arguments, (scores,) = packed_bias(name, False)
+    torch.library.opcheck(OPS.run_.default, ([torch.empty_like(scores)], *arguments))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_row_positions_keep_their_word(place):
+    x = inputs().x
+    _, _, *rest = pack(Add(None), (x,), Where(**PLACES[place]), False, written=1)
+    torch.library.opcheck(OPS.row_positions.default, (x, *rest))
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", CALLS)
+def test_what_is_packed_is_unpacked(name, place):
+    """The operation is equal, and its arrays are the caller's."""
+    for written in {0, operations_written(name)}:
+        operation, arrays, *_ = CALLS[name](inputs())
+        where = Where(**PLACES[place])
+        found = unpack(*pack(operation, arrays, where, True, written), out=[x for x in arrays[:written] if x is not None])
+        assert found.validate is True
+        assert type(found.operation) is type(operation)
+        assert text.write_operation(found.operation) == text.write_operation(operation)
+        assert all(one is other or one == other for one, other in zip(found.arrays, arrays, strict=True))
+        for one, other in zip(found.where, where, strict=True):
+            assert one is other or one == other or torch.equal(one, torch.tensor(other))
 
 
 def test_without_a_compiler_no_operator_is_called():
     """An operator costs microseconds: eager calls go to the kernels themselves."""
-    torch.ops.fastpe.encode(torch.arange(3), 4, "", torch.float32, None, False)
+    encode = pack(Encode(Sinusoidal(), 4), (None, torch.arange(3)), None, False)
+    OPS.run(*encode)
     with torch.profiler.profile() as profile:
         for function in (*FUNCTIONAL.values(), *VERBS.values()):
             run(function, inputs(), True)
@@ -103,8 +221,8 @@ def test_without_a_compiler_no_operator_is_called():
     assert "aten::empty_like" in names
     assert not [name for name in names if "fastpe::" in name]
     with torch.profiler.profile() as profile:
-        torch.ops.fastpe.encode(torch.arange(3), 4, "", torch.float32, None, False)
-    assert "fastpe::encode" in {event.key for event in profile.key_averages()}
+        OPS.run(*encode)
+    assert "fastpe::run" in {event.key for event in profile.key_averages()}
 
 
 # ---- encodings as text -------------------------------------------------------------------------------------------------------
@@ -127,6 +245,8 @@ ENCODINGS = [
     Rotary(5e5, True, 4, 2, None, None, attention_factor=0.1, xpos_scale_base=512.0, xpos_centre=-(2**30)),
     Rotary(sections=(1, 2, 1), section_layout="alternating"),
     Rotary(sections=(2, 2), section_frequencies="own"),
+    Grid((3, 4)),
+    fastpe.Fourier.nerf(3, 2),
     *(kind(scaling=rule) for kind in (Sinusoidal, Rotary) for rule in RULES.values()),
 ]
 
@@ -139,58 +259,187 @@ def test_every_rule_is_among_the_tested():
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
 def test_encodings_survive_as_text(encoding):
     json.loads(encoding.text)
-    again = ops._read(ops._text(encoding))
+    text.refuse_unknown("here", encoding.text)
+    again = text.read(encoding.text)
     assert again == encoding
+    assert hash(again) == hash(encoding)
     assert type(again) is type(encoding)
     assert again.text == encoding.text
     fields = [(getattr(encoding, field.name), getattr(again, field.name)) for field in dataclasses.fields(encoding)]
     assert all(type(one) is type(other) for one, other in fields)
 
 
+def test_encodings_of_tensors_survive_as_text():
+    for encoding in (Learned(torch.ones(3, 4), "clip"), Rotary.tabulated(TABLE, TABLE * 2, interleaved=True)):
+        tensors = text.tensors_in(encoding)
+        assert tensors == list(encoding.arrays.values())
+        again = text.read(encoding.text, tensors)
+        assert again.text == encoding.text
+        assert all(one is other for one, other in zip(again.arrays.values(), tensors, strict=True))
+
+
+@pytest.mark.parametrize("name", [*CALLS, *OTHERS])
+def test_operations_survive_as_text(name):
+    """With the fields that they have, and what these are made of."""
+    operation = (CALLS | OTHERS)[name](inputs())[0]
+    written = text.write_operation(operation)
+    json.loads(written)
+    text.refuse_unknown("here", written)
+    values = [value for value in operation if hasattr(value, "text")]
+    again = text.read(written, [tensor for value in values for tensor in text.tensors_in(value)])
+    assert type(again) is type(operation)
+    assert text.write_operation(again) == written
+    assert [type(one) for one in again] == [type(one) for one in operation]
+
+
 def test_text_is_made_of_plain_numbers():
     """Whatever kind of number came."""
     encoding = Rotary(np.float32(500), rotary_dim=np.int64(4), scaling=scaling.Linear(np.float16(2)), sections=[1, 1])
-    assert ops._read(encoding.text) == encoding
-    assert ops._text(None) == ""
-    assert ops._read("") is None
-    assert ops._read(ops._text("sinusoidal")) == Sinusoidal()
+    assert text.read(encoding.text) == encoding
+    assert text.write(None) == "null"
+    assert text.read("null") is None
     assert dataclasses.replace(encoding, base=3.0).text != encoding.text
     assert "text" not in repr(encoding)
 
 
+# ---- classes of a user's own -------------------------------------------------------------------------------------------------
+
+
 @dataclasses.dataclass(frozen=True)
-class Own(scaling.Scaling):
+class Halving(scaling.Scaling):
     factor: float = 2.0
 
     def apply(self, plain: scaling.Plain) -> Any:
-        return [w / 2 for w in plain.frequencies()], 1.0
+        return [w / int(self.factor) for w in plain.frequencies()], 1.0
 
 
 class Derived(Rotary):
     pass
 
 
+@dataclasses.dataclass(frozen=True)
+class Steps(protocol.Additive):
+    """Sines and cosines of frequencies of its own."""
+
+    step: float = 0.5
+
+    def plan(self, dim: int, seq_len: int | None = None) -> Any:
+        return protocol.sinusoids((self, dim), dim, [self.step * (i + 1) for i in range(dim // 2)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Turning(protocol.Rotational):
+    """All pairs turn by one angle."""
+
+    angle: float = 0.25
+
+    def plan(self, dim: int, seq_len: int | None = None) -> Any:
+        return protocol.rotations((self, dim), dim, [self.angle] * (dim // 2))
+
+
+OWN: dict[str, Any] = {
+    "rule": lambda x, w: F.apply_rotary(x * w, None, Rotary(scaling=Halving(4.0))),
+    "derived": lambda x, w: F.apply_rotary(x * w, None, Derived(base=500.0)),
+    "additive": lambda x, w: F.add_encoding(x * w, Steps(0.75), offset=3, input_scale=2.0),
+    "embedded": lambda x, w: F.embed([1, 0, 1], x[0, :2] * w, Steps(0.75), offset=3),
+    "encoded": lambda x, w: x * w + fastpe.encode(torch.arange(6), 8, Steps(0.75)),
+    "rotational": lambda x, w: F.apply_rotary(x * w, None, Turning(0.125), positions=torch.arange(6) * 2),
+    "in place": lambda x, w: fastpe.apply_rotary(fastpe.add_encoding(x * w, Steps()), encoding=Turning()) * 1,
+    "moved": lambda x, w: F.rerotate(x * w, 3, Turning(0.125)),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_own_classes_in_graphs(name):
+    """Values and gradients are those without a graph."""
+    function, x = OWN[name], inputs().x.requires_grad_()
+    weight = torch.linspace(0.5, 2, 8).requires_grad_()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    found, wanted = compiled(x, weight), function(x, weight)
+    assert torch.equal(found, wanted)
+    for one, other in zip(
+        torch.autograd.grad(found.sin().sum(), (x, weight)), torch.autograd.grad(wanted.sin().sum(), (x, weight)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    assert not torch.equal(wanted, x * weight)
+
+
+def test_own_classes_are_found_by_module_and_name():
+    """Those of one name are told apart, and all can be read back."""
+    assert text.name_of(Steps).endswith("test_torch_operators.Steps")
+    assert text.name_of(Rotary) == "Rotary"
+    for value in (Halving(3.0), Derived(base=3.0), Steps(3.0), Turning(3.0)):
+        again = text.read(text.write(value))
+        assert type(again) is type(value)
+        assert again == value
+
+    def made(factor: float) -> Any:
+        @dataclasses.dataclass(frozen=True)
+        class Local(scaling.Scaling):
+            def apply(self, plain: scaling.Plain) -> Any:
+                return plain.frequencies(), factor
+
+        return Local()
+
+    x = inputs().x
+    rules = [made(2.0), made(3.0)]
+    assert text.write(rules[0]) != text.write(rules[1])
+    for rule in rules:
+        assert type(text.read(text.write(rule))) is type(rule)
+        compiled = torch.compile(
+            lambda x, rule=rule: F.apply_rotary(x, None, Rotary(scaling=rule)), fullgraph=True, backend="eager"
+        )
+        assert torch.equal(compiled(x), F.apply_rotary(x, None, Rotary(scaling=rule)))
+
+
 @pytest.mark.parametrize(
-    ("encoding", "error", "text"),
+    ("encoding", "error", "rule"),
     [
-        (Rotary(scaling=Own()), TypeError, r"made of numbers and rules of fastpe\.scaling, got a .*\.Own"),
-        (Derived(), TypeError, r"one of fastpe's, got a .*\.Derived"),
-        (3.0, TypeError, r"one of fastpe's, got a builtins\.float"),
-        ("learned", TypeError, r"encoding must be an encoding such as Sinusoidal\(\) or one of 'sinusoidal'"),
+        (3.0, TypeError, r"encoding must be a Rotary or None, got float 3\.0"),
+        ("learned", TypeError, r"encoding must be a Rotary or None"),
     ],
 )
-def test_unknown_encodings_are_refused(encoding, error, text):
-    with pytest.raises(error, match=text):
-        ops._text(encoding)
+def test_what_is_no_encoding_is_refused_in_a_graph(encoding, error, rule):
     x = torch.zeros(2, 6, 8)
-    with pytest.raises(torch._dynamo.exc.Unsupported, match=text):
+    with pytest.raises(error, match=rule):
+        F.apply_rotary(x, None, encoding)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=rule):
         torch.compile(lambda x: F.apply_rotary(x, None, encoding), fullgraph=True, backend="eager")(x)
     assert not x.any()
 
 
-def test_an_own_rule_runs_beside_the_graph():
-    """Where a break is allowed, what no graph can hold is run as without one."""
-    encoding = Rotary(scaling=Own())
-    x = inputs().x
-    compiled = torch.compile(lambda x: F.apply_rotary(x * 2, None, encoding) + 1, backend="aot_eager")
-    assert torch.equal(compiled(x), F.apply_rotary(x * 2, None, encoding) + 1)
+def test_unknown_names_are_refused():
+    known = Rotary(scaling=Halving()).text
+    unknown = known.replace("Halving", "Missing")
+    text.refuse_unknown("here", known)
+    with pytest.raises(TypeError, match=r"here: encodings and biases in a graph must consist of .*, got a .*Missing"):
+        text.refuse_unknown("here", unknown)
+    with pytest.raises(TypeError, match=r"must be known when it runs, got .*Missing.* Import their module first"):
+        text.read(unknown)
+
+
+def test_arrays_of_numpy_are_refused_in_a_graph():
+    x, table = torch.zeros(2, 6, 8), Learned(np.ones((9, 8), np.float32))
+    with pytest.raises((torch._dynamo.exc.Unsupported, TypeError), match=r"must be tensors|a numpy\.ndarray"):
+        torch.compile(lambda x: F.add_encoding(x, table), fullgraph=True, backend="eager")(x)
+    assert not x.any()
+
+
+class Stateful(protocol.Additive):
+    """No dataclass: what it holds is not in its text."""
+
+    def __init__(self, step: float = 0.5) -> None:
+        self.step = step
+        self.__post_init__()
+
+    def plan(self, dim: int, seq_len: int | None = None) -> Any:
+        return protocol.sinusoids((self, dim), dim, [self.step] * (dim // 2))
+
+
+def test_a_class_whose_values_would_be_lost_is_refused():
+    """Its text could not be read back to an equal value."""
+    x, own = torch.zeros(2, 6, 8), Stateful(0.125)
+    wanted = F.add_encoding(x, own)
+    with pytest.raises((torch._dynamo.exc.Unsupported, TypeError), match="must consist of numbers, tensors and known classes"):
+        torch.compile(lambda x: F.add_encoding(x, own), fullgraph=True, backend="eager")(x)
+    assert torch.equal(F.add_encoding(x, own), wanted)

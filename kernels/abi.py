@@ -195,7 +195,7 @@ CHUNK_RANGE = Layout(
 )
 CONTROL = Layout(
     "Control",
-    "finished_chunks",
+    "completed_chunks",
     NextLine,
     # How many threads will not read the blocks again, of those counted in `called`: the caller and the helpers that it calls from their
     # spin slots. When both are equal the blocks may be freed or used again.

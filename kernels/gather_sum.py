@@ -147,7 +147,7 @@ def build(name: str, first: str, second: str | None, learned: str | None, out: s
         batch_chunks = (batch + batch_per_chunk - 1) // batch_per_chunk
         t_first, b_first = (chunk // batch_chunks) * rows_per_chunk, (chunk % batch_chunks) * batch_per_chunk
         t_last, b_last = min(word(call, at.rows), t_first + rows_per_chunk), min(batch, b_first + batch_per_chunk)
-        shares_positions = word(call, at.positions_batch_stride) == 0 and word(call, at.positions_head_stride) == 0
+        same_positions = word(call, at.positions_batch_stride) == 0 and word(call, at.positions_head_stride) == 0
         block_at, row_bytes = scratch + 2 * functions_bytes(call), word(call, at.width) * size
         rows_ahead = word(control, ctl.ahead)
         t1 = t_first
@@ -155,7 +155,7 @@ def build(name: str, first: str, second: str | None, learned: str | None, out: s
             t0, t1 = t1, min(t_last, t1 + word(control, ctl.block_rows))
             for b in range(b_first, b_last):
                 for h in range(heads):
-                    if adds_sinusoidal and (not shares_positions or (b == b_first and h == 0)):
+                    if adds_sinusoidal and (not same_positions or (b == b_first and h == 0)):
                         make_block(call, scratch, block_at, b, h, t0, t1)
                     for t in range(t0, t1):
                         source = source_of(call, b, t, h)

@@ -110,12 +110,12 @@ def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
         t_first, b_first = (chunk // batch_chunks) * rows_per_chunk, (chunk % batch_chunks) * batch_per_chunk
         t_last = min(word(call, at.rows), t_first + rows_per_chunk)
         b_last = min(word(call, at.batch), b_first + batch_per_chunk)
-        shares_positions = word(call, at.positions_batch_stride) == 0
+        same_positions = word(call, at.positions_batch_stride) == 0
         t1 = t_first
         while t1 < t_last:
             t0, t1 = t1, min(t_last, t1 + block_rows)
             for b in range(b_first, b_last):
-                if b == b_first or not shares_positions:
+                if b == b_first or not same_positions:
                     for t in range(t0, t1):
                         skipped = (t - t0) * pairs * size
                         make_angles(call, b, t, cosines_at + skipped, sines_at + skipped)

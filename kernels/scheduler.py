@@ -276,7 +276,7 @@ def scheduled(work: Any, name: str) -> Any:
                     if chunk >= 0:
                         work(call, control, scratch, chunk)
                         if not alone:
-                            fetch_add(control, ctl.finished_chunks, 1)
+                            fetch_add(control, ctl.completed_chunks, 1)
                     else:
                         which, tried = (which + 1) % ranges, tried + 1
                         if tried == ranges:
@@ -285,7 +285,7 @@ def scheduled(work: Any, name: str) -> Any:
             if alone:
                 return
             if waits:
-                while atomic_load(control, ctl.finished_chunks) < word(control, ctl.chunks):
+                while atomic_load(control, ctl.completed_chunks) < word(control, ctl.chunks):
                     if yield_function != 0:
                         call_function(yield_function)
             if counted:

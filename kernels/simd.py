@@ -141,9 +141,9 @@ def load(builder: ir.IRBuilder, address: ir.Value, element: ir.Type, count: int,
 def store(vector: Vector, address: ir.Value, align: int, streams: bool = False) -> None:
     """Store numbers at an address; ``streams`` writes past the caches and needs an address aligned to the whole vector."""
     builder, value = vector.builder, vector.value
-    written = builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=align)
+    stored = builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=align)
     if streams:
-        written.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
+        stored.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
 
 
 def interleave(left: Vector, right: Vector) -> Vector:

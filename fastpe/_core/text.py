@@ -67,11 +67,11 @@ def write(value: Any) -> str:
 
 def write_operation(operation: Any) -> str:
     """An operation as JSON, with the texts that its encodings have."""
-    fields = [f', "{name}": {_written_field(value)}' for name, value in zip(operation._fields, operation)]  # noqa: B905 (traced)
+    fields = [f', "{name}": {_field(value)}' for name, value in zip(operation._fields, operation)]  # noqa: B905 (traced)
     return f'{{"type": "{type(operation).__name__}"{"".join(fields)}}}'
 
 
-def _written_field(value: Any) -> str:
+def _field(value: Any) -> str:
     is_plain = value is None or isinstance(value, (int, float, str, tuple))
     return write(value) if is_plain or not hasattr(value, "text") else str(value.text)
 

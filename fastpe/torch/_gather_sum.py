@@ -97,7 +97,7 @@ def row_positions(x: Tensor, seq_axis: int, places: list[Any]) -> Tensor:
     where = Where(offset, positions, cu_seqlens, mask, seq_axis)
     if not is_traced():
         return positions_of(x, where)
-    _, _, *packed = pack(Add(None), (x,), where, False, written=1)
+    _, _, *packed = pack(Add(None), (x,), where, False, writes=1)
     made: Tensor = torch.ops.fastpe.row_positions.default(x, *packed)
     return made
 

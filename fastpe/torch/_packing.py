@@ -30,7 +30,7 @@ class Call(NamedTuple):
     validate: bool
 
 
-def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, written: int = 0, apart: bool = False) -> Packed:
+def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, writes: int = 0, apart: bool = False) -> Packed:
     """The arguments of an operator. ``written``: how many of the first arrays are passed by themselves, as those to be written.
 
     ``apart``: whether those that are read must share no memory, as they will be written with what is made of them.
@@ -41,7 +41,7 @@ def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, wr
         if isinstance(x, (list, tuple, range)) or (isinstance(x, int) and operation.function == "embed"):
             x = torch.tensor(x, device=device)
         given += "0" if x is None else "t" if isinstance(x, Tensor) else "n"
-        if isinstance(x, Tensor) and index >= written:
+        if isinstance(x, Tensor) and index >= writes:
             tensors.append(x)
     numbers: list[Any] = []
     if operation.function == "encode":
@@ -77,17 +77,19 @@ def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, wr
         if isinstance(value, Tensor):
             rule = f"{name} must be a real number, and in a graph no tensor"
             raise TypeError(message(operation.function, rule, "a tensor", "Pass value.item()."))
-    written_text = text.write_operation(operation)
-    text.refuse_unknown("torch.compile", written_text)
-    call = f"{written_text}\n{given}\n{names}\n{text.write(axis)}\n{plain}\n{text.write(validate)}\n{written}{APART if apart else ''}"
+    serialized = text.write_operation(operation)
+    text.refuse_unknown("torch.compile", serialized)
+    call = (
+        f"{serialized}\n{given}\n{names}\n{text.write(axis)}\n{plain}\n{text.write(validate)}\n{writes}{APART if apart else ''}"
+    )
     return tensors, tables, given_where, call, numbers, lengths
 
 
 def unpack(*packed: Any, out: Any = ()) -> Call:
     """The call that was packed; ``out``: the arrays that were passed by themselves."""
     tensors, tables, given_where, call, numbers, lengths = packed
-    written_text, given, names, axis, plain, validate, written = call.removesuffix(APART).split("\n")
-    operation = text.read(written_text, tables)
+    serialized, given, names, axis, plain, validate, writes = call.removesuffix(APART).split("\n")
+    operation = text.read(serialized, tables)
     others, counts, outs = iter(tensors), iter(numbers), iter(out)
     if operation.function == "encode":
         operation = operation._replace(dim=next(counts))
@@ -98,7 +100,7 @@ def unpack(*packed: Any, out: Any = ()) -> Call:
         if kind == "n":
             arrays.append(text.read(plain) if plain != "null" else next(counts))
         else:
-            arrays.append(None if kind == "0" else next(outs) if index < int(written) else next(others))
+            arrays.append(None if kind == "0" else next(outs) if index < int(writes) else next(others))
     where_kind = Between if isinstance(operation, AddBias) else Where if operation.function != "encode" else None
     where = None
     if where_kind is not None:

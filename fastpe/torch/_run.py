@@ -69,8 +69,8 @@ def _returned(operation: Any, arrays: tuple[Any, ...], out: Any) -> Any:
     """What a verb returns that writes: q and k both, where both are there."""
     if out is not None:
         return out
-    written = [x for x in arrays[: operation.written] if x is not None]
-    return written[0] if len(written) == 1 else tuple(written)
+    targets = [x for x in arrays[: operation.writes] if x is not None]
+    return targets[0] if len(targets) == 1 else tuple(targets)
 
 
 # ---- verbs that make something -----------------------------------------------------------------------------------------------

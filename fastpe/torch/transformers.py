@@ -151,7 +151,7 @@ def patch_transformers(model: Module) -> Patched:
     if not isinstance(model, Module):
         raise TypeError(message(_FUNCTION, "model must be a torch.nn.Module", describe(model)))
     with _lock:
-        found = list(_found(model))
+        found = list(_known_modules(model))
         if not found:
             _refuse(model)
         patched = Patched()
@@ -247,7 +247,7 @@ class Patched:
         raise TypeError(message("Patched", rule, "an attempt", remedy))
 
 
-def _found(model: Module) -> Iterator[tuple[str, Module, _Family]]:
+def _known_modules(model: Module) -> Iterator[tuple[str, Module, _Family]]:
     for path, module in model.named_modules():
         kind = type(module)
         family = _BY_CLASS.get((kind.__module__, kind.__name__))
@@ -321,7 +321,7 @@ def _check_frequencies(name: str, module: Any, encoding: Rotary, head_dim: int, 
 # ---- what a model's modules return -------------------------------------------------------------------------------------------
 
 
-class _Turn:
+class _Rotation:
     """What a model hands to its layers in place of cosines and sines: an encoding, and the positions of this call's rows."""
 
     shape = (1, 1, 1)  # GPT-J reads the width of its table
@@ -337,14 +337,14 @@ class _Turn:
         run = functional.apply_rotary if new else apply_rotary
         return run(q, k, self.encoding, offset=self.offset, positions=self.positions, seq_axis=seq_axis, seq_len=self.seq_len)
 
-    def to(self, *target: Any, device: Any = None, **options: Any) -> _Turn:
+    def to(self, *target: Any, device: Any = None, **options: Any) -> _Rotation:
         """Move to another device, if a model's layers are on several. A dtype, meant for cosines, is ignored."""
         if target and device is None:
             device = target[0]
         if not isinstance(device, (str, int, torch.device)):
             return self
         offset, positions = (one.to(device) if isinstance(one, Tensor) else one for one in (self.offset, self.positions))
-        return _Turn(self.encoding, offset, positions, self.seq_len)
+        return _Rotation(self.encoding, offset, positions, self.seq_len)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
@@ -379,16 +379,16 @@ class _Source:
     def release(self) -> None:
         self._finish()
 
-    def forward(self, x: Any, position_ids: Any, layer_type: str | None = None) -> tuple[_Turn, _Turn]:
+    def forward(self, x: Any, position_ids: Any, layer_type: str | None = None) -> tuple[_Rotation, _Rotation]:
         """What the layers get in place of (cos, sin)."""
-        turn = self._turn(position_ids, layer_type)
-        return turn, turn
+        rotation = self._rotation(position_ids, layer_type)
+        return rotation, rotation
 
-    def table(self, position_ids: Any) -> _Turn:
+    def table(self, position_ids: Any) -> _Rotation:
         """What GPT-J's layers get in place of their table."""
-        return self._turn(position_ids, None)
+        return self._rotation(position_ids, None)
 
-    def _turn(self, position_ids: Any, kind: str | None) -> _Turn:
+    def _rotation(self, position_ids: Any, kind: str | None) -> _Rotation:
         encoding = self.encodings[kind]
         seq_len = None
         # A graph cannot read a length; on the CPU each operator reads it when it runs
@@ -397,9 +397,9 @@ class _Source:
         if position_ids.dim() == 2 and position_ids.shape[0] == 1:
             position_ids = position_ids[0]
         if is_compiling() or position_ids.device.type != "cpu":
-            return _Turn(encoding, 0, position_ids, seq_len)
+            return _Rotation(encoding, 0, position_ids, seq_len)
         offset = _offset(position_ids)
-        return _Turn(encoding, 0, position_ids, seq_len) if offset is None else _Turn(encoding, offset, None, seq_len)
+        return _Rotation(encoding, 0, position_ids, seq_len) if offset is None else _Rotation(encoding, offset, None, seq_len)
 
     def __reduce__(self) -> Any:
         return _Source, (self.modelling, self.encodings, self.previous)
@@ -484,7 +484,7 @@ _BY_NAME = {family.modelling: family for family in _FAMILIES}
 def _pair(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def rotate(q: Any, k: Any, cos: Any, *rest: Any, **options: Any) -> Any:
-        if not isinstance(cos, _Turn):
+        if not isinstance(cos, _Rotation):
             return original(q, k, cos, *rest, **options)
         heads = next((one for one in rest if isinstance(one, int)), options.get("unsqueeze_dim", 1))  # their axis
         return cos.rotate(q, k, -2 if heads == 1 else -3)
@@ -495,6 +495,6 @@ def _pair(original: Callable[..., Any]) -> Callable[..., Any]:
 def _single(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def rotate(tensor: Any, sin: Any, cos: Any) -> Any:
-        return sin.rotate(tensor, None, -3) if isinstance(sin, _Turn) else original(tensor, sin, cos)
+        return sin.rotate(tensor, None, -3) if isinstance(sin, _Rotation) else original(tensor, sin, cos)
 
     return rotate

@@ -113,7 +113,7 @@ def test_counters_are_on_cache_lines_of_their_own():
     index = vars(abi.CONTROL.index)
     fields = {name: index[name] * abi.WORD_BYTES // abi.LINE_BYTES for name, _ in abi.CONTROL.fields}
     ranges = [f"range_{number}_claimed" for number in range(abi.MOST_THREADS)]
-    for counter in ("finished_chunks", "left", *ranges):
+    for counter in ("completed_chunks", "left", *ranges):
         others = {name for name in fields if fields[name] == fields[counter]} - {counter}
         assert others <= {counter.replace("claimed", "slot_is_taken")}
     assert len({fields[name] for name in ranges}) == abi.MOST_THREADS

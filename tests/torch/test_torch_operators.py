@@ -179,7 +179,7 @@ def operations_written(name: str) -> int:
 
 @pytest.mark.parametrize("name", BIASES)
 def test_run_in_place_of_biases_keeps_its_word(name):
-    arguments, (scores,) = packed_bias(name, False, written=1)
+    arguments, (scores,) = packed_bias(name, False, writes=1)
     torch.library.opcheck(OPS.run_.default, ([scores.clone()], *arguments))
     arguments, (scores,) = packed_bias(name, False)
     torch.library.opcheck(OPS.run_.default, ([torch.empty_like(scores)], *arguments))
@@ -188,7 +188,7 @@ def test_run_in_place_of_biases_keeps_its_word(name):
 @pytest.mark.parametrize("place", PLACES)
 def test_row_positions_keep_their_word(place):
     x = inputs().x
-    _, _, *rest = pack(Add(None), (x,), Where(**PLACES[place]), False, written=1)
+    _, _, *rest = pack(Add(None), (x,), Where(**PLACES[place]), False, writes=1)
     torch.library.opcheck(OPS.row_positions.default, (x, *rest))
 
 

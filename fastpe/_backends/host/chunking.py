@@ -91,10 +91,10 @@ def of_gather_sum(arguments: Arguments, first_bytes: int, out_bytes: int, real_b
     row_bytes = width * max(first_bytes, out_bytes)
     nbytes = batch * rows * heads * row_bytes
     same_positions = arguments["positions_batch_stride"] == arguments["positions_head_stride"] == 0
-    shares = same_positions and makes_rows and batch * heads > 1
-    chunk_bytes = min(max(nbytes // CHUNKS, CHUNK_BYTES), LARGEST_CHUNK_BYTES if shares else CHUNK_BYTES)
-    block_rows = (SHARED_BYTES if shares else SUMMED_BYTES) // (width * real_bytes)
-    rows_per_chunk = block_rows if shares else chunk_bytes // (row_bytes * heads)
+    is_shared = same_positions and makes_rows and batch * heads > 1
+    chunk_bytes = min(max(nbytes // CHUNKS, CHUNK_BYTES), LARGEST_CHUNK_BYTES if is_shared else CHUNK_BYTES)
+    block_rows = (SHARED_BYTES if is_shared else SUMMED_BYTES) // (width * real_bytes)
+    rows_per_chunk = block_rows if is_shared else chunk_bytes // (row_bytes * heads)
     rows_per_chunk = min(rows, max(8, rows_per_chunk // 8 * 8))
     batch_per_chunk = min(batch, max(1, chunk_bytes // (row_bytes * heads * rows_per_chunk)))
     block_rows = min(rows_per_chunk, max(8, block_rows // 8 * 8)) if makes_rows else rows_per_chunk
@@ -118,10 +118,10 @@ def of_rotation(arguments: Arguments, row_bytes: int, real_bytes: int) -> Contro
     """Of ``rotate`` and ``rotate_table``. ``row_bytes`` are those of all heads of q and k at a position."""
     batch, rows, pairs = arguments["batch"], arguments["rows"], arguments["pairs"]
     block_rows = min(rows, max(1, ANGLES_BYTES // (2 * pairs * real_bytes)))
-    shares = batch > 1 and arguments["positions_batch_stride"] == 0
+    is_shared = batch > 1 and arguments["positions_batch_stride"] == 0
     rows_per_chunk = max(1, CHUNK_BYTES // row_bytes)
-    rows_per_chunk = min(rows, block_rows if shares or rows_per_chunk < block_rows else rows_per_chunk)
-    batch_per_chunk = min(batch, max(1, (LARGEST_CHUNK_BYTES if shares else CHUNK_BYTES) // (row_bytes * rows_per_chunk)))
+    rows_per_chunk = min(rows, block_rows if is_shared or rows_per_chunk < block_rows else rows_per_chunk)
+    batch_per_chunk = min(batch, max(1, (LARGEST_CHUNK_BYTES if is_shared else CHUNK_BYTES) // (row_bytes * rows_per_chunk)))
     return {
         "chunks": -(-rows // rows_per_chunk) * -(-batch // batch_per_chunk),
         "rows_per_chunk": rows_per_chunk,

@@ -128,7 +128,7 @@ class PreparedCall:
 
 def _reset_counters(blocks: Blocks, slots: int) -> None:
     words = blocks.words
-    words[ctl.finished_chunks] = words[ctl.left] = 0
+    words[ctl.completed_chunks] = words[ctl.left] = 0
     words[ctl.called] = 1
     claimed, taken = ctl.range_0_claimed, ctl.range_0_slot_is_taken
     for skipped in range(0, slots * abi.CHUNK_RANGE.words, abi.CHUNK_RANGE.words):

@@ -29,7 +29,7 @@ class Add(_Add):
     where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("x",)
     in_place: ClassVar[bool] = True
-    written: ClassVar[int] = 1
+    writes: ClassVar[int] = 1
 
     def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
         function, (x,) = self.function, arrays
@@ -120,7 +120,7 @@ class Encode(_Encode):
     where_type: ClassVar[Any] = None
     names: ClassVar[tuple[str, ...]] = ("like", "positions")
     in_place: ClassVar[bool] = False
-    written: ClassVar[int] = 0
+    writes: ClassVar[int] = 0
 
     def check(self, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Job:
         function, (like, positions) = self.function, arrays

@@ -42,7 +42,7 @@ class AddBias(_AddBias):
     where_type: ClassVar[Any] = Between
     names: ClassVar[tuple[str, ...]] = ("scores",)
     in_place: ClassVar[bool] = True
-    written: ClassVar[int] = 1
+    writes: ClassVar[int] = 1
 
     def check(self, arrays: tuple[Any, ...], where: Between, out: Any, validate: bool) -> Job:
         (scores,) = arrays

@@ -42,7 +42,7 @@ class Embed(_Embed):
     where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("table", "ids", "token_types", "token_types", "row_scale", "row_scale")
     in_place: ClassVar[bool] = False
-    written: ClassVar[int] = 0
+    writes: ClassVar[int] = 0
 
     def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
         function, encoding = self.function, self.encoding

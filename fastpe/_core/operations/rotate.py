@@ -42,7 +42,7 @@ class Rotate(_Rotate):
     in_place: ClassVar[bool] = True
 
     @property
-    def written(self) -> int:
+    def writes(self) -> int:
         """How many arrays are written: q and k, or the one that holds both."""
         return 2 if self.packing is None else 1
 
@@ -110,13 +110,13 @@ class Rotate(_Rotate):
         kind = 0 if type(offset) is int else offset_kind(offset, x, axis)
         if kind is None:
             return None
-        encoding, inverse, seq_len, transposed, _ = self
+        encoding, fields = self[0], self[1:4]
         if q is None or k is None:
-            return Rotate, encoding.text, inverse, seq_len, transposed, x.dtype, x.shape, x.strides, axis, kind, q is None
+            return Rotate, encoding.text, fields, x.dtype, x.shape, x.strides, axis, kind, q is None
         if type(k) is not np.ndarray:
             return None
         first, second = (q.dtype, q.shape, q.strides), (k.dtype, k.shape, k.strides)
-        return Rotate, encoding.text, inverse, seq_len, transposed, first, second, axis, kind
+        return Rotate, encoding.text, fields, first, second, axis, kind
 
 
 class _Rerotate(NamedTuple):
@@ -134,7 +134,7 @@ class Rerotate(_Rerotate):
     where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("k", "delta")
     in_place: ClassVar[bool] = True
-    written: ClassVar[int] = 1
+    writes: ClassVar[int] = 1
 
     def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
         function, (k, delta) = self.function, arrays

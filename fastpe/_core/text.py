@@ -77,8 +77,9 @@ def _field(value: Any) -> str:
 
 
 def says_all(value: Any) -> bool:
-    """Whether values of this text, tensors aside, are equal."""
-    return OBJECT not in getattr(value, "text", OBJECT)
+    """Whether values of this text are equal: it names neither tensors nor objects."""
+    said = getattr(value, "text", OBJECT)
+    return OBJECT not in said and _TENSOR_FIELD not in said
 
 
 def kinds_in(text: str) -> list[str]:

@@ -7,13 +7,19 @@ EXTRAS_demo = plot,model
 EXTRAS_lab = torch,lab
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test bench lab lab-check lint docs clean
+.PHONY: demo test test-fast bench lab lab-check lint docs clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m fastpe demo
 
+# Everything: a process for each core, then what must be alone to be measured. Compiled kernels stay in .cache for the next time.
 test: $(VENV)/dev.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not alone'
+	$(BIN)/python -m pytest -m alone tests/core/test_costs.py
+
+# What to run at every save: no processes, no interpreted PTX, no compiled models.
+test-fast: $(VENV)/dev.installed
+	$(BIN)/python -m pytest --fast --numprocesses auto --dist worksteal
 
 bench: $(VENV)/dev.installed
 	mkdir -p bench/results
@@ -44,4 +50,4 @@ $(VENV)/%.installed: pyproject.toml setup.cfg $(CONSTRAINTS)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) build dist site *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .benchmarks

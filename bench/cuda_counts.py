@@ -96,7 +96,7 @@ def counts(dtypes: tuple[str, ...] = tuple(DTYPES), rows: int = 16) -> list[Coun
                 table = simulated_cupy.view_on_device(random((64, 256), dtype))
                 ids = simulated_cupy.view_on_device(np.random.default_rng(0).integers(0, 64, (32, rows)))
                 for encoding, adds in ((None, False), (fastpe.Sinusoidal(), True)):
-                    options = cuda.sum_options(dtype, None, None, dtype, adds)
+                    options = cuda.gather_sum_options(dtype, None, None, dtype, adds)
                     call = lambda i=ids, t=table, e=encoding: fastpe.embed(i, t, e)  # noqa: E731
                     one = count("embed", call, ids.size * 256, options)
                     results.append(one._replace(kernel=f"{one.kernel}, {dtype}, {'sinusoidal' if adds else 'no encoding'}"))

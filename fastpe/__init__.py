@@ -75,7 +75,7 @@ else:
     _LATER |= dict.fromkeys(("recipe", "recipes"), "encodings.recipes")
 
     def __getattr__(name: str) -> object:
-        """Import when it is first asked for what would make importing fastpe a third slower."""
+        """Load rarely used names lazily: they would make importing fastpe a third slower."""
         if name not in _LATER:
             raise AttributeError(f"module 'fastpe' has no attribute {name!r}")
         import importlib

@@ -1,8 +1,8 @@
 """Rules that stretch an encoding's frequencies to contexts longer than those it was trained on.
 
 A rule is a frozen value of plain numbers. It takes the plain frequencies ``w_i = base^(-2i/d)``, i = 0 ... d/2 - 1, to others, and
-says by how much cosines and sines are multiplied (the attention factor). All of it is done with 60 decimal digits, so that a
-frequency is rounded once, whatever the rule. ``Rotary`` takes both; ``Sinusoidal`` the frequencies alone, as it has no attention to scale.
+returns a factor on cosines and sines, the attention factor. All of it is computed with 60 decimal digits, so that a frequency is rounded
+once, whatever the rule. ``Rotary`` uses both; ``Sinusoidal`` uses the frequencies alone, as it has no attention to scale.
 
 Rules that depend on the length of the sequence are stateless: the length is an argument, ``seq_len``.
 
@@ -38,7 +38,7 @@ _TWO_PI = Decimal(TWO_PI)
 
 
 class Plain(NamedTuple):
-    """What a rule is given: base and width d of ``base^(-2i/d)``, how many there are, and the length of the sequence, if it is known."""
+    """What a rule is given: base and width d of ``base^(-2i/d)``, the number of frequencies, and the length of the sequence if known."""
 
     base: float
     dim: float
@@ -46,7 +46,7 @@ class Plain(NamedTuple):
     seq_len: int | None
 
     def frequencies(self, base: Decimal | None = None) -> list[Decimal]:
-        """The plain frequencies, or those of another base."""
+        """The frequencies without a rule, for this base or another."""
         ratio = (-Decimal(2) / Decimal(self.dim) * (Decimal(self.base) if base is None else base).ln()).exp()
         found = [Decimal(1)]
         while len(found) < self.number:
@@ -54,13 +54,13 @@ class Plain(NamedTuple):
         return found[: self.number]
 
     def stretched(self, factor: Decimal) -> list[Decimal]:
-        """Those of ``base * factor^(d/(d-2))``: the first one as it is, the last one divided by ``factor``."""
+        """The frequencies for ``base * factor^(d/(d-2))``: the first is unchanged, the last is divided by ``factor``."""
         if self.number <= 1:
             return self.frequencies()
         return self.frequencies(Decimal(self.base) * factor ** (Decimal(self.dim) / (2 * self.number - 2)))
 
     def ramp(self, original: int, fast: float, slow: float, truncate: bool) -> list[Decimal]:
-        """0 for frequencies that turn more than ``fast`` times in the original context, 1 for less than ``slow``, linear in between.
+        """0 for frequencies that make more than ``fast`` turns in the original context, 1 for less than ``slow``, linear in between.
 
         Linear in the index, whose value at r turns is ``d ln(original / (2 pi r)) / (2 ln base)``; ``truncate`` widens to integers.
         """
@@ -81,7 +81,7 @@ def _cut(share: Decimal) -> Decimal:
 
 
 class Scaling:
-    """A rule. ``apply`` returns the frequencies as decimal numbers and the attention factor. A rule of your own derives from this."""
+    """The base of all rules. A rule of your own is a frozen dataclass derived from it, with ``apply``."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -93,11 +93,11 @@ class Scaling:
         return False
 
     def apply(self, plain: Plain) -> tuple[list[Decimal], float]:
-        """Return the frequencies and the attention factor; called with 60 digits."""
+        """Return the frequencies as decimal numbers, and the attention factor. The decimal context has 60 digits."""
         raise NotImplementedError
 
     def _check(self, least: Mapping[str, float] = {}, positions: Sequence[str] = (), others: Sequence[str] = ()) -> None:
-        """Check the numbers and make them plain: positive, ``least`` of some, integers at ``positions``; not ``others``."""
+        """Check fields and make them plain numbers: positive, at least ``least``, integers if in ``positions``; ``others`` are skipped."""
         name = type(self).__name__
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -115,13 +115,13 @@ class Scaling:
 
 
 def check(name: str, rule: Any) -> None:
-    """Refuse what is neither a rule nor None."""
+    """Raise TypeError for anything but a rule or None."""
     if rule is not None and not isinstance(rule, Scaling):
         raise TypeError(message(name, "scaling must be a rule of fastpe.scaling or None", checks.describe(rule)))
 
 
 def _log_factor(factor: float, coefficient: float) -> float:
-    """YaRN's temperature: ``0.1 c ln(factor) + 1``, 1 where nothing is stretched."""
+    """YaRN's temperature: ``0.1 c ln(factor) + 1``, or 1 if nothing is stretched."""
     return 1.0 if factor <= 1 else float(Decimal("0.1") * Decimal(coefficient) * Decimal(factor).ln() + 1)
 
 
@@ -161,8 +161,8 @@ class NTK(Scaling):
 class DynamicNTK(Scaling):
     """NTK-aware interpolation by the length at hand: ``factor * n/n0 - (factor - 1)`` with ``n = max(seq_len, n0)``.
 
-    Up to ``original_max_position`` (n0) nothing is scaled. Without a length (``Rotary.frequencies`` alone allows it) n is n0.
-    Hugging Face's module keeps the longest length that it has seen; here the length is always the call's own.
+    Up to ``original_max_position`` (n0) nothing is scaled. Without a length, which only ``Rotary.frequencies`` allows, n is n0.
+    Hugging Face's module keeps the longest length so far; here the length is always that of the call.
 
     emozilla, "Dynamically Scaled RoPE", 2023; Peng et al., 2023 (arXiv 2309.00071), section 3.3.
     """
@@ -187,10 +187,11 @@ class DynamicNTK(Scaling):
 class YaRN(Scaling):
     """Interpolate slow frequencies, keep fast ones, and blend between, linearly in the frequency's index.
 
-    The index of a frequency that turns r times within ``original_max_position`` (n0) is ``d ln(n0 / (2 pi r)) / (2 ln base)``. Below
-    that of ``beta_fast`` turns (rounded down if ``truncate``) frequencies are kept, above that of ``beta_slow`` (rounded up) divided
-    by ``factor``. The attention factor is the first of: ``attention_factor``; ``g(mscale) / g(mscale_all_dim)`` where both are given;
-    ``g(1)``; with ``g(c) = 0.1 c ln(factor) + 1``, 1 for a factor up to 1. ``mscale`` alone is ignored, as Hugging Face does.
+    A frequency that makes r turns within ``original_max_position`` (n0) has the index ``d ln(n0 / (2 pi r)) / (2 ln base)``.
+    Frequencies below the index of ``beta_fast`` turns (rounded down if ``truncate``) are kept; those above the index of ``beta_slow``
+    turns (rounded up) are divided by ``factor``. The attention factor is ``attention_factor`` if it is given, else
+    ``g(mscale) / g(mscale_all_dim)`` if both are given, else ``g(1)``; ``g(c) = 0.1 c ln(factor) + 1``, or 1 for a factor up to 1.
+    ``mscale`` alone is ignored, as in Hugging Face's library.
 
     This is the rule of the authors' code and of every implementation. ``ramp="turns"`` is the paper's own formula, which blends linearly in
     the number of turns.
@@ -241,8 +242,8 @@ class YaRN(Scaling):
 class NTKByParts(Scaling):
     """YaRN's forerunner: fast frequencies as they are, medium ones NTK-aware, slow ones interpolated, blended as in ``YaRN``.
 
-    Above ``beta[0]`` turns within ``original_max_position`` NTK-aware, below ``beta[1]`` linear; the result then yields to the plain
-    frequencies between ``gamma[1]`` and ``gamma[0]`` turns. The defaults are those that the authors found for Llama.
+    Frequencies above ``beta[0]`` turns within ``original_max_position`` are NTK-aware, those below ``beta[1]`` linear. Between ``gamma[1]``
+    and ``gamma[0]`` turns the result then blends into the plain frequencies. The defaults are the authors' values for Llama.
 
     bloc97 and Peng, ``LlamaPartNTKScaledRotaryEmbedding`` in the authors' repository, 2023.
     """
@@ -269,13 +270,13 @@ class NTKByParts(Scaling):
 
 
 def _ramp_in_turns(frequencies: list[Decimal], original: int, fast: float, slow: float) -> list[Decimal]:
-    """0 for frequencies that turn more than ``fast`` times in the original context, 1 for less than ``slow``, linear in the turns."""
+    """0 for frequencies that make more than ``fast`` turns in the original context, 1 for less than ``slow``, linear in the turns."""
     return [_cut((Decimal(fast) - original * w / _TWO_PI) / (Decimal(fast) - Decimal(slow))) for w in frequencies]
 
 
 @dataclass(frozen=True)
 class Llama3(Scaling):
-    """Llama 3.1: keep wavelengths below n0/high, divide frequencies of those above n0/low by ``factor``, blend in the turns between.
+    """Llama 3.1: keep wavelengths below n0/high, divide the frequencies of those above n0/low by ``factor``, and blend by turns between.
 
     n0 is ``original_max_position``, low and high are ``low_freq_factor`` and ``high_freq_factor``, as in the models' configurations.
 
@@ -303,9 +304,9 @@ class Llama3(Scaling):
 class LongRoPE(Scaling):
     """A divisor for each frequency, found by search: ``long_factor`` beyond ``original_max_position``, ``short_factor`` up to it.
 
-    The attention factor, for both, is ``attention_factor``, or ``sqrt(1 + ln(factor) / ln(original_max_position))``, 1 for a factor up to
-    1; ``factor`` is the ratio of the longest context to the original one. The length decides for all positions of a call, so keys that were
-    cached with the short divisors do not fit queries with the long ones: give the final ``seq_len`` from the start.
+    The attention factor is ``attention_factor`` if it is given, else ``sqrt(1 + ln(factor) / ln(original_max_position))``, or 1 for a
+    factor up to 1; ``factor`` is the ratio of the longest context to the original one. The length decides for all positions of a call.
+    So keys that were cached with the short divisors do not fit queries with the long ones: give the final ``seq_len`` from the start.
 
     Ding et al., "LongRoPE: Extending LLM Context Window Beyond 2 Million Tokens", 2024 (arXiv 2402.13753).
     """
@@ -344,9 +345,9 @@ class LongRoPE(Scaling):
 
 @dataclass(frozen=True)
 class Proportional(Scaling):
-    """p-RoPE: the fastest ``fraction`` of the frequencies as they are, divided by ``factor``; the others 0, so their pairs stand still.
+    """p-RoPE: the fastest ``fraction`` of the frequencies, divided by ``factor``; the others are 0, so that their pairs stand still.
 
-    The exponent counts over all of the rotary width, unlike partial rotary (``Rotary.rotary_dim``), whose frequencies are others.
+    The exponent counts over the whole rotary width. Partial rotary (``Rotary.rotary_dim``) has other frequencies.
 
     Barbero et al., "Round and Round We Go! What makes Rotary Positional Encodings useful?", 2024 (arXiv 2410.06205); Gemma 4.
     """
@@ -366,7 +367,7 @@ class Proportional(Scaling):
 
 @dataclass(frozen=True)
 class Custom(Scaling):
-    """The caller's own inverse frequencies, in radians a position, and attention factor. The base plays no part."""
+    """Inverse frequencies of your own, in radians a position, and an attention factor. The base is not used."""
 
     inverse_frequencies: tuple[float, ...]
     attention_factor: float = 1.0

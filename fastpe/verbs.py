@@ -1,4 +1,4 @@
-"""The verbs: what each does, and what it takes. Every one hands an operation, its arrays and where their rows stand to ``run``."""
+"""The verbs. Each builds an operation and hands it to ``run``, with its arrays and the positions of their rows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 
 from ._backends import backend_on
+from ._backends.host.pool import get_num_threads, set_num_threads
 from ._core import bias_tables, call_cache, checks
-from ._core.operations import Add, AddBias, Between, Embed, Encode, Rerotate, Resample, Rotate
+from ._core.operations import Add, AddBias, Embed, Encode, Rerotate, Resample, Rotate
 from ._core.operations.embed import pair, quantisation
 from ._core.pair_layout import permuted
 from ._core.run import run
-from ._core.where import Where
 from .encodings import Additive, Encoding, Rotational, additive, rotational, source_and_target
 
 if TYPE_CHECKING:
@@ -89,21 +89,21 @@ def add_encoding(
     Parameters
     ----------
     x : (..., T, D) float16, bfloat16, float32 or float64 array of NumPy, CuPy or PyTorch
-        Any strides; written in place without a copy. T is ``seq_axis``, the first other axis but the last is the batch B, further
-        ones are heads.
+        Any strides; written in place without a copy. T is ``seq_axis``. Of the other axes, without the last, the first is the batch B
+        and all further ones are heads.
     encoding
-        A ``Sinusoidal``, the name ``"sinusoidal"``, a ``Grid``, a ``Learned`` table, or None for ``Sinusoidal()``. For a grid x is
-        (..., T, D), T all its rows, or has the grid's axes in place of T.
+        A ``Sinusoidal``, the name ``"sinusoidal"``, a ``Grid``, a ``Learned`` table, an ``Additive`` of your own, or None for
+        ``Sinusoidal()``. For a ``Grid``, x is (..., T, D) with all rows of the grid along T, or has the grid's axes in place of T.
     offset : int or (B,) integers
         Position of the first row: row t stands at ``offset + t``. With ``cu_seqlens``, an int or (n,) integers.
     positions : (T,), (B, T) or x.shape[:-1] integers or real numbers
-        Position of every row, counted from 0; (B, T) in x's axis order. Real positions are rounded to 2^-32. Those of a ``Grid`` have
-        its axes in front, (A, T) or (A, B, T), and may have the grid's shape in place of T.
+        Position of every row, counted from 0; (B, T) in x's axis order. Real positions are rounded to 2^-32. Positions of a
+        ``Grid`` have its axes in front, (A, T) or (A, B, T), and may have the grid's shape in place of T.
     cu_seqlens : (n + 1,) integers
-        Boundaries along T, from 0 to T; positions restart at each.
+        Boundaries along T, from 0 to T; positions restart at each of them.
     mask : (T,) or (B, T) booleans
-        Rows that are False keep x unscaled (with ``out``, copied). A kept row stands at ``offset`` + the number of kept rows before
-        it in its sequence; with ``positions``, the mask only protects.
+        Rows that are False are left as they are, unscaled (with ``out``, copied). The position of any other row is ``offset`` + the
+        number of True rows before it in its sequence; with ``positions``, the mask only protects.
     seq_axis
         The axis of T; any but the last.
     input_scale
@@ -113,7 +113,7 @@ def add_encoding(
     out : array like x
         Write here and leave x alone. May be x; may not partly overlap it.
     validate
-        Check values that lie on a GPU too, at the price of one synchronisation. Values on the host are always checked.
+        Also check values that lie on a GPU, which costs one synchronisation. Values on the host are always checked.
 
     Returns
     -------
@@ -122,7 +122,7 @@ def add_encoding(
     Raises
     ------
     TypeError
-        x is no array that fastpe knows or no floating-point array; an argument has the wrong type, dtype, library or device.
+        x is not an array that fastpe knows, or not a floating-point array; an argument has the wrong type, dtype, library or device.
     ValueError
         A shape, layout or value is wrong: read-only or broadcast x, positions that are not finite or beyond 2^31, contradicting
         arguments. Nothing has been written.
@@ -131,9 +131,9 @@ def add_encoding(
 
     Notes
     -----
-    Angles are exact at any position. Error against the true value: at most 2e-7 for float32, half a unit in the last place for
-    almost every float16 and bfloat16 element, 1e-12 for float64 up to position one million. The result for a position, width and
-    dtype has the same bits on every backend, for any batch, strides, number of threads and way of giving the position. NaN and inf
+    Angles are exact at any position. The error is at most 2e-7 for float32, half a unit in the last place for almost every float16
+    and bfloat16 element, and 1e-12 for float64 up to position one million. The result for a position, width and dtype has the same
+    bits on every backend, for any batch, strides and number of threads, and however the position is given. NaN and inf
     in x pass through. x on a GPU is written on the current stream of its device without synchronising.
 
     Vaswani et al., "Attention Is All You Need", 2017, section 3.5.
@@ -150,7 +150,7 @@ def add_encoding(
            [ 0.9093, -0.4161,  0.02  ,  0.9998]], dtype=float32)
     """
     operation = Add(additive("add_encoding", encoding), input_scale, seq_len)
-    result: Array = run(operation, (x,), Where(offset, positions, cu_seqlens, mask, seq_axis), out, validate)
+    result: Array = run(operation, (x,), (offset, positions, cu_seqlens, mask, seq_axis), out, validate)
     return result
 
 
@@ -186,14 +186,14 @@ def encode(
     Parameters
     ----------
     positions : number, sequence or array of integers or real numbers
-        Positions count from 0 and lie in [-2^31, 2^31); real ones are rounded to 2^-32. Those of a ``Grid`` or ``Fourier`` have its
-        axes in front, (A, ...); None are all rows of a grid.
+        Positions count from 0 and lie in [-2^31, 2^31); real ones are rounded to 2^-32. Positions of a ``Grid`` or ``Fourier`` have its
+        axes in front, (A, ...). None means all rows of a grid.
     dim
         Width D >= 1.
     encoding
-        A ``Sinusoidal``, the name ``"sinusoidal"``, a ``Grid``, a ``Fourier``, or None for ``Sinusoidal()``.
+        A ``Sinusoidal``, the name ``"sinusoidal"``, a ``Grid``, a ``Fourier``, an encoding of your own, or None for ``Sinusoidal()``.
     dtype
-        float16, bfloat16, float32 or float64 (NumPy's bfloat16 needs ml_dtypes). None: that of ``out``, or float32.
+        float16, bfloat16, float32 or float64 (NumPy's bfloat16 needs ml_dtypes). None: the dtype of ``out``, or float32.
     like : array
         Make the result in this array's library and on its device; positions on the host are copied there.
     seq_len
@@ -201,17 +201,17 @@ def encode(
     out : array of shape positions.shape + (dim,)
         Write here, whatever its strides.
     validate
-        Check positions that lie on a GPU too, at the price of one synchronisation.
+        Also check positions that lie on a GPU, which costs one synchronisation.
 
     Returns
     -------
-    array of shape ``positions.shape + (dim,)``, in the library and on the device of ``positions`` (or ``out`` itself). Of a ``Grid``
-    or ``Fourier`` ``positions.shape[1:] + (dim,)``, of all rows of a grid its shape + (dim,).
+    array of shape ``positions.shape + (dim,)``, in the library and on the device of ``positions`` (or ``out`` itself). For a ``Grid``
+    or ``Fourier`` its shape is ``positions.shape[1:] + (dim,)``, for all rows of a grid the grid's shape + (dim,).
 
     Raises
     ------
     TypeError, ValueError
-        As ``add_encoding``. ImportError: bfloat16 without ml_dtypes.
+        As for ``add_encoding``. ImportError: bfloat16 without ml_dtypes.
 
     Notes
     -----
@@ -260,42 +260,42 @@ def apply_rotary(
     Parameters
     ----------
     q, k : (..., T, D) float16, bfloat16, float32 or float64 arrays of NumPy, CuPy or PyTorch, or None
-        Any strides, such as slices of one packed array; written in place without a copy. T is ``seq_axis``, the first other axis but
-        the last is the batch B where positions, offsets or a mask differ between sequences, all further ones are heads. k may have
-        fewer heads than q, and another dtype.
+        Any strides, such as slices of one packed array; written in place without a copy. T is ``seq_axis``. Of the other axes, without
+        the last, the first is the batch B (which counts where positions, offsets or a mask differ between sequences), and all further
+        ones are heads. k may have fewer heads than q, and another dtype.
     encoding
-        A ``Rotary`` or a ``Rotary.tabulated`` table, or None for ``Rotary()``.
+        A ``Rotary``, a ``Rotary.tabulated`` table, a ``Rotational`` of your own, or None for ``Rotary()``.
     offset, positions, cu_seqlens, mask
-        As ``add_encoding``; positions have shape (T,) or (B, T), with the axes of ``Rotary.sections`` in front: (A, T) or (A, B, T).
+        As for ``add_encoding``; positions have shape (T,) or (B, T), with the axes of ``Rotary.sections`` in front: (A, T) or (A, B, T).
         Rows that the mask protects are left as they are (with ``out``, copied).
     seq_axis
         The axis of T; -3 for (B, T, H, D).
     inverse
-        Undo it: rotate back, and divide by the attention factor.
+        Undo the rotation: rotate back, and divide by the attention factor.
     seq_len
         Length for a scaling rule that depends on it. None: the largest position + 1.
     out : an array, or a pair where both q and k are given
         Write there and leave q and k alone.
     validate
-        Check values that lie on a GPU too.
+        Also check values that lie on a GPU, which costs one synchronisation.
 
     Returns
     -------
-    q, or (q, k); k alone where q is None; not copies (or ``out``).
+    q, or (q, k); k alone if q is None. They are the arrays given, not copies (or ``out``).
 
     Raises
     ------
     TypeError, ValueError
-        As ``add_encoding``; and where q and k overlap, or differ in length, or in B where positions depend on it. Nothing has been
-        written.
+        As for ``add_encoding``. Also: q and k overlap, differ in length, or differ in B although positions depend on it. Nothing has
+        been written.
     IndexError
         A position is not in the table.
 
     Notes
     -----
-    Angles are exact at any position; a float32 pair errs by at most 2e-7 of its norm. The result has the same bits on every backend and for
-    every way of giving positions and layout. Arrays on a GPU are written on the current stream without synchronising; so where a scaling
-    rule depends on the length and positions lie on a GPU, ``seq_len`` is needed.
+    Angles are exact at any position; a float32 pair errs by at most 2e-7 of its norm. The result has the same bits on every backend, in
+    every layout, and however positions are given. Arrays on a GPU are written on the current stream without synchronising. For that reason
+    ``seq_len`` must be given if a scaling rule depends on the length and positions lie on a GPU.
 
     Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021 (arXiv 2104.09864).
 
@@ -309,7 +309,7 @@ def apply_rotary(
     array([-0.301,  0.99 ,  1.382,  1.01 ], dtype=float32)
     """
     operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len)
-    return run(operation, (q, k), Where(offset, positions, cu_seqlens, mask, seq_axis), out, validate)
+    return run(operation, (q, k), (offset, positions, cu_seqlens, mask, seq_axis), out, validate)
 
 
 def rerotate(
@@ -330,25 +330,25 @@ def rerotate(
 ) -> Array:
     """Move rotated keys to other positions, or from one scaling rule to another, in place.
 
-    A key that stands at p in ``source`` becomes what it would be at p + delta in ``target``.
+    A key that ``source`` rotated for position p becomes what ``target`` would make of it at position p + delta.
 
     Parameters
     ----------
     k : (..., T, D) array
-        As for ``apply_rotary``: keys that were rotated before, such as a cache.
+        Keys that were rotated before, such as a cache; as for ``apply_rotary``.
     delta : a number, or (B,) or (B, T) integers or real numbers
         By how many positions each row moves.
     encoding
         The encoding that k has and keeps; None for ``Rotary()``.
     source, target
-        In place of ``encoding``: the one that k has, and the one that it gets. They agree in everything but base, scaling and attention
-        factor.
+        In place of ``encoding``: the encoding that k has, and the one that it gets. They may differ in base, scaling and attention factor
+        only.
     offset, positions, cu_seqlens, mask
-        Where k stands now, needed where source and target differ. Rows that the mask protects are left as they are.
+        The present positions of k; they are needed if source and target differ. Rows that the mask protects are left as they are.
     seq_axis, out, validate
         As for ``apply_rotary``.
     seq_len
-        Length for a scaling rule that depends on it, or a pair: the one that k has, and the one that it gets.
+        Length for a scaling rule that depends on it, or a pair of lengths: the present one, and the new one.
 
     Returns
     -------
@@ -361,7 +361,7 @@ def rerotate(
 
     Notes
     -----
-    Rounded once where only the position or only the encoding changes, twice where both do.
+    The result is rounded once if only the position or only the encoding changes, twice if both do.
 
     Examples
     --------
@@ -371,7 +371,7 @@ def rerotate(
     True
     """
     operation = Rerotate(*source_and_target(encoding, source, target), seq_len)
-    result: Array = run(operation, (k, delta), Where(offset, positions, cu_seqlens, mask, seq_axis), out, validate)
+    result: Array = run(operation, (k, delta), (offset, positions, cu_seqlens, mask, seq_axis), out, validate)
     return result
 
 
@@ -404,27 +404,28 @@ def embed(
     table : (V, D) float16, bfloat16, float32, float64, int8 or uint8 array of NumPy, CuPy or PyTorch
         Rows of contiguous elements; may be memory-mapped.
     encoding
-        A ``Sinusoidal`` or its name, a ``Learned`` table, or None for the embedding alone.
+        A ``Sinusoidal`` or its name, a ``Learned`` table, an ``Additive`` of your own, or None for the embedding alone.
     scale
         Factor on the embedding, such as ``math.sqrt(D)``.
     token_types : (ids, table)
         A second embedding: integers of the shape of ids, and a (types, D) table (BERT's segments).
     row_scale : (V,) real numbers, or a pair (row_scale, zero_point)
-        Of int8 and uint8 tables: ``(table - zero_point) * row_scale``; the zero point, one number or (V,) of them, is 0 for int8 and
-        128 for uint8 if it is not given.
+        For int8 and uint8 tables: ``(table - zero_point) * row_scale``. The zero point is one number or (V,) of them; by default 0 for
+        int8 and 128 for uint8.
     padding_idx
-        Rows with this id become zero, and are masked: those kept stand at ``offset`` + the number of kept rows before them. fairseq's
-        rule is ``offset=padding_idx + 1``.
+        Rows with this id become zero, and are masked: the position of any other row is ``offset`` + the number of such rows before it.
+        fairseq's rule is ``offset=padding_idx + 1``.
     offset, positions, cu_seqlens, mask
-        As ``add_encoding``; positions may have the shape of ids. Masked rows become zero. Only with an encoding (a mask always).
+        As for ``add_encoding``; positions may have the shape of ids. Masked rows become zero. Without an encoding only a mask is
+        accepted.
     dtype
-        Of the result; None: that of ``out``, or of the table (float32 for integer tables).
+        Dtype of the result. None: that of ``out``, or of the table (float32 for integer tables).
     seq_len
         Length for a scaling rule that depends on it. None: the largest position + 1.
     out : array of shape ids.shape + (D,)
         Write here, whatever its strides.
     validate
-        Check values that lie on a GPU too, at the price of one synchronisation. Values on the host are always checked.
+        Also check values that lie on a GPU, which costs one synchronisation. Values on the host are always checked.
 
     Returns
     -------
@@ -433,15 +434,15 @@ def embed(
     Raises
     ------
     IndexError
-        An id, or a position of a ``Learned`` table, is not in its table; the message has the first one and its index. Nothing has been
+        An id is not in its table, or a position not in a ``Learned`` table; the message has the first one and its index. Nothing has been
         written. On a GPU without ``validate`` such a row becomes NaN; nothing outside a table is ever read.
     TypeError, ValueError
-        As ``add_encoding``.
+        As for ``add_encoding``.
 
     Notes
     -----
-    Computed in float64 if the table, another table or the result is float64, else in float32; one operation after the other, in the order
-    of the formula, rounded once at the store. With ``Sinusoidal`` the bits are those of ``add_encoding(table[ids], input_scale=scale)``.
+    All is computed in float64 if a table or the result is float64, else in float32, in the order of the formula; the result is rounded
+    once more at the store. With ``Sinusoidal`` the bits are those of ``add_encoding(table[ids], input_scale=scale)``.
 
     Examples
     --------
@@ -453,7 +454,7 @@ def embed(
     """
     operation = Embed(None if encoding is None else additive("embed", encoding, "embeds"), scale, padding_idx, dtype, seq_len)
     arrays = (table, ids, *pair(token_types), *quantisation(row_scale))
-    result: Array = run(operation, arrays, Where(offset, positions, cu_seqlens, mask), out, validate)
+    result: Array = run(operation, arrays, (offset, positions, cu_seqlens, mask, -2), out, validate)
     return result
 
 
@@ -478,20 +479,20 @@ def add_bias(
     scores : (..., H, Tq, Tk) float16, bfloat16, float32 or float64 array of NumPy or CuPy, or a tensor
         Any strides. The first of the leading axes is the batch B.
     bias
-        ``ALiBi``, ``T5Bias``, ``LogBuckets``, ``Kerple``, ``Sandwich`` or ``FIRE``, of H heads.
+        ``ALiBi``, ``T5Bias``, ``LogBuckets``, ``Kerple``, ``Sandwich``, ``FIRE``, or a ``Bias`` of your own, of H heads.
     q_offset : int, or (B,) integers
-        Query i stands at q_offset + i, key j at j. None: Tk - Tq, so that the last query stands at the last key.
+        Query i is at position q_offset + i, key j at j. None: Tk - Tq, so that the last query is at the last key.
     q_positions, k_positions : (Tq,) or (B, Tq), and (Tk,) or (B, Tk) integers
-        Where queries and keys stand, in packed, left-padded or remapped sequences. Without k_positions key j stands at j; without
-        q_positions (and q_offset) the queries are the last Tq of the keys.
+        Positions of queries and keys, for packed, left-padded or remapped sequences. Without k_positions key j is at position j; without
+        q_positions and q_offset the queries are the last Tq of the keys.
     causal
-        Also write -inf where the key's position is greater than the query's. Those scores need not be anything.
+        Also write -inf where the key's position is greater than the query's. These scores are not read: they may be uninitialised.
     input_scale
         Factor on the scores, such as 1/sqrt(D).
     out
         Write there and leave the scores alone.
     validate
-        Check positions that lie on a GPU too, at the price of one synchronisation.
+        Also check positions that lie on a GPU, which costs one synchronisation.
 
     Returns
     -------
@@ -500,15 +501,16 @@ def add_bias(
     Raises
     ------
     TypeError, ValueError
-        Scores that are no (..., H, Tq, Tk) array of floats that can be written, heads unlike the bias's, positions of the wrong kind or
-        shape or beyond [-2^31, 2^31), q_offset beside q_positions. Nothing has been written.
+        scores is not a writable (..., H, Tq, Tk) array of floats, or has other heads than the bias; positions have the wrong kind or
+        shape, or lie outside [-2^31, 2^31); both q_offset and q_positions are given. Nothing has been written.
 
     Notes
     -----
-    A bias is computed in float64 and rounded once, to float32 (float64 for float64 scores); then a multiply and an add, each rounded, and
-    once more at the store. What a table of a distance's values cannot hold (positions that span more than 2^20) is computed row by row;
-    ALiBi needs no table. Positions on a GPU are not read: for Kerple, Sandwich and FIRE, whose values have no end, they need ``validate``.
-    A position on a GPU that is none makes NaN. FIRE's queries beyond its length have values of their own, made a few rows at a time.
+    A bias is computed in float64 and rounded once, to float32 (float64 for float64 scores). Then follow a multiply and an add, each
+    rounded, and a last rounding at the store. Values are kept in a table by distance; if positions span more than 2^20 they are computed
+    row by row instead. ALiBi needs no table. Positions on a GPU are not read, so Kerple, Sandwich and FIRE, which differ at every distance,
+    need ``validate`` there. An invalid position on a GPU makes NaN. FIRE's queries beyond its length have values of their own, made a few
+    rows at a time.
 
     A T5 table on a GPU is read there; other learned parameters on a GPU are copied to the host, which synchronises.
 
@@ -524,7 +526,7 @@ def add_bias(
            [-0.125 , -0.0625,  0.    ]], dtype=float32)
     """
     operation = AddBias(bias, causal, input_scale)
-    result: Array = run(operation, (scores,), Between(q_offset, q_positions, k_positions), out, validate)
+    result: Array = run(operation, (scores,), (q_offset, q_positions, k_positions), out, validate)
     return result
 
 
@@ -554,7 +556,7 @@ def resample(
     grid
         The old grid; None: a square.
     interpolate_offset
-        Stretch by (new size + this) / old size: 0.1 in DINO and DINOv2's own code.
+        Stretch by (new size + interpolate_offset) / old size: 0.1 in DINO's and DINOv2's own code.
 
     Returns
     -------
@@ -563,7 +565,7 @@ def resample(
     Raises
     ------
     TypeError, ValueError
-        An argument has the wrong type or value, or the table is no square and ``grid`` is not given.
+        An argument has the wrong type or value, or the table is not a square and ``grid`` is not given.
 
     Notes
     -----
@@ -592,8 +594,8 @@ def convert_layout(
 ) -> Array:
     """Permute a projection's weights (or bias) from one layout of rotary pairs to the other.
 
-    A model whose queries and keys were trained with adjacent pairs (``interleaved=True``) gives the same scores with half pairs, if the
-    rows of both projections are permuted.
+    A model that was trained with adjacent pairs (``interleaved=True``) gives the same scores with half pairs if the rows of both
+    projections, of queries and of keys, are permuted.
 
     Parameters
     ----------
@@ -624,7 +626,7 @@ def convert_layout(
 
 
 def array_module() -> ModuleType:
-    """Return CuPy where a GPU is usable and NumPy otherwise, so that one pipeline runs on both.
+    """Return CuPy if a GPU can be used, else NumPy, so that one pipeline runs on both.
 
     Examples
     --------
@@ -645,8 +647,8 @@ def array_module() -> ModuleType:
 def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
     """Compile the kernels now, not in the first call.
 
-    On the host that takes about four seconds for an element type, or 0.3 from the disk cache; while a CUDA graph is captured it is
-    not allowed.
+    On the host that takes about four seconds for an element type, or 0.3 from the disk cache. It is not allowed while a CUDA graph is
+    captured.
 
     Parameters
     ----------
@@ -668,32 +670,10 @@ def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
         backend.warmup(name, device)
 
 
-def get_num_threads() -> int:
-    """Return how many threads a call on the host may use.
-
-    The first of: ``set_num_threads``; the environment variable ``FASTPE_NUM_THREADS``; torch's number, when torch is loaded; the
-    smallest of ``OMP_NUM_THREADS``, the cores this process may run on, the container's CPU quota, and 16. The environment and the
-    cores are looked at by this function and by a process's first call.
-    """
-    threads: int = backend_on(None).pool.get_num_threads()
-    return threads
-
-
-def set_num_threads(count: int | None) -> None:
-    """Set how many threads a call on the host may use, the caller's among them; None goes back to the default.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``count`` is no integer of at least 1.
-    """
-    backend_on(None).pool.set_num_threads(count)
-
-
 def clear_caches() -> None:
-    """Forget what earlier calls left to make later ones quicker: prepared calls, and tables of biases.
+    """Drop what earlier calls keep in memory to make later ones faster: prepared calls, and tables of biases.
 
-    Compiled kernels stay, in memory and on disk: ``python -m fastpe cache --clear`` deletes those on disk.
+    Compiled kernels stay, in memory and on disk; ``python -m fastpe cache --clear`` deletes those on disk.
     """
     call_cache.clear()
     bias_tables.clear()

@@ -3,7 +3,7 @@
 // PE[p, sine column f] = sin(p w_f), PE[p, cosine column f] = cos(p w_f)  (Vaswani et al. 2017, section 3.5).
 //
 //     x, out: (B, T, H, D), byte strides of any sign, f16 | bf16 | f32 | f64, aligned to the element; x may be out, or 0 (PE alone)
-//     positions: (B, T, H) i64 in units of 2^-32, byte strides, or 0: row t stands at start + t
+//     positions: (B, T, H) i64 in units of 2^-32, byte strides, or 0: row t is at start + t
 //     mask: (B, T) bytes, byte strides, or 0; a row whose byte is 0 keeps x unscaled
 //     frequencies, whole_turns: (F,) u64, the fraction (2^-64 turn) and the integer part of a frequency in turns, F = ceil(D/2)
 //     cosines, sines: (8, F) f32, cos(j w_f) and sin(j w_f) for j = 0 ... 7; sines negated where the cosine is the first function
@@ -12,16 +12,14 @@
 // (interleaved) or D/2 (concatenated); `_columns` takes anything else, one pair of columns a thread, and the column without partner.
 //
 // Grid: x over the pairs of a row, y over groups of eight rows that share an anchor, z over sequences. The encoding of `ROWS` rows
-// is kept in registers and added to every sequence and head that shares the positions. All of a thread's loads stand before its
+// is kept in registers and added to every sequence and head that shares the positions. All of a thread's loads come before its
 // first store: in place, the compiler cannot move a load across a store. Bytes moved per element: read and write of x, and from the
-// caches 8 of tables for each row and pair. Three blocks a multiprocessor are asked for because ptxas else spills a register to fit more.
+// caches 8 of tables for each row and pair. The launch bounds ask for three blocks a multiprocessor: for more, ptxas would spill a register.
 
-#include "rows.cuh"
-
-typedef AddSinusoidal Arguments;
+#include "sinusoidal_rows.cuh"
 
 template <class E, class Layout>
-DEVICE void add_vectors(const Arguments& call) {
+DEVICE void add_vectors(const AddSinusoidal& call) {
     typedef typename E::real Real;
     enum { V = Layout::V, P = Layout::P, ROWS = Layout::ROWS, N = E::N };
     const i64 unit = (i64)blockIdx.x * blockDim.x + threadIdx.x;
@@ -92,7 +90,7 @@ DEVICE void add_vectors(const Arguments& call) {
 
 // One pair of columns, or the column without a partner.
 template <class E>
-DEVICE void add_columns(const Arguments& call) {
+DEVICE void add_columns(const AddSinusoidal& call) {
     typedef typename E::real Real;
     typedef typename E::storage Storage;
     enum { ROWS = sizeof(Real) == 8 ? 2 : 4 };
@@ -166,11 +164,11 @@ DEVICE void add_columns(const Arguments& call) {
 
 #define ENTRIES(E)                                                                                                            \
     extern "C" __global__ void __launch_bounds__(128, 3)                                                                         \
-        add_sinusoidal_##E##_vec16_interleaved(const __grid_constant__ Arguments call) { add_vectors<E, Interleaved<E>>(call); } \
+        add_sinusoidal_##E##_vec16_interleaved(const __grid_constant__ AddSinusoidal call) { add_vectors<E, Interleaved<E>>(call); } \
     extern "C" __global__ void __launch_bounds__(128, 3)                                                                         \
-        add_sinusoidal_##E##_vec16_concatenated(const __grid_constant__ Arguments call) { add_vectors<E, Concatenated<E>>(call); } \
+        add_sinusoidal_##E##_vec16_concatenated(const __grid_constant__ AddSinusoidal call) { add_vectors<E, Concatenated<E>>(call); } \
     extern "C" __global__ void __launch_bounds__(128, 3)                                                                         \
-        add_sinusoidal_##E##_columns(const __grid_constant__ Arguments call) { add_columns<E>(call); }
+        add_sinusoidal_##E##_columns(const __grid_constant__ AddSinusoidal call) { add_columns<E>(call); }
 
 ENTRIES(f32)
 ENTRIES(f64)

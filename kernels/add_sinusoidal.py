@@ -3,7 +3,7 @@
 PE[p, sine column f] = sin(p w_f), PE[p, cosine column f] = cos(p w_f)  (Vaswani et al. 2017, section 3.5).
 
     x, out: (B, T, H, D), byte strides of any sign and size, f16 | bf16 | f32 | f64; x may be out, or 0 (PE alone)
-    positions: (B, T, H) int64 in units of 2^-32, byte strides, or 0: row t stands at start + t
+    positions: (B, T, H) int64 in units of 2^-32, byte strides, or 0: row t is at start + t
     mask: (B, T) bytes, byte strides, or 0; a row whose byte is 0 keeps x unscaled
     frequencies, whole_turns: (F + MARGIN,) uint64, the fraction (2^-64 turn) and the integer part of a frequency in turns,
         F = ceil(D/2), and whatever behind
@@ -16,8 +16,8 @@ the functions (sine, cosine, or cosine, sine) in the order of their columns. flo
 A row of contiguous elements that shares its positions with no other is made and added in one pass. Where sequences or heads share
 them, where elements lie apart, where the result is streamed past the caches, or where several parts make up a row (a grid: channels
 that follow the row of an image and channels that follow its column), a block of rows is made in a buffer in column order and then added
-to each. The loops over columns, and what asks for x ahead of time, are in `rows.py` and `lanes.py`; how threads share
-the work is in `sharing.py`. Bytes moved per element: read and write of x, and 4 to 8 from the caches.
+to each. The loops over columns are in `add_sinusoidal_loops.py`; how threads divide the work is in `scheduler.py`.
+Bytes moved per element: read and write of x, and 4 to 8 from the caches.
 """
 
 from __future__ import annotations
@@ -26,104 +26,104 @@ from typing import Any
 
 import numpy as np
 
+from . import abi, scheduler, simd
+from . import add_sinusoidal_loops as loops
 from . import arithmetic as a
-from . import blocks as at
-from . import lanes, rows, sharing
-from .rows import ANCHOR_ROWS
-from .sharing import byte, claim_chunk, fetch_add, number, word
+from .abi import ENCODING_ONLY, IN_PLACE, MODES, OUT_OF_PLACE
+from .add_sinusoidal_loops import ANCHOR_ROWS
+from .scheduler import byte, number, word
 
-# Where x is. Each mode is a kernel of its own: the compiler must know that a row in place reads what it writes.
-IN_PLACE, OUT_OF_PLACE, ALONE = 0, 1, 2
-MODES = {IN_PLACE: "in_place", OUT_OF_PLACE: "out", ALONE: "alone"}
-
-# How it goes about it, settled by who calls (`blocks.py`):
-#   CONTIGUOUS   whether the elements of a row lie one behind the other
-#   DENSE        whether the rows of a sequence do, too, and no row is masked
-#   STREAMS      whether the result is written past the caches (not in place; elements aligned)
-#   BLOCK_ROWS   rows made in the buffer at a time; 0 to make and add in one pass
-#   AHEAD        how many bytes before it is needed x is asked for, where rows are added one by one
-#   KNOWN        address of the finished rows of the positions 0, 1, ..., dense and in the type of the arithmetic, or 0
-#   FILLS        whether those are to be made, and nothing else
-#   PARTS        address of the argument blocks of what makes up a row of the buffer, PART_COUNT of them; or 0: the call's own does.
+# The caller chooses how the kernel goes about its work, by these words of the control block (`abi.py`):
+#   contiguous   whether the elements of a row are contiguous
+#   dense        whether the rows of a sequence are, too, and no row is masked
+#   streams      whether the result is written past the caches (not in place; elements aligned)
+#   block_rows   how many rows are made in the buffer at a time; 0 to make and add in one pass
+#   ahead        how many bytes ahead of its use x is prefetched, where rows are added one by one
+#   cached_rows  address of ready rows of the positions 0, 1, ..., dense and in the type of the arithmetic, or 0
+#   fills_cache  whether the call makes such rows, and does nothing else
+#   parts        address of the argument blocks of what makes up a row of the buffer, part_count of them; 0: the call's own makes all of it.
 #                Each has positions, frequencies and columns of its own; its `out` is its first column
-#   BUFFER       where the buffer begins in a room
-# A room holds the two functions of (F + MARGIN) frequencies of every part, for all but float64, and behind them the buffer.
+#   buffer       where the buffer begins in a scratch slot
+# A scratch slot holds the two functions of (F + MARGIN) frequencies of every part, except for float64, and behind them the buffer.
+
+at, ctl = abi.ADD_SINUSOIDAL.index, abi.CONTROL.index
+PART_BYTES = abi.ADD_SINUSOIDAL.nbytes
 
 
-@sharing.inline
+@scheduler.inline
 def position_of(call, b, t, h):
-    if word(call, at.POSITIONS) == 0:
-        return word(call, at.START) + (t << 32)
-    strides = word(call, at.POSITIONS_BATCH_STRIDE), word(call, at.POSITIONS_ROW_STRIDE), word(call, at.POSITIONS_HEAD_STRIDE)
-    return word(word(call, at.POSITIONS) + b * strides[0] + t * strides[1] + h * strides[2], 0)
+    if word(call, at.positions) == 0:
+        return word(call, at.start) + (t << 32)
+    strides = word(call, at.positions_batch_stride), word(call, at.positions_row_stride), word(call, at.positions_head_stride)
+    return word(word(call, at.positions) + b * strides[0] + t * strides[1] + h * strides[2], 0)
 
 
-@sharing.inline
+@scheduler.inline
 def anchor_of(position):
     return position & ~((ANCHOR_ROWS - 1) << 32)
 
 
-@sharing.inline
+@scheduler.inline
 def is_anchored_anew(call, b, t, t_first, h):
-    """Whether a row's position has another anchor than that of the row before, or there is none before."""
+    """Whether a row's position has another anchor than the row before, or is the first."""
     return t == t_first or anchor_of(position_of(call, b, t, h)) != anchor_of(position_of(call, b, t - 1, h))
 
 
-@sharing.inline
+@scheduler.inline
 def part_of(call, control, p):
-    """The argument block of a part of a row; of all of it that of the call."""
-    return call if word(control, at.PARTS) == 0 else word(control, at.PARTS) + p * (8 * len(at.ADD_SINUSOIDAL))
+    """The argument block of a part of a row; the call's own where there are no parts."""
+    return call if word(control, ctl.parts) == 0 else word(control, ctl.parts) + p * PART_BYTES
 
 
-@sharing.inline
+@scheduler.inline
 def first_column_of(control, part):
-    return 0 if word(control, at.PARTS) == 0 else word(part, at.OUT)
+    return 0 if word(control, ctl.parts) == 0 else word(part, at.out)
 
 
-@sharing.inline
+@scheduler.inline
 def target_of(call, b, t, h):
-    strides = word(call, at.OUT_BATCH_STRIDE), word(call, at.OUT_ROW_STRIDE), word(call, at.OUT_HEAD_STRIDE)
-    return word(call, at.OUT) + b * strides[0] + t * strides[1] + h * strides[2]
+    strides = word(call, at.out_batch_stride), word(call, at.out_row_stride), word(call, at.out_head_stride)
+    return word(call, at.out) + b * strides[0] + t * strides[1] + h * strides[2]
 
 
-@sharing.inline
+@scheduler.inline
 def is_kept(call, b, t):
-    mask = word(call, at.MASK)
-    return mask == 0 or byte(mask + b * word(call, at.MASK_BATCH_STRIDE) + t * word(call, at.MASK_ROW_STRIDE)) != 0
+    mask = word(call, at.mask)
+    return mask == 0 or byte(mask + b * word(call, at.mask_batch_stride) + t * word(call, at.mask_row_stride)) != 0
 
 
 def build(dtype: str, mode: int) -> Any:
     """Return the kernel, not compiled yet, of an element type and a mode."""
     element = a.ELEMENTS[dtype]
-    is_anchored = element.real is lanes.F32
-    plain, row_adder = (a.ELEMENTS["float32"], rows.rotated_adder) if is_anchored else (element, rows.evaluated_adder)
-    real, size, itemsize, reads = element.number, element.real_bytes, element.itemsize, mode != ALONE
-    evaluate, add_row, write_row = rows.evaluator(plain), row_adder(element, reads), row_adder(plain, False)
-    add_values, stream_values = rows.value_adder(element, reads, False), rows.value_adder(element, reads, True)
-    add_strided, copy_row = rows.strided_adder(element, reads), rows.row_copier(element)
-    inline = sharing.inline_as(f"{element.suffix}_{MODES[mode]}")
+    is_anchored = element.real is simd.F32
+    plain, row_adder = (a.ELEMENTS["float32"], loops.rotated_adder) if is_anchored else (element, loops.evaluated_adder)
+    real, size, itemsize, reads = element.number, element.real_bytes, element.itemsize, mode != ENCODING_ONLY
+    evaluate, add_row, write_row = loops.evaluator(plain), row_adder(element, reads), row_adder(plain, False)
+    add_values, stream_values = loops.value_adder(element, reads, False), loops.value_adder(element, reads, True)
+    add_strided, copy_row = loops.strided_adder(element, reads), loops.row_copier(element)
+    inline = scheduler.inline_as(f"{element.suffix}_{MODES[mode]}")
 
     @inline
     def functions_bytes(call):
-        """Of one function of all frequencies, at the beginning of a room."""
-        return ((word(call, at.WIDTH) + 1) // 2 + at.MARGIN) * size if is_anchored else 0
+        """Bytes of one function of all frequencies in a scratch slot."""
+        return ((word(call, at.width) + 1) // 2 + abi.MARGIN) * size if is_anchored else 0
 
     @inline
     def source_of(call, b, t, h):
         if mode == OUT_OF_PLACE:
-            strides = word(call, at.X_BATCH_STRIDE), word(call, at.X_ROW_STRIDE), word(call, at.X_HEAD_STRIDE)
-            return word(call, at.X) + b * strides[0] + t * strides[1] + h * strides[2]
+            strides = word(call, at.x_batch_stride), word(call, at.x_row_stride), word(call, at.x_head_stride)
+            return word(call, at.x) + b * strides[0] + t * strides[1] + h * strides[2]
         return target_of(call, b, t, h)
 
     @inline
-    def add_at_once(call, control, room, scale, b, t_first, t_last, h):
-        """Add rows that share their positions with no others, as they are made."""
-        ahead, count = word(control, at.AHEAD), max(word(control, at.PART_COUNT), 1)
+    def add_in_one_pass(call, control, scratch, scale, b, t_first, t_last, h):
+        """Make and add rows that share their positions with no others."""
+        ahead, count = word(control, ctl.ahead), max(word(control, ctl.part_count), 1)
         for t in range(t_first, t_last):
-            source, target, first_at, kept = source_of(call, b, t, h), target_of(call, b, t, h), room, is_kept(call, b, t)
+            source, target, first_at, kept = source_of(call, b, t, h), target_of(call, b, t, h), scratch, is_kept(call, b, t)
             for p in range(count):
                 part = part_of(call, control, p)
-                amplitude, second_at = real(number(part, at.AMPLITUDE)), first_at + functions_bytes(part)
+                amplitude, second_at = real(number(part, at.amplitude)), first_at + functions_bytes(part)
                 position, skipped = position_of(part, b, t, h), first_column_of(control, part) * itemsize
                 if is_anchored and is_anchored_anew(part, b, t, t_first, h):
                     evaluate(part, anchor_of(position), amplitude, first_at, second_at)
@@ -135,15 +135,15 @@ def build(dtype: str, mode: int) -> Any:
 
     @inline
     def add_block(call, control, b, t0, t1, h, block_at, scale, following):
-        """Add a block to rows t0 ... t1 - 1 of one sequence and head; what is at ``following`` is read next."""
-        width = word(call, at.WIDTH)
-        if word(control, at.DENSE) != 0:
+        """Add a block to rows t0 ... t1 - 1 of one sequence and head; ``following`` is the address that will be read next."""
+        width = word(call, at.width)
+        if word(control, ctl.dense) != 0:
             source, target = source_of(call, b, t0, h), target_of(call, b, t0, h)
-            # Near its end it is the next block that is asked for.
-            begin, ahead, last = 0, at.AHEAD_BYTES, max(0, (t1 - t0) * width - at.AHEAD_BYTES // itemsize)
+            # Near the end of the block, prefetch the next one.
+            begin, ahead, last = 0, abi.AHEAD_BYTES, max(0, (t1 - t0) * width - abi.AHEAD_BYTES // itemsize)
             for end in (last, (t1 - t0) * width):
                 values, x, out = block_at + begin * size, source + begin * itemsize, target + begin * itemsize
-                if mode != IN_PLACE and word(control, at.STREAMS) != 0:
+                if mode != IN_PLACE and word(control, ctl.streams) != 0:
                     stream_values(values, x, out, end - begin, scale, ahead)
                 else:
                     add_values(values, x, out, end - begin, scale, ahead)
@@ -151,24 +151,24 @@ def build(dtype: str, mode: int) -> Any:
             return
         for t in range(t0, t1):
             source, target = source_of(call, b, t, h), target_of(call, b, t, h)
-            values, ahead = block_at + (t - t0) * width * size, word(control, at.AHEAD)
+            values, ahead = block_at + (t - t0) * width * size, word(control, ctl.ahead)
             if not is_kept(call, b, t):
                 if mode == OUT_OF_PLACE:
                     copy_row(call, source, target)
-            elif word(control, at.CONTIGUOUS) == 0:
+            elif word(control, ctl.contiguous) == 0:
                 add_strided(call, values, source, target, scale)
-            elif mode != IN_PLACE and word(control, at.STREAMS) != 0:
+            elif mode != IN_PLACE and word(control, ctl.streams) != 0:
                 stream_values(values, source, target, width, scale, ahead)
             else:
                 add_values(values, source, target, width, scale, ahead)
 
     @inline
-    def make_block(call, control, room, b, t0, t1, h, t_first, block_at, row_bytes):
-        """Make rows t0 ... t1 - 1 of the encoding; what was made of a position's anchor before t0 is still in the room, since t_first."""
-        first_at = room
-        for p in range(max(word(control, at.PART_COUNT), 1)):
+    def make_block(call, control, scratch, b, t0, t1, h, t_first, block_at, row_bytes):
+        """Make rows t0 ... t1 - 1 of the encoding; scratch still holds the functions at the anchor of row t0 - 1, unless t0 is t_first."""
+        first_at = scratch
+        for p in range(max(word(control, ctl.part_count), 1)):
             part = part_of(call, control, p)
-            amplitude, second_at = real(number(part, at.AMPLITUDE)), first_at + functions_bytes(part)
+            amplitude, second_at = real(number(part, at.amplitude)), first_at + functions_bytes(part)
             for t in range(t0, t1):
                 position = position_of(part, b, t, h)
                 if is_anchored and is_anchored_anew(part, b, t, t_first, h):
@@ -178,18 +178,22 @@ def build(dtype: str, mode: int) -> Any:
             first_at = second_at + functions_bytes(part)
 
     @inline
-    def add_in_blocks(call, control, room, scale, b_first, b_last, t_first, t_last, h_first, h_last):
+    def add_in_blocks(call, control, scratch, scale, b_first, b_last, t_first, t_last, h_first, h_last):
         """Add rows to all of these sequences and heads, whose positions are those of the first."""
-        buffer_at, row_bytes, known = room + word(control, at.BUFFER), word(call, at.WIDTH) * size, word(control, at.KNOWN)
-        block_rows = t_last - t_first if known != 0 else word(control, at.BLOCK_ROWS)
+        buffer_at, row_bytes, cached = (
+            scratch + word(control, ctl.buffer),
+            word(call, at.width) * size,
+            word(control, ctl.cached_rows),
+        )
+        block_rows = t_last - t_first if cached != 0 else word(control, ctl.block_rows)
         t1 = t_first
         while t1 < t_last:
             t0, t1, block_at = t1, min(t_last, t1 + block_rows), buffer_at
-            if known != 0:
-                block_at = known + ((word(call, at.START) >> 32) + t0) * row_bytes
-            if known == 0 or word(control, at.FILLS) != 0:
-                make_block(call, control, room, b_first, t0, t1, h_first, t_first, block_at, row_bytes)
-            if word(control, at.FILLS) != 0:
+            if cached != 0:
+                block_at = cached + ((word(call, at.start) >> 32) + t0) * row_bytes
+            if cached == 0 or word(control, ctl.fills_cache) != 0:
+                make_block(call, control, scratch, b_first, t0, t1, h_first, t_first, block_at, row_bytes)
+            if word(control, ctl.fills_cache) != 0:
                 return
             for b in range(b_first, b_last):
                 for h in range(h_first, h_last):
@@ -202,39 +206,31 @@ def build(dtype: str, mode: int) -> Any:
                     add_block(call, control, b, t0, t1, h, block_at, scale, following)
 
     @inline
-    def work(call, control, number_of_room):
-        """Work off chunks until there are none."""
-        scale = real(number(call, at.INPUT_SCALE))
-        room, rooms = word(control, at.SCRATCH) + number_of_room * word(control, at.ROOM_BYTES), word(control, at.ROOMS)
-        batch, batch_per_chunk = word(call, at.BATCH), word(control, at.BATCH_PER_CHUNK)
-        heads, rows_per_chunk = word(call, at.HEADS), word(control, at.ROWS_PER_CHUNK)
+    def work(call, control, scratch, chunk):
+        """Add a chunk: some rows of some sequences."""
+        scale = real(number(call, at.input_scale))
+        batch, batch_per_chunk = word(call, at.batch), word(control, ctl.batch_per_chunk)
+        heads, rows_per_chunk = word(call, at.heads), word(control, ctl.rows_per_chunk)
         batch_chunks = (batch + batch_per_chunk - 1) // batch_per_chunk
+        t_first, b_first = (chunk // batch_chunks) * rows_per_chunk, (chunk % batch_chunks) * batch_per_chunk
+        t_last, b_last = min(word(call, at.rows), t_first + rows_per_chunk), min(batch, b_first + batch_per_chunk)
         # Sequences and heads whose positions differ are outer loops; those that share them are inner loops of one block.
-        batch_step = batch if word(call, at.POSITIONS_BATCH_STRIDE) == 0 else 1
-        head_step = heads if word(call, at.POSITIONS_HEAD_STRIDE) == 0 else 1
-        at_once = word(control, at.BLOCK_ROWS) == 0 and word(control, at.KNOWN) == 0
-        turn, share = 0, number_of_room
-        while turn < rooms:
-            chunk = claim_chunk(control, share)
-            if chunk < 0:
-                turn, share = turn + 1, (share + 1) % rooms
-                continue
-            t_first, b_first = (chunk // batch_chunks) * rows_per_chunk, (chunk % batch_chunks) * batch_per_chunk
-            t_last, b_last = min(word(call, at.ROWS), t_first + rows_per_chunk), min(batch, b_first + batch_per_chunk)
-            b = b_first
-            while b < b_last:
-                h = np.int64(0)  # not a literal, for which Numba would compile every helper anew
-                while h < heads:
-                    if at_once:
-                        add_at_once(call, control, room, scale, b, t_first, t_last, h)
-                    else:
-                        b_end = min(b_last, b + batch_step)
-                        add_in_blocks(call, control, room, scale, b, b_end, t_first, t_last, h, h + head_step)
-                    h += head_step
-                b += batch_step
-            fetch_add(control, at.FINISHED_CHUNKS, 1)
+        batch_step = batch if word(call, at.positions_batch_stride) == 0 else 1
+        head_step = heads if word(call, at.positions_head_stride) == 0 else 1
+        in_one_pass = word(control, ctl.block_rows) == 0 and word(control, ctl.cached_rows) == 0
+        b = b_first
+        while b < b_last:
+            h = np.int64(0)  # not a literal, for which Numba would compile every helper anew
+            while h < heads:
+                if in_one_pass:
+                    add_in_one_pass(call, control, scratch, scale, b, t_first, t_last, h)
+                else:
+                    b_end = min(b_last, b + batch_step)
+                    add_in_blocks(call, control, scratch, scale, b, b_end, t_first, t_last, h, h + head_step)
+                h += head_step
+            b += batch_step
 
-    return sharing.shared(work, f"add_sinusoidal_{element.suffix}_{MODES[mode]}")
+    return scheduler.scheduled(work, f"add_sinusoidal_{element.suffix}_{MODES[mode]}")
 
 
-SIGNATURE = sharing.SIGNATURE
+SIGNATURE = scheduler.SIGNATURE

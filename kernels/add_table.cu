@@ -1,6 +1,6 @@
 // Learned positions: x*input_scale + learned[position], in place or out of place: the CUDA twin of add_table.py.
 //
-// sum_rows.cuh says the rest. A masked row keeps x unscaled. What is not defined by who compiles is all float32.
+// See gather_sum.cuh for everything else. A masked row keeps x unscaled. Without definitions it compiles for float32.
 
 #define IS_EMBEDDING 0
 #ifndef FIRST
@@ -14,6 +14,6 @@
 #define ADDS_SINUSOIDAL 0
 #endif
 
-#include "sum_rows.cuh"
+#include "gather_sum.cuh"
 
 KERNELS(add_table)

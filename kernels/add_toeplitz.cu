@@ -6,8 +6,8 @@
 //     values: f_h(low), f_h(low + 1), ..., f_h(high), f32, or f64 of f64 arrays, by batch, head and row (byte strides, which may be 0);
 //         what lies below or above counts as low or high. With `by_column` f_h is not of the distance but of the number of the column
 //     slopes: (H,) f64, or 0; then f_h is slope*distance, or with `symmetric` -slope*abs(distance), and there are no values
-//     queries: (B, Tq) i64 in units of 2^-32, byte strides, or 0: row i stands at start + i
-//     keys: (B, Tk) i64 in units of 2^-32, byte strides, or 0: column j stands at j
+//     queries: (B, Tq) i64 in units of 2^-32, byte strides, or 0: row i is at start + i
+//     keys: (B, Tk) i64 in units of 2^-32, byte strides, or 0: column j is at j
 //     causal: whether columns whose position is above their row's become -inf; vectors of nothing else are not read
 //
 // A multiply, then an add, each rounded in f32, or f64 of f64 arrays, and once more at the store. What is not a position makes NaN; no
@@ -17,41 +17,7 @@
 // Bytes moved per element: read and write of x, and 4 to 8 of f from the caches; one write of what is causal.
 
 #include "arithmetic.cuh"
-
-struct Arguments {
-    i64 x;
-    i64 out;
-    i64 batch;
-    i64 heads;
-    i64 rows;
-    i64 columns;
-    i64 x_batch_stride;
-    i64 x_head_stride;
-    i64 x_row_stride;
-    i64 x_column_stride;
-    i64 out_batch_stride;
-    i64 out_head_stride;
-    i64 out_row_stride;
-    i64 out_column_stride;
-    i64 values;
-    i64 values_head_stride;
-    i64 values_batch_stride;
-    i64 values_row_stride;
-    i64 low;
-    i64 high;
-    i64 slopes;
-    i64 symmetric;
-    i64 queries;
-    i64 queries_batch_stride;
-    i64 queries_row_stride;
-    i64 start;
-    i64 keys;
-    i64 keys_batch_stride;
-    i64 keys_column_stride;
-    i64 by_column;
-    i64 causal;
-    double input_scale;
-};
+#include "AddToeplitz.abi"
 
 enum { ROWS = 4 };
 
@@ -60,23 +26,23 @@ DEVICE void round_to(double value, double& result) { result = value; }
 DEVICE void set_hidden(float& value) { value = float_of(0xff800000u); }
 DEVICE void set_hidden(double& value) { value = float_of(0xfff0000000000000ULL); }
 
-DEVICE i64 query_of(const Arguments& call, i64 b, i64 i) {
+DEVICE i64 query_of(const AddToeplitz& call, i64 b, i64 i) {
     if (call.queries == 0) return call.start + (i << 32);
     return *(const i64*)(call.queries + b * call.queries_batch_stride + i * call.queries_row_stride);
 }
 
-DEVICE i64 key_of(const Arguments& call, i64 b, i64 j) {
+DEVICE i64 key_of(const AddToeplitz& call, i64 b, i64 j) {
     if (call.keys == 0) return j << 32;
     return *(const i64*)(call.keys + b * call.keys_batch_stride + j * call.keys_column_stride);
 }
 
-DEVICE bool is_hidden(const Arguments& call, i64 query, i64 key) {
+DEVICE bool is_hidden(const AddToeplitz& call, i64 query, i64 key) {
     return call.causal != 0 && query != NOT_A_POSITION && key > query;
 }
 
 // The bias of a column; `values` are those of its row.
 template <class Real>
-DEVICE Real value_of(const Arguments& call, const Real* values, double slope, i64 query, i64 key, i64 column) {
+DEVICE Real value_of(const AddToeplitz& call, const Real* values, double slope, i64 query, i64 key, i64 column) {
     Real result;
     if (query == NOT_A_POSITION || key == NOT_A_POSITION) {
         set_nan(result);
@@ -85,8 +51,8 @@ DEVICE Real value_of(const Arguments& call, const Real* values, double slope, i6
     const i64 distance = (key >> 32) - (query >> 32);
     if (call.slopes != 0) {
         const i64 far = distance < 0 ? -distance : distance;
-        const double bent = __ll2double_rn(call.symmetric != 0 ? -far : distance);
-        round_to(add_(mul_(slope, bent), 0.0), result);  // no -0
+        const double factor = __ll2double_rn(call.symmetric != 0 ? -far : distance);
+        round_to(add_(mul_(slope, factor), 0.0), result);  // no -0
         return result;
     }
     const i64 above = distance < call.low ? call.low : distance;
@@ -96,7 +62,7 @@ DEVICE Real value_of(const Arguments& call, const Real* values, double slope, i6
 
 // N neighbouring elements of a row as E's, in one access of 16 bytes or one by one.
 template <class E, bool VECTOR>
-DEVICE void add(const Arguments& call) {
+DEVICE void add(const AddToeplitz& call) {
     typedef typename E::real Real;
     typedef typename E::storage Storage;
     enum { N = VECTOR ? (int)E::N : 1 };
@@ -118,7 +84,7 @@ DEVICE void add(const Arguments& call) {
             uint4 words[ROWS];
             Storage single[ROWS];
             i64 queries[ROWS];
-            // All loads stand before the first store.
+            // All loads come before the first store.
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 words[r] = make_uint4(0, 0, 0, 0);
@@ -126,10 +92,10 @@ DEVICE void add(const Arguments& call) {
                 queries[r] = NOT_A_POSITION;
                 if (first + r >= call.rows) continue;
                 queries[r] = query_of(call, b, first + r);
-                bool seen = false;
+                bool visible = false;
 #pragma unroll
-                for (int k = 0; k < N; k++) seen = seen || !is_hidden(call, queries[r], keys[k]);
-                if (!seen) continue;
+                for (int k = 0; k < N; k++) visible = visible || !is_hidden(call, queries[r], keys[k]);
+                if (!visible) continue;
                 if (VECTOR) words[r] = *(const uint4*)(in + (first + r) * call.x_row_stride);
                 else single[r] = *(const Storage*)(in + (first + r) * call.x_row_stride);
             }
@@ -155,9 +121,9 @@ DEVICE void add(const Arguments& call) {
 
 #define ENTRIES(E)                                                                                                            \
     extern "C" __global__ void __launch_bounds__(128, 3)                                                                         \
-        add_toeplitz_##E##_vec16(const __grid_constant__ Arguments call) { add<E, true>(call); }                                \
+        add_toeplitz_##E##_vec16(const __grid_constant__ AddToeplitz call) { add<E, true>(call); }                                \
     extern "C" __global__ void __launch_bounds__(128, 3)                                                                         \
-        add_toeplitz_##E##_columns(const __grid_constant__ Arguments call) { add<E, false>(call); }
+        add_toeplitz_##E##_columns(const __grid_constant__ AddToeplitz call) { add<E, false>(call); }
 
 ENTRIES(f32)
 ENTRIES(f64)

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
+from numba import types
 from numba.core.registry import cpu_target
 
-from . import blocks as at
-from . import lanes
-from .lanes import F16, F32, F64, I8, I16, I32, Lanes, fma, polynomial
+from . import abi, simd
+from .simd import F16, F32, F64, I8, I16, I32, Vector, fma, polynomial
 
 # sin(2 pi r) = r (SIN_HIGH + SIN[0] + SIN[1] z + ...), cos(2 pi r) = COS[0] + COS[1] z + ...; z = r*r, |r| <= 1/8 turn.
 # float32: polynomial errors 3.2e-9 (relative) and 5.4e-11; with roundings the result errs by at most 7.4e-8.
@@ -89,7 +89,7 @@ NOT_A_POSITION = -(2**63) + 1
 # ---- phase, sine and cosine --------------------------------------------------------------------------------------------------
 
 
-def phase(whole: Lanes, part: Lanes, fraction_of_turn: Lanes, whole_turns: Lanes) -> Lanes:
+def phase(whole: Vector, part: Vector, fraction_of_turn: Vector, whole_turns: Vector) -> Vector:
     """Phase at a position: (position * frequency) mod one turn, in units of 2^-64 turn (all uint64).
 
     The position is ``whole + part * 2^-32``, ``whole`` in two's complement; the frequency is
@@ -100,7 +100,7 @@ def phase(whole: Lanes, part: Lanes, fraction_of_turn: Lanes, whole_turns: Lanes
     return whole * fraction_of_turn + ((part * whole_turns) << 32) + part * high + ((part * low) >> 32)
 
 
-def sincos_32(turns: Lanes) -> tuple[Lanes, Lanes]:
+def sincos_32(turns: Vector) -> tuple[Vector, Vector]:
     """Sine and cosine (float32) of ``turns / 2^32`` turns (uint32)."""
     shifted = turns + 0x20000000
     r = ((shifted & 0x3FFFFFFF) - 0x20000000).to(F32) * 2.0**-32
@@ -112,7 +112,7 @@ def sincos_32(turns: Lanes) -> tuple[Lanes, Lanes]:
     return _signed(odd.choose(cosine, sine), sine_sign), _signed(odd.choose(sine, cosine), cosine_sign)
 
 
-def sincos_64(turns: Lanes) -> tuple[Lanes, Lanes]:
+def sincos_64(turns: Vector) -> tuple[Vector, Vector]:
     """Sine and cosine (float64) of ``turns / 2^64`` turns (uint64)."""
     shifted = turns + (1 << 61)
     r = ((shifted & ((1 << 62) - 1)) - (1 << 61)).to(F64) * 2.0**-64
@@ -127,8 +127,8 @@ def sincos_64(turns: Lanes) -> tuple[Lanes, Lanes]:
 # ---- powers of two -----------------------------------------------------------------------------------------------------------
 
 
-def exponent(whole: Lanes, part: Lanes, growth: Lanes) -> tuple[Lanes, Lanes]:
-    """Integer part and fraction (units of 2^-64) of distance * growth (all uint64), rounded to the nearest integer and what is left.
+def exponent(whole: Vector, part: Vector, growth: Vector) -> tuple[Vector, Vector]:
+    """Distance times growth (all uint64) as the nearest integer and a signed fraction in units of 2^-64.
 
     The distance is ``whole + part * 2^-32``, ``whole`` below 2^31; the growth is below 1, in units of 2^-64.
     """
@@ -140,7 +140,7 @@ def exponent(whole: Lanes, part: Lanes, growth: Lanes) -> tuple[Lanes, Lanes]:
     return integer, fraction
 
 
-def exp2_32(integer: Lanes, fraction: Lanes, rises: Lanes) -> Lanes:
+def exp2_32(integer: Vector, fraction: Vector, rises: Vector) -> Vector:
     """Two to the power of integer + fraction (the fraction as a signed number), or of its negative, in float32; 0 and inf beyond."""
     r = (fraction >> 32).to(I32).to(F32) * 2.0**-32
     r = rises.choose(r, -r)
@@ -149,7 +149,7 @@ def exp2_32(integer: Lanes, fraction: Lanes, rises: Lanes) -> Lanes:
     return polynomial(r, EXP2_32) * scale.as_float()
 
 
-def exp2_64(integer: Lanes, fraction: Lanes, rises: Lanes) -> Lanes:
+def exp2_64(integer: Vector, fraction: Vector, rises: Vector) -> Vector:
     """As ``exp2_32``, in float64."""
     r = fraction.to(F64) * 2.0**-64
     r = rises.choose(r, -r)
@@ -158,37 +158,37 @@ def exp2_64(integer: Lanes, fraction: Lanes, rises: Lanes) -> Lanes:
     return polynomial(r, EXP2_64) * scale.as_float()
 
 
-def _signed(value: Lanes, sign: Lanes) -> Lanes:
+def _signed(value: Vector, sign: Vector) -> Vector:
     return (value.bits() ^ sign).as_float()
 
 
-def rotate(first: Lanes, second: Lanes, cosine: Lanes, sine: Lanes) -> tuple[Lanes, Lanes]:
-    """The pair turned by an angle of this cosine and sine."""
+def rotate(first: Vector, second: Vector, cosine: Vector, sine: Vector) -> tuple[Vector, Vector]:
+    """The pair rotated by the angle of this cosine and sine."""
     return fma(first, cosine, second * sine), fma(second, cosine, -(first * sine))
 
 
 # ---- 16-bit storage ----------------------------------------------------------------------------------------------------------
 
 
-def bf16_to_f32(bits: Lanes) -> Lanes:
+def bf16_to_f32(bits: Vector) -> Vector:
     return (bits.to(I32) << 16).as_float()
 
 
-def f32_to_bf16(value: Lanes) -> Lanes:
-    """Round to nearest even, for sums with a bfloat16: their NaNs have no bit below the sixteen that stay, so none is lost."""
+def f32_to_bf16(value: Vector) -> Vector:
+    """Round to nearest even, for sums with a bfloat16: their NaNs have no bit set below the upper sixteen, so none is lost."""
     bits = value.bits()
     return ((bits + ((bits >> 16) & 1) + 0x7FFF) >> 16).to(I16)
 
 
-def f16_to_f32_hardware(bits: Lanes) -> Lanes:
+def f16_to_f32_hardware(bits: Vector) -> Vector:
     return bits.as_float().to(F32)
 
 
-def f32_to_f16_hardware(value: Lanes) -> Lanes:
+def f32_to_f16_hardware(value: Vector) -> Vector:
     return value.to(F16).bits()
 
 
-def f16_to_f32_integer(bits: Lanes) -> Lanes:
+def f16_to_f32_integer(bits: Vector) -> Vector:
     """Exact, in integer steps and one exact multiply: for CPUs without a conversion instruction."""
     wide = bits.to(I32)
     magnitude = wide & 0x7FFF
@@ -200,7 +200,7 @@ def f16_to_f32_integer(bits: Lanes) -> Lanes:
     return (magnitude.compare(">=", 0x7C00).choose(special, finite) | ((wide & 0x8000) << 16)).as_float()
 
 
-def f32_to_f16_integer(value: Lanes) -> Lanes:
+def f32_to_f16_integer(value: Vector) -> Vector:
     """Round to nearest even, overflow to infinity: for CPUs without a conversion instruction."""
     bits = value.bits()
     magnitude = bits & 0x7FFFFFFF
@@ -241,8 +241,8 @@ class Element(NamedTuple):
     itemsize: int
     stored: ir.Type
     real: ir.Type  # the type of the arithmetic
-    read: Callable[[Lanes], Lanes]  # stored -> real
-    write: Callable[[Lanes], Lanes]  # real -> stored
+    read: Callable[[Vector], Vector]  # stored -> real
+    write: Callable[[Vector], Vector]  # real -> stored
 
     @property
     def real_bytes(self) -> int:
@@ -250,16 +250,21 @@ class Element(NamedTuple):
 
     @property
     def number(self) -> type[np.floating[Any]]:
-        """The type of the arithmetic, in NumPy's words."""
+        """The type of the arithmetic as NumPy's."""
         return np.float64 if self.real is F64 else np.float32
 
     @property
-    def lanes(self) -> int:
+    def numba_real(self) -> Any:
+        """The type of the arithmetic as Numba's."""
+        return types.float64 if self.real is F64 else types.float32
+
+    @property
+    def per_vector(self) -> int:
         """Numbers in a vector of 64 bytes; LLVM cuts it into what the CPU has."""
         return 64 // self.real_bytes
 
 
-def _same(value: Lanes) -> Lanes:
+def _same(value: Vector) -> Vector:
     return value
 
 
@@ -274,15 +279,15 @@ ELEMENTS = {
 # ---- mixed element types -----------------------------------------------------------------------------------------------------
 
 
-def f32_to_bf16_any(value: Lanes) -> Lanes:
-    """Round to nearest even; a NaN of any bits stays one."""
+def f32_to_bf16_any(value: Vector) -> Vector:
+    """Round to nearest even; every NaN stays a NaN."""
     bits = value.bits()
     nan = (bits & 0x7FFFFFFF).compare(">", 0x7F800000)
     return nan.choose(bits.like(0x7FFF), (bits + ((bits >> 16) & 1) + 0x7FFF) >> 16).to(I16)
 
 
-def f64_to_f32_odd(value: Lanes) -> Lanes:
-    """Round to odd: what is not exact gets an odd last bit, so that rounding once more, to 16 bits, is rounding once."""
+def f64_to_f32_odd(value: Vector) -> Vector:
+    """Round to odd: an inexact result gets an odd last bit, so that rounding it once more, to 16 bits, equals rounding once."""
     near = value.to(F32)
     back, bits = near.to(F64), near.bits()
     exact = back.same(value)
@@ -293,12 +298,12 @@ def f64_to_f32_odd(value: Lanes) -> Lanes:
 
 
 def mixed(dtype: str, real: ir.Type) -> Element:
-    """An element type, or int8 or uint8, whose arithmetic is in ``real`` whatever its own is; integers are not written."""
+    """An element type, or int8 or uint8 (only read), with its arithmetic in ``real`` instead of its own."""
     own = ELEMENTS.get(dtype)
     if own is None:
-        flip = 0x80 if dtype == "int8" else 0  # int8 is uint8 with 128 more: the zero point takes it away again
+        flip = 0x80 if dtype == "int8" else 0  # int8 is read as uint8 with 128 more; the zero point subtracts it again
 
-        def read_integer(value: Lanes) -> Lanes:
+        def read_integer(value: Vector) -> Vector:
             return (value.to(I32) ^ flip).to(real)
 
         return Element(dtype, 1, I8, real, read_integer, _same)
@@ -319,7 +324,7 @@ def mixed(dtype: str, real: ir.Type) -> Element:
 def add(
     element: Element,
     reads: bool,
-    values: Lanes,
+    values: Vector,
     source: ir.Value,
     target: ir.Value,
     scale: ir.Value,
@@ -328,13 +333,13 @@ def add(
 ) -> None:
     """``target = source*scale + values`` in stored elements of any alignment; without ``reads``, ``target = values``.
 
-    x is asked for ``ahead`` bytes before it is needed: left to itself the processor keeps too few lines on their way from memory
-    while it computes. ``streams`` writes past the caches, to a target that begins on a line.
+    x is prefetched ``ahead`` bytes before it is needed: left to itself the processor keeps too few lines on their way from memory
+    while it computes. ``streams`` writes past the caches, to a target that begins on a cache line.
     """
     builder, count = values.builder, values.value.type.count
     if reads:
-        for line in range(0, count * element.itemsize, at.LINE_BYTES):
-            lanes.prefetch(builder, builder.add(source, builder.add(ahead, ahead.type(line))))
-        x = element.read(lanes.load(builder, source, element.stored, count, 1))
-        values = x * lanes.spread(builder, scale, count) + values
-    lanes.store(element.write(values), target, at.LINE_BYTES if streams else 1, streams)
+        for line in range(0, count * element.itemsize, abi.LINE_BYTES):
+            simd.prefetch(builder, builder.add(source, builder.add(ahead, ahead.type(line))))
+        x = element.read(simd.load(builder, source, element.stored, count, 1))
+        values = x * simd.spread(builder, scale, count) + values
+    simd.store(element.write(values), target, abi.LINE_BYTES if streams else 1, streams)

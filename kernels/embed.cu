@@ -1,6 +1,6 @@
 // Token embedding: rows of a table by id, scaled, with token types and positions added: the CUDA twin of embed.py.
 //
-// sum_rows.cuh says the rest. A masked row becomes zero. What is not defined by who compiles is a float32 table with nothing added.
+// See gather_sum.cuh for everything else. A masked row becomes zero. Without definitions it compiles for a float32 table with nothing added.
 
 #define IS_EMBEDDING 1
 #ifndef FIRST
@@ -14,6 +14,6 @@
 #define ADDS_SINUSOIDAL 0
 #endif
 
-#include "sum_rows.cuh"
+#include "gather_sum.cuh"
 
 KERNELS(embed)

@@ -3,18 +3,18 @@
     build(table, types, learned, out, adds): element types, None where there is none; int8 and uint8 tables have row_scales and zero_points,
         (V,) f64 each
 
-`sum_rows.py` says the rest. A masked row becomes zero.
+See `gather_sum.py` for everything else. A masked row becomes zero.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from . import sum_rows
+from . import gather_sum
 
-SIGNATURE = sum_rows.SIGNATURE
+SIGNATURE = gather_sum.SIGNATURE
 
 
 def build(table: str, types: str | None, learned: str | None, out: str, adds: str) -> Any:
     """Return the kernel, not compiled yet."""
-    return sum_rows.build("embed", table, types, learned, out, adds)
+    return gather_sum.build("embed", table, types, learned, out, adds)

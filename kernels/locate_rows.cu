@@ -16,26 +16,7 @@
 // each. Bytes moved: 8 written a row, and what is read.
 
 #include "arithmetic.cuh"
-
-struct Arguments {
-    i64 table;
-    i64 batch;
-    i64 rows;
-    i64 positions;
-    i64 positions_kind;
-    i64 mask;
-    i64 mask_batch_stride;
-    i64 mask_row_stride;
-    i64 offset;
-    i64 offsets;
-    i64 offsets_kind;
-    i64 offsets_stride;
-    i64 boundaries;
-    i64 boundaries_kind;
-    i64 boundaries_stride;
-    i64 sequences;
-    i64 segment;
-};
+#include "LocateRows.abi"
 
 DEVICE i64 from_integer(i64 position) {
     return position >= -0x80000000LL && position < 0x80000000LL ? (i64)((u64)position << 32) : NOT_A_POSITION;
@@ -54,14 +35,14 @@ DEVICE i64 integer_at(i64 array, i64 kind, i64 stride, i64 index) {
     return kind == 4 && value < 0 ? 0x7fffffffffffffffLL : value;
 }
 
-DEVICE i64 boundary(const Arguments& call, i64 s) {
+DEVICE i64 boundary(const LocateRows& call, i64 s) {
     return integer_at(call.boundaries, call.boundaries_kind, call.boundaries_stride, s);
 }
 
 DEVICE i64 limited(i64 value, i64 low, i64 high) { return value < low ? low : value > high ? high : value; }
 
 // The last sequence that begins at or before t.
-DEVICE i64 sequence_of(const Arguments& call, i64 t) {
+DEVICE i64 sequence_of(const LocateRows& call, i64 t) {
     i64 low = 0, high = call.sequences - 1;
     while (low < high) {
         const i64 middle = (low + high + 1) >> 1;
@@ -70,15 +51,15 @@ DEVICE i64 sequence_of(const Arguments& call, i64 t) {
     return low;
 }
 
-DEVICE i64 offset_of(const Arguments& call, i64 b, i64 sequence) {
+DEVICE i64 offset_of(const LocateRows& call, i64 b, i64 sequence) {
     if (call.offsets == 0) return call.offset;
     return integer_at(call.offsets, call.offsets_kind, call.offsets_stride, call.boundaries == 0 ? b : sequence);
 }
 
 // Offsets are limited before they are added, so that no sum wraps into the valid range.
-DEVICE i64 placed(i64 count, i64 offset) { return from_integer(count + limited(offset, -(1LL << 62), 1LL << 62)); }
+DEVICE i64 position_of(i64 count, i64 offset) { return from_integer(count + limited(offset, -(1LL << 62), 1LL << 62)); }
 
-extern "C" __global__ void __launch_bounds__(256) locate_rows_given(const __grid_constant__ Arguments call) {
+extern "C" __global__ void __launch_bounds__(256) locate_rows_given(const __grid_constant__ LocateRows call) {
     const i64 t = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= call.rows) return;
     i64 result;
@@ -88,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(256) locate_rows_given(const __grid
     ((i64*)call.table)[t] = result;
 }
 
-extern "C" __global__ void __launch_bounds__(256) locate_rows_ragged(const __grid_constant__ Arguments call) {
+extern "C" __global__ void __launch_bounds__(256) locate_rows_ragged(const __grid_constant__ LocateRows call) {
     const i64 t = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= call.rows) return;
     i64 sequence = 0, first = 0;
@@ -97,14 +78,14 @@ extern "C" __global__ void __launch_bounds__(256) locate_rows_ragged(const __gri
         first = boundary(call, sequence);
     }
     for (i64 b = blockIdx.y; b < call.batch; b += gridDim.y)
-        ((i64*)call.table)[b * call.rows + t] = placed(t - limited(first, 0, call.rows), offset_of(call, b, sequence));
+        ((i64*)call.table)[b * call.rows + t] = position_of(t - limited(first, 0, call.rows), offset_of(call, b, sequence));
 }
 
-DEVICE i64 kept(const Arguments& call, i64 b, i64 t) {
+DEVICE i64 kept(const LocateRows& call, i64 b, i64 t) {
     return *(const u8*)(call.mask + b * call.mask_batch_stride + t * call.mask_row_stride) != 0;
 }
 
-extern "C" __global__ void __launch_bounds__(256) locate_rows_counted(const __grid_constant__ Arguments call) {
+extern "C" __global__ void __launch_bounds__(256) locate_rows_counted(const __grid_constant__ LocateRows call) {
     const i64 b = blockIdx.x;
     const i64 length = call.segment;
     const i64 begin = limited(threadIdx.x * length, 0, call.rows);
@@ -142,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(256) locate_rows_counted(const __gr
                 position = 0;
             }
         }
-        table[t] = placed(position, offset_of(call, b, sequence));
+        table[t] = position_of(position, offset_of(call, b, sequence));
         position += kept(call, b, t);
     }
 }

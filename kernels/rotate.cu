@@ -1,32 +1,24 @@
-// Rotary positions: pairs of channels of q and k turned by position * frequency: the CUDA twin of rotate.py.
+// Rotary positions: pairs of channels of q and k rotated by position * frequency: the CUDA twin of rotate.py.
 //
 // c = factor cos(p w_f), s = factor sin(p w_f); with growths (xPos) both times 2^(+-(p - centre) growth_f), + where `grows`.
 //
 //     frequencies, whole_turns: (F,) u64, the fraction (2^-64 turn) and the integer part of a frequency in turns
-//     axes: (F,) i64, which of the A axes of the positions turns a frequency, or 0 where there is one
+//     axes: (F,) i64, which of the A axes of the positions belongs to a frequency, or 0 where there is one
 //     growths: (F,) u64 in units of 2^-64, or 0 for none; centre: a position in units of 2^-32
 //
-// rotate_pairs.cuh says the rest.
+// See rotate_pairs.cuh for everything else.
 
 #include "rotate_pairs.cuh"
+#include "Rotate.abi"
 
-struct Arguments {
-    Pairs of;
-    i64 frequencies;
-    i64 whole_turns;
-    i64 axes;
-    i64 growths;
-    i64 grows;
-    i64 centre;
-    double factor;
-};
+typedef Rotate Arguments;
 
 template <class E>
 struct Angles {
     typedef typename E::real Real;
 
     static DEVICE void at(const Arguments& call, i64 f, i64 b, i64 t, Real& cosine, Real& sine) {
-        const i64 position = position_of(call.of, b, t, call.axes != 0 ? ((const i64*)call.axes)[f] : 0);
+        const i64 position = position_of(call, b, t, call.axes != 0 ? ((const i64*)call.axes)[f] : 0);
         sincos_of(phase(position, ((const u64*)call.frequencies)[f], ((const u64*)call.whole_turns)[f]), sine, cosine);
         if (position == NOT_A_POSITION) {
             set_nan(sine);

@@ -1,67 +1,29 @@
-// Pairs of channels of q and k turned by the angles of their rows: what `rotate.cu` and `rotate_table.cu` have in common; the CUDA twin of
+// Pairs of channels of q and k rotated by the angles of their rows: what `rotate.cu` and `rotate_table.cu` have in common; the CUDA twin of
 // rotate_pairs.py.
 //
 // (u, v) -> (u c - v s, v c + u s), back where `inverse`  (Su et al. 2021, equation 34)
 //
-//     q, k: (B, T, H, D), byte strides of any sign, f16 | bf16 | f32 | f64, aligned to the element; q_out, k_out: q and k, or elsewhere;
+//     q, k: (B, T, H, D), byte strides of any sign, f16 | bf16 | f32 | f64, aligned to the element; their out: themselves, or another array;
 //         0 for none
-//     positions: (A, B, T) i64 in units of 2^-32, byte strides, or 0: row t stands at start + t
+//     positions: (A, B, T) i64 in units of 2^-32, byte strides, or 0: row t is at start + t
 //     mask: (B, T) bytes, byte strides, or 0; a row whose byte is 0 is left as it is
 //
-// Grid: x over the pairs of a row (with, in the kernels named `pairs` and out of place, the channels that do not turn) times groups of
+// Grid: x over the pairs of a row (with, in the kernels named `pairs` and out of place, the channels that are not rotated) times groups of
 // heads, as many as fit; y over rows, z over sequences. A thread owns its pairs in every head of its group: it makes their cosines and
 // sines once. `vec16` kernels take 16 bytes of each of two halves, or 16 bytes of adjacent pairs, at a time.
 // Bytes moved per element: one read and one write of q and k.
 
 #include "arithmetic.cuh"
+#include "Rotated.abi"
+#include "RotatePairs.abi"
 
-struct Pairs {
-    i64 batch;
-    i64 rows;
-    i64 positions;
-    i64 positions_batch_stride;
-    i64 positions_row_stride;
-    i64 positions_axis_stride;
-    i64 start;
-    i64 mask;
-    i64 mask_batch_stride;
-    i64 mask_row_stride;
-    i64 pairs;
-    i64 head_dim;
-    i64 first_channel;
-    i64 interleaved;
-    i64 inverse;
-    i64 q;
-    i64 q_out;
-    i64 q_heads;
-    i64 q_batch_stride;
-    i64 q_row_stride;
-    i64 q_head_stride;
-    i64 q_column_stride;
-    i64 q_out_batch_stride;
-    i64 q_out_row_stride;
-    i64 q_out_head_stride;
-    i64 q_out_column_stride;
-    i64 k;
-    i64 k_out;
-    i64 k_heads;
-    i64 k_batch_stride;
-    i64 k_row_stride;
-    i64 k_head_stride;
-    i64 k_column_stride;
-    i64 k_out_batch_stride;
-    i64 k_out_row_stride;
-    i64 k_out_head_stride;
-    i64 k_out_column_stride;
-};
-
-DEVICE i64 position_of(const Pairs& call, i64 b, i64 t, i64 axis) {
+DEVICE i64 position_of(const RotatePairs& call, i64 b, i64 t, i64 axis) {
     if (call.positions == 0) return call.start + (t << 32);
     return *(const i64*)(call.positions + b * call.positions_batch_stride + t * call.positions_row_stride +
                          axis * call.positions_axis_stride);
 }
 
-DEVICE bool is_kept(const Pairs& call, i64 b, i64 t) {
+DEVICE bool is_kept(const RotatePairs& call, i64 b, i64 t) {
     return call.mask == 0 || *(const u8*)(call.mask + b * call.mask_batch_stride + t * call.mask_row_stride) != 0;
 }
 
@@ -69,47 +31,47 @@ DEVICE bool is_kept(const Pairs& call, i64 b, i64 t) {
 struct Heads {
     i64 from, to, heads, stride, stride_out, column, column_out;
 
-    DEVICE Heads(const Pairs& call, bool is_k, i64 b, i64 t) {
-        from = is_k ? call.k + b * call.k_batch_stride + t * call.k_row_stride
-                    : call.q + b * call.q_batch_stride + t * call.q_row_stride;
-        to = is_k ? call.k_out + b * call.k_out_batch_stride + t * call.k_out_row_stride
-                  : call.q_out + b * call.q_out_batch_stride + t * call.q_out_row_stride;
-        heads = is_k ? call.k_heads : call.q_heads;
-        stride = is_k ? call.k_head_stride : call.q_head_stride;
-        stride_out = is_k ? call.k_out_head_stride : call.q_out_head_stride;
-        column = is_k ? call.k_column_stride : call.q_column_stride;
-        column_out = is_k ? call.k_out_column_stride : call.q_out_column_stride;
+    DEVICE Heads(const RotatePairs& call, bool is_k, i64 b, i64 t) {
+        from = is_k ? call.k.x + b * call.k.batch_stride + t * call.k.row_stride
+                    : call.q.x + b * call.q.batch_stride + t * call.q.row_stride;
+        to = is_k ? call.k.out + b * call.k.out_batch_stride + t * call.k.out_row_stride
+                  : call.q.out + b * call.q.out_batch_stride + t * call.q.out_row_stride;
+        heads = is_k ? call.k.heads : call.q.heads;
+        stride = is_k ? call.k.head_stride : call.q.head_stride;
+        stride_out = is_k ? call.k.out_head_stride : call.q.out_head_stride;
+        column = is_k ? call.k.column_stride : call.q.column_stride;
+        column_out = is_k ? call.k.out_column_stride : call.q.out_column_stride;
     }
 };
 
 template <class Real>
-DEVICE void turn(Real& u, Real& v, Real cosine, Real sine) {
+DEVICE void rotate(Real& u, Real& v, Real cosine, Real sine) {
     const Real first = fma_(u, cosine, -mul_(v, sine));
     v = fma_(v, cosine, mul_(u, sine));
     u = first;
 }
 
-// One pair, or one channel that does not turn, a thread; any strides.
+// One pair, or one channel that is not rotated, a thread; any strides.
 template <class E>
 struct OnePair {
     typedef typename E::real Real;
     typedef typename E::storage Storage;
     enum { N = 1 };
 
-    static DEVICE void run(const Pairs& call, const Heads& at, i64 unit, bool kept, i64 group, i64 step, const Real* cosine,
+    static DEVICE void run(const RotatePairs& call, const Heads& at, i64 unit, bool kept, i64 group, i64 step, const Real* cosine,
                            const Real* sine) {
-        const bool turns = unit < call.pairs;
+        const bool rotates = unit < call.pairs;
         const i64 other = unit - call.pairs;
-        const i64 one = turns ? call.first_channel + (call.interleaved ? 2 * unit : unit)
+        const i64 one = rotates ? call.first_channel + (call.interleaved ? 2 * unit : unit)
                               : other < call.first_channel ? other : other + 2 * call.pairs;
-        const i64 two = turns ? one + (call.interleaved ? 1 : call.pairs) : one;
+        const i64 two = rotates ? one + (call.interleaved ? 1 : call.pairs) : one;
         for (i64 h = group; h < at.heads; h += step) {
             const i64 from = at.from + h * at.stride, to = at.to + h * at.stride_out;
             const Storage a = *(const Storage*)(from + one * at.column), b = *(const Storage*)(from + two * at.column);
             Real u = E::load(a), v = E::load(b);
-            turn(u, v, cosine[0], sine[0]);
-            *(Storage*)(to + one * at.column_out) = kept && turns ? E::store(u) : a;
-            if (turns) *(Storage*)(to + two * at.column_out) = kept ? E::store(v) : b;
+            rotate(u, v, cosine[0], sine[0]);
+            *(Storage*)(to + one * at.column_out) = kept && rotates ? E::store(u) : a;
+            if (rotates) *(Storage*)(to + two * at.column_out) = kept ? E::store(v) : b;
         }
     }
 };
@@ -120,7 +82,7 @@ struct TwoVectors {
     typedef typename E::real Real;
     enum { N = E::N };
 
-    static DEVICE void run(const Pairs& call, const Heads& at, i64 unit, bool kept, i64 group, i64 step, const Real* cosine,
+    static DEVICE void run(const RotatePairs& call, const Heads& at, i64 unit, bool kept, i64 group, i64 step, const Real* cosine,
                            const Real* sine) {
         const i64 one = call.first_channel * at.column + unit * 16, two = one + call.pairs * at.column;
         for (i64 h = group; h < at.heads; h += step) {
@@ -131,7 +93,7 @@ struct TwoVectors {
                 E::unpack(a, u);
                 E::unpack(b, v);
 #pragma unroll
-                for (int i = 0; i < N; i++) turn(u[i], v[i], cosine[i], sine[i]);
+                for (int i = 0; i < N; i++) rotate(u[i], v[i], cosine[i], sine[i]);
                 a = E::pack(u);
                 b = E::pack(v);
             }
@@ -147,34 +109,33 @@ struct OneVector {
     typedef typename E::real Real;
     enum { N = E::N / 2 };
 
-    static DEVICE void run(const Pairs& call, const Heads& at, i64 unit, bool kept, i64 group, i64 step, const Real* cosine,
+    static DEVICE void run(const RotatePairs& call, const Heads& at, i64 unit, bool kept, i64 group, i64 step, const Real* cosine,
                            const Real* sine) {
-        const i64 place = call.first_channel * at.column + unit * 16;
+        const i64 column = call.first_channel * at.column + unit * 16;
         for (i64 h = group; h < at.heads; h += step) {
-            uint4 both = *(const uint4*)(at.from + h * at.stride + place);
+            uint4 both = *(const uint4*)(at.from + h * at.stride + column);
             if (kept) {
                 Real x[2 * N];
                 E::unpack(both, x);
 #pragma unroll
-                for (int i = 0; i < N; i++) turn(x[2 * i], x[2 * i + 1], cosine[i], sine[i]);
+                for (int i = 0; i < N; i++) rotate(x[2 * i], x[2 * i + 1], cosine[i], sine[i]);
                 both = E::pack(x);
             }
-            *(uint4*)(at.to + h * at.stride_out + place) = both;
+            *(uint4*)(at.to + h * at.stride_out + column) = both;
         }
     }
 };
 
 // Angles: `Angles(call, f)` knows what pair f needs, `at(b, t, cosine, sine)` makes its cosine and sine at a row.
 template <class E, class Unit, class Angles, class Arguments>
-DEVICE void rotate_pairs(const Arguments& arguments, i64 units) {
+DEVICE void rotate_pairs(const Arguments& call, i64 units) {
     typedef typename E::real Real;
     enum { N = Unit::N };
-    const Pairs& call = arguments.of;
     const i64 columns = (units + blockDim.x - 1) / blockDim.x;
     const i64 group = blockIdx.x / columns, groups = gridDim.x / columns;
     const i64 unit = (blockIdx.x - group * columns) * blockDim.x + threadIdx.x;
     if (unit >= units) return;
-    const bool turns = unit * N < call.pairs;
+    const bool rotates = unit * N < call.pairs;
     for (i64 t = (i64)blockIdx.y * blockDim.y + threadIdx.y; t < call.rows; t += (i64)gridDim.y * blockDim.y) {
         Real cosine[N], sine[N];
         bool ready = false;
@@ -183,7 +144,7 @@ DEVICE void rotate_pairs(const Arguments& arguments, i64 units) {
                 ready = true;
 #pragma unroll
                 for (int i = 0; i < N; i++) {
-                    if (turns) Angles::at(arguments, unit * N + i, b, t, cosine[i], sine[i]);
+                    if (rotates) Angles::at(call, unit * N + i, b, t, cosine[i], sine[i]);
                     else cosine[i] = sine[i] = 0;
                     if (call.inverse) sine[i] = -sine[i];
                 }
@@ -191,8 +152,8 @@ DEVICE void rotate_pairs(const Arguments& arguments, i64 units) {
             const bool kept = is_kept(call, b, t);
 #pragma unroll 1
             for (int which = 0; which < 2; which++) {
-                const i64 from = which ? call.k : call.q, to = which ? call.k_out : call.q_out;
-                if (to != 0 && ((kept && turns) || from != to))
+                const i64 from = which ? call.k.x : call.q.x, to = which ? call.k.out : call.q.out;
+                if (to != 0 && ((kept && rotates) || from != to))
                     Unit::run(call, Heads(call, which, b, t), unit, kept, group, groups, cosine, sine);
             }
         }
@@ -200,14 +161,14 @@ DEVICE void rotate_pairs(const Arguments& arguments, i64 units) {
 }
 
 // Three kernels for an element type. Seven blocks a multiprocessor leave a thread 72 registers, with which none spills on any architecture;
-// without a number ptxas spills two on sm_100. `pairs` has a thread for every channel that does not turn too.
+// without a number ptxas spills two on sm_100. `pairs` has a thread for every channel that is not rotated too.
 #define KERNEL(NAME, E, VARIANT, UNIT, UNITS)                                                     \
     extern "C" __global__ void __launch_bounds__(128, 7)                                          \
         NAME##_##E##_##VARIANT(const __grid_constant__ Arguments call) {                          \
         rotate_pairs<E, UNIT<E>, Angles<E> >(call, UNITS);                                        \
     }
 #define KERNELS(NAME, E)                                                                          \
-    KERNEL(NAME, E, pairs, OnePair, call.of.head_dim - call.of.pairs)                             \
-    KERNEL(NAME, E, vec16_half, TwoVectors, call.of.pairs / E::N)                                 \
-    KERNEL(NAME, E, vec16_interleaved, OneVector, 2 * call.of.pairs / E::N)
+    KERNEL(NAME, E, pairs, OnePair, call.head_dim - call.pairs)                             \
+    KERNEL(NAME, E, vec16_half, TwoVectors, call.pairs / E::N)                                 \
+    KERNEL(NAME, E, vec16_interleaved, OneVector, 2 * call.pairs / E::N)
 #define ALL_KERNELS(NAME) KERNELS(NAME, f32) KERNELS(NAME, f64) KERNELS(NAME, f16) KERNELS(NAME, bf16)

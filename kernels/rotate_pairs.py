@@ -1,14 +1,14 @@
-"""Pairs of channels of q and k turned by the angles of their rows: what `rotate.py` and `rotate_table.py` have in common on the CPU.
+"""Pairs of channels of q and k rotated by the angles of their rows: what `rotate.py` and `rotate_table.py` have in common on the CPU.
 
 (u, v) -> (u c - v s, v c + u s), back where `inverse`  (Su et al. 2021, equation 34)
 
-    q, k: (B, T, H, D), byte strides of any sign and size, f16 | bf16 | f32 | f64; q_out, k_out: q and k or elsewhere; 0 for none
-    positions: (A, B, T) int64 in units of 2^-32, byte strides, or 0: row t stands at start + t
+    q, k: (B, T, H, D), byte strides of any sign and size, f16 | bf16 | f32 | f64; their out: themselves or another array; 0 for none
+    positions: (A, B, T) int64 in units of 2^-32, byte strides, or 0: row t is at start + t
     mask: (B, T) bytes, byte strides, or 0; a row whose byte is 0 is left as it is
 
 u' = fma(u, c, -(v s)), v' = fma(v, c, u s), in float32 for 16- and 32-bit arrays and in float64 for float64, one rounding at the store.
 Channels outside [first_channel, first_channel + 2 pairs) are left as they are. Cosines and sines of some rows are made once and serve all
-heads of q and k, and all sequences that share the positions; every reading of them serves HEADS_AT_ONCE heads.
+heads of q and k, and all sequences that share the positions; each load of them serves HEADS_AT_ONCE heads.
 Bytes moved per element: one read and one write of q and k, and 4 / HEADS_AT_ONCE (float64: 8) from the second-level cache.
 """
 
@@ -16,34 +16,35 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import abi, scheduler
 from . import arithmetic as a
-from . import blocks as at
-from . import rows, sharing
-from .sharing import byte, claim_chunk, fetch_add, word
+from . import rotate_loops as loops
+from .abi import MODES, OUT_OF_PLACE
+from .scheduler import byte, word
 
+at, rotated, ctl = abi.ROTATE_PAIRS.index, abi.ROTATED.index, abi.CONTROL.index
 HEADS_AT_ONCE = 4
-IN_PLACE, OUT_OF_PLACE = 0, 1
-MODES = {IN_PLACE: "in_place", OUT_OF_PLACE: "out"}
 
-SIGNATURE = sharing.SIGNATURE
+SIGNATURE = scheduler.SIGNATURE
 
 
-@sharing.inline
+@scheduler.inline
 def rotary_position_of(call, b, t, axis):
-    if word(call, at.R_POSITIONS) == 0:
-        return word(call, at.R_START) + (t << 32)
-    skipped = b * word(call, at.R_POSITIONS_BATCH_STRIDE) + t * word(call, at.R_POSITIONS_ROW_STRIDE)
-    return word(word(call, at.R_POSITIONS) + skipped + axis * word(call, at.R_POSITIONS_AXIS_STRIDE), 0)
+    if word(call, at.positions) == 0:
+        return word(call, at.start) + (t << 32)
+    skipped = b * word(call, at.positions_batch_stride) + t * word(call, at.positions_row_stride)
+    return word(word(call, at.positions) + skipped + axis * word(call, at.positions_axis_stride), 0)
 
 
-@sharing.inline
+@scheduler.inline
 def is_row_kept(call, b, t):
-    mask = word(call, at.R_MASK)
-    return mask == 0 or byte(mask + b * word(call, at.R_MASK_BATCH_STRIDE) + t * word(call, at.R_MASK_ROW_STRIDE)) != 0
+    mask = word(call, at.mask)
+    return mask == 0 or byte(mask + b * word(call, at.mask_batch_stride) + t * word(call, at.mask_row_stride)) != 0
 
 
-@sharing.inline
+@scheduler.inline
 def head_row_at(call, base, strides, b, t, h):
+    """Address of a head's row; ``strides`` is the index of the batch, row and head strides, which follow each other."""
     return base + b * word(call, strides) + t * word(call, strides + 1) + h * word(call, strides + 2)
 
 
@@ -54,30 +55,26 @@ def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
     """
     element = a.ELEMENTS[dtype]
     size, itemsize = element.real_bytes, element.itemsize
-    rotate_row, rotate_rows = rows.pair_rotator(element, 1), rows.pair_rotator(element, HEADS_AT_ONCE)
-    copy_channels = rows.channel_copier(element)
-    inline = sharing.inline_as(f"{name}_{element.suffix}_{MODES[mode]}")
+    rotate_row, rotate_rows = loops.pair_rotator(element, 1), loops.pair_rotator(element, HEADS_AT_ONCE)
+    copy_channels = loops.channel_copier(element)
+    inline = scheduler.inline_as(f"{name}_{element.suffix}_{MODES[mode]}")
 
     @inline
     def rotate_heads(call, array, b, t0, t1, cosines_at, sines_at):
-        """All heads of q or k: rows t0 ... t1 - 1 of one sequence."""
-        x_at, out_at = word(call, array + at.ARRAY), word(call, array + at.ARRAY_OUT)
-        strides = array + (at.ARRAY_STRIDES if mode == OUT_OF_PLACE else at.ARRAY_OUT_STRIDES)
-        out_strides, pairs, heads = array + at.ARRAY_OUT_STRIDES, word(call, at.R_PAIRS), word(call, array + at.ARRAY_HEADS)
-        x_stride, out_stride, first, head_dim = (
-            word(call, strides + 3),
-            word(call, out_strides + 3),
-            word(call, at.R_FIRST_CHANNEL),
-            word(call, at.R_HEAD_DIM),
-        )
+        """Rotate rows t0 ... t1 - 1 of one sequence, in all heads of q or k; ``array`` is the index of its first word."""
+        x_at, out_at = word(call, array + rotated.x), word(call, array + rotated.out)
+        strides = array + (rotated.batch_stride if mode == OUT_OF_PLACE else rotated.out_batch_stride)
+        out_strides, pairs, heads = array + rotated.out_batch_stride, word(call, at.pairs), word(call, array + rotated.heads)
+        x_stride, out_stride = word(call, strides + 3), word(call, out_strides + 3)
+        first, head_dim = word(call, at.first_channel), word(call, at.head_dim)
         x_step, out_step, row_stride = word(call, strides + 2), word(call, out_strides + 2), word(call, strides + 1)
         groups, number, angle_bytes = (heads + HEADS_AT_ONCE - 1) // HEADS_AT_ONCE, t1 - t0, pairs * size
-        # Inside goes what lies closer together: the rows of a head, or the heads of a row.
+        # The inner loop takes what lies closer together: the rows of a head, or the heads of a row.
         heads_inside = abs(x_step) < abs(row_stride)
         outer, inner, outer_step, inner_step = groups, number, HEADS_AT_ONCE * x_step, row_stride
         if heads_inside:
             outer, inner, outer_step, inner_step = inner, outer, inner_step, outer_step
-        ahead_by = min(inner, at.AHEAD_BYTES // (HEADS_AT_ONCE * head_dim * itemsize) + 1)
+        ahead_by = min(inner, abi.AHEAD_BYTES // (HEADS_AT_ONCE * head_dim * itemsize) + 1)
         for i in range(outer):
             for j in range(inner):
                 g, t = (j, t0 + i) if heads_inside else (i, t0 + j)
@@ -104,41 +101,26 @@ def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
                             copy_channels(first + 2 * pairs, head_dim, x, out, x_stride, out_stride)
 
     @inline
-    def work(call, control, room):
-        """Work off chunks until there are none."""
-        pairs = word(call, at.R_PAIRS)
-        rows_per_chunk, batch_per_chunk, rooms = (
-            word(control, at.ROWS_PER_CHUNK),
-            word(control, at.BATCH_PER_CHUNK),
-            word(control, at.ROOMS),
-        )
-        block_rows = word(control, at.BLOCK_ROWS)
-        cosines_at = word(control, at.SCRATCH) + room * word(control, at.ROOM_BYTES)
-        sines_at = cosines_at + (block_rows * pairs + at.MARGIN) * size
-        batch_chunks = (word(call, at.R_BATCH) + batch_per_chunk - 1) // batch_per_chunk
-        shares = word(call, at.R_POSITIONS_BATCH_STRIDE) == 0
-        turn, share = 0, room
-        while turn < rooms:
-            chunk = claim_chunk(control, share)
-            if chunk < 0:
-                turn, share = turn + 1, (share + 1) % rooms
-                continue
-            t_first, b_first = (chunk // batch_chunks) * rows_per_chunk, (chunk % batch_chunks) * batch_per_chunk
-            t_last, b_last = (
-                min(word(call, at.R_ROWS), t_first + rows_per_chunk),
-                min(word(call, at.R_BATCH), b_first + batch_per_chunk),
-            )
-            t1 = t_first
-            while t1 < t_last:
-                t0, t1 = t1, min(t_last, t1 + block_rows)
-                for b in range(b_first, b_last):
-                    if b == b_first or not shares:
-                        for t in range(t0, t1):
-                            skipped = (t - t0) * pairs * size
-                            make_angles(call, b, t, cosines_at + skipped, sines_at + skipped)
-                    for array in range(at.R_ARRAYS, at.R_ARRAYS + 2 * at.R_ARRAY_WORDS, at.R_ARRAY_WORDS):
-                        if word(call, array + at.ARRAY_OUT) != 0:
-                            rotate_heads(call, array, b, t0, t1, cosines_at, sines_at)
-            fetch_add(control, at.FINISHED_CHUNKS, 1)
+    def work(call, control, scratch, chunk):
+        """Rotate a chunk: some rows of some sequences."""
+        pairs, block_rows = word(call, at.pairs), word(control, ctl.block_rows)
+        rows_per_chunk, batch_per_chunk = word(control, ctl.rows_per_chunk), word(control, ctl.batch_per_chunk)
+        cosines_at, sines_at = scratch, scratch + (block_rows * pairs + abi.MARGIN) * size
+        batch_chunks = (word(call, at.batch) + batch_per_chunk - 1) // batch_per_chunk
+        t_first, b_first = (chunk // batch_chunks) * rows_per_chunk, (chunk % batch_chunks) * batch_per_chunk
+        t_last = min(word(call, at.rows), t_first + rows_per_chunk)
+        b_last = min(word(call, at.batch), b_first + batch_per_chunk)
+        same_positions = word(call, at.positions_batch_stride) == 0
+        t1 = t_first
+        while t1 < t_last:
+            t0, t1 = t1, min(t_last, t1 + block_rows)
+            for b in range(b_first, b_last):
+                if b == b_first or not same_positions:
+                    for t in range(t0, t1):
+                        skipped = (t - t0) * pairs * size
+                        make_angles(call, b, t, cosines_at + skipped, sines_at + skipped)
+                for array in (at.q, at.k):
+                    if word(call, array + rotated.out) != 0:
+                        rotate_heads(call, array, b, t0, t1, cosines_at, sines_at)
 
-    return sharing.shared(work, f"{name}_{element.suffix}_{MODES[mode]}")
+    return scheduler.scheduled(work, f"{name}_{element.suffix}_{MODES[mode]}")

@@ -1,26 +1,21 @@
-// Rotary positions by a caller's table: pairs of channels of q and k turned by the cosines and sines of row p: the CUDA twin of
+// Rotary positions by a caller's table: pairs of channels of q and k rotated by the cosines and sines of row p: the CUDA twin of
 // rotate_table.py.
 //
 //     cosines, sines: (table_rows, F) f32 for 16- and 32-bit arrays, f64 for f64; rows table_row_stride bytes apart
 //
-// A position outside [0, table_rows) makes a NaN row and reads nothing. rotate_pairs.cuh says the rest.
+// A position outside [0, table_rows) makes a NaN row and reads nothing. See rotate_pairs.cuh for everything else.
 
 #include "rotate_pairs.cuh"
+#include "RotateTable.abi"
 
-struct Arguments {
-    Pairs of;
-    i64 cosines;
-    i64 sines;
-    i64 table_rows;
-    i64 table_row_stride;
-};
+typedef RotateTable Arguments;
 
 template <class E>
 struct Angles {
     typedef typename E::real Real;
 
     static DEVICE void at(const Arguments& call, i64 f, i64 b, i64 t, Real& cosine, Real& sine) {
-        const i64 row = position_of(call.of, b, t, 0) >> 32;
+        const i64 row = position_of(call, b, t, 0) >> 32;
         if (row < 0 || row >= call.table_rows) {
             set_nan(cosine);
             set_nan(sine);

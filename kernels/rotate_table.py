@@ -1,19 +1,21 @@
-"""Rotary positions by a caller's table: pairs of channels of q and k turned by the cosines and sines of row p, for the CPU.
+"""Rotary positions by a caller's table: pairs of channels of q and k rotated by the cosines and sines of row p, for the CPU.
 
     cosines, sines: (table_rows, F) float32 for 16- and 32-bit arrays, float64 for float64; rows table_row_stride bytes apart
 
-A position outside [0, table_rows) makes a NaN row. `rotate_pairs.py` says the rest.
+A position outside [0, table_rows) makes a NaN row. See `rotate_pairs.py` for everything else.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from . import abi, rotate_pairs, scheduler
 from . import arithmetic as a
-from . import blocks as at
-from . import rotate_pairs, rows, sharing
+from . import rotate_loops as loops
 from .rotate_pairs import rotary_position_of
-from .sharing import word
+from .scheduler import word
+
+at = abi.ROTATE_TABLE.index
 
 SIGNATURE = rotate_pairs.SIGNATURE
 
@@ -21,15 +23,15 @@ SIGNATURE = rotate_pairs.SIGNATURE
 def build(dtype: str, mode: int) -> Any:
     """Return the kernel, not compiled yet, of an element type and a mode."""
     element = a.ELEMENTS[dtype]
-    copy_angles = rows.angle_copier(element)
-    inline = sharing.inline_as(f"rotate_table_{element.suffix}_{rotate_pairs.MODES[mode]}")
+    copy_angles = loops.angle_copier(element)
+    inline = scheduler.inline_as(f"rotate_table_{element.suffix}_{abi.MODES[mode]}")
 
     @inline
     def make_angles(call, b, t, cosines_at, sines_at):
         """Cosines and sines of one row, from the table."""
         row = rotary_position_of(call, b, t, 0) >> 32
-        known = 0 <= row < word(call, at.R_TABLE_ROWS)
-        skipped = row * word(call, at.R_TABLE_ROW_STRIDE) if known else 0
-        copy_angles(call, skipped, known, cosines_at, sines_at)
+        valid = 0 <= row < word(call, at.table_rows)
+        skipped = row * word(call, at.table_row_stride) if valid else 0
+        copy_angles(call, skipped, valid, cosines_at, sines_at)
 
     return rotate_pairs.build("rotate_table", dtype, mode, make_angles)

@@ -18,19 +18,67 @@ _PATHS = [str(kept.ROOT), str(kept.ROOT / "tests" / "helpers")]
 os.environ["PYTHONPATH"] = os.pathsep.join([*_PATHS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
+# What `--fast` leaves out as a whole: processes, the interpreter of PTX, PyTorch's compiler, Hugging Face's models, the lab.
+SLOW_FILES = (
+    "ptx/*.py",
+    "kernels/test_cache.py",
+    "kernels/test_cuda_backend.py",
+    "kernels/test_kernels.py",
+    "kernels/test_same_bits.py",
+    "core/test_costs.py",
+    "core/test_embed_gpu.py",
+    "torch/test_torch_bias_graphs.py",
+    "torch/test_torch_compile.py",
+    "torch/test_torch_graphs.py",
+    "torch/test_torch_minilm.py",
+    "torch/test_torch_operators.py",
+    "torch/test_torch_patching.py",
+    "torch/test_torch_simulated_gpu.py",
+    "torch/test_torch_training.py",
+    "torch/test_torch_transformers.py",
+    "tools/test_bench*.py",
+    "tools/test_demo.py",
+    "tools/test_docs.py",
+    "tools/test_lab*.py",
+    "tools/test_plot*.py",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="only what takes less than a minute in all: no test that is slow")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    tests = kept.ROOT / "tests"
+    slow = config.getoption("--fast") and any(collection_path.match(str(tests / pattern)) for pattern in SLOW_FILES)
+    return True if slow else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--fast"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+
+
+SIMULATED = [pytest.param(f"simulated-{architecture}", marks=pytest.mark.slow) for architecture in (75, 90, 120)]
+
+
 @pytest.fixture(scope="session")
 def ptx_folder() -> Path:
     """Where the PTX that the simulated GPU runs is kept."""
     return kept.folder("ptx")
 
 
-@pytest.fixture(params=["numpy", "simulated", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.fixture(
+    params=["numpy", pytest.param("simulated", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.cuda)]
+)
 def platform(request: pytest.FixtureRequest, ptx_folder: Path) -> Iterator[platforms.Platform]:
     """Every place where arrays can be."""
     yield from platforms.open_platform(request.param, ptx_folder)
 
 
-@pytest.fixture(params=["simulated-75", "simulated-90", "simulated-120", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.fixture(params=[*SIMULATED, pytest.param("cuda", marks=pytest.mark.cuda)])
 def gpu(request: pytest.FixtureRequest, ptx_folder: Path) -> Iterator[platforms.Platform]:
     """Every GPU, simulated for three architectures or real."""
     yield from platforms.open_platform(request.param, ptx_folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+from .dtypes import ITEMSIZE as ITEMSIZE
 
 
 class Memory(NamedTuple):

@@ -1,7 +1,7 @@
 """A private folder for compiled kernels.
 
-What lies there is run as code, so the folder must belong to this user and be writable by nobody else. A file's name ends with the
-hash of its content: a truncated or changed file is not used. Where no folder can be had, callers compile anew.
+Files there are run as code, so the folder must belong to this user and be writable by nobody else. A file's name ends with the hash of its
+content: a truncated or changed file is not used. Without a safe folder every process compiles anew.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def folder(name: str) -> Path | None:
-    """Return the folder for one kind of kernels, made if need be; None if there is no safe place.
+    """Return the folder for one kind of kernels, made if need be; None if there is no safe one.
 
     ``FASTPE_CACHE_DIR``, else ``XDG_CACHE_HOME/fastpe`` or the user's cache folder.
     """
@@ -30,24 +30,24 @@ def folder(name: str) -> Path | None:
 
 
 def root() -> Path | None:
-    """The folder that holds those of all kinds; None if there is no safe place."""
-    found = folder("numba")
-    return None if found is None else found.parent
+    """The folder of all kinds; None if there is no safe one."""
+    kernels = folder("numba")
+    return None if kernels is None else kernels.parent
 
 
 def files() -> list[Path]:
     """Every compiled kernel in the cache."""
-    place = root()
-    return [] if place is None else sorted(place.glob("*/*.bin"))
+    folders = root()
+    return [] if folders is None else sorted(folders.glob("*/*.bin"))
 
 
 def clear() -> int:
     """Delete every compiled kernel in the cache; return how many there were."""
-    found = files()
-    for path in found:
+    compiled = files()
+    for path in compiled:
         with contextlib.suppress(OSError):
             path.unlink()
-    return len(found)
+    return len(compiled)
 
 
 def _roots() -> Iterator[Path]:
@@ -73,25 +73,25 @@ def _is_private(path: Path) -> bool:
 
 
 def key(name: str, *facts: object) -> str:
-    """A file's name from what its content depends on."""
+    """A key from everything that a file's content depends on."""
     return f"{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
 
 
-def load(place: Path, key: str) -> Path | None:
+def load(folder: Path, key: str) -> Path | None:
     """Return the file stored under a key, if its content is whole."""
     with contextlib.suppress(OSError):
-        for path in sorted(place.glob(f"{key}-*.bin")):
+        for path in sorted(folder.glob(f"{key}-*.bin")):
             if path.name == _file_name(key, path.read_bytes()):
                 return path
             path.unlink()
     return None
 
 
-def store(place: Path, key: str, content: bytes) -> Path | None:
-    """Write a file in one step, so that no other process sees half of it; None if it cannot be written."""
-    path = place / _file_name(key, content)
+def store(folder: Path, key: str, content: bytes) -> Path | None:
+    """Write a file in one step, so that no other process reads half of it; None if it cannot be written."""
+    path = folder / _file_name(key, content)
     try:
-        handle, temporary = tempfile.mkstemp(dir=place)
+        handle, temporary = tempfile.mkstemp(dir=folder)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)

@@ -1,4 +1,4 @@
-"""Plans: what an encoding hands to the kernels for one width, and the arithmetic of the small tables that go with it."""
+"""Plans: an encoding's frequencies and layout for one width, as the kernels need them, and the arithmetic of its small tables."""
 
 from __future__ import annotations
 
@@ -44,9 +44,16 @@ class SinusoidalPlan:
     amplitude: float
 
     @property
-    def columns(self) -> tuple[int | float, ...]:
-        """The layout as the kernels' argument block has it."""
-        return (self.interleaved, self.cosine_first, self.second_half, self.tail_column, self.tail_is_cosine, self.amplitude)
+    def columns(self) -> dict[str, int | float]:
+        """The layout and the amplitude, by the names that they have in the kernels' argument block."""
+        return {
+            "interleaved": self.interleaved,
+            "cosine_first": self.cosine_first,
+            "second_half": self.second_half,
+            "tail_column": self.tail_column,
+            "tail_is_cosine": self.tail_is_cosine,
+            "amplitude": self.amplitude,
+        }
 
     # No cached_property: before Python 3.12 it holds a lock, which a fork could leave locked. The backends keep what they need.
     @property
@@ -70,7 +77,7 @@ class GridPart(NamedTuple):
 
 
 class GridPlan(NamedTuple):
-    """What makes up a row of the encoding for one width D."""
+    """The parts of a row of a grid's encoding, for one width D."""
 
     width: int
     parts: tuple[GridPart, ...]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .._arrays import Memory, dispatch
 from .._arrays import numpy as numpy_arrays
 from .._arrays.locks import unforkable
-from .._backends.toeplitz import AddToeplitz, Places
+from .._backends.calls import AddToeplitz, QueryKeyRows
 from .arguments import device_name
 from .checks import POSITION_LIMIT, message
 
@@ -29,7 +29,7 @@ class Work(NamedTuple):
     library: ModuleType
     source: Memory
     target: Memory
-    places: Places
+    places: QueryKeyRows
     bias: Any
     causal: bool
     scale: float
@@ -150,7 +150,7 @@ class Work(NamedTuple):
         )
         if queries is not None:
             queries = self.library.memory(queries.array[..., rows])
-        places = Places(self.places.start + (rows.start if queries is None else 0), queries, keys)
+        places = QueryKeyRows(self.places.start + (rows.start if queries is None else 0), queries, keys)
         return self._replace(source=source, target=target, places=places)
 
 

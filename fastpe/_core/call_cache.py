@@ -32,7 +32,7 @@ class Entry:
 
     def __init__(self, call: Any, arrays: Sequence[Memory], counts: bool = True) -> None:
         self.call, self._counts, self._last = call, counts, POSITION_LIMIT - call.rows
-        self._buffers = [memory.array.flags.c_contiguous and memory.array.dtype.kind == "f" for memory in arrays]
+        self._buffers = [memory.array.flags.c_contiguous and memory.array.dtype.kind in "fi" for memory in arrays]
         first, last = arrays[0], arrays[-1]
         (low, high), (low_of_last, high_of_last) = _extent(first), _extent(last)
         # Two arrays overlap where the last lies between these distances from the first, if not interleaved as they were then.
@@ -70,6 +70,11 @@ def host_address(array: Any, is_buffer: bool) -> int:
     """Where an array lies; a buffer's address, which must be writable, takes 0.15 us, ndarray.ctypes 0.8."""
     address: int = _address_of(_from_buffer(array)) if is_buffer else array.ctypes.data
     return address
+
+
+def are_rows(ids: Any, count: int) -> bool:
+    """Whether int64 ids lie in [0, count): as unsigned numbers, negative ones are the largest."""
+    return bool(ids.view(np.uint64).max() < count)
 
 
 def _extent(memory: Memory) -> tuple[int, int]:
@@ -114,13 +119,19 @@ class _RotateEntry(Entry):
 class _EmbedEntry(Entry):
     def run_host(self, arrays: tuple[Any, ...], offset: Any, out: Any) -> Any:
         table, ids = arrays[:2]
-        if ids.min() < 0 or ids.max() >= table.shape[0]:
+        if not are_rows(ids, table.shape[0]):
             return MISS
         if out is None:
             out = np.empty((*ids.shape, table.shape[1]), table.dtype)
         elif not out.flags.writeable or np.may_share_memory(out, table) or np.may_share_memory(out, ids):
             return MISS
-        return out if self._run_host((table.ctypes.data, ids.ctypes.data, out.ctypes.data), offset) else MISS
+        first, second, third = self._buffers
+        addresses = (
+            host_address(table, first and table.flags.writeable),
+            host_address(ids, second and ids.flags.writeable),
+            host_address(out, third),
+        )
+        return out if self._run_host(addresses, offset) else MISS
 
 
 class BiasEntry(Entry):

@@ -153,7 +153,8 @@ def counted(grid: Any, device: int | None) -> Memory:
     found = numpy_arrays.memory(array)
     if device is None:
         return found
-    address = backend_on(device).kept(("grid", grid.shape, grid.column_major, grid.start), device, array)
+    backend: Any = backend_on(device)  # the CUDA backend keeps arrays on devices
+    address = backend.kept(("grid", grid.shape, grid.column_major, grid.start), device, array)
     return found._replace(address=address, device=device)
 
 

@@ -15,11 +15,13 @@ from .operations.base import Job
 def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any = None, validate: bool = False) -> Any:
     """Run an operation; returns what the verb returns. Libraries with a world of their own (autograd, tracing) have a runner."""
     lead = arrays[0]
-    if type(lead) is not np.ndarray:
+    has_key = type(lead) is np.ndarray
+    if not has_key:
         runner = dispatch.runner(arrays, out)
         if runner is not None:
             return runner.run(operation, arrays, where, out, validate)
-    key = operation.key(arrays, where, out) if validate is False else None
+        has_key = lead is None  # k alone
+    key = operation.key(arrays, where, out) if has_key and validate is False else None
     if key is not None:
         try:
             entry = call_cache.entries.get(key)
@@ -29,9 +31,15 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any = None, va
             result = entry.run_host(arrays, where[0], out)
             if result is not call_cache.MISS:
                 return result
+    where = as_where(operation, where)
     job = operation.check(arrays, where, out, validate)
     finish(operation, job, key, arrays, where)
     return job.result
+
+
+def as_where(operation: Any, where: Any) -> Any:
+    """Where rows stand as the value that checks take. Verbs give a plain tuple, which saves them 0.25 us."""
+    return None if where is None else operation.where_type(*where)
 
 
 def finish(operation: Any, job: Job, key: Any, arrays: tuple[Any, ...], where: Any) -> None:

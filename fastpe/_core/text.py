@@ -67,18 +67,19 @@ def write(value: Any) -> str:
 
 def write_operation(operation: Any) -> str:
     """An operation as JSON, with the texts that its encodings have."""
-    fields = [f', "{name}": {_written_field(value)}' for name, value in zip(operation._fields, operation)]  # noqa: B905 (traced)
+    fields = [f', "{name}": {_field(value)}' for name, value in zip(operation._fields, operation)]  # noqa: B905 (traced)
     return f'{{"type": "{type(operation).__name__}"{"".join(fields)}}}'
 
 
-def _written_field(value: Any) -> str:
+def _field(value: Any) -> str:
     is_plain = value is None or isinstance(value, (int, float, str, tuple))
     return write(value) if is_plain or not hasattr(value, "text") else str(value.text)
 
 
 def says_all(value: Any) -> bool:
-    """Whether values of this text, tensors aside, are equal."""
-    return OBJECT not in getattr(value, "text", OBJECT)
+    """Whether values of this text are equal: it names neither tensors nor objects."""
+    said = getattr(value, "text", OBJECT)
+    return OBJECT not in said and _TENSOR_FIELD not in said
 
 
 def kinds_in(text: str) -> list[str]:

@@ -342,7 +342,7 @@ def row_positions(target: Target, rows: Rows) -> Any:
     if rows.table == 0:
         along = [-1 if axis == target.seq_axis else 1 for axis in range(len(sizes))]
         return (rows.start >> 32) + np.arange(target.rows).reshape(along)
-    values = np.asarray(target.library.as_host(rows.alive[0].array))
+    values = np.asarray(target.library.as_host(rows.keepalive[0].array))
     return np.lib.stride_tricks.as_strided(values, sizes, rows.table_strides) >> 32
 
 
@@ -360,12 +360,12 @@ def refuse_real_positions(function: str, positions: Any) -> None:
 
 def check_in_table(target: Target, rows: Rows, count: int) -> None:
     """IndexError with the first row whose position a table of so many rows does not have; on a GPU only to validate."""
-    if rows.table and rows.alive[0].device is not None and not target.validate:
+    if rows.table and rows.keepalive[0].device is not None and not target.validate:
         return
     positions = row_positions(target, rows)
     bad = (positions < 0) | (positions >= count)
     if rows.mask and rows.table:
-        kept = np.asarray(target.library.as_host(rows.alive[1].array))
+        kept = np.asarray(target.library.as_host(rows.keepalive[1].array))
         bad = bad & np.lib.stride_tricks.as_strided(kept, target.memory.shape[:-1], rows.mask_strides)
     if bad.any():
         index = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))

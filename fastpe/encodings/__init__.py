@@ -1,6 +1,6 @@
 """The encodings: frozen values that know their formula and nothing about devices or threads.
 
-``protocol`` says what an encoding is. Biases of attention scores, in ``bias``, ``buckets`` and ``fire``, load when they are asked for.
+``protocol`` says what an encoding is. Biases of attention scores, in ``bias``, ``buckets`` and ``fire``, are loaded on first use.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SINUSOIDAL, _ROTARY = Sinusoidal(), Rotary()
 
 
 def additive(function: str, encoding: Any, ability: str = "adds") -> Any:
-    """An encoding given by value or by name, None for ``Sinusoidal()``; ``ability``: what a verb asks of it."""
+    """An encoding given by value or by name, None for ``Sinusoidal()``. ``ability`` is the class attribute that a verb requires."""
     if encoding is None:
         return _SINUSOIDAL
     if isinstance(encoding, Encoding) and getattr(type(encoding), ability):
@@ -63,7 +63,7 @@ def rotational(function: str, encoding: Any, name: str = "encoding", tables: boo
 
 
 def source_and_target(encoding: Any, source: Any, target: Any) -> tuple[Any, Any]:
-    """What rotated keys have and what they get: one encoding for both, or two."""
+    """The encoding that rotated keys have, and the one that they get."""
     function = "rerotate"
     if (source is None) != (target is None):
         raise ValueError(message(function, "source and target go together", "one of them", "Or give encoding alone."))

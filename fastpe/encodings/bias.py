@@ -1,4 +1,4 @@
-"""Biases on attention scores that are a formula in the distance of query and key: ALiBi, KERPLE, Sandwich."""
+"""Biases on attention scores by a formula of the distance between query and key: ALiBi, KERPLE, Sandwich."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ Reach = tuple[int | None, int | None]
 
 
 class Bias:
-    """What ``add_bias`` asks of a bias: how many heads, and what it adds at a distance, query minus key.
+    """A bias by distance: how many heads it has, and what ``add_bias`` adds at a distance, query minus key.
 
-    ``reach``: the distances below and above which nothing changes any more, None for no end. A new bias is a subclass with ``heads``,
-    ``parameters`` and ``evaluate``; it needs no kernel.
+    A bias of your own is a subclass, a frozen dataclass, with ``heads``, ``parameters`` and ``evaluate``; it needs no kernel. ``reach`` may
+    say beyond which distances its values no longer change: then its table of values ends there.
     """
 
+    holds_arrays = True  # whether there are arrays of the caller's among its parameters; each dataclass knows it
     normalises: ClassVar[bool] = False  # whether the query's position matters beside the distance
-    text: str  # a dataclass as JSON, for graphs and for calls like an earlier one; its tensors are only named
+    text: str  # a dataclass as JSON, by which graphs and repeated calls know it; a tensor's place is marked, its values are not written
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -36,6 +37,7 @@ class Bias:
     def __post_init__(self) -> None:
         if dataclasses.is_dataclass(self):  # what others hold is not known
             object.__setattr__(self, "text", text.write(self))
+            object.__setattr__(self, "holds_arrays", len(text.kinds_in(self.text)) > 1)
 
     if TYPE_CHECKING:  # a field in some, and a dataclass would take a property for its default
 
@@ -45,15 +47,13 @@ class Bias:
 
     @property
     def reach(self) -> Reach:
-        """No end."""
+        """The distances below and above which values no longer change; None for no end."""
         return None, None
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What ``evaluate`` takes by name: tuples of numbers, or arrays and tensors of the caller's."""
+        """The keyword arguments of ``evaluate``: tuples of numbers, or arrays and tensors of the caller's."""
         return {}
-
-    holds_arrays: ClassVar[bool] = True  # perhaps: ``arrays`` says which
 
     @property
     def arrays(self) -> dict[str, Any]:
@@ -66,11 +66,11 @@ class Bias:
 
     @property
     def slopes_of(self) -> Any:
-        """Where the bias is -slope * distance: its slopes, one a head; else None."""
+        """The slopes, one a head, if the bias is -slope * distance; else None."""
         return None
 
     def evaluate(self, xp: Any, distances: Any, queries: Any = None, **parameters: Any) -> Any:
-        """float64 of shape (H, *distances.shape), with the functions of ``xp`` (NumPy, CuPy or torch) on its arrays."""
+        """Return the bias at these distances, float64 of shape (H, *distances.shape), computed with ``xp`` (NumPy, CuPy or torch)."""
         raise NotImplementedError
 
     def values(self, distances: Any, queries: Any = None) -> npt.NDArray[np.float64]:
@@ -118,7 +118,7 @@ def count(value: Any) -> int:
 
 
 def check_finite(function: str, name: str, value: Any) -> None:
-    """Refuse NaN and inf in an array on the host; what lies on a GPU is not read."""
+    """Raise ValueError for NaN and inf in an array on the host; what lies on a GPU is not read."""
     if dispatch.is_tensor(value):
         from .._arrays import torch as tensors
 
@@ -147,8 +147,8 @@ def as_float64(function: str, name: str, value: Any) -> Any:
 class ALiBi(Bias):
     """Attention with linear biases: -m_h (i - j) for query i and key j.
 
-    m_h = 2^(-max_bias h / H), h = 1 ... H, where H is a power of two. Otherwise the slopes of the largest power of two c below H, and
-    then those of 2c with odd h, as many as are missing (BLOOM, MPT and Falcon agree on that).
+    m_h = 2^(-max_bias h / H), h = 1 ... H, if H is a power of two. Otherwise the slopes of the largest power of two c below H come first,
+    and then those of 2c with odd h, until there are H (BLOOM, MPT and Falcon agree on that).
 
     Parameters
     ----------
@@ -165,7 +165,8 @@ class ALiBi(Bias):
     -----
     BLOOM adds slope times the index of the key among those that the mask keeps, the same for all queries:
     ``add_bias(scores, ALiBi(H), q_positions=zeros, k_positions=(cumsum(mask) - 1) * mask)``. MPT's, slope * (j - (T - 1)), has
-    ``q_positions`` full of T - 1. Within a row of a causal softmax all are the same. Falcon rounds slopes to bfloat16, up to 3e-3 off.
+    ``q_positions`` full of T - 1. Within a row of a causal softmax all of these are the same. Falcon rounds slopes to bfloat16, which errs
+    by up to 3e-3.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Biases from a learned table, of which buckets of distances choose the rows: T5, WavLM, DeBERTa-v2."""
+"""Biases from a learned table whose row depends on the bucket of the distance: T5, WavLM, DeBERTa-v2."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def _root(power: int, value: int, low: int, high: int) -> int:
 
 @functools.lru_cache(maxsize=64)
 def t5_edges(buckets: int, max_distance: int) -> Integers:
-    """Of one direction: the distances at which the buckets 1, 2, ... begin.
+    """The distances, in one direction, at which the buckets 1, 2, ... begin.
 
-    Up to e = buckets // 2 each distance has one of its own; bucket e + k begins at the smallest n with
+    Up to e = buckets // 2 each distance has a bucket of its own; bucket e + k begins at the smallest n with
     (n/e)^(buckets - e) >= (max_distance/e)^k, compared in integers. Logarithms in float64 miss some of them by one.
     """
     exact = buckets // 2
@@ -66,7 +66,7 @@ def deberta_edges(bucket_size: int, max_distance: int, largest: int) -> Integers
 
 
 class Buckets(Bias):
-    """A learned table (buckets, H), of which a rule chooses the row for each distance."""
+    """A learned table (buckets, H); a rule chooses the row for each distance."""
 
     table: Any
 
@@ -91,7 +91,7 @@ class Buckets(Bias):
 
 
 def _check_table(function: str, table: Any) -> int:
-    """Refuse what is no (buckets, H) table of floats; return how many buckets there are."""
+    """Raise an error for anything but a (buckets, H) table of floats; return how many buckets there are."""
     found = dispatch.outline(function, "table", table)
     checks.floating(function, "table", found.dtype, table)
     if len(found.shape) != 2 or 0 in found.shape:
@@ -124,7 +124,7 @@ def _t5_buckets(distances: Any, buckets: int, bidirectional: bool, max_distance:
 class T5Bias(Buckets):
     """T5's relative position bias: table[bucket(query - key), h].
 
-    With N buckets for a direction and e = N // 2, distances n below e have one each; then
+    With N buckets for a direction and e = N // 2, distances n below e have one each; larger ones have bucket
     e + floor(ln(n/e) / ln(max_distance/e) (N - e)), at most N - 1.
 
     Parameters
@@ -134,7 +134,7 @@ class T5Bias(Buckets):
     bidirectional
         Half of the buckets are for keys after the query (encoders). Otherwise those count as distance 0 (decoders).
     max_distance
-        From here on all distances are alike.
+        From this distance on, all have the same bucket.
 
     Notes
     -----
@@ -176,8 +176,8 @@ class LogBuckets(Buckets):
     """A learned table by the logarithmic buckets of DeBERTa-v2 or WavLM.
 
     ``"deberta"``: with m = bucket_size // 2 and n = query - key, n itself up to m, then
-    sign(n) (ceil(ln(abs(n)/m) / ln((max_distance - 1)/m) (m - 1)) + m); the table has 2 bucket_size rows, of which row
-    bucket + bucket_size is taken, or the first or the last one. ``"wavlm"``: T5's bidirectional rule.
+    sign(n) (ceil(ln(abs(n)/m) / ln((max_distance - 1)/m) (m - 1)) + m). The table has 2 bucket_size rows; the bias is row
+    bucket + bucket_size, clipped to the first and the last one. ``"wavlm"``: T5's bidirectional rule.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ class LogBuckets(Buckets):
         if self.rule == WAVLM:
             return -self._end, self._end
         size = self.table.shape[0] // 2
-        # The first bucket of at least bucket_size - 1 is the last row, on the other side -bucket_size the first one.
+        # Buckets from bucket_size - 1 on have the last row; on the other side those up to -bucket_size have the first one.
         last = size // 2
         edges = deberta_edges(size, self._end, self._end)
         while len(edges) <= size - last:

@@ -1,4 +1,4 @@
-"""FIRE: a small network of the distance, in proportion to how far the query has come."""
+"""FIRE: a small network of the distance, divided by a function of the query's position."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FIRE(Bias):
 
     Notes
     -----
-    Queries up to L share one function of the distance; those beyond have one each, evaluated a few rows at a time.
+    Queries up to position L share one function of the distance. Beyond L each query has its own, evaluated a few rows at a time.
 
     References
     ----------

@@ -22,7 +22,7 @@ from .protocol import Encoding
 from .sinusoidal import Sinusoidal
 
 ORDER = ("axis", "band", "function")
-# Coordinates are given to the kernels, whose positions have steps of 2^-32, 2^16 times as large, and frequencies as much smaller.
+# Kernels have positions in steps of 2^-32. They get coordinates 2^16 times as large, and frequencies 2^16 times as small.
 FINE = 16
 LIMIT = 2.0 ** (31 - FINE)
 
@@ -31,29 +31,29 @@ LIMIT = 2.0 ** (31 - FINE)
 class Fourier(Encoding):
     """Sines and cosines of coordinates, for ``encode``: random features, NeRF's octaves, the bands of images.
 
-    ``a_k = sum over axes c_a * matrix[a][k]`` in radians, ``c = position_scale * position + position_shift``; or, with ``bands``, each
-    axis by itself: ``a_(a, k) = c_a * bands[k]``.
+    ``a_k = sum over axes c_a * matrix[a][k]`` in radians, ``c = position_scale * position + position_shift``. With ``bands`` each axis has
+    angles of its own: ``a_(a, k) = c_a * bands[k]``.
 
     Parameters
     ----------
     axes
-        How many axes positions have: their first axis.
+        How many axes positions have; it is the size of their first axis.
     bands : (F,) numbers
         Radians a unit, the same for each axis.
     matrix : (axes, F) numbers
-        Radians a unit of each axis, of any sign: instead of bands.
+        In place of bands: radians a unit of each axis, of any sign.
     order
-        "axis", "band" and "function" (sine or cosine), slowest first, as channels follow each other; a matrix has no axis here.
+        The order of channels: "axis", "band" and "function" (sine or cosine), slowest first. With a matrix "axis" has no effect.
     cos_first
         Cosine before sine.
     include_input
-        The coordinates themselves come first.
+        Put the coordinates themselves first.
     position_scale, position_shift
-        From positions to coordinates.
+        Take positions to coordinates.
 
     Notes
     -----
-    Coordinates lie in (-32768, 32768) and are rounded to 2^-48; all is computed in float64 and rounded once.
+    Coordinates lie in (-32768, 32768) and are rounded to 2^-48. All is computed in float64 and rounded once.
 
     References
     ----------
@@ -123,9 +123,9 @@ class Fourier(Encoding):
         octaves
             10 for points, 4 for directions.
         include_input
-            The coordinates come first, as the authors' code has them.
+            Put the coordinates first, as the authors' code does.
         with_pi
-            False: bands ``2^k``, as the authors' code has them.
+            False: bands ``2^k``, as in the authors' code.
         """
         count = checks.width("Fourier.nerf", "octaves", octaves)
         checks.boolean("Fourier.nerf", "with_pi", with_pi)
@@ -143,7 +143,7 @@ class Fourier(Encoding):
         matrix : (axes, F) numbers on the host
             B: drawn from a normal distribution, and stored with a model.
         unit_square
-            Positions lie in 0 ... 1 and coordinates are ``2 x - 1``, as in SAM. False: coordinates are positions.
+            Positions x lie in 0 ... 1 and coordinates are ``2 x - 1``, as in SAM. False: coordinates are the positions.
 
         Examples
         --------
@@ -180,15 +180,15 @@ class Fourier(Encoding):
         num_bands
             F.
         axes
-            Of images 2.
+            2 for images.
         max_res
             The largest band is ``pi max_res / 2``.
         linear_bands
             Bands from pi to the largest in equal steps; False: in equal ratios.
         temperature
-            Bands ``temperature^(-k/F)`` instead, for coordinates that count.
+            Take the bands ``temperature^(-k/F)`` instead, for coordinates that are counted.
         include_grid
-            The coordinates come first.
+            Put the coordinates first.
 
         Examples
         --------
@@ -222,12 +222,12 @@ class Fourier(Encoding):
         return 2 * self.angles + self.axes * self.include_input
 
     def frequencies(self, dim: int | None = None) -> tuple[npt.NDArray[np.float64], float]:
-        """Return what the coordinates are multiplied with, (axes, angles) float64, and 1.0; ``dim`` must be the width."""
+        """Return the factors of the coordinates, (axes, angles) float64, and 1.0; ``dim`` must be the width."""
         self.check_width("Fourier.frequencies", self.width if dim is None else dim)
         return np.array(self.rows(), np.float64), 1.0
 
     def rows(self) -> tuple[tuple[float, ...], ...]:
-        """The matrix; of bands each axis has its own columns."""
+        """The matrix; for bands, each axis has columns of its own."""
         if self.matrix is not None:
             return self.matrix
         bands = self.bands or ()
@@ -235,7 +235,7 @@ class Fourier(Encoding):
         return tuple(none * axis + bands + none * (self.axes - 1 - axis) for axis in range(self.axes))
 
     def check_width(self, function: str, dim: int) -> None:
-        """Refuse a width that is not what points have."""
+        """Raise ValueError for any other width than that of a point."""
         if checks.width(function, "dim", dim) != self.width:
             raise ValueError(message(function, f"dim must be {self.width}, the channels of this Fourier", str(dim)))
 
@@ -251,11 +251,11 @@ class Fourier(Encoding):
         return check_axes(function, self, self.axes, positions)
 
     def plans(self) -> tuple[SinusoidalPlan, tuple[RotaryPlan, ...]]:
-        """Return what makes the angles of the first axis, and what turns them by each of the others; cached by value."""
+        """Return the plan for the first axis, and the rotations for each other axis; cached by value."""
         return _plans(self)
 
     def arranged(self, made: Any) -> Any:
-        """A view of cosines and sines (2, ..., angles) as the channels follow each other: (..., axis, band and function in ``order``)."""
+        """A view of cosines and sines (2, ..., angles) in the order of channels: (..., axis, band and function in ``order``)."""
         count = self.axes if self.matrix is None else 1
         split = made.reshape(*made.shape[:-1], count, self.angles // count)
         last = split.ndim - 1
@@ -292,7 +292,7 @@ def _plans(fourier: Fourier) -> tuple[SinusoidalPlan, tuple[RotaryPlan, ...]]:
 
 
 def _turns(row: tuple[float, ...]) -> tuple[Turns, npt.NDArray[np.float64]]:
-    """Frequencies of any sign in turns modulo 2^64, of coordinates 2^16 times as large."""
+    """Frequencies of any sign, in turns modulo 2^64, for coordinates 2^16 times as large."""
     with phase.precise():
         magnitudes = [Decimal(abs(value)) / 2**FINE for value in row]
         try:

@@ -1,4 +1,4 @@
-"""What models' configurations say of their rotary encoding, as Hugging Face's library writes it."""
+"""Read a rotary encoding from a model's configuration, as Hugging Face's library writes it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _FROM_CONFIG = "Rotary.from_config"
 
 
 def _ratio(config: _Config) -> float:
-    """The factor, or by how much the context was lengthened."""
+    """The factor that is given, or the new length over the original one."""
     factor = config.rule.get("factor")
     if factor is not None:
         return float(factor)
@@ -99,7 +99,7 @@ _RULES: dict[str, Any] = {
 }
 
 
-# Models whose code turns adjacent pairs and whose configuration does not say so (transformers 5.23.0).
+# Models whose code rotates adjacent pairs and whose configuration does not say so (transformers 5.23.0).
 _INTERLEAVED = {
     *("codegen", "cohere", "cohere2", "cohere2_moe", "deepseek_v2", "ernie4_5", "ernie4_5_moe", "ernie4_5_vl_moe"),
     *(

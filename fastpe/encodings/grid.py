@@ -35,23 +35,24 @@ class Grid(Additive):
     Parameters
     ----------
     shape : (n_0, ..., n_n)
-        Sizes of the axes, slowest first: (H, W) or (T, H, W). None: ``positions`` say where rows stand.
+        Sizes of the axes, slowest first: (H, W) or (T, H, W). None: every call gives ``positions``.
     axes
-        The axes in the order in which they take their channels. None: that of ``shape``. (1, 0) has the columns first, as MAE and DiT.
+        The axes in the order of their channels. None: the order of ``shape``. (1, 0) has the columns first, as MAE and DiT.
     sinusoid : Sinusoidal, or one for each axis of ``shape``
         Frequencies and layout of an axis's channels, as if they were alone: base, shift, ``position_scale``, ...
     layout
         ``"axes"``: the channels of an axis lie together. ``"functions"``: the first functions of all axes, then the second ones (timm:
         sines of rows, sines of columns, cosines of rows, cosines of columns).
     shares : integers, one for each axis of ``shape``
-        What part of the channels each axis has; None: equal parts. (2, 3, 3) are a quarter and twice three eighths.
+        How the channels are divided among the axes; None: equally. (2, 3, 3) is a quarter and twice three eighths.
     remainder
-        What becomes of a width that does not give each axis an even number of channels. ``"refuse"``: ValueError. ``"truncate"``: each
-        axis has an even number more, and the last ones are cut off. ``"zero"``: an even number less, and the last channels have zero.
+        What happens if a width does not give each axis an even number of channels. ``"refuse"``: ValueError. ``"truncate"``: each axis
+        gets the next larger even number, and the last channels are cut off. ``"zero"``: each axis gets the next smaller even number, and
+        zero is added to the last channels.
     column_major
         Rows of x count down the columns of the grid: the first axis is the fastest.
     start
-        Coordinate of the first; 1 in DETR, which counts.
+        The first coordinate; 1 in DETR, which counts pixels.
     extent : number, or one for each axis of ``shape``
         Each axis is stretched or shrunk to this length: the grid on which a model was trained, or 2 pi. None: steps of 1.
     epsilon
@@ -59,8 +60,8 @@ class Grid(Additive):
 
     Notes
     -----
-    Values are those of ``sinusoid`` alone at an axis's coordinates, to the bit. Where an axis is stretched it is the frequencies that are,
-    by its step, so that coordinates are exact; ``positions`` are rounded to 2^-32.
+    An axis's channels have the bits that ``sinusoid`` alone has at its coordinates. If an axis is stretched, its frequencies are multiplied
+    by its step, so that coordinates stay exact; ``positions`` are rounded to 2^-32.
 
     References
     ----------
@@ -202,7 +203,7 @@ class Grid(Additive):
         temperature
             Base of the frequencies; 20 in DAB-DETR.
         normalize
-            Coordinates from 0 to ``scale``, as all models have them. False: 1, 2, 3, ...
+            Divide coordinates so that they go up to ``scale``, as in all models. False: 1, 2, 3, ...
         scale
             The last coordinate.
 
@@ -255,11 +256,11 @@ class Grid(Additive):
         return math.prod(self.shape or ())
 
     def coordinates(self) -> npt.NDArray[Any]:
-        """Return the coordinates of every row of the grid: what ``positions`` would be.
+        """Return the coordinates of every row of the grid, in the shape that ``positions`` take.
 
         Returns
         -------
-        coordinates : (number of axes, n_0, ..., n_n) int64, or float64 where they are no integers
+        coordinates : (number of axes, n_0, ..., n_n) int64, or float64 if they are not integers
 
         Examples
         --------
@@ -287,7 +288,7 @@ class Grid(Additive):
 
     @property
     def steps(self) -> tuple[float, ...]:
-        """How long a step is along each axis of ``shape``."""
+        """The step along each axis of ``shape``, in coordinates."""
         shape = self.shape or ()
         if self.extent is None:
             return (1.0,) * len(shape)
@@ -309,7 +310,7 @@ class Grid(Additive):
         return np.concatenate(found), self.sinusoids[self.axes[0]].amplitude
 
     def widths(self, dim: int, function: str = "Grid") -> list[int]:
-        """How many channels each axis has, in the order of ``axes``; more than there are in all where the last are cut off."""
+        """How many channels each axis has, in the order of ``axes``; their sum is larger than ``dim`` if the last ones are cut off."""
         assert self.axes is not None
         shares = [1 if self.shares is None else self.shares[axis] for axis in self.axes]
         whole = 2 * sum(shares)
@@ -324,11 +325,11 @@ class Grid(Additive):
 
     @property
     def is_whole(self) -> bool:  # type: ignore[override]
-        """True: without positions it means all rows of the grid."""
+        """True: without positions, a grid stands for all its rows."""
         return True
 
     def with_coordinates(self, function: str, rows: int) -> tuple[Grid, npt.NDArray[np.float64]]:
-        """The same grid without a shape, and where its rows stand one after the other, (axes, T)."""
+        """The same grid without a shape, and the positions of its rows, (axes, T)."""
         if self.shape is None or self.rows != rows or self.extent is not None:
             rule = "an array that is split must have the grid's rows along seq_axis, and the grid no extent"
             raise ValueError(message(function, rule, f"{rows} rows and extent {self.extent}", "Give positions=."))

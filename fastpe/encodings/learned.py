@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .._arrays import Memory, dispatch
-from .._backends.calls import Rows, SumRows
+from .._backends.calls import GatherSum, Rows
 from .._core import checks
 from .._core.arguments import Target, check_apart, device_name
 from .._core.checks import message
@@ -22,10 +22,10 @@ class Learned(Additive):
     Parameters
     ----------
     table : (P, D) float16, bfloat16, float32 or float64 array of NumPy or CuPy, or tensor
-        Rows of contiguous elements; not copied, so what is written into it later counts. ``fastpe.resample`` makes longer ones.
+        Rows of contiguous elements. It is not copied: what is written into it later is used. ``fastpe.resample`` makes longer tables.
     out_of_range
-        What a position outside [0, P) means. ``"error"``: IndexError before anything is written; where positions lie on a GPU and
-        ``validate`` is False, a NaN row. ``"clip"``: the first or the last row.
+        What happens at a position outside [0, P). ``"error"``: IndexError before anything is written; if positions lie on a GPU and
+        ``validate`` is False, a NaN row instead. ``"clip"``: the first or the last row is added.
 
     References
     ----------
@@ -47,7 +47,7 @@ class Learned(Additive):
 
     @property
     def clips(self) -> bool:
-        """Whether positions outside the table mean its ends."""
+        """Whether positions outside the table take its first or last row."""
         return self.out_of_range == "clip"
 
     @property
@@ -58,7 +58,7 @@ class Learned(Additive):
         rows, summand = self.summand(target, where, out, seq_len)
         if 0 in out.shape:
             return ()
-        return (SumRows("add_table", target.memory, out, rows, target.seq_axis, scale, **summand),)
+        return (GatherSum("add_table", target.memory, out, rows, target.seq_axis, scale, **summand),)
 
     def summand(self, target: Target, where: Where, out: Memory, seq_len: int | None) -> tuple[Rows, dict[str, Any]]:
         rows = resolve(target, where)
@@ -67,7 +67,7 @@ class Learned(Additive):
         return rows, {"learned": table, "clips": self.clips}
 
     def _memory(self, target: Target, where: Where, rows: Rows) -> Memory:
-        """The memory of the table, which must fit the array, with every position in it."""
+        """The memory of the table; an error unless it fits the array and has every position."""
         function = target.function
         refuse_real_positions(function, where.positions)
         library, table = dispatch.memory(function, "the encoding's table", self.table, tensors=True)

@@ -1,7 +1,7 @@
-"""What an encoding is: derive from these classes, and your own encoding works in every verb, in PyTorch with gradients, and in graphs.
+"""What an encoding is. Derive from these classes, and your own encoding works in every verb, in PyTorch with gradients, and in graphs.
 
-An encoding is a frozen dataclass of numbers, or of arrays. It says what kernels need for a width, ``plan``; everything else follows.
-``sinusoids`` and ``rotations`` make plans from frequencies. ``docs/extending.md`` has an example of each.
+An encoding is a frozen dataclass of plain values, with one method, ``plan``: what kernels need for a width. ``sinusoids`` and
+``rotations`` make plans from frequencies. ``docs/extending.md`` has an example of each.
 """
 
 from __future__ import annotations
@@ -27,15 +27,19 @@ __all__ = ["Additive", "Encoding", "Rotational", "rotations", "sinusoids"]
 
 
 class Encoding:
-    """A value that says what happens at a position: what additive and rotary encodings have in common."""
+    """A value that says what happens at a position; the base of additive and rotary encodings.
+
+    A subclass is a frozen dataclass of numbers, strings, tuples of them, and other encodings or rules. If it has a ``__post_init__`` of its
+    own, that ends with ``super().__post_init__()``.
+    """
 
     adds: ClassVar[bool] = False  # whether add_encoding takes it
     embeds: ClassVar[bool] = False  # whether embed takes it
     encodes: ClassVar[bool] = False  # whether encode takes it
-    holds_arrays: ClassVar[bool] = False  # whether it holds arrays of the caller's
+    holds_arrays: ClassVar[bool] = False  # whether it holds arrays of the caller's; then calls are never kept to be repeated
     counts: ClassVar[bool] = True  # whether rows count from an offset
-    is_whole: ClassVar[bool] = False  # whether it has rows of its own, without positions
-    text: str  # a dataclass as JSON, for graphs and for calls like an earlier one; tensors in it are only named
+    is_whole: ClassVar[bool] = False  # whether it has rows of its own, so that positions may be None, as a Grid
+    text: str  # a dataclass as JSON, by which graphs and repeated calls know it; a tensor's place is marked, its values are not written
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -55,7 +59,7 @@ class Encoding:
 
     @property
     def arrays(self) -> dict[str, Any]:
-        """The caller's arrays that it holds, by the names of their fields."""
+        """The caller's arrays that it holds, by field name."""
         return {}
 
     def with_arrays(self, **arrays: Any) -> Any:
@@ -63,22 +67,22 @@ class Encoding:
         return replace(self, **arrays)  # type: ignore[type-var]
 
     def repeats(self, seq_len: Any) -> bool:
-        """Whether a call with arrays of the same layout may run the same kernel call again."""
+        """Whether a prepared call may serve later calls on arrays of the same layout. Equal texts must then mean equal encodings."""
         return not self.holds_arrays and text.says_all(self) and (not self.needs_length or type(seq_len) is int)
 
     def plan(self, dim: int, seq_len: int | None = None) -> Any:
-        """What kernels need for a width, and for a length if ``needs_length``. Cache it: it is asked for at every new kind of call."""
+        """Return what kernels need for a width, and for a length if ``needs_length``. Cache it: every new kind of call asks for it."""
         raise NotImplementedError(f"{type(self).__name__} must define plan(dim, seq_len).")
 
     def length(self, function: str, seq_len: int | None, rows: Rows, count: int) -> int | None:
-        """The length for a rule that depends on it: the largest position + 1, if it is not given."""
+        """The length for a rule that depends on it: ``seq_len``, or the largest position + 1."""
         if not self.needs_length or seq_len is not None:
             return seq_len
-        return length_of(function, rows.start, count, rows.alive[0] if rows.table else None)
+        return length_of(function, rows.start, count, rows.keepalive[0] if rows.table else None)
 
 
 class Additive(Encoding):
-    """An encoding that is added to rows: sines and cosines of frequencies, by a ``SinusoidalPlan`` from ``plan(dim, seq_len)``."""
+    """An encoding that is added to rows: sines and cosines. ``plan(dim, seq_len)`` returns what ``sinusoids`` makes."""
 
     adds: ClassVar[bool] = True
     embeds: ClassVar[bool] = True
@@ -110,25 +114,25 @@ class Additive(Encoding):
         return (AddSinusoidal(None, out, rows, len(out.shape) - 2, plan, 1.0),)
 
     def summand(self, target: Target, where: Where, out: Memory, seq_len: int | None) -> tuple[Rows, dict[str, Any]]:
-        """Where the rows of an embedding stand, and what the kernel that looks them up needs to add the encoding."""
+        """The positions of an embedding's rows, and what its kernel needs to add the encoding."""
         rows = resolve(target, where)
         checks.fits(target.function, "the encoding's amplitude", self.amplitude, out.dtype)
         return rows, {"plan": self.plan(out.shape[-1], self.length(target.function, seq_len, rows, target.rows))}
 
     def check_width(self, function: str, dim: int) -> None:
-        """Refuse a width that it cannot have."""
+        """Raise ValueError for a width that the encoding cannot have."""
 
     def encoded_shape(self, function: str, positions: tuple[int, ...] | None) -> tuple[int, ...]:
-        """The shape of what ``encode`` makes of positions of this shape, but for the width."""
+        """The shape of what ``encode`` makes of positions of this shape, without its last axis."""
         if positions is None:
             raise TypeError(message(function, "positions must be numbers", "None", "Only a Grid has rows of its own."))
         return tuple(positions)
 
 
 class Rotational(Encoding):
-    """An encoding that rotates pairs of channels of queries and keys, by a ``RotaryPlan`` from ``plan(head_dim, seq_len)``."""
+    """An encoding that rotates pairs of channels of queries and keys. ``plan(head_dim, seq_len)`` returns what ``rotations`` makes."""
 
-    position_axes: int | None = None  # of positions with several axes, as (A, T) or (A, B, T)
+    position_axes: int | None = None  # A, if positions have several axes: (A, T) or (A, B, T)
 
     @property
     def differs_for_keys(self) -> bool:
@@ -136,19 +140,19 @@ class Rotational(Encoding):
         return False
 
     def resolve(self, target: Target, where: Where) -> tuple[Rows, int]:
-        """Where the rows of q and k stand, and the stride from one axis of the positions to the next."""
+        """The positions of the rows of q and k, and the stride from one axis of the positions to the next."""
         if self.position_axes is not None and where.positions is not None:
             return resolve_axes(target, where, self.position_axes)
         return resolve(target, where), 0
 
     def check_like(self, function: str, target: Any) -> None:
-        """Refuse a target to which rotated keys cannot be moved: only frequencies and factors may differ."""
+        """Raise an error for a target to which rotated keys cannot be moved: only frequencies and factors may differ."""
         if type(target) is not type(self):
             got = f"{type(self).__name__} and {type(target).__name__}"
             raise TypeError(message(function, "source and target must be of one class", got))
 
     def difference(self, before: RotaryPlan, after: RotaryPlan) -> RotaryPlan:
-        """What turns the result of one plan at a position into that of another of the same layout."""
+        """The plan that takes keys rotated by one plan to those of another, at the same position."""
         return _difference(before, after)
 
 
@@ -183,7 +187,7 @@ def sinusoids(
     Parameters
     ----------
     key
-        Anything hashable that says what the plan is of, such as ``(self, dim, seq_len)``: tables on a GPU are kept by it.
+        A hashable that is equal only for equal plans, such as ``(self, dim, seq_len)``. Tables on a GPU are kept under it.
     dim
         Width D, even.
     frequencies : (D / 2,) numbers, 0 or more
@@ -207,7 +211,7 @@ def rotations(
     rotary_offset: int = 0,
     attention_factor: float = 1.0,
 ) -> RotaryPlan:
-    """Return the plan of a rotary encoding of 2 * len(frequencies) channels, from ``rotary_offset`` on; others stay as they are.
+    """Return the plan of a rotary encoding that rotates 2 * len(frequencies) channels, from ``rotary_offset`` on.
 
     Parameters
     ----------

@@ -258,7 +258,7 @@ class Recipe:
 
 
 def recipes() -> tuple[str, ...]:
-    """The names of all recipes.
+    """Return the names of all recipes.
 
     Examples
     --------
@@ -270,15 +270,15 @@ def recipes() -> tuple[str, ...]:
 
 
 def recipe(name: str, **fields: Any) -> Recipe:
-    """What a published model uses: the encoding, and what the model does around it.
+    """Return what a published model uses: the encoding, and what the model does around it.
 
     Parameters
     ----------
     name
         One of ``fastpe.recipes()``.
     **fields
-        Fields of the encoding that differ from the model's, or that it leaves open: the ``shape`` of a grid, the ``heads`` of ALiBi, the
-        ``table`` of T5.
+        Fields of the encoding: those that shall differ from the model's, and those that the model leaves open, such as the ``shape`` of a
+        grid, the ``heads`` of ALiBi, or the ``table`` of T5.
 
     Returns
     -------

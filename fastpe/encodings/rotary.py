@@ -1,4 +1,4 @@
-"""The rotary encoding: its frequencies, its pairs, and what models' configurations say of it."""
+"""The rotary encoding (RoPE): its frequencies, its pairs, and how to read it from a model's configuration."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ class Rotary(Rotational):
         For positions with several axes (time, height, width): how many of the d/2 frequencies each axis has. Their sum is d/2.
     section_layout
         ``"contiguous"``: the first axis has the first frequencies, and so on (Qwen2-VL). ``"interleaved"``: frequency i has axis
-        i mod A while that axis still has some left, else the first axis (Qwen3-VL). ``"alternating"``: the axes but the first take
-        turns, and the first has the last frequencies (ERNIE 4.5 VL).
+        i mod A while that axis still has some left, else the first axis (Qwen3-VL). ``"alternating"``: all axes but the first
+        alternate, and the first has the last frequencies (ERNIE 4.5 VL).
     section_frequencies
-        ``"shared"``: one geometric row of frequencies, shared out among the axes. ``"own"``: each contiguous section of n has a row of its
+        ``"shared"``: one geometric row of frequencies, divided among the axes. ``"own"``: each contiguous section of n has a row of its
         own, that of width 2n (axial rotary encodings of images and video: vision towers, CogVideoX, Flux).
     attention_factor
         m, in place of the scaling rule's own.
     xpos_scale_base
         xPos: queries are multiplied by ``z_i^((p - c)/xpos_scale_base)`` and keys divided by it, ``z_i = (2i + 0.4 d)/(1.4 d)``. At least
-        2; 512 in the paper. None: neither.
+        2; 512 in the paper. None: no xPos.
     xpos_centre
-        c. With 0, cached keys stay valid; the paper's code takes the middle of the sequence, which keeps the factors near 1: beyond
-        about 35 000 positions from c a float32 factor is 0 or infinite, beyond 4500 a float16 one.
+        c. With 0, cached keys stay valid. The paper's code takes the middle of the sequence, which keeps the factors near 1: more than
+        about 35 000 positions from c a float32 factor is 0 or infinite, more than 4500 from c a float16 one.
 
     References
     ----------
@@ -165,7 +165,7 @@ class Rotary(Rotational):
         return self.xpos_scale_base is not None
 
     def check_like(self, function: str, target: Any) -> None:
-        """Only what sets frequencies may differ between what keys have and what they get."""
+        """Source and target may differ only in what sets frequencies and the attention factor."""
         super().check_like(function, target)
         for name in (
             "interleaved",
@@ -194,7 +194,7 @@ class Rotary(Rotational):
 
     @staticmethod
     def tabulated(cos: Any, sin: Any, *, interleaved: bool = False, rotary_offset: int = 0) -> RotaryTable:
-        """Return an encoding that takes its cosines and sines from a caller's table; see ``RotaryTable``."""
+        """Return an encoding that takes its cosines and sines from a table of yours; see ``RotaryTable``."""
         return RotaryTable(cos, sin, interleaved, rotary_offset)
 
     @classmethod
@@ -205,11 +205,11 @@ class Rotary(Rotational):
         ----------
         config : a configuration object or its dict
             ``rope_parameters`` or ``rope_scaling`` (None for none), ``rope_theta``, ``head_dim`` or ``hidden_size`` and
-            ``num_attention_heads``, ``partial_rotary_factor`` and ``max_position_embeddings`` are read, each where its rule needs it.
+            ``num_attention_heads``, ``partial_rotary_factor`` and ``max_position_embeddings`` are read, each if its rule needs it.
         layer_type
-            Which of the dicts, where ``rope_parameters`` has one for each type of layer.
+            Which of the dicts to read, if ``rope_parameters`` has one for each type of layer.
         interleaved
-            None: ``rope_interleave`` where the configuration has it, else True for the types of models whose code in Hugging Face's library
+            None: ``rope_interleave`` if the configuration has it, else True for the types of models whose code in Hugging Face's library
             has adjacent pairs (GPT-J, GLM, Cohere, ERNIE, Llama 4, ...), else False.
 
         Raises
@@ -223,8 +223,8 @@ class Rotary(Rotational):
         -----
         As Hugging Face does: ``yarn`` ignores ``mscale`` without ``mscale_all_dim``; a missing ``factor`` of ``yarn`` and ``longrope`` is
         ``max_position_embeddings / original_max_position_embeddings``; ``dynamic`` scales from ``max_position_embeddings``. Where it warns
-        (a factor below 1, keys that no rule knows), the factor is refused and the keys are ignored. DeepSeek's code leaves the pairs that
-        it turned in half layout; scores are the same.
+        (a factor below 1, keys that no rule knows), the factor is refused and the keys are ignored. DeepSeek's code leaves rotated pairs
+        in half layout; scores are the same.
 
         Examples
         --------
@@ -288,7 +288,7 @@ def _growths(scale_base: float | None, width: int) -> npt.NDArray[np.uint64] | N
 
 
 def _axes(encoding: Rotary, count: int) -> npt.NDArray[np.int64]:
-    """Which axis of the positions turns each frequency."""
+    """The axis of the positions to which each frequency belongs."""
     if encoding.sections is None:
         return np.zeros(count, np.int64)
     if sum(encoding.sections) != count:

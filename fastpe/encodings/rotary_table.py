@@ -30,16 +30,16 @@ class RotaryTable(Rotational):
     Parameters
     ----------
     cos, sin : (P, F) or (B, T, F) float16, bfloat16, float32 or float64 arrays or tensors
-        Row p is position p; F pairs of channels turn. (B, T, F): those of row t of sequence b, and positions are not given (the ONNX
-        operator ``RotaryEmbedding`` without ``position_ids``). A table with each column twice, as Hugging Face's models make it, is
-        ``cos[..., :F]``. Not to be changed afterwards.
+        Row p is for position p; F pairs of channels rotate. (B, T, F): row (b, t) is for row t of sequence b, and positions are not
+        given (the ONNX operator ``RotaryEmbedding`` without ``position_ids``). Of a table with each column twice, as Hugging Face's models
+        make it, pass ``cos[..., :F]``. Do not change the tables afterwards.
     interleaved, rotary_offset
         As in ``Rotary``.
 
     Notes
     -----
-    Float32 arithmetic for 16- and 32-bit arrays, float64 for float64; the table is converted to it once. A table on the host serves arrays
-    on a GPU too: it is copied there once. Positions must be integers in [0, P): others raise IndexError, or, where they lie on a GPU and
+    Arithmetic is float32 for 16- and 32-bit arrays and float64 for float64; the table is converted once. A table on the host also serves
+    arrays on a GPU: it is copied there once. Positions must be integers in [0, P). Others raise IndexError or, if they lie on a GPU and
     ``validate`` is False, make NaN rows.
 
     References
@@ -101,7 +101,7 @@ class RotaryTable(Rotational):
         return TablePlan(self, head_dim, 2 * pairs, self.rotary_offset, self.interleaved)
 
     def resolve(self, target: Target, where: Where) -> tuple[Rows, int]:
-        """Where the rows stand; a table with rows for each sequence says it itself."""
+        """The positions of the rows; a table with rows for each sequence has its own."""
         refuse_real_positions(target.function, where.positions)
         if self.sequences is not None:
             where = where._replace(offset=self._offset(target, where))

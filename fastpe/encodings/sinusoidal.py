@@ -45,14 +45,14 @@ class Sinusoidal(Additive):
         number > 0.
     scaling
         A rule of ``fastpe.scaling`` for contexts longer than those trained on, or None: it takes the plain frequencies (without
-        ``position_scale``) to others. Its attention factor is not used: there is no attention to scale.
+        ``position_scale``) to others. Its attention factor is not used, as there is no attention to scale.
     zero_pad
-        The last column of an odd width is zero with shift 0, too, as it is in diffusion models.
+        Make the last column of an odd width zero even with shift 0, as in diffusion models.
 
     Notes
     -----
-    Odd widths D follow the sources. With shift 0 and without ``zero_pad``, ``w_f = base^(-2f/D)``, ``F = ceil(D/2)``, and the column
-    without a partner holds the function that comes first: the last column of the interleaved layout, the last of the first block of
+    Odd widths D follow the sources. With shift 0 and without ``zero_pad``, ``w_f = base^(-2f/D)`` and ``F = ceil(D/2)``. The column without
+    a partner then has the function that comes first; it is the last column of the interleaved layout, and the last of the first block of
     the concatenated one. Otherwise ``F = floor(D/2)``, the denominator is ``max(F - shift, 1)`` and the last column is zero.
 
     References

@@ -1,11 +1,11 @@
-"""Where rows stand: generators of what verbs take as ``positions``.
+"""Generators of what verbs take as ``positions``.
 
 Sequences: ``from_mask``, ``packed``, ``fairseq``, ``abacus``, ``contextual``, ``mrope``. Grids: ``grid``, ``resized``, ``centred``,
 ``pixels``, ``detr``, ``log_spaced``, ``qwen2_vl``, ``llama4``. Training for longer contexts: ``randomized``, ``shifted``, ``skipped``,
-``random_float``. Distances that a model has seen: ``rerope``, ``leaky_rerope``, ``self_extend``, ``dual_chunk``, ``string``.
+``random_float``. Distances that occurred in training: ``rerope``, ``leaky_rerope``, ``self_extend``, ``dual_chunk``, ``string``.
 
-What is made of an array is an array of the same library, on the same device; what is made of numbers is NumPy's, or with ``like`` of the
-library of that array.
+A function that is given an array returns an array of the same library, on the same device. One that is given numbers returns a NumPy
+array, or one like ``like``.
 """
 
 from __future__ import annotations

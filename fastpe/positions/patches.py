@@ -28,7 +28,7 @@ def grid(shape: Any, *, start: Any = 0, like: Any = None) -> Any:
     shape : (n_0, ..., n_n)
         Sizes, slowest axis first: (H, W) or (T, H, W).
     start : integer, or one for each axis
-        The first coordinate: of a crop, where it begins.
+        The first coordinate; for a crop, where it begins in the image.
     like : array
         Make the result in this array's library and on its device.
 
@@ -38,7 +38,7 @@ def grid(shape: Any, *, start: Any = 0, like: Any = None) -> Any:
 
     Notes
     -----
-    Of Pixtral and Gemma 4, of timm's rotary encodings, CogVideoX and Flux.
+    For Pixtral and Gemma 4, timm's rotary encodings, CogVideoX and Flux.
 
     Examples
     --------
@@ -142,7 +142,7 @@ def pixels(shape: Any, *, like: Any = None) -> Any:
 
 
 def log_spaced(window: Any, pretrained_window: Any = None, *, like: Any = None) -> Any:
-    """Return the log-spaced distances in a window of patches, of which Swin v2's bias is a learned function.
+    """Return the log-spaced distances in a window of patches; Swin v2's bias is a learned function of them.
 
     ``sign(x) log2(abs(x) + 1) / 3``, ``x = 8 d / (n - 1)`` for the distances d = -(H - 1) ... H - 1 of each axis.
 
@@ -150,7 +150,7 @@ def log_spaced(window: Any, pretrained_window: Any = None, *, like: Any = None) 
     ----------
     window : (H, W)
     pretrained_window : (H, W)
-        The window that a model was trained with, whose n counts. None: ``window``.
+        The window that a model was trained with; its sizes are the n of the formula. None: ``window``.
     like : array
         Make the result in this array's library and on its device.
 
@@ -187,7 +187,7 @@ def llama4(side: int, *, cls_token: bool = True, like: Any = None) -> Any:
     side
         Patches along a side.
     cls_token
-        Whether there is one.
+        Whether there is a class token.
     like : array
         Make the result in this array's library and on its device.
 
@@ -217,7 +217,7 @@ def qwen2_vl(grids: Any, *, merge: int = 2, with_frames: bool = False) -> Any:
     Parameters
     ----------
     grids : (n, 3) integers
-        Frames, rows and columns of patches of each image or video, one behind the other.
+        Frames, rows and columns of patches of each image or video, one after the other.
     merge
         How many patches along rows and along columns become one token.
     with_frames
@@ -226,11 +226,11 @@ def qwen2_vl(grids: Any, *, merge: int = 2, with_frames: bool = False) -> Any:
     Returns
     -------
     positions : (2, T) int64, or (3, T)
-        With ``Rotary(sections=(d/4, d/4), section_frequencies="own")``. The values of grids are looked at: a GPU is waited for.
+        With ``Rotary(sections=(d/4, d/4), section_frequencies="own")``. The values of grids are read, which waits for a GPU.
 
     Notes
     -----
-    Wang et al., "Qwen2-VL", 2024 (arXiv 2409.12191). Also of Qwen2.5-VL, Qwen3-VL and GLM-4V.
+    Wang et al., "Qwen2-VL", 2024 (arXiv 2409.12191). Also for Qwen2.5-VL, Qwen3-VL and GLM-4V.
 
     Examples
     --------
@@ -259,7 +259,7 @@ def qwen2_vl(grids: Any, *, merge: int = 2, with_frames: bool = False) -> Any:
 
 
 def detr(mask: Any, *, normalize: bool = True, scale: float = 2 * math.pi, epsilon: float = 1e-6, shift: float = 0.0) -> Any:
-    """Return DETR's coordinates of images with padding: the number of kept pixels down to each, and across.
+    """Return DETR's coordinates for images with padding: how many image pixels there are down to each pixel, and across to it.
 
     ``y = cumulative sum of mask along rows - shift``, normalised ``y / (number of kept rows + epsilon) * scale``; x along columns.
 
@@ -278,13 +278,13 @@ def detr(mask: Any, *, normalize: bool = True, scale: float = 2 * math.pi, epsil
 
     Returns
     -------
-    positions : (2, H, W) or (2, B, H, W) float64, or int64 where they are not normalised and not shifted
+    positions : (2, H, W) or (2, B, H, W) float64, or int64 if they are neither normalised nor shifted
         For ``add_encoding(x, Grid.detr(), positions=...)``.
 
     Raises
     ------
     ValueError
-        An image has no pixel. On a GPU that is not looked at: its coordinates are 0.
+        An image has no pixel. On a GPU this is not checked: its coordinates are 0.
 
     Notes
     -----

@@ -1,6 +1,6 @@
-"""Positions that keep distances within those that a model was trained on, without training it anew.
+"""Positions that keep distances within those that a model was trained on, without further training.
 
-Attention is computed with several pairs of positions of queries and keys, branches, of which each pair of rows uses one.
+Attention is computed in several branches, each with its own positions of queries and keys. Each pair of a query and a key uses one branch.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from . import arrays
 
 
 class Remap(NamedTuple):
-    """Positions for each branch, and which one a query and a key use.
+    """Positions for each branch, and which branch a query and a key use.
 
-    Branch b is for ``bounds[b] <= i // size - j // size < bounds[b + 1]``, i and j where query and key stand; ``bounds`` begins at 0 and
-    ends with None, without end.
+    Branch b is for ``bounds[b] <= i // size - j // size < bounds[b + 1]``, i and j being the positions of query and key. ``bounds`` begins
+    with 0; its last entry is None, for no end.
     """
 
     q: Any
@@ -29,7 +29,7 @@ class Remap(NamedTuple):
     keys: Any
 
     def branch(self) -> Any:
-        """Return which branch each query (rows) and key (columns) use: (Tq, Tk) int64, the first for keys that are ahead."""
+        """Return which branch each query (rows) and key (columns) use: (Tq, Tk) int64. Keys after the query use the first."""
         apart = (self.queries // self.size)[:, None] - (self.keys // self.size)[None, :]
         found = np.zeros(apart.shape, np.int64)
         for bound in self.bounds[1:-1]:
@@ -37,14 +37,14 @@ class Remap(NamedTuple):
         return found
 
     def distance(self) -> Any:
-        """Return the distance that each query (rows) and key (columns) see: (Tq, Tk)."""
+        """Return the distance of each query (rows) and key (columns) in their branch: (Tq, Tk)."""
         chosen = self.branch()
         rows, columns = np.arange(self.queries.size)[:, None], np.arange(self.keys.size)[None, :]
         return self.q[chosen, rows] - self.k[chosen, columns]
 
 
 def _places(function: str, queries: Any, keys: Any) -> tuple[Any, Any]:
-    """Where queries and keys stand: a number stands for 0, 1, ..."""
+    """Positions of queries and keys; a number means 0, 1, ..."""
     found = []
     for name, value in (("queries", queries), ("keys", queries if keys is None else keys)):
         if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
@@ -63,7 +63,7 @@ def rerope(queries: Any, keys: Any = None, *, window: int) -> Remap:
     Parameters
     ----------
     queries, keys : number of rows, or (T,) integers
-        Where they stand. None: keys as queries.
+        Their positions; a number T means 0 ... T - 1. None: keys as queries.
     window
         At least 1.
 
@@ -93,11 +93,11 @@ def leaky_rerope(queries: Any, keys: Any = None, *, window: int, factor: float) 
     Parameters
     ----------
     queries, keys : number of rows, or (T,) integers
-        Where they stand. None: keys as queries.
+        Their positions; a number T means 0 ... T - 1. None: keys as queries.
     window
         At least 1.
     factor
-        Distance n >= window is seen as ``window + (n - window) / factor``.
+        A distance n >= window becomes ``window + (n - window) / factor``.
 
     Returns
     -------
@@ -121,12 +121,12 @@ def leaky_rerope(queries: Any, keys: Any = None, *, window: int, factor: float) 
 
 
 def self_extend(queries: Any, keys: Any = None, *, group: int = 8, window: int = 1024) -> Remap:
-    """Return Self-Extend's branches: beyond ``window`` positions are those of groups.
+    """Return Self-Extend's branches: beyond ``window`` the rows of a group share a position.
 
     Parameters
     ----------
     queries, keys : number of rows, or (T,) integers
-        Where they stand. None: keys as queries.
+        Their positions; a number T means 0 ... T - 1. None: keys as queries.
     group
         How many rows share a position.
     window
@@ -154,22 +154,22 @@ def self_extend(queries: Any, keys: Any = None, *, group: int = 8, window: int =
 
 
 def dual_chunk(queries: Any, keys: Any = None, *, chunk: int, local: int) -> Remap:
-    """Return the branches of dual chunk attention: within a chunk, to the chunk before, and to those further back.
+    """Return the branches of dual chunk attention: within a chunk, to the previous chunk, and to chunks further back.
 
     Parameters
     ----------
     queries, keys : number of rows, or (T,) integers
-        Where they stand. None: keys as queries.
+        Their positions; a number T means 0 ... T - 1. None: keys as queries.
     chunk
-        Three quarters of the length trained on, in the authors' code.
+        Three quarters of the trained length, in the authors' code.
     local
-        A sixteenth of it there; chunks are of ``s = chunk - local`` rows.
+        A sixteenth of the trained length there; a chunk has ``s = chunk - local`` rows.
 
     Returns
     -------
     Remap
-        Keys stand at ``j mod s``. Queries: ``i mod s``; for the chunk before ``min(i mod s + s, chunk)``; for others
-        ``min(2 s - 1, chunk)``. Branches are told apart by chunks: ``size`` is s.
+        Keys are at ``j mod s``. Queries are at ``i mod s`` within a chunk, at ``min(i mod s + s, chunk)`` for the previous chunk, and at
+        ``min(2 s - 1, chunk)`` for the others. The chunks decide on the branch: ``size`` is s.
 
     Notes
     -----
@@ -192,12 +192,12 @@ def dual_chunk(queries: Any, keys: Any = None, *, chunk: int, local: int) -> Rem
 
 
 def string(queries: Any, keys: Any = None, *, shift: int, window: int = 128) -> Remap:
-    """Return STRING's branches: distances from ``shift`` on begin again at ``window``.
+    """Return STRING's branches: from ``shift`` on, distances start again at ``window``.
 
     Parameters
     ----------
     queries, keys : number of rows, or (T,) integers
-        Where they stand. None: keys as queries.
+        Their positions; a number T means 0 ... T - 1. None: keys as queries.
     shift
         About a third of the length, in the paper.
     window

@@ -1,4 +1,4 @@
-"""Random positions, with which a model is trained for contexts longer than its training sequences."""
+"""Random positions, to train a model for contexts longer than its training sequences."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def _longer(function: str, name: str, value: Any, length: int) -> int:
 
 
 def randomized(length: int, max_length: int, *, batch: int | None = None, rng: Any = None, like: Any = None) -> Any:
-    """Return a sorted sample of positions without repetition: T of [0, max_length).
+    """Return T different positions drawn from [0, max_length), sorted.
 
     Parameters
     ----------
     length
         T.
     max_length
-        Larger than any sequence that the model will see.
+        Longer than any sequence that the model will be given.
     batch
         Draw for each of B sequences. None: one row for all.
     rng : numpy Generator or seed
@@ -63,7 +63,7 @@ def randomized(length: int, max_length: int, *, batch: int | None = None, rng: A
 
 
 def shifted(length: int, max_shift: int, *, batch: int | None = None, rng: Any = None, like: Any = None) -> Any:
-    """Return positions that begin anywhere from 0 to ``max_shift``: ``t + k``.
+    """Return positions ``t + k``, with k drawn from 0 ... ``max_shift``.
 
     Parameters
     ----------
@@ -100,9 +100,9 @@ def shifted(length: int, max_shift: int, *, batch: int | None = None, rng: Any =
 def skipped(
     length: int, target_length: int, *, chunks: int = 2, batch: int | None = None, rng: Any = None, like: Any = None
 ) -> Any:
-    """Return positions that skip: chunks of a sequence of T, each moved on by at least as much as the one before.
+    """Return positions with gaps: a sequence of T rows is cut into chunks, each shifted by at least as much as the one before.
 
-    ``p_t = t + u_i`` in chunk i, ``u_0 = 0``, ``u_i`` uniform in ``u_(i-1) ... target_length - length``; chunks end anywhere.
+    ``p_t = t + u_i`` in chunk i, ``u_0 = 0``, ``u_i`` uniform in ``u_(i-1) ... target_length - length``; chunks are cut at random.
 
     Parameters
     ----------
@@ -151,14 +151,14 @@ def skipped(
 
 
 def random_float(length: int, max_length: float, *, batch: int | None = None, rng: Any = None, like: Any = None) -> Any:
-    """Return sorted real positions, T of them uniform in [0, max_length).
+    """Return T real positions, uniform in [0, max_length), sorted.
 
     Parameters
     ----------
     length
         T.
     max_length
-        Beyond any position that the model will see.
+        Greater than any position that the model will be given.
     batch
         Draw for each of B sequences. None: one row for all.
     rng : numpy Generator or seed

@@ -15,7 +15,7 @@ from . import arrays
 
 
 def from_mask(mask: Any, *, offset: int = 0, fill: int = 0) -> Any:
-    """Return positions that count the kept rows before each: what Hugging Face makes of an attention mask.
+    """Return positions that count the kept rows before each row, as Hugging Face makes them from an attention mask.
 
     ``p_t = offset + (number of kept rows before t)``, ``fill`` where the row is not kept.
 
@@ -26,7 +26,7 @@ def from_mask(mask: Any, *, offset: int = 0, fill: int = 0) -> Any:
     offset
         Position of the first kept row.
     fill
-        Position of rows that are not kept; Hugging Face has 0 or 1 there.
+        Position of rows that are not kept; 0 or 1 in Hugging Face's models.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def packed(cu_seqlens: Any, *, total: int | None = None) -> Any:
     cu_seqlens : (n + 1,) integers
         Boundaries, from 0 on.
     total
-        The last boundary; None looks it up, for which a GPU is waited for.
+        The last boundary. None: it is read, which waits for a GPU.
 
     Examples
     --------
@@ -74,7 +74,7 @@ def packed(cu_seqlens: Any, *, total: int | None = None) -> Any:
 
 
 def fairseq(ids: Any, padding_idx: int = 1) -> Any:
-    """Return fairseq's positions of token ids: the first token stands at ``padding_idx + 1``, padding at ``padding_idx``.
+    """Return fairseq's positions of token ids: the first token is at ``padding_idx + 1``, padding at ``padding_idx``.
 
     Parameters
     ----------
@@ -84,7 +84,8 @@ def fairseq(ids: Any, padding_idx: int = 1) -> Any:
 
     Notes
     -----
-    Of fairseq, RoBERTa, M2M-100, XGLM, MusicGen and others. fairseq's table has zeros at ``padding_idx``: ``mask=(ids != padding_idx)``.
+    For fairseq, RoBERTa, M2M-100, XGLM, MusicGen and others. fairseq's table has zeros at ``padding_idx``: pass
+    ``mask=(ids != padding_idx)``.
 
     Examples
     --------
@@ -99,13 +100,13 @@ def fairseq(ids: Any, padding_idx: int = 1) -> Any:
 
 
 def abacus(is_digit: Any, *, offset: int = 0) -> Any:
-    """Return Abacus positions: the place in each run of digits, from 1, plus ``offset``; 0 outside runs.
+    """Return Abacus positions: the number of a digit in its run, from 1, plus ``offset``; 0 outside runs.
 
     Parameters
     ----------
     is_digit : (T,) or (B, T) booleans
     offset
-        In training a random number from 0 to 99, one for a batch.
+        In training, a random number from 0 to 99, the same for a whole batch.
 
     Notes
     -----
@@ -130,26 +131,26 @@ def abacus(is_digit: Any, *, offset: int = 0) -> Any:
 
 
 class MRope(NamedTuple):
-    """Positions (3, B, T) of time, height and width, and for each sequence what is added to a later row's number to get its position."""
+    """Positions (3, B, T) of time, height and width, and for each sequence the difference between a later row's position and its number."""
 
     positions: Any
     deltas: Any
 
 
 def contextual(logits: Any, max_position: int) -> Any:
-    """Return CoPE's positions: how many keys from each on, up to the query, have open gates, ``min(sum of sigmoid(logits), most)``.
+    """Return CoPE's positions: how many open gates there are from a key up to the query, ``min(sum of sigmoid(logits), most)``.
 
     Parameters
     ----------
     logits : (..., Tq, Tk) real numbers
-        Attention scores, masked ones -inf or far below 0.
+        Attention scores; masked ones are -inf or far below 0.
     max_position
-        Number of positions that the model has learned; the last is the largest.
+        Number of positions that the model has learned; the largest is one less.
 
     Returns
     -------
     positions : (..., Tq, Tk) float64
-        The score of a key is interpolated between those of its position's two neighbours. Gradients of tensors pass.
+        Interpolate a key's score between the scores of the two integer positions beside it. Gradients of tensors pass.
 
     Notes
     -----
@@ -182,7 +183,8 @@ def mrope(
 ) -> MRope:
     """Return the positions of multimodal rotary encodings, of text with images and video in it.
 
-    Text stands at ``(p, p, p)``; a patch of an image or video that begins at p at ``(p + floor(frame * interval), p + row, p + column)``.
+    Text has positions ``(p, p, p)``; a patch of an image or video that begins at p has
+    ``(p + floor(frame * interval), p + row, p + column)``.
 
     Parameters
     ----------
@@ -199,17 +201,17 @@ def mrope(
     separate_frames
         Each frame of a video is an image of its own between text (Qwen3-VL's timestamps).
     mask : like token_types, booleans
-        Where it is False rows are padding, and stand at 0.
+        False for padding, whose positions are 0.
     follows
-        What text after patches stands at. ``"largest"``: the largest position so far + 1, as the paper has it. ``"spatial"``: p + the
-        larger of rows and columns, as Hugging Face's library has it since version 5; it differs where time goes further.
+        The position of text after patches. ``"largest"``: the largest position so far + 1, as in the paper. ``"spatial"``: p + the
+        larger of rows and columns, as in Hugging Face's library since version 5; it differs if the time axis goes further.
 
     Returns
     -------
     positions : (3, T) or (3, B, T) int64
         For ``Rotary(sections=...)``.
     deltas : () or (B,) int64
-        The largest position + 1 - the number of kept rows: a row decoded later, number t, stands at t + delta on all axes.
+        The largest position + 1 - the number of kept rows: a row decoded later, number t, is at position t + delta on all axes.
 
     Raises
     ------
@@ -219,7 +221,7 @@ def mrope(
     Notes
     -----
     Wang et al., "Qwen2-VL", 2024 (arXiv 2409.12191), section 2.1; Bai et al., "Qwen2.5-VL", 2025 (arXiv 2502.13923). The values of
-    token_types are looked at: a GPU is waited for.
+    token_types are read, which waits for a GPU.
 
     Examples
     --------

@@ -28,7 +28,7 @@ def write(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -
         _bias.differentiable(operation, arrays[0], where, validate, in_place=True)
         return
     learned = _learned(operation)
-    count = operation.written
+    count = operation.writes
     indices = [i for i in range(count) if isinstance(arrays[i], Tensor) and (arrays[i].requires_grad or learned is not None)]
     function = operation.function if getattr(operation, "packing", None) is None else "apply_rotary_qkv"
     check_in_place(function, *(arrays[i] for i in indices))
@@ -46,7 +46,7 @@ def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) ->
         return evaluate(operation, arrays, where, validate)
     if isinstance(operation, Embed):
         return _lookup(operation, arrays, where, validate)
-    made = [_apply(operation, i, arrays, where, validate) for i in range(operation.written) if arrays[i] is not None]
+    made = [_apply(operation, i, arrays, where, validate) for i in range(operation.writes) if arrays[i] is not None]
     return made[0] if len(made) == 1 else tuple(made)
 
 

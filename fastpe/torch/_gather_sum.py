@@ -97,7 +97,7 @@ def row_positions(x: Tensor, seq_axis: int, places: list[Any]) -> Tensor:
     where = Where(offset, positions, cu_seqlens, mask, seq_axis)
     if not is_traced():
         return positions_of(x, where)
-    _, _, *packed = pack(Add(None), (x,), where, False, written=1)
+    _, _, *packed = pack(Add(None), (x,), where, False, writes=1)
     made: Tensor = torch.ops.fastpe.row_positions.default(x, *packed)
     return made
 
@@ -115,6 +115,6 @@ def positions_of(x: Tensor, where: Where) -> Tensor:
         if rows.table == 0:
             counting = torch.arange(target.rows, device=x.device) + (rows.start >> 32)
             return counting.reshape([-1 if i == target.seq_axis else 1 for i in range(len(sizes))]).expand(sizes)
-        table = rows.alive[0].array
+        table = rows.keepalive[0].array
         shown = torch.from_numpy(table) if x.is_cpu else torch.utils.dlpack.from_dlpack(table)
         return shown.as_strided(sizes, [stride // 8 for stride in rows.table_strides]) >> 32

@@ -61,7 +61,9 @@ def in_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-_AUTOGRAD = [getattr(torch._C.DispatchKey, name) for name in ("AutogradFunctionality", "AutogradOther", "AutogradCPU", "AutogradCUDA")]
+_AUTOGRAD = [
+    getattr(torch._C.DispatchKey, name) for name in ("AutogradFunctionality", "AutogradOther", "AutogradCPU", "AutogradCUDA")
+]
 
 
 def recording() -> Any:
@@ -104,12 +106,12 @@ def refuse_out(function: str, out: Any) -> None:
         raise RuntimeError(message(function, rule, "an argument that requires grad", remedy))
 
 
-def check_in_place(function: str, *written: Tensor) -> None:
+def check_in_place(function: str, *targets: Tensor) -> None:
     """The error that PyTorch would raise for tensors that must not be written, before anything is written."""
     if forward_mode() or in_transform():
         rule = "forward-mode differentiation and torch.func need functions that do not write in place"
         raise RuntimeError(message(function, rule, "a tensor in place", f"Call fastpe.torch.functional.{function}."))
-    for x in written:
+    for x in targets:
         reason = _forbidden(x)
         if reason is not None:
             remedy = f"Call fastpe.torch.functional.{function}, which writes a new tensor, or work under torch.no_grad()."

@@ -38,8 +38,8 @@ def write(
     """Run an operation on tensors in place, or into ``out``. ``counts_up``: whether versions do, as autograd counts those that it marks."""
     function, lead = operation.function, next(x for x in (*arrays, out) if isinstance(x, Tensor))
     device = lead.device
-    written = _written(operation, arrays, out)
-    _check_writable(function, written)
+    targets = _targets(operation, arrays, out)
+    _check_writable(function, targets)
     shared = tuple([as_shared(function, name, x, device) for name, x in zip(operation.names, arrays, strict=True)])
     if where is not None:
         where = where._make(
@@ -58,13 +58,13 @@ def write(
     if packing is not None and out is not None:
         _copy_values(arrays[0], out, packing)
     if counts_up:
-        count_up(*written)
+        count_up(*targets)
 
 
 def fresh(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, key: Any = None) -> Any:
     """Run an operation into new tensors."""
     if operation.in_place:
-        given = [x for x in arrays[: operation.written] if x is not None]
+        given = [x for x in arrays[: operation.writes] if x is not None]
         outs = [new_like(x) for x in given]
         out: Any = outs[0] if len(outs) == 1 else tuple(outs)
     else:
@@ -83,10 +83,10 @@ def result_of(operation: Any, arrays: tuple[Any, ...]) -> tuple[Any, torch.dtype
     return spec.shape, dtype_of(operation.function, spec.dtype)
 
 
-def _written(operation: Any, arrays: tuple[Any, ...], out: Any) -> list[Tensor]:
+def _targets(operation: Any, arrays: tuple[Any, ...], out: Any) -> list[Tensor]:
     if out is None:
-        return [x for x in arrays[: operation.written] if isinstance(x, Tensor)]
-    outs = out if operation.written > 1 and isinstance(out, (tuple, list)) else (out,)
+        return [x for x in arrays[: operation.writes] if isinstance(x, Tensor)]
+    outs = out if operation.writes > 1 and isinstance(out, (tuple, list)) else (out,)
     return [_as_tensor(operation.function, one) for one in outs]
 
 
@@ -127,6 +127,11 @@ def key_of(operation: Any, arrays: tuple[Any, ...], where: Any) -> Any:
         return _bias_key(operation, arrays[0], where)
     if kind not in _REPEATED or type(where[0]) is not int or not operation.repeatable(where):
         return None
+    if kind is Embed:
+        table, ids, type_ids, types, row_scale, _ = arrays
+        if type_ids is not None or types is not None or row_scale is not None:
+            return None
+        arrays = table, ids
     layouts: list[Any] = []
     for x in arrays:
         if x is None:
@@ -138,8 +143,6 @@ def key_of(operation: Any, arrays: tuple[Any, ...], where: Any) -> Any:
                 return None
         else:
             return None
-    if kind is Embed and layouts[2:] != [None] * 4:
-        return None
     encoding = operation[0]
     return (kind, None if encoding is None else encoding.text, operation[1:], where[4], *layouts)
 
@@ -166,7 +169,7 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any) -> Any
     if entry is None:
         return call_cache.MISS
     kind, addresses = type(operation), []
-    given = [x for x in arrays if x is not None]
+    given = arrays[:2] if kind is Embed else [x for x in arrays if x is not None]
     for x in given:
         try:
             address = x.data_ptr()
@@ -191,8 +194,7 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any) -> Any
 
 def _embedded(entry: Any, arrays: tuple[Any, ...], addresses: list[int], offset: int) -> Any:
     table, ids = arrays[:2]
-    numbers = as_array("embed", "ids", ids)
-    if numbers.min() < 0 or numbers.max() >= table.shape[0]:
+    if not call_cache.are_rows(as_array("embed", "ids", ids), table.shape[0]):
         return call_cache.MISS
     out = new((*ids.shape, table.shape[1]), table.dtype, table.device)
     return out if entry.run((*addresses, out.data_ptr()), offset) else call_cache.MISS
@@ -243,18 +245,18 @@ def on_stream(device: torch.device) -> Any:
 # ---- what autograd counts ----------------------------------------------------------------------------------------------------
 
 
-def _check_writable(function: str, written: list[Tensor]) -> None:
-    for x in written:
+def _check_writable(function: str, targets: list[Tensor]) -> None:
+    for x in targets:
         if x.is_inference() and not torch.is_inference_mode_enabled():
             rule = "an inference tensor must not be written outside InferenceMode"
             raise RuntimeError(message(function, rule, "one", "Pass a clone of it, as PyTorch says too."))
 
 
-def count_up(*written: Tensor) -> None:
+def count_up(*targets: Tensor) -> None:
     """Count the version numbers up, by which autograd sees that a tensor was written after it was saved."""
     if torch.is_inference_mode_enabled():
-        written = tuple(x for x in written if not x.is_inference())
-    _count_up(written)
+        targets = tuple(x for x in targets if not x.is_inference())
+    _count_up(targets)
 
 
 # ---- new tensors -------------------------------------------------------------------------------------------------------------

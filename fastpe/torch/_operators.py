@@ -38,16 +38,16 @@ def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, ap
 def write(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Any:
     """The arrays, or out, written in a graph: copied into where a gradient may be asked for."""
     refuse(operation, arrays, where)
-    count = operation.written
-    written = [x for x in arrays[:count] if x is not None]
-    in_place = out is None or out is written[0]
-    outs = written if in_place else list(out) if isinstance(out, (tuple, list)) else [out]
+    count = operation.writes
+    targets = [x for x in arrays[:count] if x is not None]
+    in_place = out is None or out is targets[0]
+    outs = targets if in_place else list(out) if isinstance(out, (tuple, list)) else [out]
     tables = list(operation[0].arrays.values()) if getattr(operation[0], "holds_arrays", False) else []
-    records = requires_gradient(*written, *outs, *(tables if not isinstance(operation, (Rotate, Rerotate)) else []))
+    records = requires_gradient(*targets, *outs, *(tables if not isinstance(operation, (Rotate, Rerotate)) else []))
     if records and not in_place:
         refuse_out(operation.function, out)
     if records or is_scripted():
-        made = make(operation, arrays, where, validate, apart=len(written) > 1)
+        made = make(operation, arrays, where, validate, apart=len(targets) > 1)
         for x, one in zip(outs, made if isinstance(made, tuple) else [made]):  # noqa: B905 (traced)
             x.copy_(one)
     elif in_place:
@@ -56,7 +56,7 @@ def write(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validat
         torch.ops.fastpe.run_.default(outs, *pack(operation, arrays, where, validate))
     if not in_place:
         return out
-    return written[0] if len(written) == 1 else tuple(written)
+    return targets[0] if len(targets) == 1 else tuple(targets)
 
 
 # ---- the operators -----------------------------------------------------------------------------------------------------------
@@ -80,23 +80,23 @@ def _fake(*packed: Any) -> list[Tensor]:
     """Results of the right shapes, strides and dtypes."""
     operation, arrays, _, _ = unpack(*packed)
     if operation.in_place:
-        return [torch.empty_like(x) for x in arrays[: operation.written] if x is not None]
+        return [torch.empty_like(x) for x in arrays[: operation.writes] if x is not None]
     lead = next(x for x in arrays if isinstance(x, Tensor))
     shape, dtype = _memory.result_of(operation, arrays)
     return [lead.new_empty(shape, dtype=dtype)]
 
 
 def _run_in_place(out: list[Tensor], *packed: Any) -> None:
-    operation, arrays, where, validate = _written_call(out, packed)
-    result = None if _writes_arrays(packed) else out[0] if len(out) == 1 else tuple(out)
+    operation, arrays, where, validate = _call_with(out, packed)
+    result = None if _is_in_place(packed) else out[0] if len(out) == 1 else tuple(out)
     _memory.write(operation, arrays, where, result, validate, counts_up=False)
 
 
-def _writes_arrays(packed: tuple[Any, ...]) -> bool:
+def _is_in_place(packed: tuple[Any, ...]) -> bool:
     return not packed[3].endswith("\n0")
 
 
-def _written_call(out: list[Tensor], packed: tuple[Any, ...]) -> Call:
+def _call_with(out: list[Tensor], packed: tuple[Any, ...]) -> Call:
     return unpack(*packed, out=out)
 
 
@@ -115,7 +115,9 @@ def _refuse_overlap(function: str, tensors: Any) -> None:
     for index, x in enumerate(tensors):
         for other in tensors[index + 1 :]:
             if _may_overlap(x, other):
-                rule = "q, k and out must lie apart" if function == "apply_rotary" else "out must not partly overlap what is read"
+                rule = (
+                    "q, k and out must lie apart" if function == "apply_rotary" else "out must not partly overlap what is read"
+                )
                 raise ValueError(message(function, rule, "tensors that overlap", "Pass arrays that share no memory."))
 
 
@@ -187,8 +189,8 @@ _library.impl("run_", _count_versions, "ADInplaceOrView", with_keyset=True)
 # ---- what gradients need besides ---------------------------------------------------------------------------------------------
 
 
-def _row_positions(x: Tensor, located: list[Tensor], call: str, numbers: list[int], lengths: list[int]) -> Tensor:
-    positions = _gather_sum.positions_of(x, unpack([], [], located, call, numbers, lengths, out=[x]).where)
+def _row_positions(x: Tensor, given_where: list[Tensor], call: str, numbers: list[int], lengths: list[int]) -> Tensor:
+    positions = _gather_sum.positions_of(x, unpack([], [], given_where, call, numbers, lengths, out=[x]).where)
     return positions.clone(memory_format=torch.contiguous_format)
 
 

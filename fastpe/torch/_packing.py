@@ -30,9 +30,7 @@ class Call(NamedTuple):
     validate: bool
 
 
-def pack(
-    operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, written: int = 0, apart: bool = False
-) -> Packed:
+def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, writes: int = 0, apart: bool = False) -> Packed:
     """The arguments of an operator. ``written``: how many of the first arrays are passed by themselves, as those to be written.
 
     ``apart``: whether those that are read must share no memory, as they will be written with what is made of them.
@@ -43,7 +41,7 @@ def pack(
         if isinstance(x, (list, tuple, range)) or (isinstance(x, int) and operation.function == "embed"):
             x = torch.tensor(x, device=device)
         given += "0" if x is None else "t" if isinstance(x, Tensor) else "n"
-        if isinstance(x, Tensor) and index >= written:
+        if isinstance(x, Tensor) and index >= writes:
             tensors.append(x)
     numbers: list[Any] = []
     if operation.function == "encode":
@@ -54,7 +52,7 @@ def pack(
             numbers.append(arrays[1])
         else:
             plain = text.write(arrays[1])
-    names, located, axis = "", [], 0
+    names, given_where, axis = "", [], 0
     if where is not None:
         for name, value in zip(where._fields, where):  # noqa: B905 (traced)
             if name == "seq_axis":
@@ -63,7 +61,7 @@ def pack(
             if isinstance(value, (list, tuple, range)):
                 value = torch.tensor(value, device=device)
             if isinstance(value, Tensor):
-                located.append(value)
+                given_where.append(value)
                 names += f" {name}"
             elif value is not None:
                 numbers.append(value)
@@ -79,17 +77,19 @@ def pack(
         if isinstance(value, Tensor):
             rule = f"{name} must be a real number, and in a graph no tensor"
             raise TypeError(message(operation.function, rule, "a tensor", "Pass value.item()."))
-    written_text = text.write_operation(operation)
-    text.refuse_unknown("torch.compile", written_text)
-    call = f"{written_text}\n{given}\n{names}\n{text.write(axis)}\n{plain}\n{text.write(validate)}\n{written}{APART if apart else ''}"
-    return tensors, tables, located, call, numbers, lengths
+    serialized = text.write_operation(operation)
+    text.refuse_unknown("torch.compile", serialized)
+    call = (
+        f"{serialized}\n{given}\n{names}\n{text.write(axis)}\n{plain}\n{text.write(validate)}\n{writes}{APART if apart else ''}"
+    )
+    return tensors, tables, given_where, call, numbers, lengths
 
 
 def unpack(*packed: Any, out: Any = ()) -> Call:
     """The call that was packed; ``out``: the arrays that were passed by themselves."""
-    tensors, tables, located, call, numbers, lengths = packed
-    written_text, given, names, axis, plain, validate, written = call.removesuffix(APART).split("\n")
-    operation = text.read(written_text, tables)
+    tensors, tables, given_where, call, numbers, lengths = packed
+    serialized, given, names, axis, plain, validate, writes = call.removesuffix(APART).split("\n")
+    operation = text.read(serialized, tables)
     others, counts, outs = iter(tensors), iter(numbers), iter(out)
     if operation.function == "encode":
         operation = operation._replace(dim=next(counts))
@@ -100,11 +100,11 @@ def unpack(*packed: Any, out: Any = ()) -> Call:
         if kind == "n":
             arrays.append(text.read(plain) if plain != "null" else next(counts))
         else:
-            arrays.append(None if kind == "0" else next(outs) if index < int(written) else next(others))
+            arrays.append(None if kind == "0" else next(outs) if index < int(writes) else next(others))
     where_kind = Between if isinstance(operation, AddBias) else Where if operation.function != "encode" else None
     where = None
     if where_kind is not None:
-        values = iter(located)
+        values = iter(given_where)
         fields = {name.strip("#"): next(counts) if name.startswith("#") else next(values) for name in names.split()}
         where = Between(**fields) if where_kind is Between else Where(**fields, seq_axis=int(axis))
     return Call(operation, tuple(arrays), where, validate == "true")

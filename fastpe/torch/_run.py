@@ -15,6 +15,7 @@ from .._core import call_cache, checks
 from .._core.arguments import is_known
 from .._core.checks import describe, message
 from .._core.operations import Embed, Encode, Resample
+from .._core.run import as_where
 from . import _autograd, _memory, _operators
 from ._grad_state import is_traced, is_watched, refuse, refuse_out, requires_gradient
 
@@ -25,9 +26,9 @@ is_compiling = torch.compiler.is_compiling
 def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Any:
     """Run a verb's operation: in place, into ``out``, or into a new tensor where that is what the verb makes."""
     if not operation.in_place:
-        return _make(operation, arrays, where, out, validate)
+        return _make(operation, arrays, as_where(operation, where), out, validate)
     if is_traced():
-        return _operators.write(operation, arrays, where, out, validate)
+        return _operators.write(operation, arrays, as_where(operation, where), out, validate)
     if not is_watched(operation, arrays, where, out):
         key = None
         if out is None and validate is False:
@@ -36,8 +37,9 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate:
                 result = _memory.repeat(operation, key, arrays, where)
                 if result is not call_cache.MISS:
                     return result
-        _memory.write(operation, arrays, where, out, validate, key=key)
+        _memory.write(operation, arrays, as_where(operation, where), out, validate, key=key)
         return _returned(operation, arrays, out)
+    where = as_where(operation, where)
     refuse(operation, arrays, where)
     lead = next(x for x in arrays if x is not None)
     refuse_out(operation.function, None if out is lead else out)
@@ -67,8 +69,8 @@ def _returned(operation: Any, arrays: tuple[Any, ...], out: Any) -> Any:
     """What a verb returns that writes: q and k both, where both are there."""
     if out is not None:
         return out
-    written = [x for x in arrays[: operation.written] if x is not None]
-    return written[0] if len(written) == 1 else tuple(written)
+    targets = [x for x in arrays[: operation.writes] if x is not None]
+    return targets[0] if len(targets) == 1 else tuple(targets)
 
 
 # ---- verbs that make something -----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""Differentiable forms of the verbs that write new tensors, as ``torch.nn.functional`` has them.
+"""Differentiable verbs that return new tensors, as ``torch.nn.functional`` has functions.
 
-Gradients are exact: addition passes them on, a rotation turns them back, an embedding adds them up by row. Backward of backward and
-``torch.compile`` work, and ``torch.func``'s ``grad``, ``vmap`` over x or ids (everything else unmapped) and, but by tables, ``jvp``.
+Gradients are exact: an addition passes them on, a rotation rotates them back, an embedding adds them up by row. Backward of backward and
+``torch.compile`` work. Of ``torch.func``, ``grad`` works, ``vmap`` over x or ids (all else unmapped), and ``jvp`` except by tables.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def add_encoding(
 
     Parameters
     ----------
-    x, encoding, offset, positions, cu_seqlens, mask, seq_axis, input_scale, seq_len, validate
+    x, encoding, input_scale, seq_len, validate
         As ``fastpe.add_encoding``.
+    **where
+        ``offset``, ``positions``, ``cu_seqlens``, ``mask`` and ``seq_axis``, as ``fastpe.add_encoding``.
 
     Returns
     -------
@@ -139,8 +141,10 @@ def apply_rotary(
 
     Parameters
     ----------
-    q, k, encoding, offset, positions, cu_seqlens, mask, seq_axis, inverse, seq_len, validate
+    q, k, encoding, inverse, seq_len, validate
         As ``fastpe.apply_rotary``.
+    **where
+        ``offset``, ``positions``, ``cu_seqlens``, ``mask`` and ``seq_axis``, as ``fastpe.apply_rotary``.
 
     Returns
     -------
@@ -177,12 +181,13 @@ def apply_rotary_qkv(
         The heads of q, then those of k, then those of v, as one linear layer writes them.
     heads : int or (int, int)
         How many heads q has, and k; one number for both.
-    encoding, offset, positions, cu_seqlens, mask, inverse, seq_len, validate
+    encoding, inverse, seq_len, validate
         As ``fastpe.apply_rotary``.
-    seq_axis
-        The axis of T; the heads are the axis before the last, or where T is that, the one before it.
     inplace
-        Write into qkv itself. Its slices could not be rotated one by one where autograd watches; the packed tensor can.
+        Write into qkv itself. Where autograd watches, its slices could not be rotated one by one; the packed tensor can.
+    **where
+        ``offset``, ``positions``, ``cu_seqlens``, ``mask``, as ``fastpe.apply_rotary``. ``seq_axis``, -3 if it is not given: the axis of T;
+        the heads are the axis before the last or, where that is T, the one before it.
 
     Returns
     -------
@@ -230,7 +235,7 @@ def rerotate(
 ) -> Tensor:
     """Return rotated keys moved to other positions or another scaling rule; k is left alone.
 
-    Parameters, errors as ``fastpe.rerotate``; delta and real positions have no gradient.
+    Parameters and errors are those of ``fastpe.rerotate``. delta and real positions have no gradient.
 
     Returns
     -------
@@ -263,7 +268,7 @@ def embed(
 
     Parameters
     ----------
-    ids, table, encoding, scale, token_types, row_scale, padding_idx, offset, positions, cu_seqlens, mask, dtype, seq_len, validate
+    ids, table, encoding, scale, token_types, row_scale, padding_idx, dtype, seq_len, validate
         As ``fastpe.embed``. The table, that of the token types and a ``Learned`` one get gradients: sums over the rows that were read,
         of 16-bit tables in float32.
     sparse
@@ -273,6 +278,8 @@ def embed(
         ``torch.use_deterministic_algorithms(True)``.
     frozen_idx
         The id whose row gets no gradient: the ``padding_idx`` of ``torch.nn.Embedding``.
+    **where
+        ``offset``, ``positions``, ``cu_seqlens`` and ``mask``, as ``fastpe.embed``.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The encodings as modules. Those without weights have no state at all: nothing that a cast or the meta device could spoil."""
+"""The encodings as modules. Those without weights have no state: a cast or the meta device cannot change them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from .._core import checks
 from .._core.checks import describe, message
-from ..encodings import Learned, Rotary, Rotational, Sinusoidal, additive
+from ..encodings import Additive, Learned, Rotary, Rotational, additive
 from ..verbs import add_encoding, apply_rotary
 from . import functional
 
@@ -37,7 +37,7 @@ class SinusoidalEncoding(torch.nn.Module):
     Parameters
     ----------
     encoding
-        A ``Sinusoidal``; None for ``Sinusoidal()``.
+        A ``Sinusoidal``, another additive encoding, or its name; None for ``Sinusoidal()``.
     input_scale
         Factor on x, such as ``math.sqrt(D)``.
     seq_axis
@@ -57,10 +57,10 @@ class SinusoidalEncoding(torch.nn.Module):
     """
 
     def __init__(
-        self, encoding: Sinusoidal | None = None, *, input_scale: float = 1.0, seq_axis: int = -2, inplace: bool = False
+        self, encoding: Additive | str | None = None, *, input_scale: float = 1.0, seq_axis: int = -2, inplace: bool = False
     ) -> None:
         super().__init__()
-        self.encoding = _encoding("SinusoidalEncoding", encoding, Sinusoidal)
+        self.encoding = _additive("SinusoidalEncoding", encoding, "adds")
         self.input_scale, self.seq_axis, self.inplace = input_scale, seq_axis, inplace
 
     def forward(self, x: Tensor, **where: Unpack[Where]) -> Tensor:
@@ -89,9 +89,9 @@ class RotaryEmbedding(torch.nn.Module):
 
     Notes
     -----
-    In training, a rotation in place allocates nothing, forward or back, where q and k are tensors of their own. Where they are views, as
-    ``linear(x).view(B, T, H, D)`` is, PyTorch copies the gradient of what was written several times; new tensors, allocated once, are then
-    the better choice.
+    In training, a rotation in place allocates nothing on the way forward, and a new tensor for each gradient on the way back. If q and k
+    are views, such as ``linear(x).view(B, T, H, D)``, PyTorch also copies the gradient several times; then new tensors are the better
+    choice.
 
     No buffers: ``.to(torch.bfloat16)`` and the meta device leave the angles exact, and ``state_dict()`` is empty.
 
@@ -129,7 +129,7 @@ class LearnedEncoding(torch.nn.Module):
     num_embeddings, embedding_dim
         P positions of width D. ``weight`` is (P, D), drawn from a normal distribution as ``torch.nn.Embedding``'s, whose state dicts fit.
     out_of_range
-        ``"error"`` (IndexError) or ``"clip"``, for positions that the table does not have. ``fastpe.resample`` makes longer tables.
+        ``"error"`` (IndexError) or ``"clip"``: what happens at a position outside the table. ``fastpe.resample`` makes longer tables.
     input_scale, seq_axis, inplace
         As in ``SinusoidalEncoding``.
     device, dtype
@@ -209,7 +209,7 @@ class TokenEmbedding(torch.nn.Module):
         self,
         num_embeddings: int,
         embedding_dim: int,
-        encoding: Sinusoidal | LearnedEncoding | str | None = None,
+        encoding: Additive | LearnedEncoding | str | None = None,
         *,
         scale: float = 1.0,
         num_token_types: int = 0,
@@ -232,11 +232,11 @@ class TokenEmbedding(torch.nn.Module):
         self.weight = _weight(function, "(V, D)", num_embeddings, embedding_dim, device, dtype)
         self.types = torch.nn.Embedding(num_token_types, embedding_dim, device=device, dtype=dtype) if num_token_types else None
         self.positions = encoding if isinstance(encoding, LearnedEncoding) else None
-        self._encoding: Sinusoidal | None = None
+        self._encoding: Additive | None = None
         if isinstance(encoding, LearnedEncoding):
             _check_learned(function, encoding, embedding_dim)
         elif encoding is not None:
-            self._encoding = additive(function, encoding, "encodes")
+            self._encoding = _additive(function, encoding, "embeds")
         self.scale, self.padding_idx, self.skip_padding = scale, padding_idx, skip_padding
         self.sparse, self.deterministic = sparse, deterministic
         self.reset_parameters()
@@ -249,7 +249,7 @@ class TokenEmbedding(torch.nn.Module):
                 self.weight[self.padding_idx].fill_(0)
 
     @property
-    def encoding(self) -> Sinusoidal | Learned | None:
+    def encoding(self) -> Additive | None:
         """What is added to the tokens' rows."""
         return self._encoding if self.positions is None else self.positions.encoding
 
@@ -302,6 +302,14 @@ def _check_learned(function: str, encoding: LearnedEncoding, width: int) -> None
     if encoding.input_scale != 1:
         rule = "learned positions must have an input_scale of 1"
         raise ValueError(message(function, rule, str(encoding.input_scale), "Give scale to TokenEmbedding."))
+
+
+def _additive(module: str, encoding: Any, ability: str) -> Any:
+    """An additive encoding without arrays, which would be no weights of the module."""
+    chosen = additive(module, encoding, ability)
+    if chosen.holds_arrays:
+        raise TypeError(message(module, "encoding must hold no arrays", describe(encoding), "Use a LearnedEncoding."))
+    return chosen
 
 
 def _encoding(module: str, encoding: Any, *kinds: type) -> Any:

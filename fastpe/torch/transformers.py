@@ -34,9 +34,9 @@ _FUNCTION = "patch_transformers"
 
 
 class _Family(NamedTuple):
-    """How the code of one type of models rotates: ``transformers.models.<name>.modeling_<name>``.
+    """How one type of models rotates, in ``transformers.models.<name>.modeling_<name>``.
 
-    ``classes`` are the modules that have ``method``, which says where rows stand. ``cut``: q and k come as the channels that rotate only.
+    ``classes`` are the modules whose ``method`` computes cosines and sines. ``cut``: q and k hold only the channels that rotate.
     """
 
     name: str
@@ -87,29 +87,28 @@ _ROTATING = ("apply_rotary_pos_emb", "apply_rotary_pos_emb_interleave")
 def patch_transformers(model: Module) -> Patched:
     """Make a Hugging Face model rotate its queries and keys with fastpe.
 
-    Angles are then exact at any position, nothing but positions is computed once a call, and without gradients q and k are rotated
-    in place.
+    Angles are then exact at any position, no tables of cosines and sines are made, and without gradients q and k are rotated in place.
 
     Parameters
     ----------
     model : torch.nn.Module
         A model of ``transformers``, or a module that contains one, such as a compiled model or an adapter's. Known are the decoders of
         Llama, Mistral, Mixtral, Qwen2 (2.5), Qwen2-MoE, Qwen3, Qwen3-MoE, Phi, Phi-3 and 4 (LongRoPE too), Gemma, Gemma 2 and 3, GPT-NeoX,
-        GPT-J, DeepSeek-V3, Cohere (1, 2), ERNIE 4.5, GLM (4), Granite, Helium, OLMo 2, SmolLM3, StableLM and StarCoder2; all that are in
-        the module are patched. Where they have no weights yet (the meta device) too.
+        GPT-J, DeepSeek-V3, Cohere (1, 2), ERNIE 4.5, GLM (4), Granite, Helium, OLMo 2, SmolLM3, StableLM and StarCoder2. All of them
+        in the module are patched, even if they have no weights yet (the meta device).
 
     Returns
     -------
     Patched
-        What was changed (``changes``); ``undo()`` undoes it, and so does leaving ``with patch_transformers(model): ...``. Without either
-        the model stays patched. Patching a model again changes nothing: ``changes`` is then empty and its ``undo()`` does nothing.
+        It lists the ``changes``; ``undo()`` undoes them, and so does leaving ``with patch_transformers(model): ...``. Without either the
+        model stays patched. Patching a model again changes nothing: ``changes`` is then empty and ``undo()`` does nothing.
 
     Raises
     ------
     TypeError
-        The model is no module, or has no model of ``transformers`` in it.
+        The model is not a module, or contains no model of ``transformers``.
     ValueError
-        No known decoder is in it; or the configuration describes other frequencies than the model has, as when ``inv_freq`` was
+        It contains no known decoder; or its configuration describes other frequencies than it has, for example because ``inv_freq`` was
         changed by hand. KeyError: the configuration lacks what its rule needs. Nothing has been changed.
 
     Notes
@@ -117,17 +116,17 @@ def patch_transformers(model: Module) -> Patched:
     The encoding is ``Rotary.from_config`` of the decoder's configuration. Frequencies that ``model.to(torch.bfloat16)`` rounded count as
     equal; fastpe takes the exact ones, and rounds once, to the dtype of q and k.
 
-    Each model has its own encoding; only ``apply_rotary_pos_emb`` of its modelling module is wrapped for the whole process, as long as any
-    patched model lives, and passes on what does not come from a patched one. Do not undo while a model runs in another thread.
+    Each model has its own encoding. Only ``apply_rotary_pos_emb`` of its modelling module is wrapped for the whole process, as long as any
+    patched model lives; calls of other models are passed on. Do not undo while a model runs in another thread.
 
     A deep copy of a patched model, or a pickled one that was loaded, is patched too; ``patch_transformers`` of the copy takes it over, so
     that it can be undone.
 
     Rules that depend on the length take the largest position of the call + 1 (on a GPU it is read back, once a call). So does
-    ``transformers`` with LongRoPE. Its dynamic NTK keeps the longest length that it has seen, until a call within the original one; fastpe
-    keeps nothing, so a step of generation beyond the original length has frequencies of its own length.
+    ``transformers`` with LongRoPE. Its dynamic NTK keeps the longest length so far, until a call within the original one; fastpe keeps
+    nothing, so a step of generation beyond the original length has the frequencies of its own length.
 
-    DeepSeek-V3's code moves the pairs that it turned to half layout; here they stay interleaved. Scores and logits are the same, cached
+    DeepSeek-V3's code moves rotated pairs to half layout; here they stay interleaved. Scores and logits are the same, cached
     keys are not: fill and use a cache on one side of a patch.
 
     Without gradients the outputs of the projections are written: a forward hook that keeps one has to clone it. Under autocast q and k
@@ -152,7 +151,7 @@ def patch_transformers(model: Module) -> Patched:
     if not isinstance(model, Module):
         raise TypeError(message(_FUNCTION, "model must be a torch.nn.Module", describe(model)))
     with _lock:
-        found = list(_found(model))
+        found = list(_known_modules(model))
         if not found:
             _refuse(model)
         patched = Patched()
@@ -166,7 +165,7 @@ def patch_transformers(model: Module) -> Patched:
 
 
 class _Taken(NamedTuple):
-    """One module that was patched; weakly, so that neither it nor what wraps its functions lives longer for being remembered."""
+    """One patched module. References are weak, so that neither the module nor the wrappers live longer because of it."""
 
     module: weakref.ref[Module]
     method: str
@@ -176,14 +175,14 @@ class _Taken(NamedTuple):
 
 
 class Patched:
-    """What ``patch_transformers`` changed, and the way back; as a context manager, undone on leaving it.
+    """What ``patch_transformers`` changed. ``undo()`` puts everything back; so does leaving it as a context manager.
 
     It keeps no model alive.
 
     Attributes
     ----------
     changes : tuple of str
-        The modules that say where rows stand, each with its encoding, and the functions that rotate them. Empty for a model that was
+        The patched modules, each with its encoding, and the functions that rotate. Empty for a model that was
         patched already, and after ``undo()``.
     """
 
@@ -221,7 +220,7 @@ class Patched:
                 source.release()
 
     def _take(self, path: str, module: Module, family: _Family) -> None:
-        """Patch one module; a copy's is only taken over, and one that has an owner is left alone."""
+        """Patch one module. A copy of a patched one is taken over; one that already has an owner is left alone."""
         source = _source_of(module, family.method)
         if source is None:
             encodings = _encodings(path, module, family)
@@ -248,7 +247,7 @@ class Patched:
         raise TypeError(message("Patched", rule, "an attempt", remedy))
 
 
-def _found(model: Module) -> Iterator[tuple[str, Module, _Family]]:
+def _known_modules(model: Module) -> Iterator[tuple[str, Module, _Family]]:
     for path, module in model.named_modules():
         kind = type(module)
         family = _BY_CLASS.get((kind.__module__, kind.__name__))
@@ -257,7 +256,7 @@ def _found(model: Module) -> Iterator[tuple[str, Module, _Family]]:
 
 
 def _refuse(model: Module) -> None:
-    """Why there is nothing to patch."""
+    """Raise the error that says why there is nothing to patch."""
     library = sys.modules.get("transformers.modeling_utils")
     models = [one for one in model.modules() if library is not None and isinstance(one, library.PreTrainedModel)]
     if not models:
@@ -275,7 +274,7 @@ _TOLERANCE = 1e-5  # relative: float32 powers and divisions of several rules
 
 
 def _encodings(path: str, module: Any, family: _Family) -> dict[str | None, Rotary]:
-    """The encoding of each type of layer, None where there is one for all; ValueError if the module's own idea differs."""
+    """The encoding for each type of layer (None if there is one for all). ValueError if the module has other frequencies."""
     config = module.config
     by_layer = isinstance(getattr(module, "rope_type", None), Mapping)
     found: dict[str | None, Rotary] = {}
@@ -288,7 +287,7 @@ def _encodings(path: str, module: Any, family: _Family) -> dict[str | None, Rota
 
 
 def _brief(encoding: Rotary) -> str:
-    """An encoding without what it has by default."""
+    """An encoding as text, without default values."""
     fields = ((field.name, getattr(encoding, field.name), field.default) for field in dataclasses.fields(encoding))
     return f"Rotary({', '.join(f'{name}={value!r}' for name, value, default in fields if value != default or name == 'base')})"
 
@@ -296,10 +295,10 @@ def _brief(encoding: Rotary) -> str:
 def _check_frequencies(name: str, module: Any, encoding: Rotary, head_dim: int, kind: str | None) -> None:
     prefix = "" if kind is None else f"{kind}_"
     lengths: list[int | None] = [None]
-    if encoding.scaling is not None and encoding.needs_length:  # the module may stand at any length that it has seen
+    if encoding.scaling is not None and encoding.needs_length:  # the module keeps frequencies of the longest length so far
         lengths += [int(module.max_seq_len_cached), encoding.scaling.original_max_position + 1]  # type: ignore[attr-defined]
     expected = [encoding.frequencies(head_dim, length) for length in lengths]
-    if hasattr(module, "embed_positions"):  # GPT-J: a table of sines beside cosines, whose row 1 has the frequencies
+    if hasattr(module, "embed_positions"):  # GPT-J: a table of sines and cosines, whose row 1 is of the frequencies
         own, factor = module.embed_positions[1].chunk(2)[0], 1.0
         expected = [(np.sin(frequencies), 1.0) for frequencies, _ in expected]
     else:
@@ -322,30 +321,30 @@ def _check_frequencies(name: str, module: Any, encoding: Rotary, head_dim: int, 
 # ---- what a model's modules return -------------------------------------------------------------------------------------------
 
 
-class _Turn:
-    """What a model hands to its layers in place of cosines and sines: an encoding, and where the rows of this call stand."""
+class _Rotation:
+    """What a model hands to its layers in place of cosines and sines: an encoding, and the positions of this call's rows."""
 
-    shape = (1, 1, 1)  # GPT-J asks for the width of its table
+    shape = (1, 1, 1)  # GPT-J reads the width of its table
 
     def __init__(self, encoding: Rotary, offset: Any, positions: Any, seq_len: int | None) -> None:
         self.encoding, self.offset, self.positions, self.seq_len = encoding, offset, positions, seq_len
 
     def rotate(self, q: Any, k: Any, seq_axis: int) -> Any:
-        """q and k rotated: new tensors where a gradient may be asked for, else themselves, as they are fresh outputs of projections."""
-        # Whether forward mode is on, no graph can be traced through
+        """Rotate q and k: into new tensors if a gradient may be needed, else in place, as they are fresh outputs of projections."""
+        # A graph cannot be traced through the question whether forward mode is on
         asked = torch.is_grad_enabled() and (q.requires_grad or (k is not None and k.requires_grad))
         new = asked or (not is_compiling() and (forward_mode() or in_transform()))
         run = functional.apply_rotary if new else apply_rotary
         return run(q, k, self.encoding, offset=self.offset, positions=self.positions, seq_axis=seq_axis, seq_len=self.seq_len)
 
-    def to(self, *target: Any, device: Any = None, **options: Any) -> _Turn:
-        """On another device, where a model's layers lie on several; a dtype is that of cosines, and plays no part."""
+    def to(self, *target: Any, device: Any = None, **options: Any) -> _Rotation:
+        """Move to another device, if a model's layers are on several. A dtype, meant for cosines, is ignored."""
         if target and device is None:
             device = target[0]
         if not isinstance(device, (str, int, torch.device)):
             return self
         offset, positions = (one.to(device) if isinstance(one, Tensor) else one for one in (self.offset, self.positions))
-        return _Turn(self.encoding, offset, positions, self.seq_len)
+        return _Rotation(self.encoding, offset, positions, self.seq_len)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
@@ -367,9 +366,9 @@ def _unknown(what: str) -> str:
 
 
 class _Source:
-    """A model's module for positions, as fastpe has it: its methods take the place of the module's own.
+    """Replaces the method of a model's module that computes cosines and sines.
 
-    While any lives, the functions of the modelling module are wrapped; a copy or an unpickled one counts for itself.
+    While any instance lives, the functions of the modelling module are wrapped. A copy or an unpickled one counts, too.
     """
 
     def __init__(self, modelling: str, encodings: dict[str | None, Rotary], previous: Any = None) -> None:
@@ -380,34 +379,34 @@ class _Source:
     def release(self) -> None:
         self._finish()
 
-    def forward(self, x: Any, position_ids: Any, layer_type: str | None = None) -> tuple[_Turn, _Turn]:
-        """What the layers take for (cos, sin)."""
-        turn = self._turn(position_ids, layer_type)
-        return turn, turn
+    def forward(self, x: Any, position_ids: Any, layer_type: str | None = None) -> tuple[_Rotation, _Rotation]:
+        """What the layers get in place of (cos, sin)."""
+        rotation = self._rotation(position_ids, layer_type)
+        return rotation, rotation
 
-    def table(self, position_ids: Any) -> _Turn:
-        """What GPT-J's layers take for their table."""
-        return self._turn(position_ids, None)
+    def table(self, position_ids: Any) -> _Rotation:
+        """What GPT-J's layers get in place of their table."""
+        return self._rotation(position_ids, None)
 
-    def _turn(self, position_ids: Any, kind: str | None) -> _Turn:
+    def _rotation(self, position_ids: Any, kind: str | None) -> _Rotation:
         encoding = self.encodings[kind]
         seq_len = None
-        # A graph cannot ask for a length; on the CPU each operator does, as it runs
+        # A graph cannot read a length; on the CPU each operator reads it when it runs
         if encoding.needs_length and not (is_compiling() and position_ids.device.type == "cpu"):
             encoding, seq_len = _settled(encoding, int(position_ids.max()) + 1 if position_ids.numel() else 1)
         if position_ids.dim() == 2 and position_ids.shape[0] == 1:
             position_ids = position_ids[0]
         if is_compiling() or position_ids.device.type != "cpu":
-            return _Turn(encoding, 0, position_ids, seq_len)
+            return _Rotation(encoding, 0, position_ids, seq_len)
         offset = _offset(position_ids)
-        return _Turn(encoding, 0, position_ids, seq_len) if offset is None else _Turn(encoding, offset, None, seq_len)
+        return _Rotation(encoding, 0, position_ids, seq_len) if offset is None else _Rotation(encoding, offset, None, seq_len)
 
     def __reduce__(self) -> Any:
         return _Source, (self.modelling, self.encodings, self.previous)
 
 
 def _settled(encoding: Rotary, seq_len: int) -> tuple[Rotary, int | None]:
-    """The encoding that a length decides on, where one goes for many lengths: layers repeat such a call quicker than one with a length."""
+    """An encoding that needs no length, if one serves for many lengths: repeated calls are then faster."""
     rule = encoding.scaling
     if isinstance(rule, LongRoPE):
         return _one_sided(encoding, seq_len > rule.original_max_position), None
@@ -424,7 +423,7 @@ def _one_sided(encoding: Rotary, is_long: bool) -> Rotary:
 
 
 def _offset(positions: Tensor) -> Any:
-    """The offset, or offsets (B,), of positions (T,) or (B, T) that count up by one; else None. Every layer takes a quicker way then."""
+    """The offset, or offsets (B,), if positions (T,) or (B, T) count up by one, which is faster in every layer; else None."""
     count = positions.shape[-1]
     if count == 0 or positions.is_floating_point():
         return None
@@ -436,14 +435,14 @@ def _offset(positions: Tensor) -> Any:
 
 
 def _source_of(module: Module, method: str) -> _Source | None:
-    """What patch_transformers, here or before a copy, set on a module."""
+    """What patch_transformers set on this module, or on the one that it is a copy of."""
     found = getattr(module.__dict__.get(method), "__self__", None)
     return found if isinstance(found, _Source) else None
 
 
 # ---- functions that rotate ---------------------------------------------------------------------------------------------------
 
-_lock = threading.RLock()  # of what follows; reentrant, as the collector may release a source anywhere
+_lock = threading.RLock()  # for what follows; reentrant, as garbage collection may release a source at any point
 _holders: dict[str, set[object]] = {}
 _wrapped: dict[tuple[str, str], tuple[Any, Any]] = {}  # the wrapper of a function, and the function
 
@@ -457,7 +456,7 @@ def _hold(modelling: str) -> object:
     """Wrap a modelling module's functions, until the result is released."""
     module, holder = importlib.import_module(modelling), object()
     with _lock:
-        _holders.setdefault(modelling, set()).add(holder)  # before the rest, lest a collected source takes the wrappers off
+        _holders.setdefault(modelling, set()).add(holder)  # first, lest a source that is collected takes the wrappers off
         for name in _functions(modelling):
             current = getattr(module, name)
             if _wrapped.get((modelling, name), (None, None))[0] is not current:
@@ -475,7 +474,7 @@ def _release(modelling: str, holder: object) -> None:
         module = sys.modules.get(modelling)
         for name in _ROTATING:
             wrapper, original = _wrapped.pop((modelling, name), (None, None))
-            if wrapper is not None and getattr(module, name, None) is wrapper:  # else it was wrapped again, and passes all on
+            if wrapper is not None and getattr(module, name, None) is wrapper:  # else it was wrapped again, and passes calls on
                 setattr(module, name, original)
 
 
@@ -485,7 +484,7 @@ _BY_NAME = {family.modelling: family for family in _FAMILIES}
 def _pair(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def rotate(q: Any, k: Any, cos: Any, *rest: Any, **options: Any) -> Any:
-        if not isinstance(cos, _Turn):
+        if not isinstance(cos, _Rotation):
             return original(q, k, cos, *rest, **options)
         heads = next((one for one in rest if isinstance(one, int)), options.get("unsqueeze_dim", 1))  # their axis
         return cos.rotate(q, k, -2 if heads == 1 else -3)
@@ -496,6 +495,6 @@ def _pair(original: Callable[..., Any]) -> Callable[..., Any]:
 def _single(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def rotate(tensor: Any, sin: Any, cos: Any) -> Any:
-        return sin.rotate(tensor, None, -3) if isinstance(sin, _Turn) else original(tensor, sin, cos)
+        return sin.rotate(tensor, None, -3) if isinstance(sin, _Rotation) else original(tensor, sin, cos)
 
     return rotate

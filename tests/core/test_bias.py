@@ -321,14 +321,14 @@ def test_a_table_may_change():
 
 def test_large_scores_on_threads():
     """More than one chunk, rows longer than what is asked for ahead, streamed -inf."""
-    from fastpe._backends import host as backend
+    from fastpe._backends.host import chunking
 
     x = cases.random((2, 3, 300, 2100), "float32")
     wanted = expected("t5", x, np.arange(1800, 2100), np.arange(2100), True)
     got = fastpe.add_bias(x.copy(), BIASES["t5"][0], causal=True)
     assert_near(got, wanted, "float32")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "cache_bytes", lambda: 0)
+        patch.setattr(chunking, "cache_bytes", lambda: 0)
         for dtype in cases.DTYPES:
             y = x.astype(cases.DTYPES[dtype])
             wanted = fastpe.add_bias(y[:, :, :, :].copy(), BIASES["t5"][0], causal=True)

@@ -1,4 +1,4 @@
-"""Calls like an earlier one: what is skipped, what is not, and that the results are the same; finished rows; streaming stores."""
+"""Calls like an earlier one: what is skipped, what is not, and that the results are the same; the row cache; streaming stores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import reference
 
 import fastpe
 from fastpe import Learned, Rotary, Sinusoidal
-from fastpe._backends import host as backend
+from fastpe._backends.host import chunking, row_cache
 from fastpe._core import bias_tables, call_cache
 from fastpe._core.operations import Add, Embed, Rotate
 from fastpe.encodings.protocol import Additive, sinusoids
@@ -22,9 +22,9 @@ from fastpe.scaling import DynamicNTK, Linear
 
 @pytest.fixture(autouse=True)
 def nothing_known():
-    """Start without known calls and finished rows."""
+    """Start without known calls and cached rows."""
     call_cache.clear()
-    backend._finished_of.cache_clear()
+    row_cache._of.cache_clear()
 
 
 def known(kind):
@@ -230,13 +230,13 @@ def test_classes_that_are_no_dataclass_are_told_apart():
             cases.assert_same_bits(fastpe.add_encoding(x.copy(), encoding), expected)
 
 
-# ---- finished rows -----------------------------------------------------------------------------------------------------------
+# ---- the row cache -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("layout", ["interleaved", "concatenated"])
 @pytest.mark.parametrize("shape", [(40, 64), (3, 40, 33), (2, 40, 3, 20)])
-def test_finished_rows_have_the_same_bits(dtype, layout, shape):
+def test_cached_rows_have_the_same_bits(dtype, layout, shape):
     encoding = Sinusoidal(layout=layout, amplitude=-1.5)
     axis = len(shape) - 2 if len(shape) < 4 else 1
     x = fresh(shape, dtype)
@@ -245,38 +245,38 @@ def test_finished_rows_have_the_same_bits(dtype, layout, shape):
         for _ in range(3):
             cases.assert_same_bits(fastpe.add_encoding(x.copy(), encoding, offset=offset, seq_axis=axis), expected)
     plan = encoding.plan(shape[-1])
-    made = backend._finished(plan, dtype)._made
-    assert made[1] >= 140, "no rows were finished: this tests nothing"
+    made = row_cache.of(plan, dtype)._rows
+    assert made.number >= 140, "no rows were cached: this tests nothing"
 
 
-def test_finished_rows_are_bounded(monkeypatch):
-    monkeypatch.setitem(backend.FINISHED_BYTES, "float32", 1 << 20)
-    monkeypatch.setattr(backend, "FINISHED_STEP_BYTES", 1 << 18)
-    monkeypatch.setattr(backend, "FINISHED_TOTAL_BYTES", 1 << 21)
-    monkeypatch.setattr(backend, "_with_rows", type(backend._with_rows)())
+def test_the_row_cache_is_bounded(monkeypatch):
+    monkeypatch.setitem(row_cache.MOST_BYTES, "float32", 1 << 20)
+    monkeypatch.setattr(row_cache, "BYTES_PER_CALL", 1 << 18)
+    monkeypatch.setattr(row_cache, "MOST_BYTES_OF_ALL", 1 << 21)
+    monkeypatch.setattr(row_cache, "_filled", type(row_cache._filled)())
     held = []
     for width in range(256, 256 + 8):
         x = np.zeros((900, width), np.float32)
         plan = Sinusoidal().plan(width)
         expected = fastpe.add_encoding(x.copy(), positions=np.arange(900))
         for call in range(7):
-            before = backend._finished(plan, "float32").nbytes
+            before = row_cache.of(plan, "float32").nbytes
             cases.assert_same_bits(fastpe.add_encoding(x.copy()), expected)
-            more = backend._finished(plan, "float32").nbytes - before
+            more = row_cache.of(plan, "float32").nbytes - before
             assert 0 < more <= 1 << 18 if 0 < call < 5 else more == 0, "a call makes a part of the rows, until there are enough"
-        held.append(sum(finished.nbytes for finished in backend._with_rows))
-    assert len(backend._with_rows) == 2
+        held.append(sum(cached.nbytes for cached in row_cache._filled))
+    assert len(row_cache._filled) == 2
     assert 1 << 20 < max(held) <= 1 << 21
-    wide = np.zeros((4, 100_000), np.float32)  # more than FINISHED_BYTES
+    wide = np.zeros((4, 100_000), np.float32)  # more than MOST_BYTES
     for _ in range(3):
         fastpe.add_encoding(wide)
-    assert not backend._finished(Sinusoidal().plan(100_000), "float32").nbytes
+    assert not row_cache.of(Sinusoidal().plan(100_000), "float32").nbytes
 
 
 def test_threads_may_make_rows_of_many_plans_at_once(monkeypatch):
     """The list of those that have rows is read while other threads lengthen it."""
-    monkeypatch.setattr(backend, "FINISHED_TOTAL_BYTES", 1 << 16)
-    monkeypatch.setattr(backend, "_with_rows", type(backend._with_rows)())
+    monkeypatch.setattr(row_cache, "MOST_BYTES_OF_ALL", 1 << 16)
+    monkeypatch.setattr(row_cache, "_filled", type(row_cache._filled)())
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
 
@@ -292,14 +292,14 @@ def test_threads_may_make_rows_of_many_plans_at_once(monkeypatch):
                 done.result()
     finally:
         sys.setswitchinterval(interval)
-    assert sum(finished.nbytes for finished in backend._with_rows) <= 1 << 16
+    assert sum(cached.nbytes for cached in row_cache._filled) <= 1 << 16
 
 
 def test_a_decoder_makes_no_rows_that_it_will_not_add():
     encoding = Sinusoidal(base=777.0)
     for position in range(500, 520):
         fastpe.add_encoding(np.zeros((1, 1, 64), np.float32), encoding, offset=position)
-    assert not backend._finished(encoding.plan(64), "float32").nbytes
+    assert not row_cache.of(encoding.plan(64), "float32").nbytes
 
 
 # ---- streaming stores --------------------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_streaming_stores_write_the_same_bits(monkeypatch, dtype, layout, width,
     positions = np.arange(11)
     expected = fastpe.add_encoding(x.copy(), encoding), fastpe.add_encoding(x.copy(), encoding, mask=mask)
     table = fastpe.encode(positions, width, encoding, dtype=cases.DTYPES[dtype])
-    monkeypatch.setattr(backend, "cache_bytes", lambda: 0)
+    monkeypatch.setattr(chunking, "cache_bytes", lambda: 0)
     for padding in (0, 5):
         room = np.zeros((3 * 11 * (width + padding) + shift + 8), cases.DTYPES[dtype])
         whole = room[shift : shift + 3 * 11 * (width + padding)].reshape(3, 11, width + padding)
@@ -337,7 +337,7 @@ def test_streaming_stores_write_the_same_bits(monkeypatch, dtype, layout, width,
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 def test_no_streaming_to_elements_that_are_not_aligned(monkeypatch, dtype):
     """A streaming store to an address that is no vector's own ends the process; the form of the call does not tell."""
-    monkeypatch.setattr(backend, "cache_bytes", lambda: 0)
+    monkeypatch.setattr(chunking, "cache_bytes", lambda: 0)
     x = fresh((40, 96), dtype)
     room = np.zeros(x.nbytes + 64, np.uint8)
     expected = fastpe.add_encoding(x.copy())

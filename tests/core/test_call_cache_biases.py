@@ -13,7 +13,7 @@ import pytest
 
 import fastpe
 from fastpe._arrays import numpy as numpy_arrays
-from fastpe._backends import host as backend
+from fastpe._backends.host import chunking
 from fastpe._core import bias_tables, call_cache, checks
 from fastpe._core.operations import AddBias
 from fastpe.encodings.bias import Bias
@@ -136,7 +136,7 @@ def test_out_of_place_with_any_number_of_keys(how, hits):
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 def test_streaming_goes_by_where_the_arrays_lie(monkeypatch, dtype):
     """A streaming store to an address that is no element's own ends the process; the form of the call does not tell."""
-    monkeypatch.setattr(backend, "cache_bytes", lambda: 0)
+    monkeypatch.setattr(chunking, "cache_bytes", lambda: 0)
     bias = BIASES["alibi"]
     for keys in (96, 96, 97):
         scores = fresh((HEADS, 8, keys), dtype)

@@ -5,11 +5,8 @@ What may hang or end a process runs in one of its own, from ``concurrency_scenar
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,65 +15,17 @@ import cases
 import concurrency_scenarios
 import numpy as np
 import pytest
+from scenario_processes import check, run
 
 import fastpe
 from fastpe._backends.host import pool
-
-SCRIPT = Path(concurrency_scenarios.__file__)
-SECONDS = concurrency_scenarios.SECONDS + 30  # the script ends itself first, and shows where it stood
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork on this system")
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 
 
-# Scenarios of a kernel that is being compiled; the others load theirs.
-COMPILING = {"first_call_from_eight_threads", "fork_while_a_thread_compiles", "fork_during_the_first_call"}
-
-
-def run(*names: str) -> subprocess.CompletedProcess[str]:
-    """Run scenarios in a process of their own, and end what they leave behind."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("FASTPE_NUM_THREADS", "OMP_NUM_THREADS")}
-    if COMPILING & set(names):
-        environment |= {"FASTPE_CACHE_DIR": os.devnull, "NUMBA_OPT": "0"}  # no folder, and half the time
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *names],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        end(process)
-        output, errors = process.communicate()
-        pytest.fail(f"{names} did not end; standard output:\n{output}\nstandard error:\n{errors}")
-    finally:
-        end(process)
-    return subprocess.CompletedProcess(names, process.returncode, output, errors)
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    """End a process and its children."""
-    if os.name == "posix":
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its session is its group
-    else:
-        process.kill()
-
-
-def check(*names: str, later: tuple[str, ...] = ()) -> None:
-    """Every scenario reports success, then whatever is said ``later``; and no thread has failed silently."""
-    result = run(*names)
-    report = f"standard output:\n{result.stdout}\nstandard error:\n{result.stderr}"
-    assert result.returncode == 0, f"{names} ended with {result.returncode}; {report}"
-    assert result.stdout.splitlines() == [*(f"ok {name}" for name in names), *later], report
-    assert "Traceback" not in result.stderr, report
-
-
 def test_every_scenario_is_run():
-    text = Path(__file__).read_text()
+    text = Path(__file__).read_text() + Path(__file__).with_name("test_costs.py").read_text()
     missing = [name for name in concurrency_scenarios.SCENARIOS if f'"{name}"' not in text]
     assert not missing
 
@@ -84,6 +33,7 @@ def test_every_scenario_is_run():
 # ---- threads -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_threads():
     check(
         "eight_threads",
@@ -97,6 +47,7 @@ def test_threads():
     )
 
 
+@pytest.mark.slow
 def test_first_call_from_eight_threads():
     check("first_call_from_eight_threads")
 
@@ -106,12 +57,12 @@ def recorded(monkeypatch):
     """The numbers of helpers that calls ask for."""
     found, original = [], pool.run
 
-    def record(kernel, addresses, helpers, alive, seats):
+    def record(kernel, addresses, helpers, keepalive, slots):
         found.append(helpers)
-        original(kernel, addresses, helpers, alive, seats)
+        original(kernel, addresses, helpers, keepalive, slots)
 
     monkeypatch.setattr(pool, "run", record)
-    monkeypatch.setattr(pool.Seats, "taken", lambda self: 0)  # as if none waited in a seat
+    monkeypatch.setattr(pool.SpinSlots, "waiting", lambda self: 0)  # as if none waited in a spin slot
     return found
 
 
@@ -150,12 +101,7 @@ def test_small_arrays_wake_nobody(restored, recorded):
     assert not recorded
 
 
-@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)) < 2, reason="one core")
-def test_a_busy_neighbour_costs_at_most_its_share():
-    """With a process that spins on a core of this one's, a call takes less than twice as long as one thread alone."""
-    check("busy_neighbour")
-
-
+@pytest.mark.slow
 def test_random_calls_from_threads_and_processes():
     check("stress")
 
@@ -164,6 +110,7 @@ def test_random_calls_from_threads_and_processes():
 
 
 @needs_fork
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [
@@ -179,11 +126,13 @@ def test_fork(names):
     check(*names)
 
 
+@pytest.mark.slow
 def test_process_pools():
     check("process_pools")
 
 
 @needs_torch
+@pytest.mark.slow
 def test_torch():
     check("torch_workers", "torch_threads")
 
@@ -191,14 +140,17 @@ def test_torch():
 # ---- the end of the interpreter, and interruption ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_calls_at_exit():
     check("calls_at_exit", later=("atexit ok", "cycle ok"))
 
 
+@pytest.mark.slow
 def test_first_helpers_wanted_at_the_end():
     check("first_helpers_wanted_at_the_end", later=("cycle ok",))
 
 
+@pytest.mark.slow
 def test_destroyed_with_its_module():
     """A call after Python has taken its modules down may fail, as imports do then, but neither hang nor write wrong values."""
     result = run("destroyed_with_its_module")
@@ -206,10 +158,12 @@ def test_destroyed_with_its_module():
     assert result.stdout.splitlines() in (["ok destroyed_with_its_module"], ["ok destroyed_with_its_module", "module ok"])
 
 
+@pytest.mark.slow
 def test_exit_while_daemon_threads_call():
     check("exit_while_daemon_threads_call")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["interrupted_calls", "interrupted_while_helpers_are_called"])
 def test_interruption(name):
     check(name)
@@ -352,7 +306,7 @@ def test_quota_of_a_container(tmp_path, name):
 
 def test_quota_is_read_once(monkeypatch):
     reads = []
-    monkeypatch.setattr(pool, "_quota_found", [])
+    monkeypatch.setattr(pool, "_quota_read", [])
     monkeypatch.setattr(pool, "_read_quota", lambda root: reads.append(root))
     assert pool._quota() is None
     assert pool._quota() is None

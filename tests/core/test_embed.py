@@ -11,7 +11,7 @@ from embed_cases import ROWS, SCALES, some_ids, words
 
 import fastpe
 from fastpe import Learned, Sinusoidal
-from fastpe._backends import host as backend
+from fastpe._backends.host import chunking
 from fastpe.scaling import DynamicNTK
 
 TABLES = (*cases.DTYPES, "int8", "uint8")
@@ -191,7 +191,7 @@ def test_stores_past_the_caches_change_nothing(dtype, monkeypatch):
     for encoding in (None, Sinusoidal(), Learned(words(dtype, 200, rows=80))):
         want = fastpe.embed(ids, table, encoding)
         with monkeypatch.context() as patch:
-            patch.setattr(backend, "cache_bytes", lambda: 0)
+            patch.setattr(chunking, "cache_bytes", lambda: 0)
             room = np.zeros(3 * 70 * 200 + 5, table.dtype)
             for first in (0, 1, 5):
                 out = room[first : first + want.size].reshape(want.shape)

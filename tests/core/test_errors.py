@@ -218,12 +218,12 @@ def test_what_is_missing(monkeypatch, changes, text):
     stand_in = None if changes is None else cupy_stand_in(**changes)
     monkeypatch.setitem(sys.modules, "cupy", stand_in)
     monkeypatch.setitem(sys.modules, "cupy.cuda", getattr(stand_in, "cuda", None))
-    cuda._problem.cache_clear()
+    cuda.available._problem.cache_clear()
     assert text in cuda.problem()
     assert fastpe.array_module() is np
     with pytest.raises(ImportError, match=re.escape(text)):
         fastpe.warmup(device=0)
-    cuda._problem.cache_clear()
+    cuda.available._problem.cache_clear()
 
 
 def test_warmup_arguments():

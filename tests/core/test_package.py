@@ -14,26 +14,11 @@ from pathlib import Path
 
 import cases
 import pytest
+from fresh_python import python
 
 import fastpe
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def python(code, *flags, **environment):
-    """Run code in a fresh interpreter and return what it printed."""
-    import os
-
-    run = subprocess.run(
-        [sys.executable, *flags, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=ROOT / "tests" / "data",  # where nothing can be imported from
-        env={**os.environ, **environment},
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
 
 
 # ---- imports -----------------------------------------------------------------------------------------------------------------
@@ -41,6 +26,7 @@ def python(code, *flags, **environment):
 OPTIONAL = ("cupy", "torch", "numba", "llvmlite", "matplotlib", "ml_dtypes", "jax", "tensorflow", "tqdm")
 
 
+@pytest.mark.slow
 def test_import_loads_numpy_only():
     names = python("import sys, json, fastpe; print(json.dumps(sorted(sys.modules)))")
     loaded = {name.partition(".")[0] for name in json.loads(names)}
@@ -48,6 +34,7 @@ def test_import_loads_numpy_only():
     assert not loaded & set(OPTIONAL)
 
 
+@pytest.mark.slow
 def test_the_cpu_path_imports_no_other_library():
     names = python(
         "import sys, json, numpy, fastpe; fastpe.add_encoding(numpy.zeros((2, 4))); print(json.dumps(sorted(sys.modules)))"
@@ -56,13 +43,7 @@ def test_the_cpu_path_imports_no_other_library():
     assert not loaded & (set(OPTIONAL) - {"numba", "llvmlite"})
 
 
-def test_import_is_quick(tmp_path):
-    """At most 30 ms on top of NumPy, from bytecode, which the first process writes."""
-    code = "import numpy, time; t = time.perf_counter(); import fastpe; print(time.perf_counter() - t)"
-    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
-    assert min(float(python(code, **bytecode)) for _ in range(7)) < 0.030  # the least: other work on the machine only adds
-
-
+@pytest.mark.slow
 def test_works_where_the_optional_libraries_are_missing():
     block = f"import sys; sys.modules.update(dict.fromkeys({[name for name in OPTIONAL if name not in ('numba', 'llvmlite')]}))"
     code = (
@@ -104,6 +85,7 @@ def archives(tmp_path_factory):
     return set(zipfile.ZipFile(wheel).namelist()), {name.partition("/")[2] for name in tarfile.open(source).getnames()}
 
 
+@pytest.mark.slow
 def test_wheel_and_source_archive_hold_every_file(archives):
     wheel, source = archives
     kernels = {path.name for path in (ROOT / "kernels").iterdir() if path.suffix in (".cu", ".cuh", ".py")}

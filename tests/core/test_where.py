@@ -298,6 +298,7 @@ def test_validate_finds_bad_values_on_a_gpu(gpu, name, value, kind, text):
     cases.assert_same_bits(gpu.host(array), x)
 
 
+@pytest.mark.slow
 def test_nothing_on_a_gpu_is_read_back(ptx_folder):
     """The stand-in counts every read-back; the first use of a width uploads its tables and waits once."""
     pytest.importorskip("cupy")

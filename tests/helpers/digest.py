@@ -1,4 +1,4 @@
-"""Print a digest of the bits of many results: ``python tests/digest.py``. Whatever the CPU, it is the same."""
+"""Print a digest of the bits of many results: ``python tests/helpers/digest.py``. Whatever the CPU, it is the same."""
 
 from __future__ import annotations
 

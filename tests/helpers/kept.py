@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DAYS = 14
 MOST_BYTES = 1 << 30
+_temporary: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def prepare() -> None:
@@ -28,8 +29,9 @@ def prepare() -> None:
         place.mkdir(mode=0o700, exist_ok=True)
         tempfile.TemporaryFile(dir=place).close()
         prune(place)
-    except OSError:  # a checkout that cannot be written to
-        place = Path(tempfile.gettempdir()) / f"fastpe-tests-{os.getuid() if hasattr(os, 'getuid') else ''}"
+    except OSError:  # a checkout that cannot be written to: for this run only
+        _temporary.append(tempfile.TemporaryDirectory(prefix="fastpe-tests-"))
+        place = Path(_temporary[0].name)
     os.environ["FASTPE_CACHE_DIR"] = str(place)
 
 

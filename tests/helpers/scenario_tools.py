@@ -151,8 +151,8 @@ class Background:
 
 
 def renew_pool() -> None:
-    """A pool without threads, when the helpers of the one before have left their seats: a call would go on finding them there."""
+    """A pool without threads, when the helpers of the one before have left their spin slots: a call would go on finding them there."""
     limit = time.monotonic() + 30
-    while any(seats.taken() for seats in pool._seats.values()) and time.monotonic() < limit:
+    while any(slots.waiting() for slots in pool._spin_slots.values()) and time.monotonic() < limit:
         time.sleep(0.01)
     pool._pool = pool.Pool()

@@ -92,7 +92,7 @@ def fork_while_a_thread_plans() -> None:
 @scenario
 def fork_while_a_thread_compiles() -> None:
     """The child must compile too: it neither finds a lock held by a thread it does not have nor shares half a kernel."""
-    from fastpe._backends import host as numba
+    from fastpe._backends.host import compile as numba
 
     prepare()
     moments = random.Random(1)

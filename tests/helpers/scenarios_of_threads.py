@@ -56,7 +56,7 @@ def nested_threads() -> None:
 @scenario
 def first_call_from_eight_threads() -> None:
     """The kernel is compiled once and everybody gets it."""
-    from fastpe._backends import host as numba
+    from fastpe._backends.host import compile as numba
 
     compiled, compile_kernel = [], numba._compile
 
@@ -138,10 +138,10 @@ def stale_jobs_hold_nothing() -> None:
     references: list[weakref.ref] = []
     run = pool.run
 
-    def remember(kernel: Any, addresses: Any, count: int, alive: Any, seats: Any) -> None:
+    def remember(kernel: Any, addresses: Any, count: int, keepalive: Any, slots: Any) -> None:
         assert count == THREADS - 1
-        references.append(weakref.ref(alive))
-        run(kernel, addresses, count, alive, seats)
+        references.append(weakref.ref(keepalive))
+        run(kernel, addresses, count, keepalive, slots)
 
     pool.run = remember
     try:

@@ -234,6 +234,7 @@ def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
     """Put the stand-in where fastpe finds CuPy; kernels are compiled to PTX for ``compute_XY`` and kept in ``folder``."""
     from fastpe._arrays import dispatch
     from fastpe._backends import cuda
+    from fastpe._backends.cuda import available, compile, launch, tables
 
     def as_ptx(name: str, _: str, *options: str) -> Path:
         from cupy.cuda import nvrtc
@@ -251,16 +252,16 @@ def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
         patch.setitem(sys.modules, "cupy", stand_in)
         patch.setitem(sys.modules, "cupy.cuda", stand_in.cuda)
         patch.delitem(sys.modules, "fastpe._arrays.cupy", raising=False)
-        patch.setattr(cuda, "_cubin", as_ptx)
-        patch.setattr(cuda, "_modules", {})
-        patch.setattr(cuda, "_tables_found", {})
+        patch.setattr(compile, "_cubin", as_ptx)
+        patch.setattr(compile, "_modules", {})
+        patch.setattr(tables, "_uploaded", {})
         patch.setattr(dispatch, "_libraries", {})
         patch.setattr(dispatch, "_loaded", {name: one for name, one in dispatch._loaded.items() if "cupy" not in name})
         patch.setattr(dispatch, "_known", {name for name in dispatch._known if "cupy" not in name})
-        cuda._problem.cache_clear()
-        cuda._multiprocessors.cache_clear()
+        available._problem.cache_clear()
+        launch._multiprocessors.cache_clear()
         try:
             yield stand_in
         finally:
-            cuda._problem.cache_clear()
-            cuda._multiprocessors.cache_clear()
+            available._problem.cache_clear()
+            launch._multiprocessors.cache_clear()

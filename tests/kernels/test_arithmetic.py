@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference
 from fastpe.kernels import arithmetic as a
-from fastpe.kernels.lanes import Lanes
+from fastpe.kernels.simd import Vector
 from numba import types
 from numba.extending import intrinsic
 
@@ -19,10 +19,10 @@ from fastpe._core import phase
 
 
 def emitted(function, result, *arguments):
-    """A function of Lanes as one that Numba can call, for single numbers."""
+    """A function of Vector as one that Numba can call, for single numbers."""
 
     def generate(context, builder, signature, values):
-        found = function(*(Lanes(builder, value) for value in values))
+        found = function(*(Vector(builder, value) for value in values))
         if isinstance(found, tuple):
             return context.make_tuple(builder, signature.return_type, [one.value for one in found])
         return found.value

@@ -16,13 +16,13 @@ import pytest
 
 import fastpe
 from fastpe._backends import disk_cache as cache
-from fastpe._backends import host as numba_backend
+from fastpe._backends.host import compile
 from fastpe._tools import cli
 
 # Adds to a fixed array of every element type named, prints the bytes and whether a kernel was compiled for it.
 PROGRAM = """
 import sys, numpy, fastpe
-from fastpe._backends import host as backend
+from fastpe._backends.host import compile as backend
 compiled, store = [], backend._store
 backend._store = lambda *arguments: (compiled.append(arguments), store(*arguments))
 for dtype in sys.argv[1:]:
@@ -94,7 +94,7 @@ def test_a_whole_file_that_is_no_kernel_is_not_fatal(tmp_path, monkeypatch):
 
     monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(numba.config, "OPT", 0)  # as in the process
-    key = numba_backend._key("add_sinusoidal", ("float32", numba_backend._IN_PLACE))
+    key = compile._key("add_sinusoidal", ("float32", 0))
     cache.store(cache.folder("numba"), key, pickle.dumps(("not", "a", "kernel")))
     assert start(tmp_path) == ([expected()], "compiled")
 
@@ -157,15 +157,15 @@ def test_every_operation_has_the_same_bits_on_another_cpu():
 def test_the_key_holds_what_the_code_depends_on(monkeypatch):
     import numba
 
-    first = numba_backend._key("add_sinusoidal", ("float32", 0))
-    assert numba_backend._key("add_sinusoidal", ("float32", 0)) == first
-    assert numba_backend._key("add_sinusoidal", ("float32", 1)) != first
+    first = compile._key("add_sinusoidal", ("float32", 0))
+    assert compile._key("add_sinusoidal", ("float32", 0)) == first
+    assert compile._key("add_sinusoidal", ("float32", 1)) != first
     with monkeypatch.context() as patch:
         patch.setattr(numba, "__version__", "0")
-        assert numba_backend._key("add_sinusoidal", ("float32", 0)) != first
+        assert compile._key("add_sinusoidal", ("float32", 0)) != first
     read_text = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda path: read_text(path) + ("#" if path.name == "arithmetic.py" else ""))
-    assert numba_backend._key("add_sinusoidal", ("float32", 0)) != first
+    assert compile._key("add_sinusoidal", ("float32", 0)) != first
 
 
 @pytest.mark.usefixtures("file")

@@ -63,10 +63,10 @@ def test_one_launch_for_any_number_of_sequences(device):
 @pytest.mark.parametrize("batch", [1, 3, 10**5])
 @pytest.mark.parametrize("units", [1, 17, 128, 5000])
 def test_grids_are_within_cuda_limits(monkeypatch, rows, batch, units):
-    monkeypatch.setattr(cuda, "_multiprocessors", lambda device: 132)
+    monkeypatch.setattr(cuda.launch, "_multiprocessors", lambda device: 132)
     for varies in (0, 8):
         call = {"rows": rows, "batch": batch, "positions": varies, "positions_batch_stride": varies, "positions_head_stride": 0}
-        (x, y, z), (wide, tall) = cuda._grid(call, units, 0)
+        (x, y, z), (wide, tall) = cuda.launch._grid(call, units, 0)
         assert x * wide >= units > (x - 1) * wide
         assert 1 <= y <= 65535
         assert 1 <= z <= min(batch, 65535)
@@ -75,16 +75,17 @@ def test_grids_are_within_cuda_limits(monkeypatch, rows, batch, units):
 
 def test_few_rows_spread_over_sequences(monkeypatch):
     """Decoding one row of many sequences keeps the device busy; a long array keeps its encoding in registers."""
-    monkeypatch.setattr(cuda, "_multiprocessors", lambda device: 132)
+    monkeypatch.setattr(cuda.launch, "_multiprocessors", lambda device: 132)
     call = {"rows": 1, "batch": 4096, "positions": 0, "positions_batch_stride": 0, "positions_head_stride": 0}
-    assert cuda._grid(call, 256, 0)[0][2] > 100
-    assert cuda._grid(call | {"rows": 10**6, "batch": 32}, 256, 0)[0][2] == 1
+    assert cuda.launch._grid(call, 256, 0)[0][2] > 100
+    assert cuda.launch._grid(call | {"rows": 10**6, "batch": 32}, 256, 0)[0][2] == 1
 
 
 def test_many_rows_few_blocks(device, monkeypatch):
     """Groups and sequences beyond the grid are reached by striding."""
-    monkeypatch.setattr(cuda, "MOST_BLOCKS_YZ", 2)
-    monkeypatch.setattr(cuda, "THREADS", 8)
+    monkeypatch.setattr(cuda.launch, "MOST_BLOCKS_YZ", 2)
+    monkeypatch.setattr(cuda.locate, "MOST_BLOCKS_Y", 2)
+    monkeypatch.setattr(cuda.launch, "THREADS", 8)
     x = cases.random((5, 200, 16), "float32")
     for given in ({"offset": 5}, {"offset": np.arange(5) * 100}):
         here, there = x.copy(), device.array(x)
@@ -153,7 +154,7 @@ def test_heads_are_shared_out_among_threads(device, monkeypatch, blocks):
         q, k = (np.random.default_rng(heads).standard_normal((3, heads, 5, width)).astype(np.float32) for heads in (7, 2))
         encoding = fastpe.Rotary(interleaved=interleaved)
         for most in (1, 65535):
-            monkeypatch.setattr(cuda, "MOST_BLOCKS_YZ", most)
+            monkeypatch.setattr(cuda.launch, "MOST_BLOCKS_YZ", most)
             there = device.array(q), device.array(k)
             fastpe.apply_rotary(*there, encoding, offset=9)
             for got, expected in zip(there, fastpe.apply_rotary(q.copy(), k.copy(), encoding, offset=9), strict=True):
@@ -173,7 +174,7 @@ def test_two_threads_that_own_one_pair_are_noticed(tmp_path, monkeypatch, wrong)
     q = np.ones((1, 2, 3, 32), np.float32)
     with simulated_cupy.installed("90", tmp_path):
         fastpe.apply_rotary(simulated_cupy.view_on_device(q))
-    monkeypatch.setattr(cuda, "source", lambda name: right.replace(line, line.replace("threadIdx.x", wrong)))
+    monkeypatch.setattr(cuda.compile, "source", lambda name: right.replace(line, line.replace("threadIdx.x", wrong)))
     (tmp_path / "wrong").mkdir()
     with simulated_cupy.installed("90", tmp_path / "wrong"):
         there = simulated_cupy.view_on_device(q)
@@ -202,43 +203,43 @@ def cache_folder(tmp_path, monkeypatch):
     pytest.importorskip("cupy")
     monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path / "cache"))
     compiled = []
-    compile_source = cuda.compile_source
-    monkeypatch.setattr(cuda, "compile_source", lambda *args: compiled.append(args) or compile_source(*args))
+    compile_source = cuda.compile.compile_source
+    monkeypatch.setattr(cuda.compile, "compile_source", lambda *args: compiled.append(args) or compile_source(*args))
     return tmp_path / "cache" / "cuda", compiled
 
 
 def test_a_cubin_is_compiled_once(cache_folder):
     folder, compiled = cache_folder
-    first = cuda._cubin("locate_rows", "sm_90")
+    first = cuda.compile._cubin("locate_rows", "sm_90")
     assert first.parent == folder
     assert first.read_bytes().startswith(b"\x7fELF")
-    assert cuda._cubin("locate_rows", "sm_90") == first
+    assert cuda.compile._cubin("locate_rows", "sm_90") == first
     assert len(compiled) == 1
-    assert cuda._cubin("locate_rows", "sm_80") != first
+    assert cuda.compile._cubin("locate_rows", "sm_80") != first
     assert [path for path in folder.iterdir() if not path.name.endswith(".bin")] == []
 
 
 def test_a_damaged_cubin_is_compiled_anew(cache_folder):
     _, compiled = cache_folder
-    path = cuda._cubin("locate_rows", "sm_90")
+    path = cuda.compile._cubin("locate_rows", "sm_90")
     whole = path.read_bytes()
     for damaged in (b"", whole[:100], whole[:-1] + b"x"):
         path.write_bytes(damaged)
-        assert cuda._cubin("locate_rows", "sm_90").read_bytes() == whole
+        assert cuda.compile._cubin("locate_rows", "sm_90").read_bytes() == whole
     assert len(compiled) == 4
 
 
 def test_another_source_is_another_key(cache_folder, monkeypatch):
-    first = cuda._cubin("locate_rows", "sm_90")
+    first = cuda.compile._cubin("locate_rows", "sm_90")
     source = cuda.source("locate_rows")
-    monkeypatch.setattr(cuda, "source", lambda name: source + "// changed\n")
-    assert cuda._cubin("locate_rows", "sm_90").name.split("-")[:2] == first.name.split("-")[:2]
-    assert cuda._cubin("locate_rows", "sm_90") != first
+    monkeypatch.setattr(cuda.compile, "source", lambda name: source + "// changed\n")
+    assert cuda.compile._cubin("locate_rows", "sm_90").name.split("-")[:2] == first.name.split("-")[:2]
+    assert cuda.compile._cubin("locate_rows", "sm_90") != first
 
 
 def test_without_a_cache_a_temporary_file_serves(cache_folder, monkeypatch):
     monkeypatch.setattr(cache, "folder", lambda name: None)
-    path = cuda._cubin("locate_rows", "sm_90")
+    path = cuda.compile._cubin("locate_rows", "sm_90")
     assert path.read_bytes().startswith(b"\x7fELF")
 
 

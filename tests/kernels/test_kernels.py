@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import struct
 from pathlib import Path
 
+import cases
 import fastpe.kernels
 import fit_polynomials
 import kept
 import kept_nvrtc
+import ml_dtypes
 import numba
+import numpy as np
 import pytest
 from fastpe.kernels import (
+    abi,
     add_sinusoidal,
     add_table,
     add_toeplitz,
     arithmetic,
-    blocks,
     embed,
     locate_rows,
     rotate,
-    rotate_pairs,
     rotate_table,
 )
 
-from fastpe._backends import cuda
-from fastpe._backends import host as numba_backend
+from fastpe._arrays.dtypes import ELEMENT_TYPES
+from fastpe._backends import base, cuda
+from fastpe._backends.host import compile
 
 KERNELS = Path(fastpe.kernels.__file__).parent
 CUDA_FILES = sorted(path.stem for path in KERNELS.glob("*.cu"))
@@ -44,11 +48,11 @@ def text(file):
 def test_every_kernel_has_its_twin():
     assert CUDA_FILES == ["add_sinusoidal", "add_table", "add_toeplitz", "embed", "locate_rows", "rotate", "rotate_table"]
     shared = {path.stem for path in KERNELS.glob("*.cuh")}
-    assert shared == {"arithmetic", "rotate_pairs", "rows", "sum_rows"}
-    for name in [*CUDA_FILES, *shared]:
-        assert (KERNELS / f"{name}.py").exists()
-    of_the_cpu = {"blocks", "lanes", "sharing", "sums"}  # what a CUDA kernel needs in no file of its own
-    assert {path.stem for path in KERNELS.glob("*.py")} == {"__init__", *CUDA_FILES, *shared, *of_the_cpu}
+    assert shared == {"arithmetic", "rotate_pairs", "sinusoidal_rows", "gather_sum"}
+    twins = {*CUDA_FILES, *shared - {"sinusoidal_rows"}}
+    # What a CUDA kernel needs in no file of its own.
+    loops = {f"{name}_loops" for name in ("add_sinusoidal", "add_toeplitz", "gather_sum", "rotate")}
+    assert {path.stem for path in KERNELS.glob("*.py")} == {"__init__", *twins, *loops, "abi", "loops", "scheduler", "simd"}
 
 
 def test_entry_points_carry_their_files_name():
@@ -58,81 +62,84 @@ def test_entry_points_carry_their_files_name():
         entries += re.findall(r"^(?:ALL_)?KERNELS\((\w+)\)", source, re.M)
         assert entries
         assert all(entry.startswith(name) for entry in entries), entries
-    built = add_sinusoidal.build("float16", add_sinusoidal.IN_PLACE)
+    built = add_sinusoidal.build("float16", abi.IN_PLACE)
     assert built.__name__ == "add_sinusoidal_f16_in_place"
-    assert rotate.build("bfloat16", rotate_pairs.OUT_OF_PLACE).__name__ == "rotate_bf16_out"
+    assert rotate.build("bfloat16", abi.OUT_OF_PLACE).__name__ == "rotate_bf16_out"
     assert embed.build("int8", None, None, "float16", "sinusoidal").__name__ == "embed_int8_none_none_float16_sinusoidal"
     assert add_table.build("float32", "bfloat16").__name__ == "add_table_float32_none_bfloat16_float32_learned"
-    assert rotate_table.build("float64", rotate_pairs.IN_PLACE).__name__ == "rotate_table_f64_in_place"
+    assert rotate_table.build("float64", abi.IN_PLACE).__name__ == "rotate_table_f64_in_place"
     assert add_toeplitz.build("bfloat16").__name__ == "add_toeplitz_bf16"
     rows = [name for name in vars(locate_rows) if name.startswith("locate_rows")]
     assert sorted(rows) == sorted(re.findall(r"(locate_rows_\w+)\(const", text("locate_rows.cu")))
 
 
-def struct_fields(name, struct="Arguments"):
-    source = cuda.source(name)
-    body = re.search(rf"struct {struct} \{{(.*?)\}};", source, re.S)
-    if body is None:  # another name for it
-        return struct_fields(name, re.search(rf"typedef (\w+) {struct};", source)[1])
-    found = []
-    for kind, field in re.findall(r"^ +(\w+) (\w+);", body[1], re.M):
-        found += [(kind, field)] if kind in ("i64", "double") else struct_fields(name, kind)
-    return found
+# ---- layouts -----------------------------------------------------------------------------------------------------------------
 
 
-def test_argument_blocks_agree():
-    """The struct in the .cu, and what both backends pack: same fields, same order; and the places by which Numba finds them."""
-    packers = {"add_sinusoidal": numba_backend._BLOCK, **numba_backend._ROTATE_BLOCKS}
-    packers |= dict.fromkeys(("embed", "add_table"), numba_backend._SUM_BLOCK)
-    packers["add_toeplitz"] = numba_backend._TOEPLITZ_BLOCK
-    prefixes = {"rotate": "R_", "rotate_table": "R_", "add_toeplitz": "T_"}
-    for name, expected in (
-        ("add_sinusoidal", blocks.ADD_SINUSOIDAL),
-        ("rotate", blocks.ROTATE),
-        ("rotate_table", blocks.ROTATE_TABLE),
-        ("embed", blocks.SUM_ROWS),
-        ("add_table", blocks.SUM_ROWS),
-        ("add_toeplitz", blocks.ADD_TOEPLITZ),
-    ):
-        fields = struct_fields(name)
-        assert tuple(field for _, field in fields) == expected
-        kinds = "".join({"i64": "q", "double": "d"}[kind] for kind, _ in fields)
-        assert re.sub(r"(\d+)(\w)", lambda run: int(run[1]) * run[2], packers[name].format) == f"={kinds}"
-        places = {field: getattr(blocks, f"{prefixes.get(name, '')}{field.upper()}", None) for field in expected}
-        for place, field in enumerate(expected):
-            assert places[field] in (place, None), field
-    assert None not in [getattr(blocks, field.upper(), None) for field in blocks.SUM_ROWS]
-    assert None not in [getattr(blocks, f"T_{field.upper()}", None) for field in blocks.ADD_TOEPLITZ]
-    q, k = (
-        blocks.ROTATE[start : start + blocks.R_ARRAY_WORDS]
-        for start in (blocks.R_ARRAYS, blocks.R_ARRAYS + blocks.R_ARRAY_WORDS)
-    )
-    assert [name.replace("q", "k", 1) for name in q] == list(k)
-    for place, field in ((blocks.ARRAY, ""), (blocks.ARRAY_OUT, "_out"), (blocks.ARRAY_HEADS, "_heads")):
-        assert q[place] == f"q{field}"
-    assert q[blocks.ARRAY_STRIDES] == "q_batch_stride"
-    assert q[blocks.ARRAY_OUT_STRIDES] == "q_out_batch_stride"
-    assert tuple(name for _, name in struct_fields("locate_rows")) == cuda._LOCATE_ROWS
+def test_layouts_are_what_nvrtc_compiled(nvrtc):
+    """Size and offsets of every struct as the compiler of CUDA sees them, read from a kernel that writes them."""
+    from ptx import Memory, Module
+
+    declarations = "".join(layout.declaration for layout in abi.LAYOUTS.values())
+    for layout in abi.LAYOUTS.values():
+        members = [re.sub("^([qk])_", r"\1.", name) if "q" in vars(layout.index) else name for name, _ in layout.fields]
+        stores = "".join(f"out[{i}] = __builtin_offsetof({layout.name}, {member});" for i, member in enumerate(members, 1))
+        kernel = f'extern "C" __global__ void offsets(i64* out) {{ out[0] = sizeof({layout.name}); {stores} }}'
+        program = nvrtc.createProgram(f"typedef long long i64;\n{declarations}{kernel}", "offsets.cu", (), ())
+        nvrtc.compileProgram(program, ("-arch=compute_75", "--std=c++17", "-diag-suppress=1427"))
+        out, memory = np.zeros(1 + len(members), np.int64), Memory()
+        address = memory.add(out, name="out")
+        Module(nvrtc.getPTX(program).decode()).entries["offsets"].launch(memory, (1,), (1,), [struct.pack("<Q", address)])
+        indices = [vars(layout.index)[name] for name, _ in layout.fields]
+        assert out.tolist() == [layout.nbytes, *(8 * index for index in indices)], layout.name
+        assert indices == list(range(layout.words))
 
 
-def test_control_block_has_a_place_for_every_word():
-    source = text("blocks.py").split("# ---- the control block")[1].split("# ---- seats")[0]
-    names = [name for line in re.findall(r"^([A-Z_, ]+) =", source, re.M) for name in line.split(", ")]
-    places = {name: getattr(blocks, name) for name in names if not re.search("SHARE|ROOMS$|CLAIMED|IS_TAKEN|CONTROL", name)}
-    places["ROOMS"] = blocks.ROOMS
-    assert len(places) > 16
-    assert len(set(places.values())) == len(places)
-    assert max(places.values()) < blocks.SHARES
-    lines = {name: place * 8 // blocks.LINE_BYTES for name, place in places.items()}
-    assert [name for name in places if lines[name] in (lines["FINISHED_CHUNKS"], lines["LEFT"])] == ["FINISHED_CHUNKS", "LEFT"]
-    assert blocks.SHARE_WORDS * 8 % blocks.LINE_BYTES == 0
-    assert blocks.SHARES + blocks.MOST_ROOMS * blocks.SHARE_WORDS == blocks.CONTROL_WORDS
+def test_layouts_pack_by_name():
+    assert abi.ADD_TOEPLITZ.index.x == 0
+    names = [name for name, _ in abi.GATHER_SUM.fields]
+    assert names[: abi.ADD_SINUSOIDAL.words] == [name for name, _ in abi.ADD_SINUSOIDAL.fields]
+    assert abi.ROTATE.index.k_heads - abi.ROTATE.index.k == abi.ROTATED.index.heads
+    words = np.frombuffer(abi.ROTATE.pack({"q_out": 3, "centre": -1, "factor": 0.5}), np.int64)
+    assert np.flatnonzero(words).tolist() == [abi.ROTATE.index.q_out, abi.ROTATE.index.centre, abi.ROTATE.index.factor]
+    assert words.view(np.float64)[abi.ROTATE.index.factor] == 0.5
+    element = abi.ROTATE.element({"q_out": 3, "factor": 0.5})
+    assert (element["q_out"][0], element["factor"][0], element.nbytes) == (3, 0.5, abi.ROTATE.nbytes)
+    with pytest.raises(TypeError, match=r"Rotate has no field \['widht'\]"):
+        abi.ROTATE.pack({"widht": 1})
 
 
-def test_modes_agree():
-    modes = (numba_backend._IN_PLACE, numba_backend._OUT_OF_PLACE, numba_backend._ALONE)
-    assert modes == (add_sinusoidal.IN_PLACE, add_sinusoidal.OUT_OF_PLACE, add_sinusoidal.ALONE)
-    assert modes[:2] == (rotate_pairs.IN_PLACE, rotate_pairs.OUT_OF_PLACE)
+def test_counters_are_on_cache_lines_of_their_own():
+    index = vars(abi.CONTROL.index)
+    fields = {name: index[name] * abi.WORD_BYTES // abi.LINE_BYTES for name, _ in abi.CONTROL.fields}
+    ranges = [f"range_{number}_claimed" for number in range(abi.MOST_THREADS)]
+    for counter in ("completed_chunks", "left", *ranges):
+        others = {name for name in fields if fields[name] == fields[counter]} - {counter}
+        assert others <= {counter.replace("claimed", "slot_is_taken")}
+    assert len({fields[name] for name in ranges}) == abi.MOST_THREADS
+    assert abi.CHUNK_RANGE.nbytes % abi.LINE_BYTES == abi.SPIN_SLOT.nbytes % abi.LINE_BYTES == 0
+
+
+def test_element_types_agree():
+    """The library's record of an element type and the kernels'."""
+    assert ELEMENT_TYPES.keys() == arithmetic.ELEMENTS.keys()
+    for name, element in arithmetic.ELEMENTS.items():
+        record = ELEMENT_TYPES[name]
+        assert (record.suffix, record.itemsize, record.arithmetic) == (
+            element.suffix,
+            element.itemsize,
+            element.number.__name__,
+        )
+        assert record.rounding == float(ml_dtypes.finfo(cases.DTYPES[name]).eps) / 2
+
+
+def test_backends_offer_what_is_documented():
+    for name, file in base.BACKENDS.items():
+        module = importlib.import_module(file)
+        members = [member for member in vars(base.Backend) if not member.startswith("_")]
+        assert len(members) == 6
+        assert all(callable(getattr(module, member)) for member in members), name
+    assert base.backend_on(None) is importlib.import_module("fastpe._backends.host")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +153,7 @@ def test_modes_agree():
     ],
 )
 def test_kernels_allocate_nothing(module, dtype):
-    """Numba's runtime would do it with Python's allocator, in a thread without the GIL (`sharing.py` says what came of it)."""
+    """Numba's runtime would do it with Python's allocator, in a thread without the GIL (`scheduler.py` says why that must not be)."""
     ours = functions_of(module, dtype)
     assert any("atomicrmw" in text for text in ours.values())
     assert not [name for name, text in ours.items() if "NRT_" in text]
@@ -163,7 +170,7 @@ def functions_of(module, dtype):
         return json.dumps({name: text for name, text in functions.items() if name.startswith("_ZN6fastpe")})
 
     name = module.__name__.rpartition(".")[2]
-    facts = numba_backend._key(name, (dtype,))
+    facts = compile._key(name, (dtype,))
     return json.loads(kept.text(kept.folder("llvm"), f"{name}-{dtype}.json", facts, make).read_text())
 
 
@@ -225,7 +232,7 @@ def test_cuda_house_rules():
     """No headers, no fast or library functions, no operator that the compiler may contract."""
     for name in [f"{name}.cu" for name in CUDA_FILES] + [path.name for path in KERNELS.glob("*.cuh")]:
         code = re.sub(r"//[^\n]*", "", text(name))
-        assert all(re.fullmatch(r'"\w+\.cuh"', file) for file in re.findall(r"#include\s+(\S+)", code))
+        assert all(re.fullmatch(r'"\w+\.(cuh|abi)"', file) for file in re.findall(r"#include\s+(\S+)", code))
         assert not re.search(r"\b(__sinf|__cosf|__sincosf|sinf?|cosf?|sincosf?|sincospi|powf?|expf?|fdividef)\s*\(", code)
         assert not re.search(r"__half|__nv_bfloat16|__shared__|atomic", code)
 
@@ -259,9 +266,9 @@ SUMS = [
 
 @pytest.mark.parametrize("architecture", ["75", "90", "100", "120"])
 @pytest.mark.parametrize("types", SUMS)
-def test_compile_gate_of_sums(nvrtc, types, architecture):
+def test_compile_gate_of_gather_sums(nvrtc, types, architecture):
     """Of the combinations of element types some that need the most, and the most common ones."""
-    _, log = kept_nvrtc.compile_source("embed", f"sm_{architecture}", "--ptxas-options=-v", *cuda.sum_options(*types))
+    _, log = kept_nvrtc.compile_source("embed", f"sm_{architecture}", "--ptxas-options=-v", *cuda.gather_sum_options(*types))
     assert faults(log) == []
     assert len(re.findall(r"Used \d+ registers", log)) == 3
 
@@ -283,13 +290,13 @@ extern "C" __global__ void spills(float* x, int n) {
 
 
 def test_the_gate_catches_faults(nvrtc, monkeypatch):
-    monkeypatch.setattr(cuda, "source", lambda name: SPILLING)
+    monkeypatch.setattr(cuda.compile, "source", lambda name: SPILLING)
     _, log = cuda.compile_source("spills", "sm_90", "--ptxas-options=-v")
     assert faults(log)
-    monkeypatch.setattr(cuda, "source", lambda name: 'extern "C" __global__ void warns() { int unused; }')
+    monkeypatch.setattr(cuda.compile, "source", lambda name: 'extern "C" __global__ void warns() { int unused; }')
     _, log = cuda.compile_source("warns", "sm_90", "--ptxas-options=-v")
     assert faults(log)
-    monkeypatch.setattr(cuda, "source", lambda name: "this is not CUDA")
+    monkeypatch.setattr(cuda.compile, "source", lambda name: "this is not CUDA")
     with pytest.raises(RuntimeError, match=r"broken\.cu does not compile for sm_90"):
         cuda.compile_source("broken", "sm_90")
 

@@ -18,11 +18,10 @@ from bench.claims import scheduling
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Python in a process of its own, from the project's folder."""
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
-    )
+def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, from the project's folder; the benchmarks in it do not take part in a distributed run."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment | changes, capture_output=True, text=True)
 
 
 def test_the_suite_runs() -> None:

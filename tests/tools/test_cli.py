@@ -33,6 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 # ---- info --------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_info_json(tmp_path: Path) -> None:
     result = run("info", "--json", env={**os.environ, "FASTPE_NUM_THREADS": "3", "FASTPE_CACHE_DIR": str(tmp_path)})
     assert (result.returncode, result.stderr) == (0, "")
@@ -216,6 +217,7 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="pipes break differently there")
 def test_broken_pipe() -> None:
     read, write = os.pipe()
@@ -228,6 +230,7 @@ def test_broken_pipe() -> None:
     assert (result.returncode, result.stderr) == (141, "")
 
 
+@pytest.mark.slow
 def test_fastpe_imports_none_of_this_and_info_no_torch() -> None:
     code = """
 import sys, fastpe

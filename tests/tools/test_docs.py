@@ -30,10 +30,11 @@ PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 # ---- examples ----------------------------------------------------------------------------------------------------------------
 
 
-def examples(page: str) -> list[tuple[str, str, str]]:
-    """The blocks of Python of a page: the library that the comment before one says it needs, its kind, and its code."""
+def examples(page: str) -> list[tuple[str, str, str, str]]:
+    """The blocks of Python of a page: the library that the comment before one says it needs, or the file that it is, its kind, its code."""
     text = (DOCS / page).read_text()
-    found = re.findall(r"^(?:<!-- needs: (\w+) -->\n)?```(python|pycon)\n(.*?)^```$", text, re.M | re.S)
+    marked = r"^(?:<!-- (?:needs: (\w+)|file: ([\w.]+)) -->\n)?"
+    found = re.findall(marked + r"```(python|pycon)\n(.*?)^```$", text, re.M | re.S)
     assert len(found) == text.count("```py"), "a block of Python is not where it can be found: at the start of a line"
     return found
 
@@ -48,18 +49,21 @@ def need(library: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "library"), [(page, library) for page in PAGES for library in sorted({needs for needs, _, _ in examples(page)})]
+    ("page", "library"), [(page, library) for page in PAGES for library in sorted({needs for needs, *_ in examples(page)})]
 )
-def test_examples(page: str, library: str) -> None:
+def test_examples(page: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page's blocks are one program; those that need a library run with all that need none before them."""
     need(library)
+    monkeypatch.syspath_prepend(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}  # dataclasses look their module up
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     ran = 0
-    for needs, kind, code in examples(page):
+    for needs, file, kind, code in examples(page):
         if needs not in ("", library):
             continue
-        if kind == "python":
+        if file:  # a module that blocks after it import; one that was imported before stays, as fastpe knows its classes
+            (tmp_path / file).write_text(code)
+        elif kind == "python":
             exec(compile(code, page, "exec"), names)
         else:
             test = doctest.DocTestParser().get_doctest(code, names, page, page, 0)
@@ -75,18 +79,18 @@ def test_an_example_that_is_wrong_fails(monkeypatch: pytest.MonkeyPatch, tmp_pat
     for block in ("```python\nassert 1 == 2\n```\n", "```pycon\n>>> 1 + 1\n3\n```\n", "    ```python\n    1\n    ```\n"):
         (tmp_path / "page.md").write_text(block)
         with pytest.raises(AssertionError):
-            test_examples("page.md", "")
+            test_examples("page.md", "", tmp_path, monkeypatch)
 
 
 # ---- what the pages say ------------------------------------------------------------------------------------------------------
 
 
 def public() -> set[str]:
-    """The names that the packages export, and what functions return that is exported nowhere."""
-    modules = ("", ".scaling", ".positions", ".torch", ".torch.functional", ".plot")
+    """The names that public modules export, what functions return that is exported nowhere, and ``Bias``."""
+    modules = ("", ".scaling", ".positions", ".encodings.protocol", ".torch", ".torch.functional", ".plot")
     if importlib.util.find_spec("torch") is None:
         pytest.skip("without torch its names cannot be listed")
-    found = {"fastpe.encodings.recipes.Recipe", "fastpe.encodings.rotary_table.RotaryTable"}
+    found = {f"fastpe.encodings.{name}" for name in ("recipes.Recipe", "rotary_table.RotaryTable", "bias.Bias")}
     for module in (importlib.import_module(f"fastpe{name}") for name in modules):
         found |= {f"{module.__name__}.{name}" for name in module.__all__}
     return found - {"fastpe.scaling", "fastpe.positions", "fastpe.torch.functional", "fastpe.plot.INSTALL"}

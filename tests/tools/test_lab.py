@@ -77,28 +77,28 @@ def _same(first: dict[str, Any], second: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("name", ["rotary", "rotary_randomized", "kerple", "learned"])
 def test_training_is_the_same_for_a_seed_and_after_a_stop(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "SAVE_EVERY", 20)
+    monkeypatch.setattr(training, "SAVE_EVERY", 10)
     task, told = Counting(), list[int]()
 
     def train(path: str, seed: int, tell: Callable[[int], None]) -> dict[str, Any]:
-        training.train(task, TRAININGS[name], SIZE, seed, 60, tmp_path / path, None, tell)
+        training.train(task, TRAININGS[name], SIZE, seed, 30, tmp_path / path, None, tell)
         return _weights(tmp_path / path)
 
-    def stop_at_50(done: int) -> None:
+    def stop_at_25(done: int) -> None:
         told.append(done)
-        if sum(told) == 50:
+        if sum(told) == 25:
             raise KeyboardInterrupt
 
     whole = train("whole.pt", 0, lambda done: None)
     assert _same(whole, train("again.pt", 0, lambda done: None))
     assert not _same(whole, train("other.pt", 1, lambda done: None))
     with pytest.raises(KeyboardInterrupt):
-        train("stopped.pt", 0, stop_at_50)
+        train("stopped.pt", 0, stop_at_25)
     assert not (tmp_path / "stopped.pt").exists()
     told.clear()
     assert _same(whole, train("stopped.pt", 0, told.append))
-    assert told[0] == 40
-    assert sum(told) == 60
+    assert told[0] == 20
+    assert sum(told) == 30
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.pt", "other.pt", "stopped.pt", "whole.pt"]
 
 

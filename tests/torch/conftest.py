@@ -38,13 +38,13 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     from fastpe.torch import transformers as patching
 
     found: list[Any] = []
-    rotate = patching._Turn.rotate
+    rotate = patching._Rotation.rotate
 
     def counted(self: Any, *arguments: Any) -> Any:
         found.append(self)
         return rotate(self, *arguments)
 
-    monkeypatch.setattr(patching._Turn, "rotate", counted)
+    monkeypatch.setattr(patching._Rotation, "rotate", counted)
     return found
 
 

@@ -155,7 +155,7 @@ def test_in_place(name):
 @pytest.mark.parametrize(
     ("function", "error", "text"),
     [
-        (lambda: SinusoidalEncoding(Rotary()), TypeError, "SinusoidalEncoding: encoding must be a Sinusoidal, got Rotary"),
+        (lambda: SinusoidalEncoding(Rotary()), TypeError, r"SinusoidalEncoding: encoding must be an encoding such as Sinusoidal\(\)"),
         (
             lambda: RotaryEmbedding("rotary"),
             TypeError,

@@ -179,7 +179,7 @@ def operations_written(name: str) -> int:
 
 @pytest.mark.parametrize("name", BIASES)
 def test_run_in_place_of_biases_keeps_its_word(name):
-    arguments, (scores,) = packed_bias(name, False, written=1)
+    arguments, (scores,) = packed_bias(name, False, writes=1)
     torch.library.opcheck(OPS.run_.default, ([scores.clone()], *arguments))
     arguments, (scores,) = packed_bias(name, False)
     torch.library.opcheck(OPS.run_.default, ([torch.empty_like(scores)], *arguments))
@@ -188,7 +188,7 @@ def test_run_in_place_of_biases_keeps_its_word(name):
 @pytest.mark.parametrize("place", PLACES)
 def test_row_positions_keep_their_word(place):
     x = inputs().x
-    _, _, *rest = pack(Add(None), (x,), Where(**PLACES[place]), False, written=1)
+    _, _, *rest = pack(Add(None), (x,), Where(**PLACES[place]), False, writes=1)
     torch.library.opcheck(OPS.row_positions.default, (x, *rest))
 
 
@@ -386,7 +386,9 @@ def test_own_classes_are_found_by_module_and_name():
     assert text.write(rules[0]) != text.write(rules[1])
     for rule in rules:
         assert type(text.read(text.write(rule))) is type(rule)
-        compiled = torch.compile(lambda x, rule=rule: F.apply_rotary(x, None, Rotary(scaling=rule)), fullgraph=True, backend="eager")
+        compiled = torch.compile(
+            lambda x, rule=rule: F.apply_rotary(x, None, Rotary(scaling=rule)), fullgraph=True, backend="eager"
+        )
         assert torch.equal(compiled(x), F.apply_rotary(x, None, Rotary(scaling=rule)))
 
 

@@ -214,11 +214,11 @@ def test_meta_device():
 
 
 def test_places_move_between_devices():
-    turn = patching._Turn(fastpe.Rotary(), torch.tensor([1, 2]), None, None)
-    assert turn.to(torch.float32) is turn
-    assert turn.to(dtype=torch.float32) is turn
-    assert turn.to("meta", non_blocking=True).offset.is_meta
-    assert turn.to(device=torch.device("meta")).encoding is turn.encoding
+    rotation = patching._Rotation(fastpe.Rotary(), torch.tensor([1, 2]), None, None)
+    assert rotation.to(torch.float32) is rotation
+    assert rotation.to(dtype=torch.float32) is rotation
+    assert rotation.to("meta", non_blocking=True).offset.is_meta
+    assert rotation.to(device=torch.device("meta")).encoding is rotation.encoding
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def test_a_function_that_is_replaced_later_says_so():
         module.apply_rotary_pos_emb = wrapper
 
     with pytest.raises(TypeError, match="must reach its apply_rotary_pos_emb, got mul of them"):
-        torch.mul(patching._Turn(fastpe.Rotary(), 0, None, None), torch.ones(2))
+        torch.mul(patching._Rotation(fastpe.Rotary(), 0, None, None), torch.ones(2))
 
 
 def test_a_wrapper_of_another_stays():

@@ -167,6 +167,7 @@ def gradients_of(model: Any, ids: Any = IDS) -> list[Any]:
     return [weight.grad.clone() for weight in model.parameters()]
 
 
+@pytest.mark.slow
 def test_compiled():
     model = Model()
     torch._dynamo.reset()
@@ -237,6 +238,7 @@ class Texts(torch.utils.data.Dataset):
             return self.module((torch.arange(6) + index) % 11, offset=index)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.parametrize("start", ["fork", "spawn"])
@@ -264,6 +266,7 @@ def _train(rank: int, store: str, results: str) -> None:
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 def test_data_parallel(tmp_path):

@@ -172,7 +172,9 @@ class Seeing(TorchDispatchMode):
 # ---- forward mode in graphs --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in FORMS if name not in ("add_learned", "embed", "encode") and "out" not in name])
+@pytest.mark.parametrize(
+    "name", [name for name in FORMS if name not in ("add_learned", "embed", "encode") and "out" not in name]
+)
 @pytest.mark.parametrize("way", ["jvp", "dual"])
 def test_tangents_in_a_graph(name, way):
     """The tangent that there is without one, or an error; never none."""
@@ -234,7 +236,9 @@ def test_a_number_that_requires_a_gradient_is_refused(name):
     """It would be taken for its value, and never learn."""
     use = NUMBERS[name]
     for value in (scale(), scale() * 1):
-        with pytest.raises(TypeError, match=r"must be a real number, not a tensor that requires a gradient.*Pass value\.item\(\)"):
+        with pytest.raises(
+            TypeError, match=r"must be a real number, not a tensor that requires a gradient.*Pass value\.item\(\)"
+        ):
             use(value)
     for value in (scale().detach(), scale().item()):
         use(value)

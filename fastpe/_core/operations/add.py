@@ -26,9 +26,10 @@ class Add(_Add):
 
     __slots__ = ()
     function: ClassVar[str] = "add_encoding"
+    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("x",)
     in_place: ClassVar[bool] = True
-    written: ClassVar[int] = 1
+    writes: ClassVar[int] = 1
 
     def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
         function, (x,) = self.function, arrays
@@ -116,9 +117,10 @@ class Encode(_Encode):
 
     __slots__ = ()
     function: ClassVar[str] = "encode"
+    where_type: ClassVar[Any] = None
     names: ClassVar[tuple[str, ...]] = ("like", "positions")
     in_place: ClassVar[bool] = False
-    written: ClassVar[int] = 0
+    writes: ClassVar[int] = 0
 
     def check(self, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Job:
         function, (like, positions) = self.function, arrays

@@ -10,7 +10,7 @@ import numpy as np
 from ..._arrays import ITEMSIZE, Memory, dispatch
 from ..._arrays import numpy as numpy_arrays
 from ..._backends import backend_of
-from ..._backends.toeplitz import Places
+from ..._backends.calls import QueryKeyRows
 from .. import checks
 from ..arguments import check_apart, device_name, either, host_numbers, is_known, output, overlap
 from ..bias_tables import FUNCTION, Work, is_value, own_memory
@@ -39,9 +39,10 @@ class AddBias(_AddBias):
 
     __slots__ = ()
     function: ClassVar[str] = FUNCTION
+    where_type: ClassVar[Any] = Between
     names: ClassVar[tuple[str, ...]] = ("scores",)
     in_place: ClassVar[bool] = True
-    written: ClassVar[int] = 1
+    writes: ClassVar[int] = 1
 
     def check(self, arrays: tuple[Any, ...], where: Between, out: Any, validate: bool) -> Job:
         (scores,) = arrays
@@ -170,7 +171,7 @@ def _output(out: Any, library: ModuleType, source: Memory) -> Memory:
     return target
 
 
-def resolve(library: ModuleType, scores: Memory, where: Between, validate: bool) -> Places:
+def resolve(library: ModuleType, scores: Memory, where: Between, validate: bool) -> QueryKeyRows:
     """Where queries and keys stand, as kernels know it."""
     q_offset, q_positions, k_positions = where
     queries_count, keys_count = scores.shape[-2:]
@@ -182,23 +183,23 @@ def resolve(library: ModuleType, scores: Memory, where: Between, validate: bool)
         if q_offset is not None:
             remedy = "Give one of them."
             raise ValueError(message(FUNCTION, "q_offset and q_positions contradict each other", "both", remedy))
-        return Places(0, _table(library, scores, "q_positions", q_positions, queries_count, validate), keys)
+        return QueryKeyRows(0, _table(library, scores, "q_positions", q_positions, queries_count, validate), keys)
     if q_offset is None:
         if keys is None:
-            return Places(keys_count - queries_count, None, None)
+            return QueryKeyRows(keys_count - queries_count, None, None)
         if queries_count > keys_count:
             rule = "q_positions or q_offset must be given where there are more queries than k_positions"
             raise ValueError(message(FUNCTION, rule, f"{queries_count} queries, {keys_count} keys"))
         first = keys_count - queries_count
         shape, address = (*keys.shape[:-1], queries_count), keys.address + first * keys.strides[-1]
-        return Places(0, keys._replace(array=keys.array[..., first:], address=address, shape=shape), keys)
+        return QueryKeyRows(0, keys._replace(array=keys.array[..., first:], address=address, shape=shape), keys)
     if isinstance(q_offset, (list, tuple, range)) or getattr(q_offset, "ndim", 0) > 0:
-        return Places(0, _offsets(library, scores, q_offset, validate), keys)
+        return QueryKeyRows(0, _offsets(library, scores, q_offset, validate), keys)
     start = checks.integer(FUNCTION, "q_offset", q_offset, "One offset a sequence is an array of shape (B,).")
     if start < -POSITION_LIMIT or start + max(queries_count - 1, 0) >= POSITION_LIMIT:
         got = f"q_offset {start} with {queries_count} queries"
         raise ValueError(message(FUNCTION, "every position must lie in [-2^31, 2^31)", got))
-    return Places(start, None, keys)
+    return QueryKeyRows(start, None, keys)
 
 
 def _integers(library: ModuleType, scores: Memory, name: str, value: Any, accepted: list[tuple[int, ...]]) -> Memory:

@@ -36,9 +36,10 @@ class Operation(Protocol):
     """
 
     function: ClassVar[str]  # the verb, as errors name it
+    where_type: ClassVar[Any]  # the class of what says where its rows stand: Where, Between or None
     names: ClassVar[tuple[str, ...]]  # of the arrays
     in_place: ClassVar[bool]  # whether the verb writes arrays, where no out is given
-    written: ClassVar[int]  # how many of the first ones, if it does
+    writes: ClassVar[int]  # how many of the first ones, if it does
 
     def check(self, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Job:
         """Raise every argument error, or return what is to be done. ``arrays`` are NumPy's or CuPy's; nothing is written."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..._arrays import ITEMSIZE, Memory, Outline, dispatch
-from ..._backends.calls import SumRows
+from ..._backends.calls import GatherSum
 from .. import checks
 from ..arguments import Target, check_apart, device_name, host_numbers, is_known, output
 from ..checks import describe, message
@@ -39,9 +39,10 @@ class Embed(_Embed):
 
     __slots__ = ()
     function: ClassVar[str] = "embed"
+    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("table", "ids", "token_types", "token_types", "row_scale", "row_scale")
     in_place: ClassVar[bool] = False
-    written: ClassVar[int] = 0
+    writes: ClassVar[int] = 0
 
     def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
         function, encoding = self.function, self.encoding
@@ -89,7 +90,7 @@ class Embed(_Embed):
             rows, summand = encoding.summand(place, where, target, self.seq_len)
         if 0 in target.shape:
             return Job(out, target.device, ())
-        call = SumRows(
+        call = GatherSum(
             "embed",
             words,
             target,

@@ -29,9 +29,10 @@ class Resample(_Resample):
 
     __slots__ = ()
     function: ClassVar[str] = "resample"
+    where_type: ClassVar[Any] = None
     names: ClassVar[tuple[str, ...]] = ("table",)
     in_place: ClassVar[bool] = False
-    written: ClassVar[int] = 0
+    writes: ClassVar[int] = 0
 
     def check(self, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Job:
         function, (array,) = self.function, arrays

@@ -37,11 +37,12 @@ class Rotate(_Rotate):
 
     __slots__ = ()
     function: ClassVar[str] = "apply_rotary"
+    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("q", "k")
     in_place: ClassVar[bool] = True
 
     @property
-    def written(self) -> int:
+    def writes(self) -> int:
         """How many arrays are written: q and k, or the one that holds both."""
         return 2 if self.packing is None else 1
 
@@ -70,7 +71,7 @@ class Rotate(_Rotate):
         """The length that a rule depends on: the largest position + 1, if it is not given."""
         if not self.encoding.needs_length or self.seq_len is not None:
             return self.seq_len
-        return length_of(self.function, rows.start, count, rows.alive[0] if rows.table else None)
+        return length_of(self.function, rows.start, count, rows.keepalive[0] if rows.table else None)
 
     def _call(self, group: dict[str, Pair], rows: RotaryRows, axes: dict[str, int], plans: dict[str, Any]) -> RotateCall:
         name = next(iter(group))
@@ -109,13 +110,13 @@ class Rotate(_Rotate):
         kind = 0 if type(offset) is int else offset_kind(offset, x, axis)
         if kind is None:
             return None
-        encoding, inverse, seq_len, transposed, _ = self
+        encoding, fields = self[0], self[1:4]
         if q is None or k is None:
-            return Rotate, encoding.text, inverse, seq_len, transposed, x.dtype, x.shape, x.strides, axis, kind, q is None
+            return Rotate, encoding.text, fields, x.dtype, x.shape, x.strides, axis, kind, q is None
         if type(k) is not np.ndarray:
             return None
         first, second = (q.dtype, q.shape, q.strides), (k.dtype, k.shape, k.strides)
-        return Rotate, encoding.text, inverse, seq_len, transposed, first, second, axis, kind
+        return Rotate, encoding.text, fields, first, second, axis, kind
 
 
 class _Rerotate(NamedTuple):
@@ -130,9 +131,10 @@ class Rerotate(_Rerotate):
 
     __slots__ = ()
     function: ClassVar[str] = "rerotate"
+    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("k", "delta")
     in_place: ClassVar[bool] = True
-    written: ClassVar[int] = 1
+    writes: ClassVar[int] = 1
 
     def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
         function, (k, delta) = self.function, arrays
@@ -282,7 +284,7 @@ def _rotary_rows(target: Target, rows: Rows, step: int = 0) -> RotaryRows:
     strides, mask_strides = (
         (0 if batch is None else values[batch], values[axis]) for values in (rows.table_strides, rows.mask_strides)
     )
-    return RotaryRows(rows.start, rows.table, (*strides, step), rows.mask, mask_strides, rows.alive)
+    return RotaryRows(rows.start, rows.table, (*strides, step), rows.mask, mask_strides, rows.keepalive)
 
 
 def _rows(arrays: Arrays, encoding: Any, validate: bool, where: Where) -> RotaryRows:

@@ -60,14 +60,14 @@ class Workload:
         self.case = case
         self.xp = _library(case.device) if xp is None else xp
         self.dtype = element(case.dtype)
-        self.written: list[Any] = []  # by calls, in place
+        self.targets: list[Any] = []  # by calls, in place
         self.outputs: list[Any] = []  # that calls write and do not read
         self._calls = 0
 
     def array(self, shape: tuple[int, ...]) -> Any:
         """An array of random values that calls write in place."""
-        self.written.append(random_values(shape, self.case.dtype, self.xp))
-        return self.written[-1]
+        self.targets.append(random_values(shape, self.case.dtype, self.xp))
+        return self.targets[-1]
 
     def output(self, shape: tuple[int, ...]) -> Any:
         """An array that calls write and do not read."""
@@ -98,7 +98,7 @@ class Workload:
 
     def restore(self) -> None:
         """Put the first values back."""
-        for array in self.written:
+        for array in self.targets:
             fill(array, self.xp)
         self._calls = 0
 
@@ -107,7 +107,7 @@ class Workload:
     @property
     def moved(self) -> int:
         """Bytes that fastpe's call reads and writes."""
-        return 2 * sum(int(array.nbytes) for array in self.written)
+        return 2 * sum(int(array.nbytes) for array in self.targets)
 
     def sample(self, array: Array) -> Array:
         """The elements of a result that are compared: (chosen sequences, chosen rows, ...)."""
@@ -127,7 +127,7 @@ class Workload:
         self.restore()
         for array in self.outputs:
             array.fill(np.nan)
-        before = [self.sample(on_host(array)).astype(np.float64) for array in self.written]
+        before = [self.sample(on_host(array)).astype(np.float64) for array in self.targets]
         result = call()
         expected = getattr(self, contender.expected)(before)
         slack = contender.angle_error and contender.angle_error * (int(self.case.positions.max()) + 8)

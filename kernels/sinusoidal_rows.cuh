@@ -1,43 +1,8 @@
-// Rows of an encoding: the arguments of a sum of rows, positions and masks, and the two functions of some frequencies, rotated from an anchor;
-// what `add_sinusoidal.cu` and `sum_rows.cuh` have in common.
+// Rows of an encoding, for `add_sinusoidal.cu` and `gather_sum.cuh`: positions, masks, and the two functions of some frequencies, rotated from
+// an anchor.
 
 #include "arithmetic.cuh"
-
-struct AddSinusoidal {
-    i64 x;
-    i64 out;
-    i64 batch;
-    i64 rows;
-    i64 heads;
-    i64 width;
-    i64 x_batch_stride;
-    i64 x_row_stride;
-    i64 x_head_stride;
-    i64 x_column_stride;
-    i64 out_batch_stride;
-    i64 out_row_stride;
-    i64 out_head_stride;
-    i64 out_column_stride;
-    i64 positions;
-    i64 positions_batch_stride;
-    i64 positions_row_stride;
-    i64 positions_head_stride;
-    i64 start;
-    i64 mask;
-    i64 mask_batch_stride;
-    i64 mask_row_stride;
-    i64 frequencies;
-    i64 whole_turns;
-    i64 cosines;
-    i64 sines;
-    i64 interleaved;
-    i64 cosine_first;
-    i64 second_half;
-    i64 tail_column;
-    i64 tail_is_cosine;
-    double amplitude;
-    double input_scale;
-};
+#include "AddSinusoidal.abi"
 
 enum { ANCHOR_ROWS = 8 };
 
@@ -113,7 +78,7 @@ struct Frequencies {
     }
 };
 
-// How a thread's pairs lie in a row. V vectors of N elements hold P pairs; `order` puts pairs (u, v) into the vectors' order.
+// Where a thread's pairs are in a row. V vectors of N elements hold P pairs; `order` puts pairs (u, v) into the vectors' order.
 template <class E>
 struct Interleaved {
     enum { V = 1, P = E::N / 2, ROWS = sizeof(typename E::real) == 8 ? 2 : 4 };

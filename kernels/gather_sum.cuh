@@ -1,49 +1,28 @@
-// Rows gathered from tables and summed: what `embed.cu` and `add_table.cu` have in common; the CUDA twin of sum_rows.py.
+// Rows gathered from tables and summed: what `embed.cu` and `add_table.cu` have in common; the CUDA twin of gather_sum.py.
 //
 //     out[b, t] = ((table[ids[b, t]] - zero) * row_scale) * scale + types[type_ids[b, t]] + (amplitude*PE(position) or learned[position])
 //
 //     out: (B, T, H, D), byte strides of any sign, f16 | bf16 | f32 | f64, aligned to the element
 //     ids, type_ids: (B, T, H) i64, byte strides; the table, types and learned: rows of contiguous elements, byte strides from row to row
 //     row_scales, zero_points: (V,) f64, of i8 and u8 tables
-//     positions, mask and the functions of PE as in rows.cuh
+//     positions, mask and the functions of PE as in sinusoidal_rows.cuh
 //
-// Compiled for each combination: FIRST, SECOND, LEARNED and OUT are element types (of what is not there any), REAL is double if any is f64,
-// else float; HAS_SECOND, ADDS_LEARNED, ADDS_SINUSOIDAL and IS_EMBEDDING are 0 or 1. All is computed in REAL, one operation after the
-// other, and rounded once at the store. A row of which an id, or without `clips` a position, is not in its table becomes NaN; nothing outside
-// a table is read.
+// Compiled for each combination of FIRST, SECOND, LEARNED and OUT, which are element types (any for an array that the call does not have),
+// and of HAS_SECOND, ADDS_LEARNED, ADDS_SINUSOIDAL and IS_EMBEDDING, which are 0 or 1; REAL is double if any array is f64, else float.
+// Everything is computed in REAL, one operation after the other, and rounded once at the store. A row whose id, or without `clips` whose
+// position, is outside its table becomes NaN; nothing outside a table is read.
 //
 // Grid: x over the pairs of columns of a row, y over groups of eight rows, z over sequences. `vec16` kernels write 16 bytes at a time.
 // Bytes moved per element: one read of each table's row, one write; an id for each row and thread, from the caches.
 
-#include "rows.cuh"
-
-struct Arguments {
-    AddSinusoidal of;
-    i64 ids;
-    i64 ids_batch_stride;
-    i64 ids_row_stride;
-    i64 ids_head_stride;
-    i64 table_rows;
-    i64 row_scales;
-    i64 zero_points;
-    i64 type_ids;
-    i64 type_ids_batch_stride;
-    i64 type_ids_row_stride;
-    i64 type_ids_head_stride;
-    i64 types;
-    i64 types_row_stride;
-    i64 type_rows;
-    i64 learned;
-    i64 learned_row_stride;
-    i64 learned_rows;
-    i64 clips;
-};
+#include "sinusoidal_rows.cuh"
+#include "GatherSum.abi"
 
 typedef REAL Real;
 
 // ---- element types, computed with as Real -----------------------------------------------------------------------------------
 
-// int8 is uint8 with 128 more; the zero point takes it away again.
+// int8 is read as uint8 with 128 more; the zero point subtracts it again.
 struct int8 {
     typedef u8 storage;
     static DEVICE float load(u8 bits) { return __int2float_rn((int)(bits ^ 0x80)); }
@@ -53,7 +32,7 @@ struct uint8 {
     static DEVICE float load(u8 bits) { return __int2float_rn((int)bits); }
 };
 
-// Round to odd: what is not exact gets an odd last bit, so that rounding once more, to 16 bits, is rounding once.
+// Round to odd: an inexact result gets an odd last bit, so that rounding it once more, to 16 bits, equals rounding once.
 DEVICE float rounded_to_odd(double value) {
     const float near = __double2float_rn(value);
     const double back = (double)near;
@@ -124,50 +103,49 @@ DEVICE void store_elements(i64 address, const Real* values) {
 
 // ---- rows -------------------------------------------------------------------------------------------------------------------
 
-// Where the rows of one sum lie, and what it is multiplied by.
+// The addresses of the rows of one sum, and its factors.
 struct Sources {
     i64 first, second, learned, target;
     Real zero, row_scale, scale;
     bool kept;
 
-    DEVICE Sources(const Arguments& call, i64 b, i64 t, i64 h) {
-        const AddSinusoidal& of = call.of;
-        target = of.out + b * of.out_batch_stride + t * of.out_row_stride + h * of.out_head_stride;
-        kept = is_kept(of, b, t);
+    DEVICE Sources(const GatherSum& call, i64 b, i64 t, i64 h) {
+            target = call.out + b * call.out_batch_stride + t * call.out_row_stride + h * call.out_head_stride;
+        kept = is_kept(call, b, t);
         second = learned = 0;
         zero = 0;
         row_scale = 1;
-        scale = (Real)of.input_scale;
-        bool known = true;
+        scale = (Real)call.input_scale;
+        bool valid = true;
         i64 id = 0;
         if (IS_EMBEDDING) {
             id = *(const i64*)(call.ids + b * call.ids_batch_stride + t * call.ids_row_stride + h * call.ids_head_stride);
-            known = id >= 0 && id < call.table_rows;
-            id = known ? id : 0;
-            first = of.x + id * of.x_row_stride;
+            valid = id >= 0 && id < call.table_rows;
+            id = valid ? id : 0;
+            first = call.x + id * call.x_row_stride;
         } else {
-            first = of.x + b * of.x_batch_stride + t * of.x_row_stride + h * of.x_head_stride;
+            first = call.x + b * call.x_batch_stride + t * call.x_row_stride + h * call.x_head_stride;
         }
         if (HAS_SECOND) {
             i64 kind = *(const i64*)(call.type_ids + b * call.type_ids_batch_stride + t * call.type_ids_row_stride +
                                      h * call.type_ids_head_stride);
             const bool inside = kind >= 0 && kind < call.type_rows;
-            known = known && inside;
+            valid = valid && inside;
             second = call.types + (inside ? kind : 0) * call.types_row_stride;
         }
         if (ADDS_LEARNED) {
-            const i64 position = position_of(of, b, t, h);
+            const i64 position = position_of(call, b, t, h);
             i64 row = position >> 32;
             if (call.clips && position != NOT_A_POSITION) row = row < 0 ? 0 : row >= call.learned_rows ? call.learned_rows - 1 : row;
             const bool inside = row >= 0 && row < call.learned_rows;
-            known = known && inside;
+            valid = valid && inside;
             learned = call.learned + (inside ? row : 0) * call.learned_row_stride;
         }
         if (call.row_scales != 0) {
             row_scale = (Real)((const double*)call.row_scales)[id];
             zero = (Real)((const double*)call.zero_points)[id];
         }
-        if (!known) set_nan(scale);
+        if (!valid) set_nan(scale);
     }
 };
 
@@ -180,38 +158,37 @@ DEVICE Real scaled(Real value, const Sources& at) {
     return mul_(value, at.scale);
 }
 
-// How a thread's pairs of columns lie in a row of the result; without PE as if interleaved.
+// Sum whole vectors; `Layout` says where a thread's pairs of columns are in a row, without PE as if interleaved.
 template <class Layout>
-DEVICE void sum_vectors(const Arguments& call) {
+DEVICE void sum_vectors(const GatherSum& call) {
     enum { V = Layout::V, P = Layout::P, N = OUT::N };
-    const AddSinusoidal& of = call.of;
     const i64 unit = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (unit * P >= of.width / 2) return;
-    const i64 groups = (of.rows - first_row(of, 0) + ANCHOR_ROWS - 1) / ANCHOR_ROWS;
+    if (unit * P >= call.width / 2) return;
+    const i64 groups = (call.rows - first_row(call, 0) + ANCHOR_ROWS - 1) / ANCHOR_ROWS;
     Frequencies<Real, P> frequencies;
-    if (ADDS_SINUSOIDAL) frequencies.load(of, unit * P);
+    if (ADDS_SINUSOIDAL) frequencies.load(call, unit * P);
     for (i64 group = (i64)blockIdx.y * blockDim.y + threadIdx.y; group < groups; group += (i64)gridDim.y * blockDim.y) {
 #pragma unroll 1
         for (int part = 0; part < ANCHOR_ROWS; part++) {
-            const i64 t = first_row(of, group) + part;
-            if (t < 0 || t >= of.rows) continue;
+            const i64 t = first_row(call, group) + part;
+            if (t < 0 || t >= call.rows) continue;
             Real pe[V][N];
 #pragma unroll
             for (int k = 0; k < V * N; k++) pe[k / N][k % N] = 0;
             bool ready = false;
-            for (i64 b = blockIdx.z; b < of.batch; b += gridDim.z) {
-                for (i64 h = 0; h < of.heads; h++) {
-                    if (ADDS_SINUSOIDAL && (!ready || varies(of))) {
+            for (i64 b = blockIdx.z; b < call.batch; b += gridDim.z) {
+                for (i64 h = 0; h < call.heads; h++) {
+                    if (ADDS_SINUSOIDAL && (!ready || varies(call))) {
                         ready = true;
                         Real u[P], v[P];
-                        frequencies.row(of, position_of(of, b, t, h), unit * P, u, v);
+                        frequencies.row(call, position_of(call, b, t, h), unit * P, u, v);
                         Layout::order(u, v, pe);
                     }
                     const Sources at(call, b, t, h);
-                    if (!at.kept && !IS_EMBEDDING && of.x == of.out) continue;
+                    if (!at.kept && !IS_EMBEDDING && call.x == call.out) continue;
 #pragma unroll
                     for (int k = 0; k < V; k++) {
-                        const i64 column = Layout::offset(of, unit, k) / (i64)sizeof(OUT::storage);
+                        const i64 column = Layout::offset(call, unit, k) / (i64)sizeof(OUT::storage);
                         Real value[N], more[N];
 #pragma unroll
                         for (int i = 0; i < N; i++) value[i] = more[i] = 0;
@@ -240,47 +217,46 @@ DEVICE void sum_vectors(const Arguments& call) {
 }
 
 // One pair of columns, or the column without a partner; any strides.
-DEVICE void sum_columns(const Arguments& call) {
-    const AddSinusoidal& of = call.of;
+DEVICE void sum_columns(const GatherSum& call) {
     const i64 f = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    const i64 pairs = of.width / 2;
-    if (f >= (of.width + 1) / 2) return;
+    const i64 pairs = call.width / 2;
+    if (f >= (call.width + 1) / 2) return;
     const bool tail = f == pairs;
-    const bool tail_is_first = (of.tail_is_cosine != 0) == (of.cosine_first != 0);
-    const i64 step = of.interleaved || !ADDS_SINUSOIDAL ? 2 : 1;
-    const i64 last = ADDS_SINUSOIDAL ? of.tail_column : of.width - 1;
-    const i64 columns[2] = {tail ? last : f * step, tail ? last : f * step + (step == 2 ? 1 : of.second_half)};
+    const bool tail_is_first = (call.tail_is_cosine != 0) == (call.cosine_first != 0);
+    const i64 step = call.interleaved || !ADDS_SINUSOIDAL ? 2 : 1;
+    const i64 last = ADDS_SINUSOIDAL ? call.tail_column : call.width - 1;
+    const i64 columns[2] = {tail ? last : f * step, tail ? last : f * step + (step == 2 ? 1 : call.second_half)};
     const int count = tail ? 1 : 2;
-    const i64 groups = (of.rows - first_row(of, 0) + ANCHOR_ROWS - 1) / ANCHOR_ROWS;
+    const i64 groups = (call.rows - first_row(call, 0) + ANCHOR_ROWS - 1) / ANCHOR_ROWS;
     Frequencies<Real, 1> frequencies;
-    if (ADDS_SINUSOIDAL) frequencies.load(of, f);
+    if (ADDS_SINUSOIDAL) frequencies.load(call, f);
     for (i64 group = (i64)blockIdx.y * blockDim.y + threadIdx.y; group < groups; group += (i64)gridDim.y * blockDim.y) {
 #pragma unroll 1
         for (int part = 0; part < ANCHOR_ROWS; part++) {
-            const i64 t = first_row(of, group) + part;
-            if (t < 0 || t >= of.rows) continue;
+            const i64 t = first_row(call, group) + part;
+            if (t < 0 || t >= call.rows) continue;
             Real pe[2] = {0, 0};
             bool ready = false;
-            for (i64 b = blockIdx.z; b < of.batch; b += gridDim.z) {
-                for (i64 h = 0; h < of.heads; h++) {
-                    if (ADDS_SINUSOIDAL && (!ready || varies(of))) {
+            for (i64 b = blockIdx.z; b < call.batch; b += gridDim.z) {
+                for (i64 h = 0; h < call.heads; h++) {
+                    if (ADDS_SINUSOIDAL && (!ready || varies(call))) {
                         ready = true;
                         Real u, v;
-                        frequencies.row(of, position_of(of, b, t, h), f, &u, &v);
+                        frequencies.row(call, position_of(call, b, t, h), f, &u, &v);
                         pe[0] = tail && !tail_is_first ? v : u;
                         pe[1] = v;
                     }
                     const Sources at(call, b, t, h);
-                    if (!at.kept && !IS_EMBEDDING && of.x == of.out) continue;
+                    if (!at.kept && !IS_EMBEDDING && call.x == call.out) continue;
 #pragma unroll
                     for (int k = 0; k < 2; k++) {
                         if (k >= count) continue;
-                        OUT::storage* const target = (OUT::storage*)(at.target + columns[k] * of.out_column_stride);
+                        OUT::storage* const target = (OUT::storage*)(at.target + columns[k] * call.out_column_stride);
                         if (!at.kept) {
-                            *target = IS_EMBEDDING ? (OUT::storage)0 : *(const OUT::storage*)(at.first + columns[k] * of.x_column_stride);
+                            *target = IS_EMBEDDING ? (OUT::storage)0 : *(const OUT::storage*)(at.first + columns[k] * call.x_column_stride);
                             continue;
                         }
-                        Real value = scaled(loaded<FIRST>(at.first + columns[k] * of.x_column_stride), at);
+                        Real value = scaled(loaded<FIRST>(at.first + columns[k] * call.x_column_stride), at);
                         if (HAS_SECOND) value = add_(value, loaded<SECOND>(at.second + columns[k] * (i64)sizeof(SECOND::storage)));
                         if (ADDS_LEARNED) value = add_(value, loaded<LEARNED>(at.learned + columns[k] * (i64)sizeof(LEARNED::storage)));
                         if (ADDS_SINUSOIDAL) value = add_(value, pe[k]);
@@ -294,13 +270,13 @@ DEVICE void sum_columns(const Arguments& call) {
 
 #define KERNELS(NAME)                                                                             \
     extern "C" __global__ void __launch_bounds__(128, 3)                                          \
-        NAME##_vec16_interleaved(const __grid_constant__ Arguments call) { sum_vectors<Pairwise>(call); } \
+        NAME##_vec16_interleaved(const __grid_constant__ GatherSum call) { sum_vectors<Pairwise>(call); } \
     extern "C" __global__ void __launch_bounds__(128, 3)                                          \
-        NAME##_vec16_concatenated(const __grid_constant__ Arguments call) { sum_vectors<InBlocks>(call); } \
+        NAME##_vec16_concatenated(const __grid_constant__ GatherSum call) { sum_vectors<InBlocks>(call); } \
     extern "C" __global__ void __launch_bounds__(128, 3)                                          \
-        NAME##_columns(const __grid_constant__ Arguments call) { sum_columns(call); }
+        NAME##_columns(const __grid_constant__ GatherSum call) { sum_columns(call); }
 
-// The layouts of rows.cuh, in Real.
+// The layouts of sinusoidal_rows.cuh, in Real.
 struct Pairwise : Interleaved<OUT> {
     static DEVICE void order(const Real* u, const Real* v, Real (*pe)[OUT::N]) {
 #pragma unroll

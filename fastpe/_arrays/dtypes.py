@@ -1,0 +1,31 @@
+"""The element types that fastpe encodes: one record each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class ElementType(NamedTuple):
+    """An element type. NumPy (with ml_dtypes), CuPy and PyTorch all know it by ``name``."""
+
+    name: str
+    itemsize: int
+    suffix: str  # in the names of kernels
+    arithmetic: str  # the type in which kernels compute: results are rounded once, at the store
+    rounding: float  # largest relative error of that rounding
+
+    @property
+    def arithmetic_itemsize(self) -> int:
+        return ELEMENT_TYPES[self.arithmetic].itemsize
+
+
+ELEMENT_TYPES = {
+    element.name: element
+    for element in (
+        ElementType("float16", 2, "f16", "float32", 2.0**-11),
+        ElementType("bfloat16", 2, "bf16", "float32", 2.0**-8),
+        ElementType("float32", 4, "f32", "float32", 2.0**-24),
+        ElementType("float64", 8, "f64", "float64", 2.0**-53),
+    )
+}
+ITEMSIZE = {name: element.itemsize for name, element in ELEMENT_TYPES.items()}

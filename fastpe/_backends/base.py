@@ -1,0 +1,89 @@
+"""What a backend must offer, and which backend serves a device."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from .._arrays.locks import unforkable
+
+if TYPE_CHECKING:
+    from .._arrays import Memory
+    from .calls import Call
+
+
+class Prepared(Protocol):
+    """A call whose arguments are checked and packed: it runs again on other arrays of the same layout.
+
+    ``rows`` is T. ``addresses`` are those of the arrays that it was made for, in the order in which ``run`` takes others:
+
+    - ``AddSinusoidal`` and ``AddGrid``: source, target (equal in place)
+    - ``GatherSum``: table (or x of add_table), ids (0 for add_table), target
+    - ``Rotate``: q, k, in place; only those that were given
+    - ``AddToeplitz``: source, target (equal in place)
+    """
+
+    rows: int
+    addresses: tuple[int, ...]
+
+    def run(self, addresses: Sequence[int], start: int, extra: Any = None, /) -> None:
+        """Run on the arrays at these addresses.
+
+        ``start`` is the position of the first row (of a bias the first query) in units of 2^-32. ``extra``: (B,) int64, the position
+        of each sequence's only row instead of ``start``, if the call was made with a table of positions; of a bias the array of values
+        that it was made with, which is kept alive until the call returns.
+        """
+
+    def again(self) -> None:
+        """Run on the arrays that it was made for."""
+
+
+class Backend(Protocol):
+    """A module that runs calls on one kind of memory.
+
+    ``device`` is None for the host, else a CUDA device's number. ``library`` is the ``fastpe._arrays`` module of the caller's arrays.
+    Tables of positions are int64 in units of 2^-32; what is no position in [-2^31, 2^31) is NOT_A_POSITION there, and its row NaN.
+    """
+
+    def run(self, call: Call, /) -> None:
+        """Run a call, or launch it on the caller's current stream. Its arguments have been checked."""
+
+    def prepare(self, call: Call, /) -> Prepared | None:
+        """The call, prepared to be run again; None if the backend cannot, or if it takes more than one kernel call."""
+
+    def warmup(self, dtype: str, device: Any, /) -> None:
+        """Compile what the usual calls on an element type need."""
+
+    def locate_rows_given(self, library: ModuleType, positions: Memory, /) -> Memory:
+        """A table of positions of any shape from integers or reals."""
+
+    def locate_rows_ragged(self, library: ModuleType, rows: int, offsets: Memory | int, boundaries: Memory | None, /) -> Memory:
+        """A table (1 or B, T) of positions that count from the offsets, anew from each boundary."""
+
+    def locate_rows_counted(
+        self, library: ModuleType, mask: Memory, offsets: Memory | int, boundaries: Memory | None, /
+    ) -> Memory:
+        """A table (1 or B, T) of positions that count the rows kept by a mask, anew from each boundary."""
+
+
+BACKENDS = {"host": "fastpe._backends.host", "cuda": "fastpe._backends.cuda"}
+_loaded: dict[str, Backend] = {}
+
+
+def backend_on(device: int | None) -> Backend:
+    """The backend of a CUDA device, or of the host."""
+    name = "host" if device is None else "cuda"
+    return _loaded.get(name) or _load(name)
+
+
+def backend_of(memory: Memory) -> Backend:
+    """The backend of the device on which an array lies."""
+    return backend_on(memory.device)
+
+
+def _load(name: str) -> Backend:
+    with unforkable:
+        backend = _loaded[name] = cast(Backend, importlib.import_module(BACKENDS[name]))
+        return backend

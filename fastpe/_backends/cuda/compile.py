@@ -1,0 +1,131 @@
+"""Kernels of CUDA, compiled by NVRTC on first use for a device's architecture, and kept on disk.
+
+CuPy's own compiler is not used: it appends ``-ftz=true``, with which subnormal numbers would be lost.
+"""
+
+from __future__ import annotations
+
+import atexit
+import re
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from ...kernels import abi
+from .. import disk_cache as cache
+from .available import require
+
+OPTIONS = ("--std=c++17", "-fmad=false")
+KERNELS = Path(abi.__file__).parent
+
+lock = threading.RLock()
+_modules: dict[tuple[str, str, tuple[str, ...]], Any] = {}
+
+
+def source(name: str) -> str:
+    """The source of a kernel file as one string: included files are in place, and structs generated (`"X.abi"` is layout X's)."""
+    included: set[str] = set()
+
+    def include(match: re.Match[str]) -> str:
+        stem, ending = match.groups()
+        if stem in included:
+            return ""
+        included.add(stem)
+        return abi.LAYOUTS[stem].declaration if ending == "abi" else expand(f"{stem}.cuh")
+
+    def expand(file: str) -> str:
+        return re.sub(r'#include "(\w+)\.(cuh|abi)"\n', include, (KERNELS / file).read_text())
+
+    return expand(f"{name}.cu")
+
+
+def compile_source(name: str, architecture: str, *options: str) -> tuple[bytes, str]:
+    """Compile a kernel file for ``sm_XY`` (to a cubin) or ``compute_XY`` (to PTX); return the result and the compiler's log."""
+    from cupy.cuda import nvrtc
+
+    program = nvrtc.createProgram(source(name), f"{name}.cu", (), ())
+    try:
+        try:
+            nvrtc.compileProgram(program, (f"-arch={architecture}", *OPTIONS, *options))
+        except nvrtc.NVRTCError as error:
+            raise RuntimeError(
+                f"fastpe: {name}.cu does not compile for {architecture}:\n{nvrtc.getProgramLog(program)}"
+            ) from error
+        log: str = nvrtc.getProgramLog(program)
+        # CuPy takes the last byte of a cubin for the end of a string.
+        result = nvrtc.getCUBIN(program) + b"\0" if architecture.startswith("sm_") else nvrtc.getPTX(program)
+        return result, log
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+def module(name: str, device: int, options: tuple[str, ...] = ()) -> Any:
+    """The loaded module of a kernel file, compiled with these definitions, for a device's architecture."""
+    import cupy
+
+    architecture = f"sm_{cupy.cuda.Device(device).compute_capability}"
+    with lock:
+        key = (name, architecture, options)
+        if key not in _modules:
+            require()
+            refuse_capture(device, FIRST_CALL)
+            _modules[key] = cupy.RawModule(path=str(_cubin(name, architecture, *options)))
+        return _modules[key]
+
+
+FIRST_CALL = (
+    "the first call for a width loads kernels and tables, which a graph capture forbids: "
+    "call fastpe.warmup(device=...) and this function once before the capture"
+)
+
+
+def refuse_capture(device: int, reason: str) -> None:
+    """Raise if the current stream is being captured into a graph, for what is then not allowed or not safe."""
+    import cupy
+
+    with cupy.cuda.Device(device):
+        capturing = getattr(cupy.cuda.get_current_stream(), "is_capturing", lambda: False)
+        if capturing():
+            raise RuntimeError(f"fastpe: {reason}.")
+
+
+def _cubin(name: str, architecture: str, *options: str) -> Path:
+    from cupy.cuda import nvrtc
+
+    key = cache.key(f"{name}-{architecture}", source(name), nvrtc.getVersion(), OPTIONS, options)
+    folder = cache.folder("cuda")
+    stored = cache.load(folder, key) if folder is not None else None
+    if stored is not None:
+        return stored
+    content, _ = compile_source(name, architecture, *options)
+    return (folder and cache.store(folder, key, content)) or _temporary(key, content)
+
+
+def _temporary(key: str, content: bytes) -> Path:
+    """A file for this process alone, where there is no cache."""
+    folder = Path(tempfile.mkdtemp(prefix="fastpe-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = cache.store(folder, key, content)
+    if path is None:
+        raise RuntimeError(
+            f"fastpe: no folder can hold a compiled kernel; set FASTPE_CACHE_DIR to one that can be written (tried {folder})."
+        )
+    return path
+
+
+def launch(
+    name: str,
+    entry: str,
+    device: int,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    arguments: Any,
+    options: tuple[str, ...] = (),
+) -> None:
+    """Launch an entry point of a kernel file on a device's current stream; ``arguments`` is passed by value."""
+    import cupy
+
+    with cupy.cuda.Device(device):
+        module(name, device, options).get_function(entry)(grid, block, (arguments,))

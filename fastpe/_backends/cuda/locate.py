@@ -1,0 +1,98 @@
+"""Tables of positions on a device."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+
+from ..._arrays import Memory
+from ...kernels import abi
+from .available import require
+from .compile import launch, refuse_capture
+
+_KINDS = {"int32": 0, "int64": 1, "float32": 2, "float64": 3, "uint64": 4}
+THREADS = 256
+MOST_BLOCKS_Y = 65535
+_TABLE = (
+    "positions, mask, cu_seqlens and arrays of offsets make a table that would not outlive the call, but a captured graph would "
+    "read it: give an int offset"
+)
+
+
+def _locate(variant: str, device: int, grid: tuple[int, int], arguments: dict[str, int]) -> None:
+    refuse_capture(device, _TABLE)
+    launch("locate_rows", f"locate_rows_{variant}", device, grid, (THREADS,), abi.LOCATE_ROWS.element(arguments))
+
+
+def _integers(library: ModuleType, memory: Memory) -> Memory:
+    """An integer array as int32, int64 or uint64."""
+    if memory.dtype in ("int32", "int64", "uint64"):
+        return memory
+    result: Memory = library.memory(library.contiguous(memory.array, "int64"))
+    return result
+
+
+def locate_rows_given(library: ModuleType, positions: Memory) -> Memory:
+    require()
+    device = positions.device
+    assert device is not None
+    real = positions.array.dtype.kind == "f"
+    kind = positions.dtype if positions.dtype in _KINDS else "float32" if real else "int64"
+    flat = library.memory(library.contiguous(positions.array, kind))
+    table: Memory = library.memory(library.empty(positions.shape, "int64", device))
+    rows = int(np.prod(positions.shape, dtype=np.int64))
+    if rows:
+        grid = (-(-rows // THREADS), 1)
+        arguments = {"table": table.address, "rows": rows, "positions": flat.address, "positions_kind": _KINDS[kind]}
+        _locate("given", device, grid, arguments)
+    return table
+
+
+def locate_rows_ragged(library: ModuleType, rows: int, offsets: Memory | int, boundaries: Memory | None) -> Memory:
+    batch = 1 if isinstance(offsets, int) or boundaries is not None else offsets.shape[0]
+    return _counted(library, "ragged", batch, rows, None, offsets, boundaries)
+
+
+def locate_rows_counted(library: ModuleType, mask: Memory, offsets: Memory | int, boundaries: Memory | None) -> Memory:
+    batch = mask.shape[0] if len(mask.shape) == 2 else 1
+    if isinstance(offsets, Memory) and boundaries is None:
+        batch = offsets.shape[0]
+    return _counted(library, "counted", batch, mask.shape[-1], mask, offsets, boundaries)
+
+
+def _counted(
+    library: ModuleType,
+    variant: str,
+    batch: int,
+    rows: int,
+    mask: Memory | None,
+    offsets: Memory | int,
+    boundaries: Memory | None,
+) -> Memory:
+    require()
+    arguments = {"batch": batch, "rows": rows, "segment": -(-rows // THREADS)}
+    memories = [memory for memory in (mask, offsets, boundaries) if isinstance(memory, Memory)]
+    device = memories[0].device
+    assert device is not None
+    if mask is not None:
+        by_batch = mask.strides[0] if len(mask.shape) == 2 else 0
+        arguments |= {"mask": mask.address, "mask_batch_stride": by_batch, "mask_row_stride": mask.strides[-1]}
+    if isinstance(offsets, int):
+        arguments["offset"] = offsets
+    else:
+        offsets = _integers(library, offsets)
+        arguments |= {"offsets": offsets.address, "offsets_kind": _KINDS[offsets.dtype], "offsets_stride": offsets.strides[0]}
+    if boundaries is not None:
+        boundaries = _integers(library, boundaries)
+        arguments |= {
+            "boundaries": boundaries.address,
+            "boundaries_kind": _KINDS[boundaries.dtype],
+            "boundaries_stride": boundaries.strides[0],
+            "sequences": boundaries.shape[0] - 1,
+        }
+    table: Memory = library.memory(library.empty((batch, rows), "int64", device))
+    if batch * rows:
+        grid = (batch, 1) if variant == "counted" else (-(-rows // THREADS), min(batch, MOST_BLOCKS_Y))
+        _locate(variant, device, grid, {"table": table.address, **arguments})
+    return table

@@ -1,0 +1,151 @@
+"""Choose chunking, buffering and streaming for a call: the words of its control block that do not change from run to run.
+
+Each function takes the arguments of one kernel call and returns words of the control block by name (`kernels/abi.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..._arrays.dtypes import ELEMENT_TYPES
+from ...kernels.abi import AHEAD_BYTES, GATHERED_VALUES, IN_PLACE, LINE_BYTES, MARGIN, OUT_OF_PLACE
+from ..calls import Arguments
+
+Control = dict[str, int]
+
+CHUNK_BYTES = 1 << 18  # of x
+LARGEST_CHUNK_BYTES = 1 << 21  # where sequences share their positions, a chunk takes many of them
+CHUNKS = 64  # chunks grow only where there are more of them
+SHARED_BYTES = 1 << 16  # of encoding made at a time where sequences or heads share it: stays in the second-level cache
+STREAMED_BYTES = 1 << 13  # of encoding made at a time before it is streamed out, where nothing shares it
+SUMMED_BYTES = 1 << 15  # of encoding made at a time for a sum of rows, where nothing shares it
+ANGLES_BYTES = 1 << 16  # of cosines and sines made at a time: they stay in the second-level cache
+BYTES_PER_HELPER = 3 << 18  # below this a helper wakes too late to help
+
+
+@functools.lru_cache(maxsize=1)
+def cache_bytes() -> int:
+    """Bytes of the last-level cache; 32 MiB where the system does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        sizes = (path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"))
+        return max(int(size[:-1]) << {"K": 10, "M": 20, "G": 30}[size[-1]] for size in sizes)
+    return 32 << 20
+
+
+def bytes_added(arguments: Arguments, itemsize: int) -> int:
+    """Bytes of x."""
+    return int(arguments["batch"] * arguments["rows"] * arguments["heads"] * arguments["width"] * itemsize)
+
+
+def of_addition(arguments: Arguments, dtype: str, mode: int, part_widths: Sequence[int]) -> Control:
+    """Of ``add_sinusoidal``. ``part_widths``: the widths of a grid's parts; none for a plain encoding."""
+    batch, rows, heads, width = (arguments[name] for name in ("batch", "rows", "heads", "width"))
+    itemsize, real_bytes = ELEMENT_TYPES[dtype].itemsize, ELEMENT_TYPES[dtype].arithmetic_itemsize
+    row_bytes, nbytes = width * itemsize, bytes_added(arguments, itemsize)
+    source = "x" if mode == OUT_OF_PLACE else "out"
+    contiguous = arguments[f"{source}_column_stride"] == arguments["out_column_stride"] == itemsize
+    row_stride = arguments[f"{source}_row_stride"]
+    dense = contiguous and not arguments["mask"] and row_stride == arguments["out_row_stride"] == row_bytes
+    streams = mode != IN_PLACE and contiguous and nbytes > cache_bytes() and has_whole_strides(arguments, itemsize)
+    # Sequences that share their positions share the making of a row: a chunk takes a few rows of many sequences.
+    sequences_share = batch > 1 and arguments["positions_batch_stride"] == 0
+    heads_share = heads > 1 and arguments["positions_head_stride"] == 0
+    shared_rows, streamed_rows = (size // (width * real_bytes) for size in (SHARED_BYTES, STREAMED_BYTES))
+    chunk_bytes = min(max(nbytes // CHUNKS, CHUNK_BYTES), LARGEST_CHUNK_BYTES if sequences_share else CHUNK_BYTES)
+    rows_per_chunk = shared_rows if sequences_share else chunk_bytes // (row_bytes * heads)
+    rows_per_chunk = min(rows, max(8, rows_per_chunk // 8 * 8))
+    batch_per_chunk = min(batch, max(1, chunk_bytes // (row_bytes * heads * rows_per_chunk)))
+    if sequences_share or heads_share:
+        block_rows = min(max(1, shared_rows), rows_per_chunk)
+    elif streams:
+        block_rows = min(max(1, streamed_rows), rows_per_chunk)
+    else:
+        block_rows = 0 if contiguous else 1
+    functions = sum((columns + 1) // 2 + MARGIN for columns in part_widths or (width,))
+    functions_bytes = 0 if dtype == "float64" else 2 * real_bytes * functions
+    return {
+        "chunks": -(-rows // rows_per_chunk) * -(-batch // batch_per_chunk),
+        "rows_per_chunk": rows_per_chunk,
+        "batch_per_chunk": batch_per_chunk,
+        "slot_bytes": _whole_lines(functions_bytes + block_rows * width * real_bytes),
+        "contiguous": contiguous,
+        "dense": dense,
+        "streams": streams,
+        "block_rows": block_rows,
+        "buffer": functions_bytes,
+        "ahead": AHEAD_BYTES if row_stride == row_bytes else -(-AHEAD_BYTES // row_bytes) * row_stride,
+    }
+
+
+def has_whole_strides(arguments: Arguments, itemsize: int) -> bool:
+    """Whether the strides of the result are whole elements."""
+    return not any(arguments[f"out_{axis}_stride"] % itemsize for axis in ("batch", "row", "head", "column"))
+
+
+def of_gather_sum(arguments: Arguments, first_bytes: int, out_bytes: int, real_bytes: int, makes_rows: bool) -> Control:
+    """Of ``embed`` and ``add_table``. ``first_bytes`` and ``out_bytes``: of an element; ``makes_rows``: whether PE is added."""
+    batch, rows, heads, width = (arguments[name] for name in ("batch", "rows", "heads", "width"))
+    row_bytes = width * max(first_bytes, out_bytes)
+    nbytes = batch * rows * heads * row_bytes
+    same_positions = arguments["positions_batch_stride"] == arguments["positions_head_stride"] == 0
+    is_shared = same_positions and makes_rows and batch * heads > 1
+    chunk_bytes = min(max(nbytes // CHUNKS, CHUNK_BYTES), LARGEST_CHUNK_BYTES if is_shared else CHUNK_BYTES)
+    block_rows = (SHARED_BYTES if is_shared else SUMMED_BYTES) // (width * real_bytes)
+    rows_per_chunk = block_rows if is_shared else chunk_bytes // (row_bytes * heads)
+    rows_per_chunk = min(rows, max(8, rows_per_chunk // 8 * 8))
+    batch_per_chunk = min(batch, max(1, chunk_bytes // (row_bytes * heads * rows_per_chunk)))
+    block_rows = min(rows_per_chunk, max(8, block_rows // 8 * 8)) if makes_rows else rows_per_chunk
+    contiguous = arguments["x_column_stride"] == first_bytes and arguments["out_column_stride"] == out_bytes
+    aligned = not any(arguments[name] % out_bytes for name in ("out", "out_batch_stride", "out_row_stride", "out_head_stride"))
+    in_place = arguments["x"] == arguments["out"]
+    made_bytes = real_bytes * (2 * ((width + 1) // 2 + MARGIN) + (block_rows * width if makes_rows else 0))
+    return {
+        "chunks": -(-rows // rows_per_chunk) * -(-batch // batch_per_chunk),
+        "rows_per_chunk": rows_per_chunk,
+        "batch_per_chunk": batch_per_chunk,
+        "block_rows": block_rows,
+        "slot_bytes": _whole_lines(made_bytes),
+        "contiguous": contiguous,
+        "streams": contiguous and aligned and not in_place and nbytes > cache_bytes(),
+        "ahead": AHEAD_BYTES // (width * first_bytes) + 1,
+    }
+
+
+def of_rotation(arguments: Arguments, row_bytes: int, real_bytes: int) -> Control:
+    """Of ``rotate`` and ``rotate_table``. ``row_bytes`` are those of all heads of q and k at a position."""
+    batch, rows, pairs = arguments["batch"], arguments["rows"], arguments["pairs"]
+    block_rows = min(rows, max(1, ANGLES_BYTES // (2 * pairs * real_bytes)))
+    is_shared = batch > 1 and arguments["positions_batch_stride"] == 0
+    rows_per_chunk = max(1, CHUNK_BYTES // row_bytes)
+    rows_per_chunk = min(rows, block_rows if is_shared or rows_per_chunk < block_rows else rows_per_chunk)
+    batch_per_chunk = min(batch, max(1, (LARGEST_CHUNK_BYTES if is_shared else CHUNK_BYTES) // (row_bytes * rows_per_chunk)))
+    return {
+        "chunks": -(-rows // rows_per_chunk) * -(-batch // batch_per_chunk),
+        "rows_per_chunk": rows_per_chunk,
+        "batch_per_chunk": batch_per_chunk,
+        "block_rows": block_rows,
+        "slot_bytes": _whole_lines(2 * real_bytes * (block_rows * pairs + MARGIN)),
+    }
+
+
+def of_bias(arguments: Arguments, itemsize: int) -> Control:
+    """Of ``add_toeplitz``, without streaming, which depends on where the arrays are."""
+    all_rows = arguments["batch"] * arguments["heads"] * arguments["rows"]
+    row_bytes = arguments["columns"] * itemsize
+    rows_per_chunk = max(1, CHUNK_BYTES // row_bytes)
+    contiguous = arguments["x_column_stride"] == arguments["out_column_stride"] == itemsize
+    return {
+        "chunks": -(-all_rows // rows_per_chunk),
+        "rows_per_chunk": rows_per_chunk,
+        "slot_bytes": _whole_lines(8 * GATHERED_VALUES),
+        "contiguous": contiguous,
+        "dense": contiguous and arguments["x_row_stride"] == arguments["out_row_stride"] == row_bytes,
+        "ahead": -(-AHEAD_BYTES // row_bytes) * arguments["x_row_stride"],
+    }
+
+
+def _whole_lines(nbytes: int) -> int:
+    return int(-(-nbytes // LINE_BYTES) * LINE_BYTES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ testing = pytest.importorskip("torch._dynamo.testing")
 from torch_biases import GIVEN, HEADS, LEARNED, parameters, without_inf  # noqa: E402
 
 import fastpe.torch  # noqa: E402
-from fastpe.torch import bias_ops  # noqa: E402
+from fastpe._core import text  # noqa: E402
+from fastpe.encodings.bias import Bias  # noqa: E402
 
 functional = fastpe.torch.functional
 
@@ -232,7 +234,8 @@ def test_biases_survive_as_text(name):
     make, shapes = MADE[name]
     bias = make(*[parameters(*shape, seed=i) for i, shape in enumerate(shapes)])
     json.loads(bias.text)
-    again = bias_ops._made(bias_ops._text(bias), bias_ops._tensors(bias))
+    text.refuse_unknown("here", bias.text)
+    again = text.read(bias.text, text.tensors_in(bias))
     assert type(again) is type(bias)
     assert again.text == bias.text
     for field in dataclasses.fields(bias):
@@ -247,26 +250,90 @@ class Derived(fastpe.ALiBi):
     pass
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gaussian(Bias):
+    """A bias of a user's own: -amount * (distance / width)^2, with an amount for each head that can be learned."""
+
+    amount: Any
+    width: float = 2.0
+    heads = HEADS
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"amount": self.amount}
+
+    def evaluate(self, xp: Any, distances: Any, queries: Any = None, **parameters: Any) -> Any:
+        amount = parameters["amount"].reshape((-1,) + (1,) * distances.ndim)
+        return -amount * (distances / self.width) ** 2
+
+
+OWN = {
+    "derived": (lambda: Derived(HEADS, max_bias=4.0), []),
+    "numbers": (lambda: Gaussian((0.5, 0.25, 1.0), 3.0), []),
+    "tensor": (lambda amount: Gaussian(amount, 3.0), [(HEADS,)]),
+}
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("where", ["made", "held"])
+def test_own_biases_in_graphs(name, where):
+    """Classes that derive from fastpe's are known, made in the graph or before: values and gradients are those without one."""
+    make, shapes = OWN[name]
+    learned = [parameters(*shape, dtype=torch.float32) for shape in shapes]
+    scores, held = torch.randn(2, HEADS, 4, 5, requires_grad=True), make(*learned)
+    for function in (
+        lambda x, *learned: functional.add_bias(x, make(*learned) if where == "made" else held, causal=True),
+        lambda x, *learned: fastpe.add_bias(x * 1, make(*learned) if where == "made" else held, causal=True),
+    ):
+        compiled, counter = counted(function)
+        found, wanted = outcome(compiled, scores, learned), outcome(function, scores, learned)
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other)
+        assert counter.frame_count == 1
+        assert not torch.equal(without_inf(function(scores, *learned)), without_inf(scores))
+
+
+class Stateful(Bias):
+    """No dataclass: what it holds is not in its text."""
+
+    heads = HEADS
+
+    def __init__(self, width: float) -> None:
+        self.width = width
+
+    def evaluate(self, xp: Any, distances: Any, queries: Any = None, **parameters: Any) -> Any:
+        return (xp.zeros_like(distances) + xp.abs(distances) / self.width)[None] * np.ones((HEADS,) + (1,) * distances.ndim)
+
+
 REFUSED = {
-    "derived": (Derived(HEADS), r"one of fastpe's, got a .*\.Derived"),
-    "none": (None, r"one of fastpe's, got a builtins\.NoneType"),
-    "array": (fastpe.T5Bias(np.ones((8, HEADS), np.float32)), r"arrays of a bias must be tensors, got a numpy\.ndarray"),
+    "float": (3.0, r"bias must be a bias such as fastpe\.ALiBi\(heads\)"),
+    "none": (None, r"bias must be a bias such as fastpe\.ALiBi\(heads\)"),
+    "array": (fastpe.T5Bias(np.ones((8, HEADS), np.float32)), r"a numpy\.ndarray object.* Arrays must be tensors"),
+    "stateful": (Stateful(2.0), r"Stateful object.* classes of your own are dataclasses"),
 }
 
 
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_no_graph_can_hold_is_refused(name):
-    """And runs beside the graph where a break is allowed."""
-    bias, text = REFUSED[name]
+    bias, rule = REFUSED[name]
     scores = torch.zeros(1, HEADS, 4, 5)
-    with pytest.raises(TypeError, match=text):
-        bias_ops._text(bias)
-    with pytest.raises(torch._dynamo.exc.Unsupported, match=text):
-        torch.compile(lambda x: functional.add_bias(x, bias), fullgraph=True, backend="aot_eager")(scores)
-    if bias is not None:
-        for function in (lambda x: functional.add_bias(x * 2, bias) + 1, lambda x: fastpe.add_bias(x * 2, bias) + 1):
-            assert torch.equal(torch.compile(function, backend="aot_eager")(scores), function(scores))
+    for verb in (functional.add_bias, fastpe.add_bias):
+        with pytest.raises((RuntimeError, TypeError), match=rule):
+            torch.compile(lambda x, verb=verb: verb(x, bias), fullgraph=True, backend="aot_eager")(scores)
+    assert not scores.any()
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_names_that_are_not_known_are_refused():
+    written = Gaussian((0.5, 0.25, 1.0)).text
+    text.refuse_unknown("here", written)
+    unknown = written.replace("Gaussian", "Missing")
+    with pytest.raises(TypeError, match=r"must consist of numbers, tensors and known classes, got a .*Missing"):
+        text.refuse_unknown("here", unknown)
+    with pytest.raises(TypeError, match=r"must be known when it runs, got .*Missing"):
+        text.read(unknown)
 
 
 @pytest.mark.usefixtures("fresh_compiler")
@@ -280,14 +347,3 @@ def test_values_are_checked_when_a_graph_runs():
     assert not scores.any()
     with pytest.raises(torch._dynamo.exc.Unsupported, match=r"table must have shape \(buckets, H\)"):
         compiled(scores, table[0])
-
-
-def test_operators_are_sound():
-    table = parameters(8, HEADS, dtype=torch.float32)
-    scores = torch.randn(2, HEADS, 4, 5, requires_grad=True)
-    rest = bias_ops._arguments(scores, fastpe.T5Bias(table), None, None, None)
-    torch.library.opcheck(bias_ops._add_bias, (scores, *rest, False, 0.5))
-    two = (parameters(HEADS, dtype=torch.float32, seed=seed) for seed in (1, 2))
-    rest_of_two = bias_ops._arguments(scores, fastpe.Kerple(*two, symmetric=True), None, None, None)
-    torch.library.opcheck(bias_ops._add_bias, (scores, *rest_of_two, True, 1.0))
-    torch.library.opcheck(bias_ops._add_bias_, (scores.detach().clone(), None, [table.detach()], *rest[1:], True, 0.5))

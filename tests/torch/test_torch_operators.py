@@ -95,7 +95,7 @@ BIASES: dict[str, Any] = {
 }
 
 
-def packed(name: str, place: str, grad: bool, written: int = 0) -> tuple[Any, ...]:
+def packed(name: str, place: str, grad: bool, writes: int = 0) -> tuple[Any, ...]:
     """The arguments of an operator, and the arrays that it was made of."""
     i = inputs()
     if grad:
@@ -110,16 +110,16 @@ def packed(name: str, place: str, grad: bool, written: int = 0) -> tuple[Any, ..
                 given = given._replace(offset=3, mask=given.mask[0])
     else:
         operation, arrays, given = OTHERS[name](i)
-    return pack(operation, arrays, given, place == "positions", written), arrays
+    return pack(operation, arrays, given, place == "positions", writes), arrays
 
 
-def packed_bias(name: str, grad: bool, written: int = 0) -> tuple[Any, ...]:
+def packed_bias(name: str, grad: bool, writes: int = 0) -> tuple[Any, ...]:
     def parameter(*shape: int) -> Any:
         return (torch.rand(shape, generator=torch.Generator().manual_seed(len(shape))) + 0.1).requires_grad_(grad)
 
     operation, where = BIASES[name](parameter)
     arrays = (torch.randn(SCORES, generator=torch.Generator().manual_seed(3)).requires_grad_(grad),)
-    return pack(operation, arrays, where, False, written), arrays
+    return pack(operation, arrays, where, False, writes), arrays
 
 
 def leaves(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -165,16 +165,16 @@ IN_PLACE = [name for name in CALLS if not name.startswith("embed")]
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_run_in_place_keeps_its_word(name, place):
     """Into the arrays themselves, and into others."""
-    arguments, arrays = packed(name, place, False, written=operations_written(name))
-    written = [x.clone() for x in arrays[: operations_written(name)] if x is not None]
+    arguments, arrays = packed(name, place, False, writes=count_of(name))
+    written = [x.clone() for x in arrays[: count_of(name)] if x is not None]
     torch.library.opcheck(OPS.run_.default, (written, *arguments))
     arguments, arrays = packed(name, place, False)
-    outs = [torch.empty_like(x) for x in arrays[: operations_written(name)] if x is not None]
+    outs = [torch.empty_like(x) for x in arrays[: count_of(name)] if x is not None]
     torch.library.opcheck(OPS.run_.default, (outs, *arguments))
 
 
-def operations_written(name: str) -> int:
-    return CALLS[name](inputs())[0].written
+def count_of(name: str) -> int:
+    return CALLS[name](inputs())[0].writes
 
 
 @pytest.mark.parametrize("name", BIASES)
@@ -196,7 +196,7 @@ def test_row_positions_keep_their_word(place):
 @pytest.mark.parametrize("name", CALLS)
 def test_what_is_packed_is_unpacked(name, place):
     """The operation is equal, and its arrays are the caller's."""
-    for written in {0, operations_written(name)}:
+    for written in {0, count_of(name)}:
         operation, arrays, *_ = CALLS[name](inputs())
         where = Where(**PLACES[place])
         found = unpack(*pack(operation, arrays, where, True, written), out=[x for x in arrays[:written] if x is not None])

@@ -216,7 +216,7 @@ def profile(run: Run) -> Iterator[Claim]:
         "finding the form": lambda: repeated._calls[form],
         "whether x may be written": lambda: x.flags.writeable,
         "x's address": lambda: repeated.address(x, is_buffer),
-        "argument block, scratch memory and kernel": lambda: call.run(address, address, start),
+        "argument block, scratch memory and kernel": lambda: call.run((address, address), start),
         "the whole call": lambda: fastpe.add_encoding(x, offset=4095),
     }
     nothing: Call = lambda: None  # noqa: E731
@@ -680,7 +680,7 @@ def threads(run: Run) -> Iterator[Claim]:
 
 # Assumed, from what one core and two cores were measured to do.
 CLAIM_SECONDS = 1e-7  # an atomic addition that other cores want too, one after the other
-HAND_OVER_SECONDS = 1e-7  # of the caller, for a helper that waits in a seat
+HAND_OVER_SECONDS = 1e-7  # of the caller, for a helper that waits in a spin slot
 WAKE_SECONDS, COME_SECONDS = 5e-6, 5e-5  # of the caller, for one that sleeps; until it comes
 CORE_BYTES, SOCKET_BYTES = 25e9, 200e9  # bytes of x a second that a core and all cores together can add to
 

@@ -79,7 +79,7 @@ def count(name: str, call: Any, elements: int, options: tuple[str, ...] = ()) ->
 def counts(dtypes: tuple[str, ...] = tuple(DTYPES), rows: int = 16) -> list[Count]:
     """Both pair layouts of q with 32 heads and k with 8; both column layouts of 32 sequences and of one; embedding of 32 sequences."""
     found = []
-    blocks, cuda.BLOCKS_PER_MULTIPROCESSOR = cuda.BLOCKS_PER_MULTIPROCESSOR, 0
+    blocks, cuda.launch.BLOCKS_PER_MULTIPROCESSOR = cuda.launch.BLOCKS_PER_MULTIPROCESSOR, 0
     try:
         with tempfile.TemporaryDirectory() as folder, simulated_cupy.installed(ARCHITECTURE, Path(folder)):
             for dtype in dtypes:
@@ -98,12 +98,12 @@ def counts(dtypes: tuple[str, ...] = tuple(DTYPES), rows: int = 16) -> list[Coun
                 table = simulated_cupy.view_on_device(random((64, 256), dtype))
                 ids = simulated_cupy.view_on_device(np.random.default_rng(0).integers(0, 64, (32, rows)))
                 for encoding, adds in ((None, False), (fastpe.Sinusoidal(), True)):
-                    options = cuda.sum_options(dtype, None, None, dtype, adds)
+                    options = cuda.gather_sum_options(dtype, None, None, dtype, adds)
                     call = lambda i=ids, t=table, e=encoding: fastpe.embed(i, t, e)  # noqa: E731
                     one = count("embed", call, ids.size * 256, options)
                     found.append(one._replace(kernel=f"{one.kernel}, {dtype}, {'sinusoidal' if adds else 'no encoding'}"))
     finally:
-        cuda.BLOCKS_PER_MULTIPROCESSOR = blocks
+        cuda.launch.BLOCKS_PER_MULTIPROCESSOR = blocks
     return found
 
 

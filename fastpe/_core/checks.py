@@ -42,7 +42,7 @@ def number(function: str, name: str, value: Any) -> float:
         found = math.copysign(value, value)
         if math.isfinite(found):
             return found
-    if getattr(value, "requires_grad", False):
+    if type(value) is not int and getattr(value, "requires_grad", False):
         rule = f"{name} must be a real number, not a tensor that requires a gradient, as there is none for it"
         raise TypeError(message(function, rule, describe(value), "Pass value.item()."))
     try:

@@ -78,7 +78,8 @@ def refuse(operation: Any, arrays: tuple[Any, ...], where: Any) -> None:
     """RuntimeError for what requires a gradient that there is none of: positions, moves, tables of rotations, scales of rows."""
     if not torch.is_grad_enabled():
         return
-    function, named = operation.function, []
+    packed = getattr(operation, "packing", None) is not None
+    function, named = "apply_rotary_qkv" if packed else operation.function, []
     if where is not None and len(where) == 5:
         named.append(("positions", where.positions))
     if function == "encode":

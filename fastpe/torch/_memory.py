@@ -68,8 +68,9 @@ def fresh(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, k
         outs = [new_like(x) for x in given]
         out: Any = outs[0] if len(outs) == 1 else tuple(outs)
     else:
-        name, lead = next((name, x) for name, x in zip(operation.names, arrays, strict=True) if isinstance(x, Tensor))
-        as_array(operation.function, name, lead)  # what has no memory is refused before anything is made
+        lead = next(x for x in arrays if isinstance(x, Tensor))
+        for name, x in zip(operation.names, arrays, strict=True):  # what has no memory is refused before anything is made of it
+            as_shared(operation.function, name, x, lead.device)
         out = new(*result_of(operation, arrays), lead.device)
     write(operation, arrays, where, out, validate, key=key)
     return out

@@ -1,7 +1,4 @@
-"""What a step of training allocates where fastpe rotates in place: nothing. ``python step_allocations.py`` checks it.
-
-In a process of its own: once a compilation has failed, PyTorch's frames hold more references, and gradients count as shared.
-"""
+"""What a step of training allocates where fastpe rotates in place: gradients only. ``python step_allocations.py`` checks it."""
 
 from __future__ import annotations
 
@@ -87,13 +84,13 @@ def check_allocations(layer: Any, ways: dict[str, Any], tensors: int) -> None:
     without, _ = allocations(layer(ways["nothing"]))
     assert len(without) >= 6
     found, peak = allocations(layer(ways["inplace"]))
-    assert found == without
+    assert len(found) == len(without) + tensors, "the gradients that are turned back"
     assert peak < torch.Size(SIZE).numel() * 4 // 4
     new, _ = allocations(layer(ways["new"]))
-    assert len(new) == len(without) + tensors
+    assert len(new) == len(without) + 2 * tensors
 
 
 if __name__ == "__main__":
     check_allocations(Attention, PACKED, 1)
     check_allocations(Apart, SEPARATE, 2)
-    print("nothing")
+    print("gradients only")

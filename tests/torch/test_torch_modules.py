@@ -159,7 +159,7 @@ def test_in_place(name):
         (
             lambda: RotaryEmbedding("rotary"),
             TypeError,
-            "RotaryEmbedding: encoding must be a Rotary or RotaryTable, got str 'rotary'",
+            "RotaryEmbedding: encoding must be a Rotary or Rotational, got str 'rotary'",
         ),
         (
             lambda: TokenEmbedding(11, 8, "learned"),

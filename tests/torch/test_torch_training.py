@@ -138,8 +138,8 @@ def test_the_same_losses(plain, kind):
 # ---- memory ------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_step_in_place_allocates_nothing():
-    """Forward and back: queries, keys and their gradients are turned where they lie. New ones are allocated on the way forward only."""
+def test_a_step_in_place_allocates_gradients_only():
+    """Queries and keys are turned where they lie; their gradients are someone else's, and turned into new ones."""
     script = Path(__file__).parents[1] / "helpers" / "step_allocations.py"
     run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=200)
-    assert run.stdout == "nothing\n", run.stderr
+    assert run.stdout == "gradients only\n", run.stderr

@@ -155,7 +155,11 @@ def test_in_place(name):
 @pytest.mark.parametrize(
     ("function", "error", "text"),
     [
-        (lambda: SinusoidalEncoding(Rotary()), TypeError, r"SinusoidalEncoding: encoding must be an encoding such as Sinusoidal\(\)"),
+        (
+            lambda: SinusoidalEncoding(Rotary()),
+            TypeError,
+            r"SinusoidalEncoding: encoding must be an encoding such as Sinusoidal\(\)",
+        ),
         (
             lambda: RotaryEmbedding("rotary"),
             TypeError,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,16 @@ from ..checks import NOT_A_POSITION, POSITION_LIMIT, describe, message
 from ..parts import Block
 from ..text import says_all
 from .base import Job, Spec
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class BetweenArguments(TypedDict, total=False):
+        """The fields of ``Between`` as arguments by name."""
+
+        q_offset: Any
+        q_positions: Any
+        k_positions: Any
 
 
 class Between(NamedTuple):

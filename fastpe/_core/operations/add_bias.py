@@ -59,7 +59,7 @@ class AddBias(_AddBias):
         work = self.work(scores, where, out, validate)
         source, target = work.source, work.target
         in_place = out is None or out is scores
-        dense = target.strides[-1] == source.strides[-1] == target.array.itemsize and 0 not in target.shape
+        dense = target.strides[-1] == source.strides[-1] == target.array.dtype.itemsize and 0 not in target.shape
         repeats = work if dense and is_value(work.bias) and says_all(work.bias) and in_place == (source is target) else None
         return Job(scores if out is None else out, target.device, work.calls(), repeats)
 

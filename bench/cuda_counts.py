@@ -77,7 +77,7 @@ def count(name: str, call: Any, elements: int, options: tuple[str, ...] = ()) ->
 def counts(dtypes: tuple[str, ...] = tuple(DTYPES), rows: int = 16) -> list[Count]:
     """Both pair layouts of q with 32 heads and k with 8; both column layouts of 32 sequences and of one; embedding of 32 sequences."""
     results = []
-    blocks, cuda.BLOCKS_PER_MULTIPROCESSOR = cuda.BLOCKS_PER_MULTIPROCESSOR, 0
+    blocks, cuda.launch.BLOCKS_PER_MULTIPROCESSOR = cuda.launch.BLOCKS_PER_MULTIPROCESSOR, 0
     try:
         with tempfile.TemporaryDirectory() as folder, simulated_cupy.installed(ARCHITECTURE, Path(folder)):
             for dtype in dtypes:
@@ -101,7 +101,7 @@ def counts(dtypes: tuple[str, ...] = tuple(DTYPES), rows: int = 16) -> list[Coun
                     one = count("embed", call, ids.size * 256, options)
                     results.append(one._replace(kernel=f"{one.kernel}, {dtype}, {'sinusoidal' if adds else 'no encoding'}"))
     finally:
-        cuda.BLOCKS_PER_MULTIPROCESSOR = blocks
+        cuda.launch.BLOCKS_PER_MULTIPROCESSOR = blocks
     return results
 
 

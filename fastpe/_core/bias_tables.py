@@ -216,7 +216,7 @@ _tables: dict[tuple[Any, int, int, str], npt.NDArray[Any]] = {}  # the oldest fi
 
 
 def _kept(bias: Any, low: int, high: int, real: str) -> tuple[npt.NDArray[Any], bool]:
-    """The values of a bias that is a value, and whether they are kept. The oldest ones are given up when others need the memory."""
+    """The values of a bias that is fixed, and whether they are kept. The oldest ones are given up when others need the memory."""
     key = bias, low, high, real
     found = _tables.get(key)
     if found is None:

@@ -49,12 +49,13 @@ class Where(NamedTuple):
     seq_axis: int = -2
 
 
-def where_of(function: str, arguments: Any, seq_axis: int = -2, has_axis: bool = True) -> Where:
-    """``Where`` of arguments by name; TypeError for others, as Python says it."""
+def where_of(function: str, arguments: Any, kind: Any = None, **more: Any) -> Any:
+    """``Where``, or another kind, of arguments by name and of ``more``, which these may not name; TypeError as Python says it."""
+    kind = kind or Where
     for name in arguments:
-        if name not in Where._fields or (name == "seq_axis" and not has_axis):
+        if name not in kind._fields or name in more:
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
-    return Where(**{"seq_axis": seq_axis, **arguments})
+    return kind(**more, **arguments)
 
 
 def resolve(target: Target, where: Where) -> Rows:

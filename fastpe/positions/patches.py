@@ -63,8 +63,8 @@ def resized(shape: Any, reference: Any, *, start: float = 0.0, like: Any = None)
     shape, reference : (H, W)
     start
         The first coordinate, before stretching.
-    like : array
-        Make the result in this array's library and on its device.
+    like
+        As for ``grid``.
 
     Returns
     -------
@@ -96,8 +96,8 @@ def centred(shape: Any, *, scale: float = 1.0, like: Any = None) -> Any:
     shape : (H, W)
     scale
         2 pi for DINOv3, with ``Rotary(100.0, sections=(d/4, d/4), section_frequencies="own")``.
-    like : array
-        Make the result in this array's library and on its device.
+    like
+        As for ``grid``.
 
     Returns
     -------
@@ -125,8 +125,8 @@ def pixels(shape: Any, *, like: Any = None) -> Any:
     Parameters
     ----------
     shape : (H, W)
-    like : array
-        Make the result in this array's library and on its device.
+    like
+        As for ``grid``.
 
     Returns
     -------
@@ -151,8 +151,8 @@ def log_spaced(window: Any, pretrained_window: Any = None, *, like: Any = None) 
     window : (H, W)
     pretrained_window : (H, W)
         The window that a model was trained with; its sizes are the n of the formula. None: ``window``.
-    like : array
-        Make the result in this array's library and on its device.
+    like
+        As for ``grid``.
 
     Returns
     -------
@@ -188,8 +188,8 @@ def llama4(side: int, *, cls_token: bool = True, like: Any = None) -> Any:
         Patches along a side.
     cls_token
         Whether there is a class token.
-    like : array
-        Make the result in this array's library and on its device.
+    like
+        As for ``grid``.
 
     Returns
     -------

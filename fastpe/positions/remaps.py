@@ -92,8 +92,8 @@ def leaky_rerope(queries: Any, keys: Any = None, *, window: int, factor: float) 
 
     Parameters
     ----------
-    queries, keys : number of rows, or (T,) integers
-        Their positions; a number T means 0 ... T - 1. None: keys as queries.
+    queries, keys
+        As for ``rerope``.
     window
         At least 1.
     factor
@@ -125,8 +125,8 @@ def self_extend(queries: Any, keys: Any = None, *, group: int = 8, window: int =
 
     Parameters
     ----------
-    queries, keys : number of rows, or (T,) integers
-        Their positions; a number T means 0 ... T - 1. None: keys as queries.
+    queries, keys
+        As for ``rerope``.
     group
         How many rows share a position.
     window
@@ -158,8 +158,8 @@ def dual_chunk(queries: Any, keys: Any = None, *, chunk: int, local: int) -> Rem
 
     Parameters
     ----------
-    queries, keys : number of rows, or (T,) integers
-        Their positions; a number T means 0 ... T - 1. None: keys as queries.
+    queries, keys
+        As for ``rerope``.
     chunk
         Three quarters of the trained length, in the authors' code.
     local
@@ -196,8 +196,8 @@ def string(queries: Any, keys: Any = None, *, shift: int, window: int = 128) -> 
 
     Parameters
     ----------
-    queries, keys : number of rows, or (T,) integers
-        Their positions; a number T means 0 ... T - 1. None: keys as queries.
+    queries, keys
+        As for ``rerope``.
     shift
         About a third of the length, in the paper.
     window

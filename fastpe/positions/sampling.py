@@ -71,11 +71,8 @@ def shifted(length: int, max_shift: int, *, batch: int | None = None, rng: Any =
         T.
     max_shift
         The largest k.
-    batch
-        Draw for each of B sequences. None: one row for all.
-    rng : numpy Generator or seed
-    like : array
-        Make the result in this array's library and on its device.
+    batch, rng, like
+        As for ``randomized``.
 
     Returns
     -------
@@ -112,11 +109,8 @@ def skipped(
         The length trained for: positions are below it.
     chunks
         At most ``length``.
-    batch
-        Draw for each of B sequences. None: one row for all.
-    rng : numpy Generator or seed
-    like : array
-        Make the result in this array's library and on its device.
+    batch, rng, like
+        As for ``randomized``.
 
     Returns
     -------
@@ -159,11 +153,8 @@ def random_float(length: int, max_length: float, *, batch: int | None = None, rn
         T.
     max_length
         Greater than any position that the model will be given.
-    batch
-        Draw for each of B sequences. None: one row for all.
-    rng : numpy Generator or seed
-    like : array
-        Make the result in this array's library and on its device.
+    batch, rng, like
+        As for ``randomized``.
 
     Returns
     -------

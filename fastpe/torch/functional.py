@@ -20,6 +20,7 @@ from ._run import embedded, new, run
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from .._core.operations.add_bias import BetweenArguments
     from .._core.where import RowArguments, WhereArguments
     from ..encodings import Additive, Rotational
     from ..encodings.bias import Bias
@@ -81,12 +82,10 @@ def add_bias(
     scores: Tensor,
     bias: Bias,
     *,
-    q_offset: Any = None,
-    q_positions: Any = None,
-    k_positions: Any = None,
     causal: bool = False,
     input_scale: float = 1.0,
     validate: bool = False,
+    **between: Unpack[BetweenArguments],
 ) -> Tensor:
     """Return attention scores with a bias by distance added; they are left alone.
 
@@ -115,7 +114,7 @@ def add_bias(
     """
     _check_tensors("add_bias", scores=scores)
     operation = AddBias(bias, causal, input_scale)
-    result: Tensor = new(operation, (scores,), Between(q_offset, q_positions, k_positions), validate)
+    result: Tensor = new(operation, (scores,), where_of("add_bias", between, kind=Between), validate)
     return result
 
 
@@ -200,7 +199,7 @@ def apply_rotary_qkv(
     """
     function = "apply_rotary_qkv"
     _check_tensors(function, qkv=qkv)
-    rows = where_of(function, where, seq_axis=-3)
+    rows = where_of(function, {"seq_axis": -3, **where})
     packing = _packing(function, qkv, heads, rows.seq_axis)
     operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len, packing=packing)
     result: Tensor = (
@@ -294,7 +293,7 @@ def embed(
     chosen = None if encoding is None else additive("embed", encoding, "embeds")
     operation = Embed(chosen, scale, padding_idx, dtype, seq_len, sparse, deterministic, frozen_idx)
     arrays = (table, ids, *pair(token_types), *quantisation(row_scale))
-    result: Tensor = new(*embedded(operation, arrays), where_of("embed", where, has_axis=False), validate)
+    result: Tensor = new(*embedded(operation, arrays), where_of("embed", where, seq_axis=-2), validate)
     return result
 
 

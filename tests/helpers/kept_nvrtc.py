@@ -6,13 +6,13 @@ from typing import Any
 
 import kept
 
-from fastpe._backends import cuda
+from fastpe._backends.cuda import compile
 
-_compile_source = cuda.compile_source
+_compile_source = compile.compile_source
 
 
 def compile_source(name: str, architecture: str, *options: str) -> tuple[str, str]:
-    """As ``cuda.compile_source``: PTX for ``compute_XY``; for ``sm_XY`` the log alone, after a look at the cubin."""
+    """As ``compile.compile_source``: PTX for ``compute_XY``; for ``sm_XY`` the log alone, after a look at the cubin."""
     from cupy.cuda import nvrtc
 
     def make() -> str:
@@ -22,7 +22,7 @@ def compile_source(name: str, architecture: str, *options: str) -> tuple[str, st
             return log
         return result.decode() if isinstance(result, bytes) else result
 
-    facts: Any = (cuda.source(name), architecture, cuda.OPTIONS, options, nvrtc.getVersion())
+    facts: Any = (compile.source(name), architecture, compile.OPTIONS, options, nvrtc.getVersion())
     is_log = architecture.startswith("sm_")
     text = kept.text(kept.folder("nvrtc"), f"{name}-{architecture}.{'log' if is_log else 'ptx'}", facts, make).read_text()
     return ("", text) if is_log else (text, "")

@@ -240,7 +240,7 @@ def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
         from cupy.cuda import nvrtc
 
         defined = "".join(option.partition("=")[2] for option in options)
-        facts = (cuda.source(name), cuda.OPTIONS, options, nvrtc.getVersion())
+        facts = (cuda.source(name), compile.OPTIONS, options, nvrtc.getVersion())
         return kept.text(folder, f"{name}-{defined}-{architecture}.ptx", facts, lambda: compiled(name, *options))
 
     def compiled(name: str, *options: str) -> str:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch_marks
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch._dynamo.testing")
@@ -19,14 +20,7 @@ import fastpe  # noqa: E402
 import fastpe.torch  # noqa: E402
 from fastpe import Learned, Rotary, Sinusoidal, scaling  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings(
-        # Of PyTorch's compiler, as it traces and lowers
-        "ignore::DeprecationWarning:torch.*",
-        "ignore::FutureWarning:torch.*",
-    ),
-    pytest.mark.usefixtures("fresh_compiler"),
-]
+pytestmark = torch_marks.COMPILES
 
 
 # ---- the same as without a graph ---------------------------------------------------------------------------------------------

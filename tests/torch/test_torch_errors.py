@@ -252,7 +252,10 @@ def test_tables_of_another_kind():
         ),
         (lambda: fastpe.embed(torch.tensor([1]), tensor, dtype="int8"), "dtype must be one of"),
         (lambda: fastpe.embed(torch.tensor([1]), tensor, dtype=torch.int8), "dtype must be one of"),
-        (lambda: fastpe.embed(torch.tensor([1]), tensor, dtype="float64", out=torch.ones(1, 8)), "out must have dtype float64"),
+        (
+            lambda: fastpe.embed(torch.tensor([1]), tensor, dtype="float64", out=torch.ones(1, 8)),
+            "out must have dtype float64, got float32",
+        ),
         (lambda: fastpe.embed(torch.tensor([1]), tensor, token_types=3), "token_types must be a pair (ids, table)"),
         (lambda: functional.embed(torch.tensor([1]), tensor, token_types=(1, 2, 3)), "token_types must be a pair (ids, table)"),
         (

@@ -6,20 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch_marks
 
 torch = pytest.importorskip("torch")
 import fastpe  # noqa: E402
 import fastpe.torch  # noqa: E402
 from fastpe.torch import functional as F  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings(
-        # Of PyTorch's compiler, as it traces and lowers
-        "ignore::DeprecationWarning:torch.*",
-        "ignore::FutureWarning:torch.*",
-    ),
-    pytest.mark.usefixtures("fresh_compiler"),
-]
+pytestmark = torch_marks.COMPILES
 
 SHAPE = (2, 3, 4, 8)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import platforms
 import pytest
+import torch_marks
 
 torch = pytest.importorskip("torch")
 
@@ -20,14 +21,7 @@ import fastpe.torch  # noqa: E402
 from fastpe import Learned, Rotary, Sinusoidal, scaling  # noqa: E402
 from fastpe.torch import functional  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings(
-        # Of PyTorch's compiler, as it traces and lowers
-        "ignore::DeprecationWarning:torch.*",
-        "ignore::FutureWarning:torch.*",
-    ),
-    pytest.mark.usefixtures("fresh_compiler"),
-]
+pytestmark = torch_marks.COMPILES
 
 
 # ---- code --------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch_marks
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch._dynamo.testing")
@@ -22,14 +23,7 @@ from fastpe._core.where import Where  # noqa: E402
 from fastpe.encodings import protocol  # noqa: E402
 from fastpe.torch._packing import pack, unpack  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings(
-        # Of PyTorch's compiler, as it traces and lowers
-        "ignore::DeprecationWarning:torch.*",
-        "ignore::FutureWarning:torch.*",
-    ),
-    pytest.mark.usefixtures("fresh_compiler"),
-]
+pytestmark = torch_marks.COMPILES
 OPS = torch.ops.fastpe
 
 

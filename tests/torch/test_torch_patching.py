@@ -11,6 +11,7 @@ from typing import Any
 
 import cases
 import pytest
+import torch_marks
 
 torch = pytest.importorskip("torch")
 from small_models import LOGITS, SIZE, build, error, logits, modelling, tokens  # noqa: E402
@@ -19,14 +20,7 @@ import fastpe  # noqa: E402
 from fastpe.torch import transformers as patching  # noqa: E402
 from fastpe.torch.transformers import patch_transformers  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings(
-        # Of PyTorch's compiler, as it traces and lowers models
-        "ignore::DeprecationWarning:torch.*",
-        "ignore::FutureWarning:torch.*",
-    ),
-    pytest.mark.usefixtures("nothing_left"),
-]
+pytestmark = torch_marks.PATCHES
 transformers = cases.transformers()
 
 

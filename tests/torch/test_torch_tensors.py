@@ -17,16 +17,6 @@ from fastpe.torch import functional  # noqa: E402
 DTYPES = tuple(cases.DTYPES)
 
 
-def outside(x, view):
-    """The bytes of a tensor's storage with its elements blanked: what must not be written."""
-    whole = x.detach().cpu() if x.is_cpu else torch.empty(0)
-    if view.size == 0 or not x.is_cpu:
-        return np.zeros(0, np.float32)
-    copy = torch.empty_like(torch.tensor([], dtype=torch.uint8)).set_(whole.untyped_storage()).clone()
-    copy.view(x.dtype).as_strided(x.shape, x.stride(), x.storage_offset()).zero_()
-    return copy.numpy().astype(np.float32)
-
-
 # ---- new tensors -------------------------------------------------------------------------------------------------------------
 
 

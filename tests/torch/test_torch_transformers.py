@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch_marks
 
 torch = pytest.importorskip("torch")
 from small_models import FAMILIES, LOGITS, LONG, MAIN, SHORT, build, error, logits, long_phi3, tokens  # noqa: E402
@@ -16,14 +17,7 @@ import fastpe  # noqa: E402
 from fastpe.torch import transformers as patching  # noqa: E402
 from fastpe.torch.transformers import patch_transformers  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings(
-        # Of PyTorch's compiler, as it traces and lowers models
-        "ignore::DeprecationWarning:torch.*",
-        "ignore::FutureWarning:torch.*",
-    ),
-    pytest.mark.usefixtures("nothing_left"),
-]
+pytestmark = torch_marks.PATCHES
 
 
 # ---- the same results --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import torch_cases  # noqa: E402
-from torch_cases import arguments, host, tensor  # noqa: E402
+from torch_cases import arguments, host, outside, tensor  # noqa: E402
 
 import fastpe  # noqa: E402
 from fastpe import Learned, Rotary  # noqa: E402
@@ -47,16 +47,6 @@ def check(verb, views, device, *rest, given=None, **options):
         cases.assert_same_bits(host(x), np.ascontiguousarray(expected))
         assert (x.data_ptr(), x.stride(), x._version) == (address, strides, version + 1)
         cases.assert_same_bits(outside(x, view), outside(tensor(view), view))
-
-
-def outside(x, view):
-    """The bytes of a tensor's storage with its elements blanked: what must not be written."""
-    whole = x.detach().cpu() if x.is_cpu else torch.empty(0)
-    if view.size == 0 or not x.is_cpu:
-        return np.zeros(0, np.float32)
-    copy = torch.empty_like(torch.tensor([], dtype=torch.uint8)).set_(whole.untyped_storage()).clone()
-    copy.view(x.dtype).as_strided(x.shape, x.stride(), x.storage_offset()).zero_()
-    return copy.numpy().astype(np.float32)
 
 
 # ---- add_encoding ------------------------------------------------------------------------------------------------------------

@@ -2,12 +2,11 @@
 
 from .available import problem, require
 from .compile import compile_source, source
-from .launch import BLOCKS_PER_MULTIPROCESSOR, gather_sum_options, prepare, run, warmup
+from .launch import gather_sum_options, prepare, run, warmup
 from .locate import locate_rows_counted, locate_rows_given, locate_rows_ragged
 from .tables import kept
 
 __all__ = [
-    "BLOCKS_PER_MULTIPROCESSOR",
     "compile_source",
     "gather_sum_options",
     "kept",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,16 @@ from ..checks import NOT_A_POSITION, POSITION_LIMIT, describe, message
 from ..parts import Block
 from ..text import says_all
 from .base import Job, Spec
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class BetweenArguments(TypedDict, total=False):
+        """The fields of ``Between`` as arguments by name."""
+
+        q_offset: Any
+        q_positions: Any
+        k_positions: Any
 
 
 class Between(NamedTuple):
@@ -49,7 +59,7 @@ class AddBias(_AddBias):
         work = self.work(scores, where, out, validate)
         source, target = work.source, work.target
         in_place = out is None or out is scores
-        dense = target.strides[-1] == source.strides[-1] == target.array.itemsize and 0 not in target.shape
+        dense = target.strides[-1] == source.strides[-1] == target.array.dtype.itemsize and 0 not in target.shape
         repeats = work if dense and is_value(work.bias) and says_all(work.bias) and in_place == (source is target) else None
         return Job(scores if out is None else out, target.device, work.calls(), repeats)
 

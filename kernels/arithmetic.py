@@ -2,7 +2,7 @@
 
 Every float operation is a plain multiply, a plain add or an explicit fused multiply-add, in a fixed order and without fastmath.
 Angles are in turns: a phase is the fraction of a turn in fixed point, and integer wrap-around is the range reduction.
-``tests/fit_polynomials.py`` derives the constants.
+``tests/helpers/fit_polynomials.py`` derives the constants.
 """
 
 from __future__ import annotations

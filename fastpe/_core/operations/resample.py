@@ -59,8 +59,7 @@ class Resample(_Resample):
     def result(self, specs: tuple[Spec, ...]) -> Spec:
         *leading, _, width = specs[0].shape
         sizes = self.new_size if isinstance(self.new_size, (tuple, list)) else (self.new_size,)
-        prefix = self.prefix_tokens
-        return Spec((*leading, prefix + math.prod(sizes), width), specs[0].dtype)
+        return Spec((*leading, self.prefix_tokens + math.prod(sizes), width), specs[0].dtype)
 
     def adjoint(self) -> None:
         """None: a table is stretched before training."""
@@ -77,8 +76,7 @@ def _stretched(library: Any, table: Memory, prefix: int, old: list[int], sizes: 
     real = np.float64 if table.dtype == "float64" else np.float32
     for before, after in zip(old, sizes, strict=True):  # the first axis goes to the back of the grid
         matrix = library.from_host(weights(method, before, after, extra, real), table.device)
-        rest = made.shape[1:]
-        made = (matrix @ made.reshape(before, -1)).reshape(after, *rest)
+        made = (matrix @ made.reshape(before, -1)).reshape(after, *made.shape[1:])
         if len(old) == 2:
             made = made.swapaxes(0, 1)
     result = library.empty((prefix + math.prod(sizes), width), table.dtype, table.device)

@@ -135,6 +135,17 @@ POSITION_MODES: dict[str, Callable[[int, int], dict[str, Any]]] = {
 }
 
 
+_LONGER = {"source": fastpe.Rotary(), "target": fastpe.Rotary(scaling=fastpe.scaling.YaRN(8.0, 64))}
+# Keys (2, H, 7, D) that were rotated, and where they go.
+REROTATIONS: tuple[dict[str, Any], ...] = (
+    {"delta": -7},
+    {"delta": np.array([3, 100])},
+    {"delta": np.array([0, 1, 0, 1, 5, 5, 5]) * np.ones((2, 1)), "mask": np.arange(7) > 2},
+    {**_LONGER, "offset": 1000},
+    {**_LONGER, "delta": 4, "positions": np.arange(7) * 99},
+)
+
+
 def bits(x: np.ndarray) -> np.ndarray:
     """The bits of an array as unsigned integers, every NaN the same."""
     contiguous = np.ascontiguousarray(x)

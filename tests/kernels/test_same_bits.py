@@ -247,14 +247,7 @@ def test_rotary_tables(gpu, dtype, table_dtype):
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 def test_rerotate(gpu, dtype):
     x = cases.random((2, 3, 7, 32), dtype)
-    longer = {"source": Rotary(), "target": Rotary(scaling=fastpe.scaling.YaRN(8.0, 64))}
-    for given in (
-        {"delta": -7},
-        {"delta": np.array([3, 100])},
-        {"delta": np.array([0, 1, 0, 1, 5, 5, 5]) * np.ones((2, 1)), "mask": np.arange(7) > 2},
-        {**longer, "offset": 1000},
-        {**longer, "delta": 4, "positions": np.arange(7) * 99},
-    ):
+    for given in cases.REROTATIONS:
         here, there = x.copy(), gpu.array(x)
         assert fastpe.rerotate(here, **given) is here
         assert fastpe.rerotate(there, **gpu.arguments(given)) is there

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,11 @@ from bench.extrapolation.encodings import ENCODINGS, TRAININGS  # noqa: E402
 from bench.extrapolation.model import Decoder  # noqa: E402
 from bench.extrapolation.tasks import TASKS, Batch, Task, text  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results" / "extrapolation"
 SEEDS = [RESULTS / "seed0.json", RESULTS / "seed1.json"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the lab's own processes have it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # ---- training ----------------------------------------------------------------------------------------------------------------

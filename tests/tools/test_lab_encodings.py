@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,10 @@ from bench.extrapolation.encodings import ENCODINGS, TRAININGS  # noqa: E402
 from bench.extrapolation.model import Decoder  # noqa: E402
 from fastpe.torch import functional  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "bench" / "extrapolation"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the lab's own processes have it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def ids(length: int, batch: int = 3) -> Any:

@@ -203,14 +203,7 @@ def test_rotary_tables(device, dtype, table_dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rerotate(device, dtype):
     x = cases.random((2, 3, 7, 16), dtype)
-    longer = {"source": Rotary(), "target": Rotary(scaling=fastpe.scaling.YaRN(8.0, 64))}
-    for given in (
-        {"delta": -7},
-        {"delta": np.array([3, 100])},
-        {"delta": np.array([0, 1, 0, 1, 5, 5, 5]) * np.ones((2, 1)), "mask": np.arange(7) > 2},
-        {**longer, "offset": 1000},
-        {**longer, "delta": 4, "positions": np.arange(7) * 99},
-    ):
+    for given in cases.REROTATIONS:
         check(fastpe.rerotate, [x], device, given=given)
     out = torch.zeros(x.shape, dtype=torch_cases.DTYPES[dtype], device=device)
     assert fastpe.rerotate(tensor(x, device), 3, out=out) is out

@@ -149,7 +149,7 @@ def test_the_first_call_may_not_be_captured(device, monkeypatch):
 @pytest.mark.parametrize("blocks", [0, 1, 32])
 def test_heads_are_shared_out_among_threads(device, monkeypatch, blocks):
     """From one thread for all heads of a pair to one for each; pairs, rows and sequences beyond what a grid takes."""
-    monkeypatch.setattr(cuda, "BLOCKS_PER_MULTIPROCESSOR", blocks)
+    monkeypatch.setattr(cuda.launch, "BLOCKS_PER_MULTIPROCESSOR", blocks)
     for width, interleaved in ((32, False), (32, True), (6, False)):
         q, k = (np.random.default_rng(heads).standard_normal((3, heads, 5, width)).astype(np.float32) for heads in (7, 2))
         encoding = fastpe.Rotary(interleaved=interleaved)

@@ -53,10 +53,9 @@ def compile_source(name: str, architecture: str, *options: str) -> tuple[bytes, 
             raise RuntimeError(
                 f"fastpe: {name}.cu does not compile for {architecture}:\n{nvrtc.getProgramLog(program)}"
             ) from error
-        log: str = nvrtc.getProgramLog(program)
         # CuPy takes the last byte of a cubin for the end of a string.
         result = nvrtc.getCUBIN(program) + b"\0" if architecture.startswith("sm_") else nvrtc.getPTX(program)
-        return result, log
+        return result, str(nvrtc.getProgramLog(program))
     finally:
         nvrtc.destroyProgram(program)
 
@@ -113,19 +112,3 @@ def _temporary(key: str, content: bytes) -> Path:
             f"fastpe: no folder can hold a compiled kernel; set FASTPE_CACHE_DIR to one that can be written (tried {folder})."
         )
     return path
-
-
-def launch(
-    name: str,
-    entry: str,
-    device: int,
-    grid: tuple[int, ...],
-    block: tuple[int, ...],
-    arguments: Any,
-    options: tuple[str, ...] = (),
-) -> None:
-    """Launch an entry point of a kernel file on a device's current stream; ``arguments`` is passed by value."""
-    import cupy
-
-    with cupy.cuda.Device(device):
-        module(name, device, options).get_function(entry)(grid, block, (arguments,))

@@ -6,6 +6,7 @@ Nothing here synchronises, and nothing that lies on the GPU is read back.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from ..._arrays import ITEMSIZE, Memory, errors
 from ..._arrays.dtypes import ELEMENT_TYPES
@@ -14,7 +15,7 @@ from ..calls import AddSinusoidal, AddToeplitz, Arguments, Call, GatherSum, Rota
 from ..plans import RotaryPlan
 from . import tables
 from .available import require
-from .compile import launch, module, refuse_capture
+from .compile import module, refuse_capture
 
 THREADS = 128
 BLOCKS_PER_MULTIPROCESSOR = 32  # two waves of resident blocks; more would only reread the tables
@@ -25,8 +26,7 @@ MOST_BLOCKS_YZ = 65535
 def _multiprocessors(device: int) -> int:
     import cupy
 
-    count: int = cupy.cuda.Device(device).attributes["MultiProcessorCount"]
-    return count
+    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
 
 
 _PAIR_BYTES = {"vec16_interleaved": 8, "vec16_concatenated": 16}  # of a thread: one element of each of its pairs
@@ -270,3 +270,19 @@ def _toeplitz_grid(call: Arguments, columns: int) -> tuple[tuple[int, int, int],
     tall = min(THREADS // wide, 1 << max(groups - 1, 0).bit_length())
     down, deep = min(-(-groups // tall), MOST_BLOCKS_YZ), min(call["batch"] * call["heads"], MOST_BLOCKS_YZ)
     return (-(-columns // wide), down, deep), (wide, tall)
+
+
+def launch(
+    name: str,
+    entry: str,
+    device: int,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    arguments: Any,
+    options: tuple[str, ...] = (),
+) -> None:
+    """Launch an entry point of a kernel file on a device's current stream; ``arguments`` is passed by value."""
+    import cupy
+
+    with cupy.cuda.Device(device):
+        module(name, device, options).get_function(entry)(grid, block, (arguments,))

@@ -9,7 +9,8 @@ import numpy as np
 from ..._arrays import Memory
 from ...kernels import abi
 from .available import require
-from .compile import launch, refuse_capture
+from .compile import refuse_capture
+from .launch import launch
 
 _KINDS = {"int32": 0, "int64": 1, "float32": 2, "float64": 3, "uint64": 4}
 THREADS = 256

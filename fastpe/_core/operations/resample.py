@@ -1,4 +1,4 @@
-"""A table of positions stretched to another length or grid, and weights permuted to another layout of pairs."""
+"""A table of positions stretched to another length or grid."""
 
 from __future__ import annotations
 

@@ -206,8 +206,7 @@ def table_of(work: Work, low: int, high: int) -> tuple[Memory, Any]:
         rows = work.library.from_host(work.bias.rows(distances), device)
         found = work.library.contiguous(own_memory(work, "table", table).array.T[:, rows], real)
         return work.library.memory(found), None
-    made = work.library.from_host(_evaluate(work, distances), device)
-    return work.library.memory(made), None
+    return work.library.memory(work.library.from_host(_evaluate(work, distances), device)), None
 
 
 # ---- tables that are kept ----------------------------------------------------------------------------------------------------

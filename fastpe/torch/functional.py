@@ -91,8 +91,10 @@ def add_bias(
 
     Parameters
     ----------
-    scores, bias, q_offset, q_positions, k_positions, causal, input_scale, validate
+    scores, bias, causal, input_scale, validate
         As ``fastpe.add_bias``.
+    **between
+        ``q_offset``, ``q_positions`` and ``k_positions``, as ``fastpe.add_bias``.
 
     Returns
     -------
@@ -113,8 +115,7 @@ def add_bias(
     tensor([1., 0.])
     """
     _check_tensors("add_bias", scores=scores)
-    operation = AddBias(bias, causal, input_scale)
-    result: Tensor = new(operation, (scores,), where_of("add_bias", between, kind=Between), validate)
+    result: Tensor = new(AddBias(bias, causal, input_scale), (scores,), where_of("add_bias", between, Between), validate)
     return result
 
 

@@ -25,7 +25,7 @@ class Turns(NamedTuple):
     whole: UInt64s
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)  # never written; frozen, with a repr, they would take 2 ms to import
 class SinusoidalPlan:
     """Exact frequencies and column layout for one width D; F = ceil(D/2).
 
@@ -83,7 +83,7 @@ class GridPlan(NamedTuple):
     parts: tuple[GridPart, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)  # never written; frozen, with a repr, they would take 2 ms to import
 class RotaryPlan:
     """Exact frequencies and layout for one head width; F = rotary_dim / 2.
 
@@ -106,7 +106,7 @@ class RotaryPlan:
     kernel = "rotate"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)  # never written; frozen, with a repr, they would take 2 ms to import
 class TablePlan:
     """Table and layout for one head width."""
 

@@ -184,8 +184,7 @@ class BiasEntry(Entry):
             source = host_address(scores, self._buffers[0] and scores.flags.writeable)
             if np.may_share_memory(scores, target):
                 return MISS
-        done = self.run_bias((source, destination), scores.shape[-1], offset)
-        return target if done else MISS
+        return target if self.run_bias((source, destination), scores.shape[-1], offset) else MISS
 
 
 def _most_columns(memory: Memory) -> int:

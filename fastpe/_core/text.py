@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import operator
 from collections.abc import Iterator, Sequence
@@ -103,12 +102,18 @@ def tensors_in(value: Any) -> list[Any]:
 
 def read(text: str, tensors: Sequence[Any] = ()) -> Any:
     """The value that a text describes; ``tensors`` take the places of those that were only named, in their order."""
-    return _read(text) if not tensors and TENSOR not in text else _made(json.loads(text), iter(tensors))
+    return _read(text) if not tensors and TENSOR not in text else _parsed(text, iter(tensors))
 
 
 @functools.lru_cache(maxsize=256)
 def _read(text: str) -> Any:
-    return _made(json.loads(text), iter(()))
+    return _parsed(text, iter(()))
+
+
+def _parsed(text: str, tensors: Iterator[Any]) -> Any:
+    import json
+
+    return _made(json.loads(text), tensors)
 
 
 def _made(value: Any, tensors: Iterator[Any]) -> Any:
@@ -117,8 +122,7 @@ def _made(value: Any, tensors: Iterator[Any]) -> Any:
         if name == TENSOR:
             return next(tensors)
         if name not in _kinds:
-            raise TypeError(
-                message("fastpe", "a graph's classes must be known when it runs", name, "Import their module first.")
-            )
+            rule = "a graph's classes must be known when it runs"
+            raise TypeError(message("fastpe", rule, name, "Import their module first."))
         return _kinds[name](**{field: _made(one, tensors) for field, one in value.items()})
     return tuple(_made(one, tensors) for one in value) if isinstance(value, list) else value

@@ -415,9 +415,8 @@ def _cut(plan: SinusoidalPlan, width: int) -> SinusoidalPlan:
 def _nothing(width: int) -> SinusoidalPlan:
     """Zeros."""
     count = (width + 1) // 2
-    plan = Sinusoidal(amplitude=0.0).plan(width)
     zeros = Turns(np.zeros(count, np.uint64), np.zeros(count, np.uint64))
-    return replace(plan, key=("nothing", width), turns=zeros)
+    return replace(Sinusoidal(amplitude=0.0).plan(width), key=("nothing", width), turns=zeros)
 
 
 # ---- fields ------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from .._backends.plans import RotaryPlan
 from .._core import checks, phase
 from .._core.checks import message
-from . import from_config as configuration
 from .protocol import Rotational
 from .rotary_table import RotaryTable
 
@@ -233,8 +232,9 @@ class Rotary(Rotational):
         >>> fastpe.Rotary.from_config(config)
         Rotary(base=10000.0, interleaved=False, rotary_dim=None, rotary_offset=0, scaling=Linear(factor=4.0), sections=None, ...
         """
+        from .from_config import fields
 
-        return cls(**configuration.fields(config, layer_type, interleaved))
+        return cls(**fields(config, layer_type, interleaved))
 
 
 def _sections(sections: Any) -> tuple[int, ...]:
@@ -304,5 +304,4 @@ def _axes(encoding: Rotary, count: int) -> npt.NDArray[np.int64]:
             )
         return np.array([1 + i % len(others) for i in range(count - first)] + [0] * first)
     axes = np.arange(count) % len(encoding.sections)
-    limits = np.asarray(encoding.sections)[axes] * len(encoding.sections)
-    return np.where(np.arange(count) < limits, axes, 0)
+    return np.where(np.arange(count) < np.asarray(encoding.sections)[axes] * len(encoding.sections), axes, 0)

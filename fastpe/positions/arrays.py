@@ -40,8 +40,7 @@ def kind(value: Any) -> str:
 
 def is_on_host(value: Any) -> bool:
     """Whether values can be looked at without waiting for a GPU."""
-    device = getattr(value, "device", None)
-    return isinstance(value, np.ndarray) or getattr(device, "type", None) == "cpu"
+    return isinstance(value, np.ndarray) or getattr(getattr(value, "device", None), "type", None) == "cpu"
 
 
 def module(value: Any) -> Any:

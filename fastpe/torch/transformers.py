@@ -448,8 +448,7 @@ _wrapped: dict[tuple[str, str], tuple[Any, Any]] = {}  # the wrapper of a functi
 
 
 def _functions(modelling: str) -> list[str]:
-    module = sys.modules[modelling]
-    return [name for name in _ROTATING if hasattr(module, name)]
+    return [name for name in _ROTATING if hasattr(sys.modules[modelling], name)]
 
 
 def _hold(modelling: str) -> object:

@@ -68,8 +68,7 @@ class AddGrid(NamedTuple):
 
 def _channels(memory: Memory, first: int, width: int) -> Memory:
     """So many channels of an array, from ``first`` on; with a plan of two blocks they may reach beyond its last axis."""
-    step = memory.strides[-1]
-    return memory._replace(address=memory.address + first * step, shape=(*memory.shape[:-1], width))
+    return memory._replace(address=memory.address + first * memory.strides[-1], shape=(*memory.shape[:-1], width))
 
 
 def sum_axes(x: Memory | None, out: Memory, rows: Rows, t: int) -> list[Axis]:

@@ -145,8 +145,7 @@ class Encode(_Encode):
             checks.writable(function, "out", shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
             if given is not None and overlap(given, target):
                 raise ValueError(message(function, "out must lie apart from positions", "an out that overlaps positions"))
-        calls = self.encoding.encodings(library, given, target, self.seq_len, validate)
-        return Job(out, target.device, calls)
+        return Job(out, target.device, self.encoding.encodings(library, given, target, self.seq_len, validate))
 
     def shape(self, positions: tuple[int, ...] | None) -> tuple[int, ...]:
         """The shape of the result for positions of this shape; None: all rows of a grid."""

@@ -12,7 +12,7 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")) and _os.path.exists(
     # Imported from a checkout: the kernels stand beside this folder.
     __path__.append(_os.path.dirname(_here))
 
-from .encodings import Fourier, Grid, Learned, Rotary, Sinusoidal  # noqa: E402
+from .encodings import Grid, Learned, Rotary, Sinusoidal  # noqa: E402
 from .verbs import (  # noqa: E402
     add_bias,
     add_encoding,
@@ -67,9 +67,10 @@ if _TYPE_CHECKING:
     from .encodings.bias import ALiBi, Kerple, Sandwich
     from .encodings.buckets import LogBuckets, T5Bias
     from .encodings.fire import FIRE
+    from .encodings.fourier import Fourier
     from .encodings.recipes import recipe, recipes
 else:
-    _LATER = {"positions": "positions", "scaling": "scaling", "FIRE": "encodings.fire"}
+    _LATER = {"positions": "positions", "scaling": "scaling", "FIRE": "encodings.fire", "Fourier": "encodings.fourier"}
     _LATER |= dict.fromkeys(("ALiBi", "Kerple", "Sandwich"), "encodings.bias")
     _LATER |= dict.fromkeys(("LogBuckets", "T5Bias"), "encodings.buckets")
     _LATER |= dict.fromkeys(("recipe", "recipes"), "encodings.recipes")

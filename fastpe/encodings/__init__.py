@@ -1,6 +1,7 @@
 """The encodings: frozen values that know their formula and nothing about devices or threads.
 
-``protocol`` says what an encoding is. Biases of attention scores, in ``bias``, ``buckets`` and ``fire``, are loaded on first use.
+``protocol`` says what an encoding is. ``fourier`` and the biases of attention scores, ``bias``, ``buckets`` and ``fire``, are loaded on
+first use.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from .._core.checks import describe, message
-from .fourier import Fourier
 from .grid import Grid
 from .learned import Learned
 from .protocol import Additive, Encoding, Rotational
@@ -20,7 +20,6 @@ __all__ = [
     "NAMES",
     "Additive",
     "Encoding",
-    "Fourier",
     "Grid",
     "Learned",
     "Rotary",

@@ -21,7 +21,8 @@ from .._core.operations import AddBias, Between
 from .._core.operations.add_bias import check_bias, resolve
 from ..encodings.bias import Bias
 from ..encodings.buckets import Buckets
-from ..encodings.fire import FIRE as FIRE  # graphs know it by name
+from ..encodings.fire import FIRE as FIRE  # graphs know it by name, and the next
+from ..encodings.fourier import Fourier as Fourier
 from . import _memory
 from ._distances import by_distance, hidden, standing
 from ._grad_state import in_transform, is_traced, keep, kept, recording

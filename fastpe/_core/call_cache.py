@@ -74,7 +74,7 @@ def host_address(array: Any, is_buffer: bool) -> int:
 
 def are_rows(ids: Any, count: int) -> bool:
     """Whether int64 ids lie in [0, count): as unsigned numbers, negative ones are the largest."""
-    return bool(ids.view(np.uint64).max() < count)
+    return bool(np.maximum.reduce(ids.view(np.uint64), None) < count)
 
 
 def _extent(memory: Memory) -> tuple[int, int]:

@@ -7,7 +7,6 @@ a time. While a graph is traced, an operator adds the bias and another makes the
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +20,6 @@ from .._core.operations import AddBias, Between
 from .._core.operations.add_bias import check_bias, resolve
 from ..encodings.bias import Bias
 from ..encodings.buckets import Buckets
-from ..encodings.fire import FIRE as FIRE  # graphs know it by name, and the next
-from ..encodings.fourier import Fourier as Fourier
 from . import _memory
 from ._distances import by_distance, hidden, standing
 from ._grad_state import in_transform, is_traced, keep, kept, recording
@@ -138,7 +135,7 @@ class AddTable(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             affine = places[0] is None and places[1] is None and queries.dim() == 1
             of_table = by_distance(visible, queries, keys, ctx.span, affine)
-        of_scores = _times(visible, ctx.call.operation.adjoint().factor) if ctx.needs_input_grad[0] else None
+        of_scores = _times(visible, ctx.call.operation.input_scale) if ctx.needs_input_grad[0] else None
         return of_scores, of_table, None, None, None, None
 
     @staticmethod
@@ -187,8 +184,9 @@ def _write(operation: AddBias, scores: Tensor, where: Between, call: _Call) -> T
 def _write_table(scores: Tensor, table: Tensor, span: tuple[int, int], where: Between, call: _Call) -> Tensor:
     """Add a table of values by distance."""
     out = scores if call.in_place else _memory.new_like(scores)
+    _memory.check_writable(FUNCTION, [out])
     operation = call.operation._replace(bias=_Outline(table.shape[0]))
-    with torch.no_grad(), contextlib.nullcontext() if scores.device.type == "cpu" else _memory.on_stream(scores.device):
+    with torch.no_grad(), _memory.on_stream(scores.device):
         shared = _memory.shared_where(FUNCTION, where, scores.device)
         array = as_array(FUNCTION, "scores", scores)
         work = operation.work(array, shared, None if call.in_place else as_array(FUNCTION, "out", out), call.validate)
@@ -237,7 +235,7 @@ class AddRows(torch.autograd.Function):
         visible = _visible(grad, operation, queries, keys)
         needed = [name for name, need in zip(ctx.names, ctx.needs_input_grad[5:], strict=True) if need]
         sums = of_parameters(operation.bias, dict(zip(ctx.names, tensors, strict=True)), needed, visible, queries, keys)
-        of_scores = visible * operation.input_scale if ctx.needs_input_grad[0] else None
+        of_scores = _times(visible, operation.input_scale) if ctx.needs_input_grad[0] else None
         return of_scores, None, None, None, None, *(sums.get(name) for name in ctx.names)
 
 
@@ -292,8 +290,10 @@ class AddTraced(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         (q_positions, k_positions, q_offset, *tensors), call = kept(ctx), ctx.call
         where = Between(call.q_offset if q_offset is None else q_offset, q_positions, k_positions)
-        queries, keys = standing(grad.shape, grad.device, *where)
-        of_scores = _times(_visible(grad, call.operation, queries, keys), call.operation.input_scale)
+        of_scores = None
+        if ctx.needs_input_grad[0]:
+            visible = _visible(grad, call.operation, *standing(grad.shape, grad.device, *where))
+            of_scores = _times(visible, call.operation.input_scale)
         of_tensors: list[Any] = []
         if tensors and any(ctx.needs_input_grad[5:]):
             names = tensors_of(call.operation.bias)

@@ -33,11 +33,8 @@ def standing(shape: Any, device: torch.device, q_offset: Any, q_positions: Any, 
 
 def hidden(queries: Tensor, keys: Tensor) -> Tensor:
     """Where the key comes after the query, as broadcast along (..., H, Tq, Tk)."""
-    return keys[..., None, :] > queries[..., :, None] if queries.dim() == keys.dim() == 1 else _hidden_by_batch(queries, keys)
-
-
-def _hidden_by_batch(queries: Tensor, keys: Tensor) -> Tensor:
-    return (keys[..., None, :] > queries[..., :, None])[:, None]
+    later = keys[..., None, :] > queries[..., :, None]
+    return later if queries.dim() == keys.dim() == 1 else later[:, None]
 
 
 def by_distance(grad: Tensor, queries: Tensor, keys: Tensor, span: tuple[int, int], affine: bool) -> Tensor:
@@ -51,7 +48,7 @@ def by_distance(grad: Tensor, queries: Tensor, keys: Tensor, span: tuple[int, in
     if queries.dim() == keys.dim() == 1:
         grad = grad.reshape(-1, heads, rows, columns).sum(0, dtype=real)
         if affine:
-            return _by_diagonal(grad, int(queries[0]), low, high, total)
+            return _by_diagonal(grad, queries[0], low, high, total)
         places = (keys[None, :] - queries[:, None]).clamp(low, high) - low
         return total.index_add(1, places.reshape(-1), grad.reshape(heads, -1))
     batch = grad.shape[0]
@@ -63,7 +60,7 @@ def by_distance(grad: Tensor, queries: Tensor, keys: Tensor, span: tuple[int, in
 _DIAGONAL_BYTES = 1 << 23
 
 
-def _by_diagonal(grad: Tensor, start: int, low: int, high: int, total: Tensor) -> Tensor:
+def _by_diagonal(grad: Tensor, start: Tensor, low: int, high: int, total: Tensor) -> Tensor:
     """Of (H, Tq, Tk), whose rows stand at start + i: rows padded by one more than they are shift by one when they are read one shorter."""
     heads, rows, columns = grad.shape
     step = max(1, min(rows, _DIAGONAL_BYTES // (8 * heads * max(columns, 64))))
@@ -73,6 +70,6 @@ def _by_diagonal(grad: Tensor, start: int, low: int, high: int, total: Tensor) -
         width = columns + count
         padded = torch.nn.functional.pad(part, (0, count)).reshape(heads, -1)
         sums = padded[:, : count * (width - 1)].reshape(heads, count, width - 1).sum(1)
-        distances = torch.arange(width - 1, device=grad.device) - (count - 1 + first + start)
+        distances = torch.arange(width - 1, device=grad.device) - (count - 1 + first) - start
         total = total.index_add(1, distances.clamp(low, high) - low, sums)
     return total

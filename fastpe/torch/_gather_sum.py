@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
@@ -110,7 +109,7 @@ def positions_of(x: Tensor, where: Where) -> Tensor:
     target = Target(function, library, outline, where.seq_axis % x.dim(), False)
     shared = shared_where(function, where, x.device)
     sizes = x.shape[:-1]
-    with contextlib.nullcontext() if x.is_cpu else on_stream(x.device):
+    with on_stream(x.device):
         rows = resolve(target, shared)
         if rows.table == 0:
             counting = torch.arange(target.rows, device=x.device) + (rows.start >> 32)

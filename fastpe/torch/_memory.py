@@ -39,12 +39,10 @@ def write(
     function, lead = operation.function, next(x for x in (*arrays, out) if isinstance(x, Tensor))
     device = lead.device
     targets = _targets(operation, arrays, out)
-    _check_writable(function, targets)
+    check_writable(function, targets)
     shared = tuple([as_shared(function, name, x, device) for name, x in zip(operation.names, arrays, strict=True)])
     if where is not None:
-        where = where._make(
-            [as_shared(function, name, value, device) for name, value in zip(where._fields, where, strict=True)]
-        )
+        where = shared_where(function, where, device)
     result = None if out is None or (out is lead and operation.in_place) else _shared_result(function, out, device)
     packing = getattr(operation, "packing", None)
     if packing is not None:
@@ -52,7 +50,7 @@ def write(
             _parts(operation, shared[0], packing),
             _parts(operation, result, packing) if result is not None else None,
         )
-    with contextlib.nullcontext() if device.type == "cpu" else on_stream(device):
+    with on_stream(device):
         job = operation.check(shared, where, result, validate)
         finish(operation, job, key if device == _CPU else None, shared, where)
     if packing is not None and out is not None:
@@ -194,7 +192,7 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any) -> Any
 
 def _embedded(entry: Any, arrays: tuple[Any, ...], addresses: list[int], offset: int) -> Any:
     table, ids = arrays[:2]
-    if not call_cache.are_rows(as_array("embed", "ids", ids), table.shape[0]):
+    if not call_cache.are_rows(ids.numpy(), table.shape[0]):
         return call_cache.MISS
     out = new((*ids.shape, table.shape[1]), table.dtype, table.device)
     return out if entry.run((*addresses, out.data_ptr()), offset) else call_cache.MISS
@@ -232,9 +230,13 @@ def fixed(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-@contextlib.contextmanager
 def on_stream(device: torch.device) -> Any:
-    """Make torch's current stream of a device the one that kernels are launched on."""
+    """Make torch's current stream of a device, if it is a GPU, the one that kernels are launched on."""
+    return contextlib.nullcontext() if device.type == "cpu" else _on_stream(device)
+
+
+@contextlib.contextmanager
+def _on_stream(device: torch.device) -> Any:
     import cupy
 
     stream = torch.cuda.current_stream(device).cuda_stream
@@ -245,7 +247,7 @@ def on_stream(device: torch.device) -> Any:
 # ---- what autograd counts ----------------------------------------------------------------------------------------------------
 
 
-def _check_writable(function: str, targets: list[Tensor]) -> None:
+def check_writable(function: str, targets: list[Tensor]) -> None:
     for x in targets:
         if x.is_inference() and not torch.is_inference_mode_enabled():
             rule = "an inference tensor must not be written outside InferenceMode"
@@ -264,7 +266,7 @@ def count_up(*targets: Tensor) -> None:
 
 def new(shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor to be written. Large ones on the CPU in memory of NumPy's: in huge pages the first write takes less than half as long."""
-    if device.type != "cpu" or math.prod(shape) * dtype.itemsize < HUGE_BYTES:
+    if device != _CPU or math.prod(shape) * dtype.itemsize < HUGE_BYTES:
         return torch.empty(shape, dtype=dtype, device=device)
     if dtype is torch.bfloat16:
         return torch.from_numpy(np.empty(shape, np.int16)).view(dtype)
@@ -304,7 +306,7 @@ def resampled(operation: Any, table: Tensor) -> Tensor:
     """``fastpe.resample`` to a new tensor."""
     array = as_array(operation.function, "table", table)
     is_bfloat16 = table.dtype is torch.bfloat16
-    with contextlib.nullcontext() if table.device == _CPU else on_stream(table.device):
+    with on_stream(table.device):
         made = operation.check((array,), None, None, False).result
         made = made.view("int16") if is_bfloat16 else made
         shared: Tensor = torch.from_numpy(made) if table.device == _CPU else torch.utils.dlpack.from_dlpack(made)

@@ -14,8 +14,8 @@ import torch
 from .._core.checks import message
 from .._core.operations import Rerotate, Rotate
 from . import _autograd, _bias, _gather_sum, _memory
-from ._grad_state import is_scripted, refuse, refuse_out, requires_gradient
-from ._packing import APART, SCHEMA, Call, pack, unpack
+from ._grad_state import forward_mode, in_transform, is_scripted, refuse, refuse_out, requires_gradient
+from ._packing import APART, SCHEMA, pack, unpack
 
 Tensor = torch.Tensor
 _forward_ad: Any = torch.autograd.forward_ad
@@ -87,17 +87,13 @@ def _fake(*packed: Any) -> list[Tensor]:
 
 
 def _run_in_place(out: list[Tensor], *packed: Any) -> None:
-    operation, arrays, where, validate = _call_with(out, packed)
+    operation, arrays, where, validate = unpack(*packed, out=out)
     result = None if _is_in_place(packed) else out[0] if len(out) == 1 else tuple(out)
     _memory.write(operation, arrays, where, result, validate, counts_up=False)
 
 
 def _is_in_place(packed: tuple[Any, ...]) -> bool:
     return not packed[3].endswith("\n0")
-
-
-def _call_with(out: list[Tensor], packed: tuple[Any, ...]) -> Call:
-    return unpack(*packed, out=out)
 
 
 def _fake_in_place(out: list[Tensor], *packed: Any) -> None:
@@ -162,7 +158,7 @@ def _refuse_recorded(keyset: Any, out: list[Tensor], *packed: Any) -> None:
 
 def _refuse_tangents(*tensors: Any) -> None:
     """Forward-mode differentiation does not see through an operator."""
-    if _forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None:
+    if not (forward_mode() or in_transform()):
         return
     for x in tensors:
         if _forward_ad.unpack_dual(x).tangent is not None:

@@ -13,6 +13,7 @@ from .._core import text
 from .._core.checks import message
 from .._core.operations import AddBias, Between
 from .._core.where import Where
+from ..encodings import fire, fourier  # noqa: F401  (loaded on first use elsewhere; a graph that is read needs their names)
 
 Tensor = torch.Tensor
 Packed = tuple[list[Tensor], list[Tensor], list[Tensor], str, list[Any], list[Any]]
@@ -31,7 +32,7 @@ class Call(NamedTuple):
 
 
 def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, writes: int = 0, apart: bool = False) -> Packed:
-    """The arguments of an operator. ``written``: how many of the first arrays are passed by themselves, as those to be written.
+    """The arguments of an operator. ``writes``: how many of the first arrays are passed by themselves, as those to be written.
 
     ``apart``: whether those that are read must share no memory, as they will be written with what is made of them.
     """

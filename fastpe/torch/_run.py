@@ -61,7 +61,6 @@ def new(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> 
             result = _memory.repeat(operation, key, arrays, where)
             if result is not call_cache.MISS:
                 return result
-    refuse(operation, arrays, where)
     return _memory.fresh(operation, arrays, where, validate, key)
 
 

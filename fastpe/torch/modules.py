@@ -8,7 +8,7 @@ import torch
 
 from .._core import checks
 from .._core.checks import describe, message
-from ..encodings import Additive, Learned, Rotary, Rotational, additive
+from ..encodings import Additive, Learned, additive, rotational
 from ..verbs import add_encoding, apply_rotary
 from . import functional
 
@@ -106,7 +106,7 @@ class RotaryEmbedding(torch.nn.Module):
 
     def __init__(self, encoding: Any = None, *, seq_axis: int = -2, inplace: bool = False) -> None:
         super().__init__()
-        self.encoding = _encoding("RotaryEmbedding", encoding, Rotary, Rotational)
+        self.encoding = rotational("RotaryEmbedding", encoding)
         self.seq_axis, self.inplace = seq_axis, inplace
 
     def forward(self, q: Any, k: Any = None, *, inverse: bool = False, **where: Unpack[Where]) -> Any:
@@ -310,13 +310,3 @@ def _additive(module: str, encoding: Any, ability: str) -> Any:
     if chosen.holds_arrays:
         raise TypeError(message(module, "encoding must hold no arrays", describe(encoding), "Use a LearnedEncoding."))
     return chosen
-
-
-def _encoding(module: str, encoding: Any, *kinds: type) -> Any:
-    """An encoding of one of these kinds, the default one for None."""
-    if encoding is None:
-        return kinds[0]()
-    if not isinstance(encoding, kinds):
-        names = " or ".join(kind.__name__ for kind in kinds)
-        raise TypeError(message(module, f"encoding must be a {names}", describe(encoding)))
-    return encoding

@@ -19,7 +19,7 @@ from ..encodings import Rotary
 from ..scaling import DynamicNTK, LongRoPE
 from ..verbs import apply_rotary
 from . import functional
-from ._grad_state import forward_mode, in_transform
+from ._grad_state import forward_mode, in_transform, requires_gradient
 
 __all__ = ["Patched", "patch_transformers"]
 
@@ -332,8 +332,7 @@ class _Rotation:
     def rotate(self, q: Any, k: Any, seq_axis: int) -> Any:
         """Rotate q and k: into new tensors if a gradient may be needed, else in place, as they are fresh outputs of projections."""
         # A graph cannot be traced through the question whether forward mode is on
-        asked = torch.is_grad_enabled() and (q.requires_grad or (k is not None and k.requires_grad))
-        new = asked or (not is_compiling() and (forward_mode() or in_transform()))
+        new = requires_gradient(q, k) or (not is_compiling() and (forward_mode() or in_transform()))
         run = functional.apply_rotary if new else apply_rotary
         return run(q, k, self.encoding, offset=self.offset, positions=self.positions, seq_axis=seq_axis, seq_len=self.seq_len)
 

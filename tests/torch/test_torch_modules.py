@@ -163,7 +163,7 @@ def test_in_place(name):
         (
             lambda: RotaryEmbedding("rotary"),
             TypeError,
-            "RotaryEmbedding: encoding must be a Rotary or Rotational, got str 'rotary'",
+            "RotaryEmbedding: encoding must be a Rotary or None, got str 'rotary'",
         ),
         (
             lambda: TokenEmbedding(11, 8, "learned"),

@@ -125,6 +125,16 @@ def test_inference_tensors():
         assert fastpe.add_encoding(x) is x
 
 
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_inference_tensors_get_no_bias(requires_grad):
+    """Nor where autograd watches, as the bias has learned."""
+    scores = _inference(lambda: torch.zeros(2, 3, 4, dtype=torch.float64))
+    bias = fastpe.T5Bias(random(32, 2).requires_grad_(requires_grad))
+    with pytest.raises(RuntimeError, match="an inference tensor must not be written outside InferenceMode"):
+        fastpe.add_bias(scores, bias)
+    assert not scores.clone().any()
+
+
 OUTS = {
     "add_encoding": lambda x, out: fastpe.add_encoding(x, out=out),
     "apply_rotary": lambda x, out: fastpe.apply_rotary(x, out=out),

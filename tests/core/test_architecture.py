@@ -279,6 +279,17 @@ def test_no_private_words(word):
     assert sorted(uses(kind).get(word, ())) == [], f"instead of {word!r} say: {instead}"
 
 
+def test_no_private_words_in_tests_and_benchmarks():
+    """Of the words that are refused everywhere, those that are no plain English there."""
+    refused = {"room", "rooms", "seat", "seats", "watching", "located"}
+    found = defaultdict(set)
+    for path in sorted(path for folder in ("tests", "bench") for path in (ROOT / folder).rglob("*.py")):
+        for identifier, line in identifiers(ast.parse(path.read_text())):
+            for word in words(identifier) & refused:
+                found[word].add(f"{path.relative_to(ROOT)}:{line} {identifier}")
+    assert dict(found) == {}
+
+
 def cuda_identifiers(path: Path) -> set[str]:
     return set(re.findall(r"\b[A-Za-z_]\w*\b", re.sub(r'//[^\n]*|"[^"\n]*"', "", path.read_text())))
 

@@ -100,36 +100,36 @@ def test_every_further_call_has_the_bits_of_the_first(name, dtype, causal, hits)
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES)
-@pytest.mark.parametrize("how", ["new", "in a room"])
+@pytest.mark.parametrize("how", ["new", "in a buffer"])
 @pytest.mark.parametrize("name", BIASES)
 def test_a_decoder_with_one_more_key_at_each_step(name, how, dtype, hits):
-    bias, room = BIASES[name], np.zeros((2, HEADS, 1, 600), cases.DTYPES[dtype])
+    bias, buffer = BIASES[name], np.zeros((2, HEADS, 1, 600), cases.DTYPES[dtype])
     for keys in (1, 2, 3, *range(250, 270), 600, 40, 41):
         values = fresh((2, HEADS, 1, keys), dtype, keys)
-        scores = room[..., :keys] if how == "in a room" else values.copy()
+        scores = buffer[..., :keys] if how == "in a buffer" else values.copy()
         for causal in (False, True):
-            room.fill(9)
+            buffer.fill(9)
             scores[...] = values
             fastpe.add_bias(scores, bias, causal=causal)
             cases.assert_same_bits(scores.copy(), expected_of(values, bias, causal=causal))
-            assert how == "new" or (room[..., keys:] == 9).all()
+            assert how == "new" or (buffer[..., keys:] == 9).all()
     assert sum(hits) >= 30
     assert len(call_cache.entries) <= 4
 
 
 @pytest.mark.parametrize("how", ["dense", "source", "target", "both"])
 def test_out_of_place_with_any_number_of_keys(how, hits):
-    bias, rooms = BIASES["kerple"], [np.zeros((2, HEADS, 5, 64), np.float32) for _ in (0, 1)]
+    bias, buffers = BIASES["kerple"], [np.zeros((2, HEADS, 5, 64), np.float32) for _ in (0, 1)]
     for keys in (7, 7, 8, 9, 30, 6, 64):
         values = fresh((2, HEADS, 5, keys), seed=keys)
-        scores = rooms[0][..., :keys] if how in ("source", "both") else values.copy()
-        out = rooms[1][..., :keys] if how in ("target", "both") else np.empty_like(values)
-        rooms[1].fill(9)
+        scores = buffers[0][..., :keys] if how in ("source", "both") else values.copy()
+        out = buffers[1][..., :keys] if how in ("target", "both") else np.empty_like(values)
+        buffers[1].fill(9)
         scores[...] = values
         assert fastpe.add_bias(scores, bias, out=out) is out
         cases.assert_same_bits(out.copy(), expected_of(values, bias))
         cases.assert_same_bits(scores.copy(), values)
-        assert how not in ("target", "both") or (rooms[1][..., keys:] == 9).all()
+        assert how not in ("target", "both") or (buffers[1][..., keys:] == 9).all()
     assert sum(hits) >= 5
 
 
@@ -141,9 +141,9 @@ def test_streaming_goes_by_where_the_arrays_lie(monkeypatch, dtype):
     for keys in (96, 96, 97):
         scores = fresh((HEADS, 8, keys), dtype)
         wanted = expected_of(scores, bias, causal=True)
-        room = np.zeros(scores.nbytes + 64, np.uint8)
+        buffer = np.zeros(scores.nbytes + 64, np.uint8)
         for shift in (0, 1, 0, 1):
-            out = np.ndarray(scores.shape, scores.dtype, room, shift)
+            out = np.ndarray(scores.shape, scores.dtype, buffer, shift)
             cases.assert_same_bits(fastpe.add_bias(scores, bias, causal=True, out=out).copy(), wanted)
             out[...] = scores
             cases.assert_same_bits(fastpe.add_bias(out, bias, causal=True).copy(), wanted)
@@ -166,7 +166,7 @@ def test_threads_add_at_once():
 # ---- what is looked at every time --------------------------------------------------------------------------------------------
 
 
-def test_a_known_call_takes_arrays_of_its_form_only():
+def test_a_known_call_takes_arrays_of_its_layout_only():
     bias = BIASES["alibi"]
     fastpe.add_bias(fresh(), bias)
     others = [fresh((2, HEADS, 5, 9)), fresh((3, HEADS, 4, 9)), fresh((HEADS, 4, 9)), fresh(dtype="float64")]
@@ -194,9 +194,9 @@ def test_a_known_call_sees_what_can_change():
     fastpe.add_bias(scores, bias, out=np.empty_like(scores))
     with pytest.raises(ValueError, match="out must be writable"):
         fastpe.add_bias(scores, bias, out=locked)
-    room = np.zeros((3, HEADS, 4, 9), np.float32)
+    buffer = np.zeros((3, HEADS, 4, 9), np.float32)
     with pytest.raises(ValueError, match="out must not partly overlap"):
-        fastpe.add_bias(room[:2], bias, out=room[1:])
+        fastpe.add_bias(buffer[:2], bias, out=buffer[1:])
     with pytest.raises(ValueError, match="out must have shape"):
         fastpe.add_bias(scores, bias, out=np.empty((2, HEADS, 4, 8), np.float32))
     for given in ({"causal": 0}, {"input_scale": True}, {"q_offset": False}, {"q_offset": 1.0}, {"validate": 0}):

@@ -192,9 +192,9 @@ def test_stores_past_the_caches_change_nothing(dtype, monkeypatch):
         want = fastpe.embed(ids, table, encoding)
         with monkeypatch.context() as patch:
             patch.setattr(chunking, "cache_bytes", lambda: 0)
-            room = np.zeros(3 * 70 * 200 + 5, table.dtype)
+            buffer = np.zeros(3 * 70 * 200 + 5, table.dtype)
             for first in (0, 1, 5):
-                out = room[first : first + want.size].reshape(want.shape)
+                out = buffer[first : first + want.size].reshape(want.shape)
                 cases.assert_same_bits(fastpe.embed(ids, table, encoding, out=out), want)
 
 
@@ -320,17 +320,17 @@ def test_nothing_is_written_when_the_call_is_wrong(change, error, text):
 
 
 def test_the_result_must_not_overlap_what_is_read():
-    room = cases.random((60, 24), "float32")
-    before = room.copy()
-    for out in (room[:10], room[30:40], room[::2][:10]):
+    buffer = cases.random((60, 24), "float32")
+    before = buffer.copy()
+    for out in (buffer[:10], buffer[30:40], buffer[::2][:10]):
         with pytest.raises(ValueError, match="the result must lie apart from the table"):
-            fastpe.embed(some_ids(10), room[:ROWS], out=out)
-    cases.assert_same_bits(room, before)
-    fastpe.embed(some_ids(10), room[:ROWS], out=room[ROWS : ROWS + 10])
+            fastpe.embed(some_ids(10), buffer[:ROWS], out=out)
+    cases.assert_same_bits(buffer, before)
+    fastpe.embed(some_ids(10), buffer[:ROWS], out=buffer[ROWS : ROWS + 10])
     for call in (
-        lambda: fastpe.add_encoding(room[3:10], Learned(room)),
-        lambda: fastpe.add_encoding(room[:10], Learned(room[:10])),
-        lambda: fastpe.embed(some_ids(10), words(), Learned(room[:ROWS]), out=room[ROWS - 1 : ROWS + 9]),
+        lambda: fastpe.add_encoding(buffer[3:10], Learned(buffer)),
+        lambda: fastpe.add_encoding(buffer[:10], Learned(buffer[:10])),
+        lambda: fastpe.embed(some_ids(10), words(), Learned(buffer[:ROWS]), out=buffer[ROWS - 1 : ROWS + 9]),
     ):
         with pytest.raises(ValueError, match="the result must lie apart from the learned table"):
             call()

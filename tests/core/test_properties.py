@@ -101,8 +101,8 @@ def test_positions_masks_and_boundaries(data, encoding, batch, rows, dtype):
         given_["offset"] = np.arange(len(cuts) + 1) * 100
     x = np.zeros((batch, rows, 6), cases.DTYPES[dtype])
     fastpe.add_encoding(x, encoding, **given_)
-    located = {k: v for k, v in given_.items() if k != "mask" or "positions" not in given_}
-    expected = fastpe.encode(reference.rows((batch, rows), **located), 6, encoding, dtype=dtype)
+    given_where = {k: v for k, v in given_.items() if k != "mask" or "positions" not in given_}
+    expected = fastpe.encode(reference.rows((batch, rows), **given_where), 6, encoding, dtype=dtype)
     if "mask" in given_:
         expected = np.where(np.broadcast_to(given_["mask"], (batch, rows))[..., None], expected, expected.dtype.type(0))
     x += x.dtype.type(0)  # adding to zero may leave a zero of either sign

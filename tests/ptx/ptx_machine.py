@@ -95,23 +95,23 @@ class Machine:
         if size == 0:
             return np.zeros(1)
         stride = -(-size // 16) * 16
-        room = self._aligned(copies * stride)
-        self._mapped.append((self.memory.add(room, name=name, initialised=False), room))
-        return room.ctypes.data + owner * stride
+        buffer = self._aligned(copies * stride)
+        self._mapped.append((self.memory.add(buffer, name=name, initialised=False), buffer))
+        return buffer.ctypes.data + owner * stride
 
     @staticmethod
     def _aligned(size: int) -> np.ndarray:
-        room = np.zeros(size + 15, np.uint8)
-        return room[-room.ctypes.data % 16 :][:size]
+        buffer = np.zeros(size + 15, np.uint8)
+        return buffer[-buffer.ctypes.data % 16 :][:size]
 
     def map_parameters(self, values: dict[str, bytes]) -> None:
         """Put each parameter into memory, read-only, and its address into the register of its name."""
         places = {register.name: place for place, register in enumerate(self.registers)}
         for name, value in values.items():
-            room = self._aligned(len(value))
-            room[:] = np.frombuffer(value, np.uint8)
-            self._mapped.append((self.memory.add(room, name=f"parameter {name}", writable=False), room))
-            self._set(places[name], np.array([room.ctypes.data]))
+            buffer = self._aligned(len(value))
+            buffer[:] = np.frombuffer(value, np.uint8)
+            self._mapped.append((self.memory.add(buffer, name=f"parameter {name}", writable=False), buffer))
+            self._set(places[name], np.array([buffer.ctypes.data]))
 
     def unmap(self) -> None:
         for address, _ in self._mapped:

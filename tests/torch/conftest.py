@@ -33,7 +33,7 @@ def fresh_compiler() -> Iterator[None]:
 
 
 @pytest.fixture
-def turns(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def rotations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """How often fastpe rotated, and what."""
     from fastpe.torch import transformers as patching
 

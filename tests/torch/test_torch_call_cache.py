@@ -94,10 +94,10 @@ def test_embed_again(dtype, hits):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("causal", [False, True])
 def test_add_bias_again(dtype, causal, hits):
-    bias, room = fastpe.Kerple([0.5, 2.0], [0.3, 0.7]), torch.zeros(3, 2, 1, 190, dtype=getattr(torch, dtype))
+    bias, buffer = fastpe.Kerple([0.5, 2.0], [0.3, 0.7]), torch.zeros(3, 2, 1, 190, dtype=getattr(torch, dtype))
     for keys in (33, 33, 34, 190, 5):
-        made = values(3, 2, 1, keys, seed=keys).to(room.dtype)
-        for scores in (made.clone(), room[..., :keys].copy_(made)):
+        made = values(3, 2, 1, keys, seed=keys).to(buffer.dtype)
+        for scores in (made.clone(), buffer[..., :keys].copy_(made)):
             version, offset = scores._version, None if keys > 33 else 20
             wanted = fastpe.add_bias(made.clone(), bias, q_positions=[keys - 1 if offset is None else offset], causal=causal)
             assert fastpe.add_bias(scores, bias, q_offset=offset, causal=causal) is scores

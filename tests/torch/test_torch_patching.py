@@ -87,14 +87,14 @@ def test_patching_twice_changes_nothing():
         assert torch.equal(logits(model, ids), ours)
 
 
-def test_other_models_keep_their_own(turns):
+def test_other_models_keep_their_own(rotations):
     patched, other, ids = build("llama"), build("llama", num_attention_heads=8), tokens(2, 24)
     before = logits(other, ids)
     with patch_transformers(patched):
         assert torch.equal(logits(other, ids), before)
-        assert not turns
+        assert not rotations
         logits(patched, ids)
-        assert len(turns) == 2
+        assert len(rotations) == 2
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
@@ -148,15 +148,15 @@ def test_no_model_is_kept_alive():
 
 @pytest.mark.parametrize("name", ["llama", "gptj", "gemma3_text"])
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"])
-def test_copies_are_patched_too(name, copied, turns):
+def test_copies_are_patched_too(name, copied, rotations):
     model, ids = build(name), tokens(2, 24)
     before = logits(model, ids)
     with patch_transformers(model):
         ours = logits(model, ids)
         other = copied(model)
-    turns.clear()
+    rotations.clear()
     assert torch.equal(logits(other, ids), ours)
-    assert turns
+    assert rotations
     assert torch.equal(logits(model, ids), before)
     with patch_transformers(other) as patched:  # takes the copy over
         assert patched.changes
@@ -181,7 +181,7 @@ class Adapter(torch.nn.Module):
         return self.inner(ids)
 
 
-def test_decoders_inside_other_modules(turns):
+def test_decoders_inside_other_modules(rotations):
     ids = tokens(2, 8)
     config = transformers.LlamaConfig(**SIZE)
     models = [
@@ -194,9 +194,9 @@ def test_decoders_inside_other_modules(turns):
         with patch_transformers(model) as patched, torch.no_grad():
             assert len(patched.changes) == count
             for part in model if isinstance(model, torch.nn.ModuleList) else [model]:
-                turns.clear()
+                rotations.clear()
                 part(ids)
-                assert turns
+                assert rotations
 
 
 def test_meta_device():

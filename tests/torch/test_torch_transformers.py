@@ -24,7 +24,7 @@ pytestmark = torch_marks.PATCHES
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_logits_are_the_models_own(name, turns):
+def test_logits_are_the_models_own(name, rotations):
     model, ids = build(name), tokens(2, 24)
     before = logits(model, ids)
     with patch_transformers(model) as patched:
@@ -33,7 +33,7 @@ def test_logits_are_the_models_own(name, turns):
     calls = {"gptj": 2 * 2, "smollm3": 1}.get(
         name, model.config.num_hidden_layers
     )  # q and k one by one; a layer without positions
-    assert len(turns) == calls
+    assert len(rotations) == calls
     assert error(after, before) <= LOGITS
     assert torch.equal(logits(model, ids), before)  # undone
 
@@ -58,7 +58,7 @@ def test_other_dtypes(name, dtype):
 
 @pytest.mark.parametrize("name", MAIN)
 @pytest.mark.parametrize("padded", [False, True])
-def test_generation_with_a_cache(name, padded, turns):
+def test_generation_with_a_cache(name, padded, rotations):
     model, ids = build(name), tokens(3, 9)
     mask = torch.ones_like(ids)
     if padded:
@@ -68,9 +68,9 @@ def test_generation_with_a_cache(name, padded, turns):
     with patch_transformers(model):
         after = model.generate(ids, **options)
     assert torch.equal(after, before)
-    whole = [turn for turn in turns if isinstance(turn.offset, int) and turn.positions is None]
-    rows = [turn for turn in turns if not isinstance(turn.offset, int)]
-    assert len(whole) == len(turns) if not padded else rows  # padded steps have an offset for each sequence
+    whole = [one for one in rotations if isinstance(one.offset, int) and one.positions is None]
+    rows = [one for one in rotations if not isinstance(one.offset, int)]
+    assert len(whole) == len(rotations) if not padded else rows  # padded steps have an offset for each sequence
 
 
 @pytest.mark.parametrize("name", MAIN)

@@ -12,22 +12,9 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")) and _os.path.exists(
     # Imported from a checkout: the kernels stand beside this folder.
     __path__.append(_os.path.dirname(_here))
 
+from . import verbs  # noqa: E402
 from .encodings import Grid, Learned, Rotary, Sinusoidal  # noqa: E402
-from .verbs import (  # noqa: E402
-    add_bias,
-    add_encoding,
-    apply_rotary,
-    array_module,
-    clear_caches,
-    convert_layout,
-    embed,
-    encode,
-    get_num_threads,
-    rerotate,
-    resample,
-    set_num_threads,
-    warmup,
-)
+from .verbs import *  # noqa: E402, F403
 
 __version__ = "0.1.0"
 
@@ -43,24 +30,12 @@ __all__ = [
     "Sandwich",
     "Sinusoidal",
     "T5Bias",
-    "add_bias",
-    "add_encoding",
-    "apply_rotary",
-    "array_module",
-    "clear_caches",
-    "convert_layout",
-    "embed",
-    "encode",
-    "get_num_threads",
     "positions",
     "recipe",
     "recipes",
-    "rerotate",
-    "resample",
     "scaling",
-    "set_num_threads",
-    "warmup",
 ]
+__all__ += verbs.__all__
 
 if _TYPE_CHECKING:
     from . import positions, scaling

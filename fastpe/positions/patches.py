@@ -35,10 +35,7 @@ def grid(shape: Any, *, start: Any = 0, like: Any = None) -> Any:
     Returns
     -------
     positions : (number of axes, T) int64
-
-    Notes
-    -----
-    For Pixtral and Gemma 4, timm's rotary encodings, CogVideoX and Flux.
+        For Pixtral and Gemma 4, timm's rotary encodings, CogVideoX and Flux.
 
     Examples
     --------
@@ -58,21 +55,8 @@ def grid(shape: Any, *, start: Any = 0, like: Any = None) -> Any:
 def resized(shape: Any, reference: Any, *, start: float = 0.0, like: Any = None) -> Any:
     """Return the coordinates of a grid stretched onto the one that a model was trained on: ``(i + start) / n * n_reference``.
 
-    Parameters
-    ----------
-    shape, reference : (H, W)
-    start
-        The first coordinate, before stretching.
-    like
-        As for ``grid``.
-
-    Returns
-    -------
-    positions : (number of axes, T) float64
-
-    Notes
-    -----
-    EVA-02 (arXiv 2303.11331); ``ref_feat_shape`` in timm.
+    ``reference`` is the grid of training, (H, W). ``shape``, ``like`` and the result are as for ``grid``, but float64. EVA-02 (arXiv
+    2303.11331); ``ref_feat_shape`` in timm.
 
     Examples
     --------
@@ -91,21 +75,8 @@ def resized(shape: Any, reference: Any, *, start: float = 0.0, like: Any = None)
 def centred(shape: Any, *, scale: float = 1.0, like: Any = None) -> Any:
     """Return the centres of patches of an image that goes from -scale to scale: ``scale * (2 (i + 0.5) / n - 1)``.
 
-    Parameters
-    ----------
-    shape : (H, W)
-    scale
-        2 pi for DINOv3, with ``Rotary(100.0, sections=(d/4, d/4), section_frequencies="own")``.
-    like
-        As for ``grid``.
-
-    Returns
-    -------
-    positions : (number of axes, T) float64
-
-    Notes
-    -----
-    Siméoni et al., "DINOv3", 2025 (arXiv 2508.10104).
+    ``shape``, ``like`` and the result are as for ``grid``, but float64. For DINOv3 (Siméoni et al., 2025, arXiv 2508.10104) ``scale`` is
+    2 pi, with ``Rotary(100.0, sections=(d/4, d/4), section_frequencies="own")``.
 
     Examples
     --------
@@ -122,15 +93,7 @@ def centred(shape: Any, *, scale: float = 1.0, like: Any = None) -> Any:
 def pixels(shape: Any, *, like: Any = None) -> Any:
     """Return the coordinates of an image whose first patch is at -1 and whose last is at 1 (timm's pixel frequencies).
 
-    Parameters
-    ----------
-    shape : (H, W)
-    like
-        As for ``grid``.
-
-    Returns
-    -------
-    positions : (number of axes, T) float64
+    ``shape``, ``like`` and the result are as for ``grid``, but float64.
 
     Examples
     --------
@@ -146,21 +109,18 @@ def log_spaced(window: Any, pretrained_window: Any = None, *, like: Any = None) 
 
     ``sign(x) log2(abs(x) + 1) / 3``, ``x = 8 d / (n - 1)`` for the distances d = -(H - 1) ... H - 1 of each axis.
 
+    Liu et al., "Swin Transformer V2", 2022 (arXiv 2111.09883), section 3.3.
+
     Parameters
     ----------
-    window : (H, W)
-    pretrained_window : (H, W)
-        The window that a model was trained with; its sizes are the n of the formula. None: ``window``.
+    window, pretrained_window : (H, W)
+        The window, and the one that a model was trained with, whose sizes are the n of the formula. None: ``window``.
     like
         As for ``grid``.
 
     Returns
     -------
     distances : (number of axes, 2H - 1, 2W - 1) float64
-
-    Notes
-    -----
-    Liu et al., "Swin Transformer V2", 2022 (arXiv 2111.09883), section 3.3.
 
     Examples
     --------
@@ -184,10 +144,8 @@ def llama4(side: int, *, cls_token: bool = True, like: Any = None) -> Any:
 
     Parameters
     ----------
-    side
-        Patches along a side.
-    cls_token
-        Whether there is a class token.
+    side, cls_token
+        Patches along a side, and whether there is a class token.
     like
         As for ``grid``.
 
@@ -214,6 +172,8 @@ def llama4(side: int, *, cls_token: bool = True, like: Any = None) -> Any:
 def qwen2_vl(grids: Any, *, merge: int = 2, with_frames: bool = False) -> Any:
     """Return the coordinates of Qwen2-VL's vision tower, in which patches that will be merged lie together.
 
+    Wang et al., "Qwen2-VL", 2024 (arXiv 2409.12191). Also for Qwen2.5-VL, Qwen3-VL and GLM-4V.
+
     Parameters
     ----------
     grids : (n, 3) integers
@@ -227,10 +187,6 @@ def qwen2_vl(grids: Any, *, merge: int = 2, with_frames: bool = False) -> Any:
     -------
     positions : (2, T) int64, or (3, T)
         With ``Rotary(sections=(d/4, d/4), section_frequencies="own")``. The values of grids are read, which waits for a GPU.
-
-    Notes
-    -----
-    Wang et al., "Qwen2-VL", 2024 (arXiv 2409.12191). Also for Qwen2.5-VL, Qwen3-VL and GLM-4V.
 
     Examples
     --------
@@ -263,16 +219,14 @@ def detr(mask: Any, *, normalize: bool = True, scale: float = 2 * math.pi, epsil
 
     ``y = cumulative sum of mask along rows - shift``, normalised ``y / (number of kept rows + epsilon) * scale``; x along columns.
 
+    Carion et al., "End-to-End Object Detection with Transformers", 2020 (arXiv 2005.12872).
+
     Parameters
     ----------
     mask : (H, W) or (B, H, W) booleans
         True where there is a pixel.
-    normalize
-        Divide by the last count of each column (of each row), so that coordinates go from 0 to ``scale``.
-    scale
-        The last coordinate.
-    epsilon
-        Added before dividing.
+    normalize, scale, epsilon
+        Divide by the last count of each column (of each row) + epsilon, so that coordinates go from 0 to ``scale``.
     shift
         0.5 in Deformable DETR: pixels' centres.
 
@@ -285,10 +239,6 @@ def detr(mask: Any, *, normalize: bool = True, scale: float = 2 * math.pi, epsil
     ------
     ValueError
         An image has no pixel. On a GPU this is not checked: its coordinates are 0.
-
-    Notes
-    -----
-    Carion et al., "End-to-End Object Detection with Transformers", 2020 (arXiv 2005.12872).
 
     Examples
     --------

@@ -60,6 +60,8 @@ def _places(function: str, queries: Any, keys: Any) -> tuple[Any, Any]:
 def rerope(queries: Any, keys: Any = None, *, window: int) -> Remap:
     """Return ReRoPE's branches: distances from ``window`` on are all ``window``.
 
+    Su, "Rectified Rotary Position Embeddings", 2023 (github.com/bojone/rerope).
+
     Parameters
     ----------
     queries, keys : number of rows, or (T,) integers
@@ -70,11 +72,7 @@ def rerope(queries: Any, keys: Any = None, *, window: int) -> Remap:
     Returns
     -------
     Remap
-        Branch 0, distances below ``window``: positions as they are. Branch 1: every query at ``window``, every key at 0.
-
-    Notes
-    -----
-    Su, "Rectified Rotary Position Embeddings", 2023 (github.com/bojone/rerope).
+        Branch 0, distances below ``window``: positions as they are. Branch 1: each query at ``window``, each key at 0.
 
     Examples
     --------
@@ -88,25 +86,10 @@ def rerope(queries: Any, keys: Any = None, *, window: int) -> Remap:
 
 
 def leaky_rerope(queries: Any, keys: Any = None, *, window: int, factor: float) -> Remap:
-    """Return Leaky ReRoPE's branches: beyond ``window`` distances grow by 1 / factor a row.
+    """Return Leaky ReRoPE's branches: a distance n from ``window`` on becomes ``window + (n - window) / factor``.
 
-    Parameters
-    ----------
-    queries, keys
-        As for ``rerope``.
-    window
-        At least 1.
-    factor
-        A distance n >= window becomes ``window + (n - window) / factor``.
+    Arguments and branch 0 are as for ``rerope``. Branch 1: ``i / factor + window - window / factor`` and ``j / factor``.
 
-    Returns
-    -------
-    Remap
-        Branch 0, distances below ``window``: positions as they are. Branch 1: ``i / factor + window - window / factor`` and
-        ``j / factor``.
-
-    Notes
-    -----
     Su, "Rectified Rotary Position Embeddings", 2023 (github.com/bojone/rerope).
 
     Examples
@@ -121,25 +104,10 @@ def leaky_rerope(queries: Any, keys: Any = None, *, window: int, factor: float) 
 
 
 def self_extend(queries: Any, keys: Any = None, *, group: int = 8, window: int = 1024) -> Remap:
-    """Return Self-Extend's branches: beyond ``window`` the rows of a group share a position.
+    """Return Self-Extend's branches: beyond ``window``, ``group`` rows share a position.
 
-    Parameters
-    ----------
-    queries, keys
-        As for ``rerope``.
-    group
-        How many rows share a position.
-    window
-        At least 1.
+    Arguments and branch 0 are as for ``rerope``. Branch 1: ``i // group + window - window // group`` and ``j // group``.
 
-    Returns
-    -------
-    Remap
-        Branch 0, distances below ``window``: positions as they are. Branch 1: ``i // group + window - window // group`` and
-        ``j // group``.
-
-    Notes
-    -----
     Jin et al., "LLM Maybe LongLM: Self-Extend LLM Context Window Without Tuning", 2024 (arXiv 2401.01325).
 
     Examples
@@ -156,24 +124,17 @@ def self_extend(queries: Any, keys: Any = None, *, group: int = 8, window: int =
 def dual_chunk(queries: Any, keys: Any = None, *, chunk: int, local: int) -> Remap:
     """Return the branches of dual chunk attention: within a chunk, to the previous chunk, and to chunks further back.
 
+    Keys are at ``j mod s``. Queries are at ``i mod s`` within a chunk, at ``min(i mod s + s, chunk)`` for the previous chunk, and at
+    ``min(2 s - 1, chunk)`` for the others. The chunks decide on the branch: ``size`` is s.
+
+    An et al., "Training-Free Long-Context Scaling of Large Language Models", 2024 (arXiv 2402.17463).
+
     Parameters
     ----------
     queries, keys
         As for ``rerope``.
-    chunk
-        Three quarters of the trained length, in the authors' code.
-    local
-        A sixteenth of the trained length there; a chunk has ``s = chunk - local`` rows.
-
-    Returns
-    -------
-    Remap
-        Keys are at ``j mod s``. Queries are at ``i mod s`` within a chunk, at ``min(i mod s + s, chunk)`` for the previous chunk, and at
-        ``min(2 s - 1, chunk)`` for the others. The chunks decide on the branch: ``size`` is s.
-
-    Notes
-    -----
-    An et al., "Training-Free Long-Context Scaling of Large Language Models", 2024 (arXiv 2402.17463).
+    chunk, local
+        In the authors' code three quarters and a sixteenth of the trained length; a chunk has ``s = chunk - local`` rows.
 
     Examples
     --------
@@ -194,23 +155,16 @@ def dual_chunk(queries: Any, keys: Any = None, *, chunk: int, local: int) -> Rem
 def string(queries: Any, keys: Any = None, *, shift: int, window: int = 128) -> Remap:
     """Return STRING's branches: from ``shift`` on, distances start again at ``window``.
 
+    An et al., "Why Does the Effective Context Length of LLMs Fall Short?", 2024 (arXiv 2410.18745).
+
+    Branch 0, distances below ``shift``: positions as they are. Branch 1: queries at ``i - shift + window``.
+
     Parameters
     ----------
     queries, keys
         As for ``rerope``.
-    shift
-        About a third of the length, in the paper.
-    window
-        At least 0, at most ``shift``.
-
-    Returns
-    -------
-    Remap
-        Branch 0, distances below ``shift``: positions as they are. Branch 1: queries at ``i - shift + window``.
-
-    Notes
-    -----
-    An et al., "Why Does the Effective Context Length of LLMs Fall Short?", 2024 (arXiv 2410.18745).
+    shift, window
+        About a third of the length, in the paper; and from 0 to ``shift``.
 
     Examples
     --------

@@ -26,14 +26,14 @@ def _longer(function: str, name: str, value: Any, length: int) -> int:
 def randomized(length: int, max_length: int, *, batch: int | None = None, rng: Any = None, like: Any = None) -> Any:
     """Return T different positions drawn from [0, max_length), sorted.
 
+    Ruoss et al., "Randomized Positional Encodings Boost Length Generalization of Transformers", 2023 (arXiv 2305.16843).
+
     Parameters
     ----------
-    length
-        T.
+    length, batch
+        T, and B where each sequence gets a row of its own. None: one row for all.
     max_length
         Longer than any sequence that the model will be given.
-    batch
-        Draw for each of B sequences. None: one row for all.
     rng : numpy Generator or seed
     like : array
         Make the result in this array's library and on its device.
@@ -41,10 +41,6 @@ def randomized(length: int, max_length: int, *, batch: int | None = None, rng: A
     Returns
     -------
     positions : (T,) or (B, T) int64
-
-    Notes
-    -----
-    Ruoss et al., "Randomized Positional Encodings Boost Length Generalization of Transformers", 2023 (arXiv 2305.16843).
 
     Examples
     --------
@@ -65,21 +61,8 @@ def randomized(length: int, max_length: int, *, batch: int | None = None, rng: A
 def shifted(length: int, max_shift: int, *, batch: int | None = None, rng: Any = None, like: Any = None) -> Any:
     """Return positions ``t + k``, with k drawn from 0 ... ``max_shift``.
 
-    Parameters
-    ----------
-    length
-        T.
-    max_shift
-        The largest k.
-    batch, rng, like
-        As for ``randomized``.
+    Other arguments and the result are as for ``randomized``.
 
-    Returns
-    -------
-    positions : (T,) or (B, T) int64
-
-    Notes
-    -----
     Kiyono et al., "SHAPE: Shifted Absolute Position Embedding for Transformers", 2021 (arXiv 2109.05644).
 
     Examples
@@ -91,7 +74,7 @@ def shifted(length: int, max_shift: int, *, batch: int | None = None, rng: Any =
     function = "shifted"
     count, axes = _shape(function, length, batch)
     shifts = np.random.default_rng(rng).integers(0, arrays.natural(function, "max_shift", max_shift), axes, endpoint=True)
-    return arrays.like(function, like, np.arange(count) + np.asarray(shifts)[..., None] if axes else np.arange(count) + shifts)
+    return arrays.like(function, like, np.arange(count) + np.asarray(shifts)[..., None])
 
 
 def skipped(
@@ -101,25 +84,21 @@ def skipped(
 
     ``p_t = t + u_i`` in chunk i, ``u_0 = 0``, ``u_i`` uniform in ``u_(i-1) ... target_length - length``; chunks are cut at random.
 
+    Zhu et al., "PoSE: Efficient Context Window Extension of LLMs via Positional Skip-wise Training", 2023 (arXiv 2309.10400).
+
     Parameters
     ----------
-    length
-        T, the length trained on.
+    length, batch, rng, like
+        As for ``randomized``; T is the length trained on.
     target_length
         The length trained for: positions are below it.
     chunks
         At most ``length``.
-    batch, rng, like
-        As for ``randomized``.
 
     Returns
     -------
     positions : (T,) or (B, T) int64
         For an encoding that is scaled to ``target_length``.
-
-    Notes
-    -----
-    Zhu et al., "PoSE: Efficient Context Window Extension of LLMs via Positional Skip-wise Training", 2023 (arXiv 2309.10400).
 
     Examples
     --------
@@ -147,22 +126,7 @@ def skipped(
 def random_float(length: int, max_length: float, *, batch: int | None = None, rng: Any = None, like: Any = None) -> Any:
     """Return T real positions, uniform in [0, max_length), sorted.
 
-    Parameters
-    ----------
-    length
-        T.
-    max_length
-        Greater than any position that the model will be given.
-    batch, rng, like
-        As for ``randomized``.
-
-    Returns
-    -------
-    positions : (T,) or (B, T) float64
-
-    Notes
-    -----
-    Random float sampling (arXiv 2602.14050): ``randomized`` with positions that are not integers.
+    Arguments and the result are as for ``randomized``, but the result is float64. Random float sampling (arXiv 2602.14050).
 
     Examples
     --------

@@ -23,10 +23,8 @@ def from_mask(mask: Any, *, offset: int = 0, fill: int = 0) -> Any:
     ----------
     mask : (T,) or (B, T) booleans
         True where a row is kept; padding may lie on either side.
-    offset
-        Position of the first kept row.
-    fill
-        Position of rows that are not kept; 0 or 1 in Hugging Face's models.
+    offset, fill
+        Positions of the first kept row, and of rows that are not kept (0 or 1 in Hugging Face's models).
 
     Examples
     --------
@@ -76,16 +74,14 @@ def packed(cu_seqlens: Any, *, total: int | None = None) -> Any:
 def fairseq(ids: Any, padding_idx: int = 1) -> Any:
     """Return fairseq's positions of token ids: the first token is at ``padding_idx + 1``, padding at ``padding_idx``.
 
+    For fairseq, RoBERTa, M2M-100, XGLM, MusicGen and others. fairseq's table has zeros at ``padding_idx``: pass
+    ``mask=(ids != padding_idx)``.
+
     Parameters
     ----------
     ids : (T,) or (B, T) integers
     padding_idx
         The id of padding.
-
-    Notes
-    -----
-    For fairseq, RoBERTa, M2M-100, XGLM, MusicGen and others. fairseq's table has zeros at ``padding_idx``: pass
-    ``mask=(ids != padding_idx)``.
 
     Examples
     --------
@@ -102,15 +98,13 @@ def fairseq(ids: Any, padding_idx: int = 1) -> Any:
 def abacus(is_digit: Any, *, offset: int = 0) -> Any:
     """Return Abacus positions: the number of a digit in its run, from 1, plus ``offset``; 0 outside runs.
 
+    McLeish et al., "Transformers Can Do Arithmetic with the Right Embeddings", 2024 (arXiv 2405.17399).
+
     Parameters
     ----------
     is_digit : (T,) or (B, T) booleans
     offset
         In training, a random number from 0 to 99, the same for a whole batch.
-
-    Notes
-    -----
-    McLeish et al., "Transformers Can Do Arithmetic with the Right Embeddings", 2024 (arXiv 2405.17399).
 
     Examples
     --------
@@ -140,6 +134,8 @@ class MRope(NamedTuple):
 def contextual(logits: Any, max_position: int) -> Any:
     """Return CoPE's positions: how many open gates there are from a key up to the query, ``min(sum of sigmoid(logits), most)``.
 
+    Golovneva et al., "Contextual Position Encoding", 2024 (arXiv 2405.18719).
+
     Parameters
     ----------
     logits : (..., Tq, Tk) real numbers
@@ -151,10 +147,6 @@ def contextual(logits: Any, max_position: int) -> Any:
     -------
     positions : (..., Tq, Tk) float64
         Interpolate a key's score between the scores of the two integer positions beside it. Gradients of tensors pass.
-
-    Notes
-    -----
-    Golovneva et al., "Contextual Position Encoding", 2024 (arXiv 2405.18719).
 
     Examples
     --------
@@ -185,6 +177,9 @@ def mrope(
 
     Text has positions ``(p, p, p)``; a patch of an image or video that begins at p has
     ``(p + floor(frame * interval), p + row, p + column)``.
+
+    Wang et al., "Qwen2-VL", 2024 (arXiv 2409.12191), section 2.1; Bai et al., "Qwen2.5-VL", 2025 (arXiv 2502.13923). The values of
+    token_types are read, which waits for a GPU.
 
     Parameters
     ----------
@@ -218,11 +213,6 @@ def mrope(
     ValueError
         Runs of patches and grids do not fit each other; the message says which.
 
-    Notes
-    -----
-    Wang et al., "Qwen2-VL", 2024 (arXiv 2409.12191), section 2.1; Bai et al., "Qwen2.5-VL", 2025 (arXiv 2502.13923). The values of
-    token_types are read, which waits for a GPU.
-
     Examples
     --------
     >>> import fastpe
@@ -244,25 +234,16 @@ def mrope(
         if kept.shape != types.shape:
             raise ValueError(message(function, f"mask must have the shape of token_types, {types.shape}", f"{kept.shape}"))
     merged = checks.width(function, "merge", merge)
-    visions = {
-        1: _visions(function, "image_grids", image_grids, merged, 1, None, False),
-        2: _visions(
-            function,
-            "video_grids",
-            video_grids,
-            merged,
-            checks.width(function, "temporal_merge", temporal_merge),
-            time_intervals,
-            separate_frames,
-        ),
-    }
+    images = _visions("image_grids", image_grids, merged, 1, None, False)
+    per_token = checks.width(function, "temporal_merge", temporal_merge)
+    videos = _visions("video_grids", video_grids, merged, per_token, time_intervals, separate_frames)
     positions, deltas = np.zeros((3, *types.shape), np.int64), np.zeros(len(types), np.int64)
     for b, row in enumerate(types):
-        found = _sequence(function, row[kept[b]].tolist(), visions, follows)
+        found = _sequence(row[kept[b]].tolist(), {1: images, 2: videos}, follows)
         positions[:, b, kept[b]] = found
         deltas[b] = found.max(initial=-1) + 1 - found.shape[1]
-    for kind, name in ((1, "image_grids"), (2, "video_grids")):
-        left = sum(1 for _ in visions[kind])
+    for name, unused in (("image_grids", images), ("video_grids", videos)):
+        left = len(list(unused))
         if left:
             raise ValueError(message(function, f"{name} must have one entry for each run of patches", f"{left} too many"))
     if given.ndim == 1:
@@ -279,28 +260,26 @@ class _Vision(NamedTuple):
     interval: float
 
 
-def _visions(
-    function: str, name: str, grids: Any, merge: int, temporal_merge: int, intervals: Any, separate: bool
-) -> Iterator[_Vision]:
-    found = [] if grids is None else arrays.host(arrays.array(function, name, grids, "i", (2,))).tolist()
+def _visions(name: str, grids: Any, merge: int, temporal_merge: int, intervals: Any, separate: bool) -> Iterator[_Vision]:
+    found = [] if grids is None else arrays.host(arrays.array("mrope", name, grids, "i", (2,))).tolist()
     if found and len(found[0]) != 3:
-        raise ValueError(message(function, f"{name} must have shape (n, 3)", f"({len(found)}, {len(found[0])})"))
+        raise ValueError(message("mrope", f"{name} must have shape (n, 3)", f"({len(found)}, {len(found[0])})"))
     several = isinstance(intervals, (tuple, list)) or (intervals is not None and np.ndim(intervals) > 0)
     steps = list(intervals) if several else [intervals] * len(found)
     if len(steps) != len(found):
-        raise ValueError(message(function, f"time_intervals must be one number, or {len(found)}", f"{len(steps)}"))
+        raise ValueError(message("mrope", f"time_intervals must be one number, or {len(found)}", f"{len(steps)}"))
     made: list[_Vision] = []
     for (frames, rows, columns), step in zip(found, steps, strict=True):
         if min(frames, rows, columns) < 1 or rows % merge or columns % merge or frames % temporal_merge:
             rule = f"{name} must be multiples of {temporal_merge} frames and {merge} rows and columns"
-            raise ValueError(message(function, rule, f"({frames}, {rows}, {columns})"))
-        interval = 1.0 if step is None else checks.number(function, "time_intervals", step)
+            raise ValueError(message("mrope", rule, f"({frames}, {rows}, {columns})"))
+        interval = 1.0 if step is None else checks.number("mrope", "time_intervals", step)
         one = _Vision(frames // temporal_merge, rows // merge, columns // merge, interval)
         made += [one._replace(frames=1)] * one.frames if separate else [one]
     return iter(made)
 
 
-def _sequence(function: str, types: list[int], visions: dict[int, Iterator[_Vision]], follows: str) -> Any:
+def _sequence(types: list[int], visions: dict[int, Iterator[_Vision]], follows: str) -> Any:
     """Positions (3, T) of one sequence."""
     parts, begin = [np.zeros((3, 0), np.int64)], 0
     for kind, run in itertools.groupby(types):
@@ -312,10 +291,10 @@ def _sequence(function: str, types: list[int], visions: dict[int, Iterator[_Visi
         name = "image_grids" if kind == 1 else "video_grids"
         one = next(visions[kind], None)
         if one is None:
-            raise ValueError(message(function, f"{name} must have one entry for each run of patches", "too few"))
+            raise ValueError(message("mrope", f"{name} must have one entry for each run of patches", "too few"))
         if one.frames * one.rows * one.columns != count:
             rule = f"a run of patches must be as long as its entry of {name} says, {one.frames * one.rows * one.columns}"
-            raise ValueError(message(function, rule, f"{count}"))
+            raise ValueError(message("mrope", rule, f"{count}"))
         times = np.floor(np.arange(one.frames) * one.interval).astype(np.int64)
         along = np.meshgrid(times, np.arange(one.rows), np.arange(one.columns), indexing="ij")
         parts.append(np.stack(along).reshape(3, -1) + begin)

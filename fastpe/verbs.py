@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import Unpack
 
+    from ._core.where import WhereArguments
     from .encodings.bias import Bias
 
     Numbers: TypeAlias = float | Sequence[Any] | npt.NDArray[Any]
@@ -34,14 +35,9 @@ if TYPE_CHECKING:
         seq_len: int | None
         validate: bool
 
-    class RotaryOptions(TypedDict, total=False):
+    class RotaryOptions(WhereArguments, total=False):
         """The other arguments of ``apply_rotary``."""
 
-        offset: Any
-        positions: Any
-        cu_seqlens: Any
-        mask: Any
-        seq_axis: int
         inverse: bool
         seq_len: int | None
         out: Any
@@ -196,12 +192,10 @@ def encode(
         float16, bfloat16, float32 or float64 (NumPy's bfloat16 needs ml_dtypes). None: the dtype of ``out``, or float32.
     like : array
         Make the result in this array's library and on its device; positions on the host are copied there.
-    seq_len
-        Length for a scaling rule that depends on it. None: the largest position + 1.
     out : array of shape positions.shape + (dim,)
         Write here, whatever its strides.
-    validate
-        Also check positions that lie on a GPU, which costs one synchronisation.
+    seq_len, validate
+        As for ``add_encoding``.
 
     Returns
     -------
@@ -260,9 +254,8 @@ def apply_rotary(
     Parameters
     ----------
     q, k : (..., T, D) float16, bfloat16, float32 or float64 arrays of NumPy, CuPy or PyTorch, or None
-        Any strides, such as slices of one packed array; written in place without a copy. T is ``seq_axis``. Of the other axes, without
-        the last, the first is the batch B (which counts where positions, offsets or a mask differ between sequences), and all further
-        ones are heads. k may have fewer heads than q, and another dtype.
+        As x of ``add_encoding``, such as slices of one packed array. k may have fewer heads than q, and another dtype; B counts where
+        positions, offsets or a mask differ between sequences.
     encoding
         A ``Rotary``, a ``Rotary.tabulated`` table, a ``Rotational`` of your own, or None for ``Rotary()``.
     offset, positions, cu_seqlens, mask
@@ -272,12 +265,10 @@ def apply_rotary(
         The axis of T; -3 for (B, T, H, D).
     inverse
         Undo the rotation: rotate back, and divide by the attention factor.
-    seq_len
-        Length for a scaling rule that depends on it. None: the largest position + 1.
     out : an array, or a pair where both q and k are given
         Write there and leave q and k alone.
-    validate
-        Also check values that lie on a GPU, which costs one synchronisation.
+    seq_len, validate
+        As for ``add_encoding``.
 
     Returns
     -------
@@ -348,7 +339,7 @@ def rerotate(
     seq_axis, out, validate
         As for ``apply_rotary``.
     seq_len
-        Length for a scaling rule that depends on it, or a pair of lengths: the present one, and the new one.
+        As for ``add_encoding``, or a pair of lengths: the present one, and the new one.
 
     Returns
     -------
@@ -420,12 +411,10 @@ def embed(
         accepted.
     dtype
         Dtype of the result. None: that of ``out``, or of the table (float32 for integer tables).
-    seq_len
-        Length for a scaling rule that depends on it. None: the largest position + 1.
     out : array of shape ids.shape + (D,)
         Write here, whatever its strides.
-    validate
-        Also check values that lie on a GPU, which costs one synchronisation. Values on the host are always checked.
+    seq_len, validate
+        As for ``add_encoding``.
 
     Returns
     -------
@@ -489,10 +478,8 @@ def add_bias(
         Also write -inf where the key's position is greater than the query's. These scores are not read: they may be uninitialised.
     input_scale
         Factor on the scores, such as 1/sqrt(D).
-    out
-        Write there and leave the scores alone.
-    validate
-        Also check positions that lie on a GPU, which costs one synchronisation.
+    out, validate
+        As for ``add_encoding``.
 
     Returns
     -------
@@ -544,15 +531,13 @@ def resample(
     Parameters
     ----------
     table : (P, D) or (1, P, D) array of NumPy, CuPy or PyTorch
-        Rows of positions; the first ``prefix_tokens`` of them stay as they are (class tokens, registers).
+        Rows of positions; the first ``prefix_tokens`` belong to no patch and stay as they are (class tokens, registers).
     new_size
         The new length, or the new grid (rows, columns) of patches.
     method
         ``"linear"`` for lengths; ``"bicubic"`` (ViT, DeiT, MAE, DINO; a = -0.75), ``"bilinear"``, ``"antialias"`` (bilinear with
         antialiasing, SigLIP 2) or ``"bicubic_antialias"`` (timm; a = -0.5) for grids. None: linear or bicubic. All as PyTorch's
         ``interpolate`` with ``align_corners=False``.
-    prefix_tokens
-        Rows in front that belong to no patch.
     grid
         The old grid; None: a square.
     interpolate_offset
@@ -603,10 +588,8 @@ def convert_layout(
         Output channels first, as ``torch.nn.Linear.weight`` has them.
     from_, to
         ``"interleaved"``: pair i is channels 2i and 2i + 1. ``"half"``: channels i and i + rotary_dim/2.
-    head_dim
-        Width D of a head.
-    rotary_dim, rotary_offset
-        As in ``Rotary``; other channels stay.
+    head_dim, rotary_dim, rotary_offset
+        Width D of a head, and as in ``Rotary``; other channels stay.
 
     Returns
     -------

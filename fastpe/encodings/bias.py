@@ -150,6 +150,8 @@ class ALiBi(Bias):
     m_h = 2^(-max_bias h / H), h = 1 ... H, if H is a power of two. Otherwise the slopes of the largest power of two c below H come first,
     and then those of 2c with odd h, until there are H (BLOOM, MPT and Falcon agree on that).
 
+    Press et al., "Train Short, Test Long", 2022 (arXiv 2108.12409).
+
     Parameters
     ----------
     heads
@@ -167,10 +169,6 @@ class ALiBi(Bias):
     ``add_bias(scores, ALiBi(H), q_positions=zeros, k_positions=(cumsum(mask) - 1) * mask)``. MPT's, slope * (j - (T - 1)), has
     ``q_positions`` full of T - 1. Within a row of a causal softmax all of these are the same. Falcon rounds slopes to bfloat16, which errs
     by up to 3e-3.
-
-    References
-    ----------
-    Press et al., "Train Short, Test Long", 2022 (arXiv 2108.12409).
 
     Examples
     --------
@@ -234,6 +232,8 @@ _LEAST, _LARGEST_POWER = 0.01, 2.0  # what KERPLE's code clamps its parameters t
 class Kerple(Bias):
     """KERPLE: -p_h ln(1 + a_h n) (``"log"``), or -a_h n^p_h (``"power"``), n = max(query - key, 0).
 
+    Chi et al., "KERPLE: Kernelized Relative Positional Embedding for Length Extrapolation", 2022 (arXiv 2205.09921).
+
     Parameters
     ----------
     p, a : (H,) numbers, arrays or tensors
@@ -242,10 +242,6 @@ class Kerple(Bias):
         ``"log"`` or ``"power"``.
     symmetric
         n = abs(query - key), for encoders, as the paper writes it.
-
-    References
-    ----------
-    Chi et al., "KERPLE: Kernelized Relative Positional Embedding for Length Extrapolation", 2022 (arXiv 2205.09921).
 
     Examples
     --------
@@ -299,16 +295,14 @@ class Kerple(Bias):
 class Sandwich(Bias):
     """Sandwich: (sum over k = 1 ... width/2 of cos(n 10000^(-2k/width)) - width/2) / (8 h / H), n = query - key, h = 1 ... H.
 
+    Chi et al., "Dissecting Transformer Length Extrapolation via the Lens of Receptive Field Analysis", 2023 (arXiv 2212.10356).
+
     Parameters
     ----------
     heads
         Heads H.
     width
         Dimensions of the sinusoids, even.
-
-    References
-    ----------
-    Chi et al., "Dissecting Transformer Length Extrapolation via the Lens of Receptive Field Analysis", 2023 (arXiv 2212.10356).
 
     Examples
     --------

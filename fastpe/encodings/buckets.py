@@ -127,6 +127,8 @@ class T5Bias(Buckets):
     With N buckets for a direction and e = N // 2, distances n below e have one each; larger ones have bucket
     e + floor(ln(n/e) / ln(max_distance/e) (N - e)), at most N - 1.
 
+    Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", 2020, section 2.1.
+
     Parameters
     ----------
     table : (buckets, H) array or tensor
@@ -140,10 +142,6 @@ class T5Bias(Buckets):
     -----
     Edges of buckets are found by comparing integer powers, so they are exact for every setting. T5 does not divide scores by
     sqrt(head width).
-
-    References
-    ----------
-    Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", 2020, section 2.1.
 
     Examples
     --------
@@ -179,6 +177,8 @@ class LogBuckets(Buckets):
     sign(n) (ceil(ln(abs(n)/m) / ln((max_distance - 1)/m) (m - 1)) + m). The table has 2 bucket_size rows; the bias is row
     bucket + bucket_size, clipped to the first and the last one. ``"wavlm"``: T5's bidirectional rule.
 
+    He et al., "DeBERTaV3", 2021 (arXiv 2111.09543); Chen et al., "WavLM", 2022 (arXiv 2110.13900).
+
     Parameters
     ----------
     table : (buckets, H) array or tensor
@@ -187,10 +187,6 @@ class LogBuckets(Buckets):
         ``"deberta"`` or ``"wavlm"``.
     max_distance
         None: 512 (DeBERTa-v2) or 800 (WavLM).
-
-    References
-    ----------
-    He et al., "DeBERTaV3", 2021 (arXiv 2111.09543); Chen et al., "WavLM", 2022 (arXiv 2110.13900).
 
     Examples
     --------

@@ -16,6 +16,8 @@ from .bias import Bias, check_finite
 class FIRE(Bias):
     """FIRE: MLP_h(ln(1 + abs(c n)) / (ln(1 + abs(c max(i, L))) + eps)), n = query i - key; MLP(x) = w2 relu(w1 x + b1) + b2.
 
+    Li et al., "Functional Interpolation for Relative Positions Improves Long Context Transformers", 2023 (arXiv 2310.04418).
+
     Parameters
     ----------
     w1, b1 : (M, 1) or (M,), and (M,) arrays or tensors
@@ -32,10 +34,6 @@ class FIRE(Bias):
     Notes
     -----
     Queries up to position L share one function of the distance. Beyond L each query has its own, evaluated a few rows at a time.
-
-    References
-    ----------
-    Li et al., "Functional Interpolation for Relative Positions Improves Long Context Transformers", 2023 (arXiv 2310.04418).
 
     Examples
     --------

@@ -34,6 +34,9 @@ class Fourier(Encoding):
     ``a_k = sum over axes c_a * matrix[a][k]`` in radians, ``c = position_scale * position + position_shift``. With ``bands`` each axis has
     angles of its own: ``a_(a, k) = c_a * bands[k]``.
 
+    Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains", 2020 (arXiv 2006.10739).
+    Mildenhall et al., "NeRF", 2020 (arXiv 2003.08934).
+
     Parameters
     ----------
     axes
@@ -54,11 +57,6 @@ class Fourier(Encoding):
     Notes
     -----
     Coordinates lie in (-32768, 32768) and are rounded to 2^-48. All is computed in float64 and rounded once.
-
-    References
-    ----------
-    Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains", 2020 (arXiv 2006.10739).
-    Mildenhall et al., "NeRF", 2020 (arXiv 2003.08934).
 
     Examples
     --------

@@ -19,6 +19,8 @@ from .protocol import Additive
 class Learned(Additive):
     """Learned positions: row p of a table is added at position p (BERT, GPT-2, ViT, Whisper's decoder).
 
+    Gehring et al., "Convolutional Sequence to Sequence Learning", 2017 (arXiv 1705.03122); Devlin et al., "BERT", 2019.
+
     Parameters
     ----------
     table : (P, D) float16, bfloat16, float32 or float64 array of NumPy or CuPy, or tensor
@@ -26,10 +28,6 @@ class Learned(Additive):
     out_of_range
         What happens at a position outside [0, P). ``"error"``: IndexError before anything is written; if positions lie on a GPU and
         ``validate`` is False, a NaN row instead. ``"clip"``: the first or the last row is added.
-
-    References
-    ----------
-    Gehring et al., "Convolutional Sequence to Sequence Learning", 2017 (arXiv 1705.03122); Devlin et al., "BERT", 2019.
     """
 
     table: Any

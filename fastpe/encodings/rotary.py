@@ -30,6 +30,9 @@ class Rotary(Rotational):
     ``(u, v) -> m (u cos a - v sin a, v cos a + u sin a)``, ``a = p * w_i``, ``w_i = base^(-2i/d)`` for i = 0 ... d/2 - 1, d =
     ``rotary_dim``, m the attention factor.
 
+    Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021 (arXiv 2104.09864). Sun et al., "A
+    Length-Extrapolatable Transformer", 2022 (arXiv 2212.10554): xPos.
+
     Parameters
     ----------
     base
@@ -60,11 +63,6 @@ class Rotary(Rotational):
     xpos_centre
         c. With 0, cached keys stay valid. The paper's code takes the middle of the sequence, which keeps the factors near 1: more than
         about 35 000 positions from c a float32 factor is 0 or infinite, more than 4500 from c a float16 one.
-
-    References
-    ----------
-    Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021 (arXiv 2104.09864). Sun et al., "A
-    Length-Extrapolatable Transformer", 2022 (arXiv 2212.10554): xPos.
     """
 
     base: float = 10000.0

@@ -26,6 +26,8 @@ class Sinusoidal(Additive):
 
     ``PE[p, f] = amplitude * sin(p * w_f)`` and ``amplitude * cos(p * w_f)``, with ``w_f = position_scale * base^(-f / (F - shift))``.
 
+    Vaswani et al., "Attention Is All You Need", 2017, section 3.5. tensor2tensor, ``common_attention.get_timing_signal_1d``.
+
     Parameters
     ----------
     base
@@ -54,10 +56,6 @@ class Sinusoidal(Additive):
     Odd widths D follow the sources. With shift 0 and without ``zero_pad``, ``w_f = base^(-2f/D)`` and ``F = ceil(D/2)``. The column without
     a partner then has the function that comes first; it is the last column of the interleaved layout, and the last of the first block of
     the concatenated one. Otherwise ``F = floor(D/2)``, the denominator is ``max(F - shift, 1)`` and the last column is zero.
-
-    References
-    ----------
-    Vaswani et al., "Attention Is All You Need", 2017, section 3.5. tensor2tensor, ``common_attention.get_timing_signal_1d``.
     """
 
     base: float = 10000.0

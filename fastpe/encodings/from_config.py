@@ -68,9 +68,8 @@ def _original(config: _Config) -> int:
 
 
 def _yarn(config: _Config) -> scaling.Scaling:
-    rule = config.rule
-    known = {name: rule[name] for name in ("mscale", "mscale_all_dim", "attention_factor") if rule.get(name) is not None}
-    known |= {name: rule[name] for name in ("beta_fast", "beta_slow", "truncate") if rule.get(name) is not None}
+    names = ("mscale", "mscale_all_dim", "attention_factor", "beta_fast", "beta_slow", "truncate")
+    known = {name: config.rule[name] for name in names if config.rule.get(name) is not None}
     return scaling.YaRN(_ratio(config), _original(config), **known)
 
 
@@ -101,21 +100,10 @@ _RULES: dict[str, Any] = {
 
 # Models whose code rotates adjacent pairs and whose configuration does not say so (transformers 5.23.0).
 _INTERLEAVED = {
-    *("codegen", "cohere", "cohere2", "cohere2_moe", "deepseek_v2", "ernie4_5", "ernie4_5_moe", "ernie4_5_vl_moe"),
-    *(
-        "ernie4_5_vl_moe_text",
-        "glm",
-        "glm4",
-        "glm4v",
-        "glm4v_text",
-        "glm_ocr",
-        "glm_ocr_text",
-        "gptj",
-        "helium",
-        "llama4",
-        "llama4_text",
-    ),
-    *("moonshine", "moonshine_streaming", "roformer"),
+    *("codegen", "gptj", "helium", "moonshine", "moonshine_streaming", "roformer"),
+    *("cohere", "cohere2", "cohere2_moe", "deepseek_v2", "llama4", "llama4_text"),
+    *("ernie4_5", "ernie4_5_moe", "ernie4_5_vl_moe", "ernie4_5_vl_moe_text"),
+    *("glm", "glm4", "glm4v", "glm4v_text", "glm_ocr", "glm_ocr_text"),
 }
 
 
@@ -142,11 +130,5 @@ def fields(given: Any, layer_type: str | None, interleaved: bool | None) -> dict
     if interleaved is None:
         said = config.get("rope_interleave")
         interleaved = model in _INTERLEAVED if said is None else bool(said)
-    return {
-        "base": base,
-        "interleaved": interleaved,
-        "rotary_dim": rotary_dim,
-        "scaling": rule,
-        "sections": sections,
-        "section_layout": layout,
-    }
+    found = {"base": base, "interleaved": interleaved, "rotary_dim": rotary_dim, "scaling": rule}
+    return found | {"sections": sections, "section_layout": layout}

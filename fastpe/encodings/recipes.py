@@ -35,8 +35,13 @@ class Entry(NamedTuple):
 _BLOCKS: dict[str, Any] = {"layout": "concatenated"}
 _T2T: dict[str, Any] = {"layout": "concatenated", "frequency_shift": 1}
 _SKIPPED = "padding tokens are not counted and get no encoding: padding_idx=1 of embed, or mask=ids != 1"
-_AXIAL = {"section_frequencies": "own"}
+_DETR = {"start": 1.0, "extent": 2 * math.pi, "epsilon": 1e-6}
 _HF = "transformers, models/"
+
+
+def _axial(*sections: int, **fields: Any) -> dict[str, Any]:
+    return {**fields, "sections": sections, "section_frequencies": "own"}
+
 
 CATALOGUE: dict[str, Entry] = {
     # ---- added to embeddings
@@ -78,16 +83,11 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "detr": Entry(
         Grid,
-        {"sinusoid": Sinusoidal(), "start": 1.0, "extent": 2 * math.pi, "epsilon": 1e-6},
+        {"sinusoid": Sinusoidal()} | _DETR,
         "DETR of unpadded images; padded: positions.detr(mask)",
         "facebookresearch/detr, models/position_encoding.py",
     ),
-    "dab-detr": Entry(
-        Grid,
-        {"sinusoid": Sinusoidal(20.0), "start": 1.0, "extent": 2 * math.pi, "epsilon": 1e-6},
-        "DAB-DETR: temperature 20",
-        _HF + "dab_detr",
-    ),
+    "dab-detr": Entry(Grid, {"sinusoid": Sinusoidal(20.0)} | _DETR, "DAB-DETR: temperature 20", _HF + "dab_detr"),
     "rt-detr": Entry(Grid, {}, "RT-DETR: rows first", _HF + "rt_detr"),
     "omdet": Entry(Grid, {"axes": (1, 0), "column_major": True}, "OmDet-Turbo: tokens down the columns", _HF + "omdet_turbo"),
     "cogvideox": Entry(
@@ -156,32 +156,16 @@ CATALOGUE: dict[str, Entry] = {
         "ERNIE 4.5 VL",
         _HF + "ernie4_5_vl_moe",
     ),
-    "qwen2-vl-vision": Entry(
-        Rotary, {"sections": (20, 20)} | _AXIAL, "Qwen2-VL's vision tower: positions.qwen2_vl", _HF + "qwen2_vl"
-    ),
-    "dinov3": Entry(
-        Rotary,
-        {"base": 100.0, "sections": (16, 16)} | _AXIAL,
-        "DINOv3: positions.centred(shape, scale=2 * pi)",
-        _HF + "dinov3_vit",
-    ),
+    "qwen2-vl-vision": Entry(Rotary, _axial(20, 20), "Qwen2-VL's vision tower: positions.qwen2_vl", _HF + "qwen2_vl"),
+    "dinov3": Entry(Rotary, _axial(16, 16, base=100.0), "DINOv3: positions.centred(shape, scale=2 * pi)", _HF + "dinov3_vit"),
     "llama4-vision": Entry(
-        Rotary,
-        {"interleaved": True, "sections": (22, 22)} | _AXIAL,
-        "Llama 4's vision tower: positions.llama4",
-        _HF + "llama4",
+        Rotary, _axial(22, 22, interleaved=True), "Llama 4's vision tower: positions.llama4", _HF + "llama4"
     ),
     "flux": Entry(
-        Rotary,
-        {"interleaved": True, "sections": (8, 28, 28)} | _AXIAL,
-        "Flux: axes of 16, 56 and 56 channels",
-        "diffusers, FluxPosEmbed",
+        Rotary, _axial(8, 28, 28, interleaved=True), "Flux: axes of 16, 56 and 56 channels", "diffusers, FluxPosEmbed"
     ),
     "cogvideox-rotary": Entry(
-        Rotary,
-        {"interleaved": True, "sections": (8, 12, 12)} | _AXIAL,
-        "CogVideoX 5B: a quarter for time",
-        "diffusers, get_3d_rotary_pos_embed",
+        Rotary, _axial(8, 12, 12, interleaved=True), "CogVideoX 5B: a quarter for time", "diffusers, get_3d_rotary_pos_embed"
     ),
     # ---- biases on scores
     "alibi": Entry(ALiBi, {}, "ALiBi", "Press et al. 2021; ofirpress/attention_with_linear_biases"),
@@ -207,7 +191,6 @@ class Recipe:
 
     Attributes
     ----------
-    name : str
     encoding
         The encoding itself, a value as any other: of ``add_encoding``, ``encode``, ``apply_rotary`` or ``add_bias``.
     input_scale : float or "sqrt(D)"
@@ -280,10 +263,6 @@ def recipe(name: str, **fields: Any) -> Recipe:
         Fields of the encoding: those that shall differ from the model's, and those that the model leaves open, such as the ``shape`` of a
         grid, the ``heads`` of ALiBi, or the ``table`` of T5.
 
-    Returns
-    -------
-    Recipe
-
     Raises
     ------
     ValueError
@@ -302,13 +281,14 @@ def recipe(name: str, **fields: Any) -> Recipe:
     >>> fastpe.recipe("fairseq").offset
     2
     """
+    known = f"Known are {', '.join(CATALOGUE)}."
     if not isinstance(name, str):
-        raise TypeError(message("recipe", "name must be a string", f"{type(name).__name__}", _known()))
+        raise TypeError(message("recipe", "name must be a string", f"{type(name).__name__}", known))
     entry = CATALOGUE.get(name)
     if entry is None:
         near = difflib.get_close_matches(name.lower(), CATALOGUE, 1, 0.4)
         remedy = f"Did you mean {near[0]!r}? " if near else ""
-        raise ValueError(message("recipe", "name must be one of fastpe.recipes()", repr(name), remedy + _known()))
+        raise ValueError(message("recipe", "name must be one of fastpe.recipes()", repr(name), remedy + known))
     own = {field.name: field for field in dataclasses.fields(entry.kind) if field.init}
     unknown = [field for field in fields if field not in own]
     if unknown:
@@ -323,10 +303,6 @@ def recipe(name: str, **fields: Any) -> Recipe:
             message("recipe", f"fields of {entry.kind.__name__} that the model leaves open must be given", got, example)
         )
     return Recipe(name, entry.kind(**given), entry.input_scale, entry.offset, entry.padding, entry.summary, entry.source)
-
-
-def _known() -> str:
-    return f"Known are {', '.join(CATALOGUE)}."
 
 
 def table() -> str:

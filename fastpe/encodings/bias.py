@@ -15,11 +15,12 @@ import numpy.typing as npt
 from .._arrays import dispatch
 from .._core import checks, text
 from .._core.checks import describe, message
+from .protocol import Value
 
 Reach = tuple[int | None, int | None]
 
 
-class Bias:
+class Bias(Value):
     """A bias by distance: how many heads it has, and what ``add_bias`` adds at a distance, query minus key.
 
     A bias of your own is a subclass, a frozen dataclass, with ``heads``, ``parameters`` and ``evaluate``; it needs no kernel. ``reach`` may
@@ -28,15 +29,10 @@ class Bias:
 
     holds_arrays = True  # whether there are arrays of the caller's among its parameters; each dataclass knows it
     normalises: ClassVar[bool] = False  # whether the query's position matters beside the distance
-    text: str  # a dataclass as JSON, by which graphs and repeated calls know it; a tensor's place is marked, its values are not written
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        text.register(cls)
-
-    def __post_init__(self) -> None:
-        if dataclasses.is_dataclass(self):  # what others hold is not known
-            object.__setattr__(self, "text", text.write(self))
+    def __post_init__(self, **checked: Any) -> None:
+        super().__post_init__(**checked)
+        if dataclasses.is_dataclass(self):
             object.__setattr__(self, "holds_arrays", len(text.kinds_in(self.text)) > 1)
 
     if TYPE_CHECKING:  # a field in some, and a dataclass would take a property for its default
@@ -59,10 +55,6 @@ class Bias:
     def arrays(self) -> dict[str, Any]:
         """The caller's arrays and tensors among the parameters."""
         return {name: value for name, value in self.parameters.items() if not isinstance(value, (tuple, float, int))}
-
-    def with_arrays(self, **arrays: Any) -> Any:
-        """The same bias with other arrays."""
-        return dataclasses.replace(self, **arrays)  # type: ignore[type-var]
 
     @property
     def slopes_of(self) -> Any:
@@ -183,14 +175,13 @@ class ALiBi(Bias):
     slopes: Any = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", checks.width("ALiBi", "heads", self.heads))
-        object.__setattr__(self, "max_bias", checks.positive_number("ALiBi", "max_bias", self.max_bias))
+        heads = checks.width("ALiBi", "heads", self.heads)
+        max_bias = checks.positive_number("ALiBi", "max_bias", self.max_bias)
         checks.boolean("ALiBi", "symmetric", self.symmetric)
-        if self.slopes is not None:
-            object.__setattr__(self, "slopes", per_head("ALiBi", "slopes", self.slopes))
-            if count(self.slopes) != self.heads:
-                raise ValueError(message("ALiBi", f"slopes must be one a head, {self.heads}", f"{count(self.slopes)}"))
-        super().__post_init__()
+        slopes = None if self.slopes is None else per_head("ALiBi", "slopes", self.slopes)
+        if slopes is not None and count(slopes) != heads:
+            raise ValueError(message("ALiBi", f"slopes must be one a head, {heads}", f"{count(slopes)}"))
+        super().__post_init__(heads=heads, max_bias=max_bias, slopes=slopes)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -258,11 +249,10 @@ class Kerple(Bias):
     def __post_init__(self) -> None:
         checks.one_of("Kerple", "kind", self.kind, ("log", "power"))
         checks.boolean("Kerple", "symmetric", self.symmetric)
-        for name in ("p", "a"):
-            object.__setattr__(self, name, per_head("Kerple", name, getattr(self, name)))
-        if count(self.p) != count(self.a):
-            raise ValueError(message("Kerple", "p and a must be as many, one a head", f"{count(self.p)} and {count(self.a)}"))
-        super().__post_init__()
+        p, a = per_head("Kerple", "p", self.p), per_head("Kerple", "a", self.a)
+        if count(p) != count(a):
+            raise ValueError(message("Kerple", "p and a must be as many, one a head", f"{count(p)} and {count(a)}"))
+        super().__post_init__(p=p, a=a)
 
     @property
     def heads(self) -> int:
@@ -315,11 +305,10 @@ class Sandwich(Bias):
     width: int = 128
 
     def __post_init__(self) -> None:
-        for name in ("heads", "width"):
-            object.__setattr__(self, name, checks.width("Sandwich", name, getattr(self, name)))
-        if self.width % 2:
-            raise ValueError(message("Sandwich", "width must be even", str(self.width)))
-        super().__post_init__()
+        heads, width = checks.width("Sandwich", "heads", self.heads), checks.width("Sandwich", "width", self.width)
+        if width % 2:
+            raise ValueError(message("Sandwich", "width must be even", str(width)))
+        super().__post_init__(heads=heads, width=width)
 
     def evaluate(self, xp: Any, distances: Any, queries: Any = None, **parameters: Any) -> Any:
         total = np.zeros(np.shape(distances))

@@ -157,9 +157,8 @@ class T5Bias(Buckets):
     def __post_init__(self) -> None:
         checks.boolean("T5Bias", "bidirectional", self.bidirectional)
         buckets, end = _check_table("T5Bias", self.table), checks.integer("T5Bias", "max_distance", self.max_distance)
-        object.__setattr__(self, "max_distance", end)
         _check_t5("T5Bias", buckets, self.bidirectional, end)
-        super().__post_init__()
+        super().__post_init__(max_distance=end)
 
     @property
     def reach(self) -> Reach:

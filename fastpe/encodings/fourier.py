@@ -104,9 +104,7 @@ class Fourier(Encoding):
         checks.boolean("Fourier", "include_input", self.include_input)
         for name in ("position_scale", "position_shift"):
             found[name] = checks.number("Fourier", name, getattr(self, name))
-        for name, value in found.items():
-            object.__setattr__(self, name, value)
-        super().__post_init__()
+        super().__post_init__(**found)
 
     # ---- what models do --------------------------------------------------------------------------------------------------
 

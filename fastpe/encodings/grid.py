@@ -115,10 +115,8 @@ class Grid(Additive):
         found["epsilon"] = checks.number("Grid", "epsilon", self.epsilon)
         if found["epsilon"] < 0:
             raise ValueError(message("Grid", "epsilon must be 0 or more", f"{found['epsilon']}"))
-        for name, value in found.items():
-            object.__setattr__(self, name, value)
+        super().__post_init__(**found)
         self._check_layout()
-        super().__post_init__()
 
     def _check_layout(self) -> None:
         layouts = {one.layout for one in self.sinusoids}

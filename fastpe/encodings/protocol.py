@@ -26,11 +26,34 @@ from .._core.where import Where, length_of, resolve, resolve_axes, rows_of_posit
 __all__ = ["Additive", "Encoding", "Rotational", "rotations", "sinusoids"]
 
 
-class Encoding:
+class Value:
+    """A frozen value that repeated calls and graphs know by its text: the base of encodings and biases.
+
+    A subclass is a frozen dataclass. If it has a ``__post_init__`` of its own, that ends with ``super().__post_init__()``.
+    """
+
+    text: str  # a dataclass as JSON; a tensor's place is marked, its values are not written
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        text.register(cls)
+
+    def __post_init__(self, **checked: Any) -> None:
+        """Set the fields of which a check made plain numbers, whatever kind of number came; then write the text."""
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        if is_dataclass(self):  # what others hold is not known
+            object.__setattr__(self, "text", text.write(self))
+
+    def with_arrays(self, **arrays: Any) -> Any:
+        """The same value with other arrays."""
+        return replace(self, **arrays)  # type: ignore[type-var]
+
+
+class Encoding(Value):
     """A value that says what happens at a position; the base of additive and rotary encodings.
 
-    A subclass is a frozen dataclass of numbers, strings, tuples of them, and other encodings or rules. If it has a ``__post_init__`` of its
-    own, that ends with ``super().__post_init__()``.
+    A subclass has fields of numbers, strings, tuples of them, and other encodings or rules.
     """
 
     adds: ClassVar[bool] = False  # whether add_encoding takes it
@@ -39,15 +62,6 @@ class Encoding:
     holds_arrays: ClassVar[bool] = False  # whether it holds arrays of the caller's; then calls are never kept to be repeated
     counts: ClassVar[bool] = True  # whether rows count from an offset
     is_whole: ClassVar[bool] = False  # whether it has rows of its own, so that positions may be None, as a Grid
-    text: str  # a dataclass as JSON, by which graphs and repeated calls know it; a tensor's place is marked, its values are not written
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        text.register(cls)
-
-    def __post_init__(self) -> None:
-        if is_dataclass(self):  # what others hold is not known
-            object.__setattr__(self, "text", text.write(self))
 
     def __hash__(self) -> int:
         return hash(self.text) if is_dataclass(self) else object.__hash__(self)
@@ -61,10 +75,6 @@ class Encoding:
     def arrays(self) -> dict[str, Any]:
         """The caller's arrays that it holds, by field name."""
         return {}
-
-    def with_arrays(self, **arrays: Any) -> Any:
-        """The same encoding with other arrays."""
-        return replace(self, **arrays)  # type: ignore[type-var]
 
     def repeats(self, seq_len: Any) -> bool:
         """Whether a prepared call may serve later calls on arrays of the same layout. Equal texts must then mean equal encodings."""

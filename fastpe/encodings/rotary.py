@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SECTION_LAYOUTS = ("contiguous", "interleaved", "alternating")
 SECTION_FREQUENCIES = ("shared", "own")
+# What source and target of rerotate have in common; they may differ in what sets frequencies and the attention factor.
+KEPT = ("interleaved", "rotary_dim", "rotary_offset", "sections", "section_layout", "xpos_scale_base", "xpos_centre")
 
 
 @dataclass(frozen=True)
@@ -109,30 +111,16 @@ class Rotary(Rotational):
         found["xpos_centre"] = checks.integer("Rotary", "xpos_centre", self.xpos_centre)
         if abs(found["xpos_centre"]) > 2**30:
             raise ValueError(message("Rotary", "xpos_centre must lie within 2^30 of 0", str(found["xpos_centre"])))
-        for name, value in found.items():
-            object.__setattr__(self, name, value)
-        super().__post_init__()
+        super().__post_init__(**found)
 
     @property
     def needs_length(self) -> bool:
-        """Whether the frequencies depend on the length of the sequence."""
         return self.scaling is not None and self.scaling.needs_length
 
     def frequencies(self, head_dim: int, seq_len: int | None = None) -> tuple[npt.NDArray[np.float64], float]:
-        """Return the inverse frequencies for a head width and the attention factor.
+        """Return the frequencies for a head of width D, (rotary_dim / 2,) float64 in radians a position; and the attention factor.
 
-        Parameters
-        ----------
-        head_dim
-            Width D of a head.
-        seq_len
-            Length of the sequence, for a rule that depends on it; None is the length that the model was trained on.
-
-        Returns
-        -------
-        frequencies : (rotary_dim / 2,) float64
-            Radians a position, rounded once.
-        attention_factor : float
+        Both are rounded once. ``seq_len`` is as for ``Sinusoidal.frequencies``.
 
         Examples
         --------
@@ -148,35 +136,22 @@ class Rotary(Rotational):
         return plan.angular.copy(), plan.attention_factor
 
     def plan(self, head_dim: int, seq_len: int | None = None) -> RotaryPlan:
-        """Return what the kernels need; cached by value."""
         return _plan(self, head_dim, seq_len if self.needs_length else None)
 
     @property
     def position_axes(self) -> int | None:  # type: ignore[override]
-        """How many axes positions have."""
         return None if self.sections is None else len(self.sections)
 
     @property
     def differs_for_keys(self) -> bool:
-        """Whether queries and keys are multiplied by different factors."""
         return self.xpos_scale_base is not None
 
     def check_like(self, function: str, target: Any) -> None:
-        """Source and target may differ only in what sets frequencies and the attention factor."""
         super().check_like(function, target)
-        for name in (
-            "interleaved",
-            "rotary_dim",
-            "rotary_offset",
-            "sections",
-            "section_layout",
-            "xpos_scale_base",
-            "xpos_centre",
-        ):
-            values = getattr(self, name), getattr(target, name)
-            if values[0] != values[1]:
-                got = f"{values[0]} and {values[1]}"
-                raise ValueError(message(function, f"source and target must have the same {name}", got))
+        for name in KEPT:
+            own, other = getattr(self, name), getattr(target, name)
+            if own != other:
+                raise ValueError(message(function, f"source and target must have the same {name}", f"{own} and {other}"))
 
     def width(self, head_dim: int) -> int:
         """How many channels of a head rotate."""
@@ -211,10 +186,8 @@ class Rotary(Rotational):
 
         Raises
         ------
-        KeyError
-            The rule needs a key that is not there; the message names it.
-        ValueError
-            The rule (``rope_type``) is unknown; the message lists the known ones.
+        KeyError, ValueError
+            The rule needs a key that is not there, or is unknown (``rope_type``); the message names the key, or the known rules.
 
         Notes
         -----
@@ -297,9 +270,8 @@ def _axes(encoding: Rotary, count: int) -> npt.NDArray[np.int64]:
     if encoding.section_layout == "alternating":
         first, *others = encoding.sections
         if len(set(others)) > 1:
-            raise ValueError(
-                message("Rotary", "sections that alternate must have one size, but the first", str(encoding.sections))
-            )
+            rule = "sections that alternate must have one size, but the first"
+            raise ValueError(message("Rotary", rule, str(encoding.sections)))
         return np.array([1 + i % len(others) for i in range(count - first)] + [0] * first)
     axes = np.arange(count) % len(encoding.sections)
     return np.where(np.arange(count) < np.asarray(encoding.sections)[axes] * len(encoding.sections), axes, 0)

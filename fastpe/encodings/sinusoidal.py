@@ -83,9 +83,7 @@ class Sinusoidal(Additive):
             from .. import scaling
 
             scaling.check("Sinusoidal", self.scaling)
-        for name, value in numbers.items():  # plain floats, whatever kind of number came
-            object.__setattr__(self, name, value)
-        super().__post_init__()
+        super().__post_init__(**numbers)
 
     @classmethod
     def timesteps(
@@ -98,18 +96,9 @@ class Sinusoidal(Additive):
     ) -> Sinusoidal:
         """Return the embedding of a diffusion model's timesteps, with the names and defaults of diffusers' ``get_timestep_embedding``.
 
-        ``scale * t * max_period^(-i / (D//2 - downscale_freq_shift))``, all sines, then all cosines; an odd width ends with zero.
-
-        Parameters
-        ----------
-        flip_sin_to_cos
-            Cosines first. Stable Diffusion, GLIDE and DiT have this and shift 0.
-        downscale_freq_shift
-            1 in DDPM.
-        scale
-            Factor on the timesteps, 1000 where they go from 0 to 1.
-        max_period
-            Base of the frequencies.
+        ``scale * t * max_period^(-i / (D//2 - downscale_freq_shift))``, all sines, then all cosines (or, with ``flip_sin_to_cos``, the
+        other way round); an odd width ends with zero. The shift is 1 in DDPM. Stable Diffusion, GLIDE and DiT have shift 0 and cosines
+        first. ``scale`` is 1000 where timesteps go from 0 to 1.
 
         Examples
         --------
@@ -123,24 +112,12 @@ class Sinusoidal(Additive):
 
     @property
     def needs_length(self) -> bool:
-        """Whether the frequencies depend on the length of the sequence."""
         return self.scaling is not None and self.scaling.needs_length
 
     def frequencies(self, dim: int, seq_len: int | None = None) -> tuple[npt.NDArray[np.float64], float]:
-        """Return the angular frequencies for a width and the amplitude.
+        """Return the frequencies for a width D, (F,) float64 in radians a position, correctly rounded; and the amplitude.
 
-        Parameters
-        ----------
-        dim
-            Width D >= 1.
-        seq_len
-            Length of the sequence, for a rule that depends on it; None is the length that the model was trained on.
-
-        Returns
-        -------
-        frequencies : (F,) float64
-            Radians per position, correctly rounded.
-        amplitude : float
+        ``seq_len`` is for a rule that depends on the length of the sequence; None is the length that the model was trained on.
 
         Examples
         --------
@@ -153,7 +130,6 @@ class Sinusoidal(Additive):
         return self._spectrum(dim, seq_len)[0].copy(), float(self.amplitude)
 
     def plan(self, dim: int, seq_len: int | None = None) -> SinusoidalPlan:
-        """Return what the kernels need for width ``dim``; cached by value."""
         return _plan(self, dim, seq_len if self.needs_length else None)
 
     @property

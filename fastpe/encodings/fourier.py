@@ -82,18 +82,16 @@ class Fourier(Encoding):
     def __post_init__(self) -> None:
         found: dict[str, Any] = {"axes": checks.width("Fourier", "axes", self.axes)}
         if (self.bands is None) == (self.matrix is None):
-            raise ValueError(
-                message("Fourier", "bands or matrix must be given", "both" if self.bands is not None else "neither")
-            )
+            given = "both" if self.bands is not None else "neither"
+            raise ValueError(message("Fourier", "bands or matrix must be given", given))
         if self.bands is not None:
             found["bands"] = _numbers("bands", self.bands)
         else:
             rows: Any = self.matrix
             rows = rows.tolist() if hasattr(rows, "tolist") else rows
             if not isinstance(rows, (tuple, list)) or len(rows) != found["axes"]:
-                raise ValueError(
-                    message("Fourier", f"matrix must have {found['axes']} rows: one for each axis", checks.describe(rows))
-                )
+                rule = f"matrix must have {found['axes']} rows: one for each axis"
+                raise ValueError(message("Fourier", rule, checks.describe(rows)))
             found["matrix"] = tuple(_numbers(f"matrix[{i}]", row) for i, row in enumerate(rows))
             if len({len(row) for row in found["matrix"]}) > 1:
                 raise ValueError(message("Fourier", "matrix must have rows of one length", "others"))
@@ -112,34 +110,21 @@ class Fourier(Encoding):
     def nerf(cls, axes: int, octaves: int, *, include_input: bool = False, with_pi: bool = True) -> Fourier:
         """Return NeRF's positional encoding: bands ``2^k pi``, for each band the sines of all axes and their cosines.
 
-        Parameters
-        ----------
-        axes
-            3 for points, 3 for directions.
-        octaves
-            10 for points, 4 for directions.
-        include_input
-            Put the coordinates first, as the authors' code does.
-        with_pi
-            False: bands ``2^k``, as in the authors' code.
+        Points and directions have 3 axes; points have 10 octaves, directions 4. The authors' code puts the coordinates first
+        (``include_input``) and has bands ``2^k`` (``with_pi=False``).
         """
         count = checks.width("Fourier.nerf", "octaves", octaves)
         checks.boolean("Fourier.nerf", "with_pi", with_pi)
         unit = float(np.pi) if with_pi else 1.0
-        return cls(
-            axes, tuple(unit * 2.0**k for k in range(count)), order=("band", "function", "axis"), include_input=include_input
-        )
+        bands, order = tuple(unit * 2.0**k for k in range(count)), ("band", "function", "axis")
+        return cls(axes, bands, order=order, include_input=include_input)
 
     @classmethod
     def random(cls, matrix: Any, *, unit_square: bool = True) -> Fourier:
         """Return random features, ``sin(2 pi c B)`` and then ``cos(2 pi c B)``, as SAM has them.
 
-        Parameters
-        ----------
-        matrix : (axes, F) numbers on the host
-            B: drawn from a normal distribution, and stored with a model.
-        unit_square
-            Positions x lie in 0 ... 1 and coordinates are ``2 x - 1``, as in SAM. False: coordinates are the positions.
+        The matrix B, (axes, F) numbers on the host, is drawn from a normal distribution, and stored with a model. ``unit_square``:
+        positions x lie in 0 ... 1 and coordinates c are ``2 x - 1``, as in SAM. Otherwise coordinates are the positions.
 
         Examples
         --------
@@ -169,22 +154,10 @@ class Fourier(Encoding):
         temperature: float | None = None,
         include_grid: bool = True,
     ) -> Fourier:
-        """Return timm's ``FourierEmbed``: for each function and band all axes, the coordinates first.
+        """Return timm's ``FourierEmbed``: for each function and band all axes, with ``include_grid`` the coordinates first.
 
-        Parameters
-        ----------
-        num_bands
-            F.
-        axes
-            2 for images.
-        max_res
-            The largest band is ``pi max_res / 2``.
-        linear_bands
-            Bands from pi to the largest in equal steps; False: in equal ratios.
-        temperature
-            Take the bands ``temperature^(-k/F)`` instead, for coordinates that are counted.
-        include_grid
-            Put the coordinates first.
+        F = ``num_bands`` bands go from pi to ``pi max_res / 2``, in equal steps (``linear_bands``) or in equal ratios. With a
+        ``temperature`` they are ``temperature^(-k/F)`` instead, for coordinates that are counted.
 
         Examples
         --------
@@ -262,29 +235,14 @@ class Fourier(Encoding):
 
 @functools.lru_cache(maxsize=32)
 def _plans(fourier: Fourier) -> tuple[SinusoidalPlan, tuple[RotaryPlan, ...]]:
-    pairs = fourier.angles
+    width, axes = 2 * fourier.angles, np.zeros(fourier.angles, np.int64)
     (turns, _), *others = (_turns(row) for row in fourier.rows())
-    made = replace(
-        Sinusoidal(layout="concatenated", cos_first=True).plan(2 * pairs),
-        key=("fourier", fourier, 0),
-        turns=turns,
-    )
-    turned = (
-        RotaryPlan(
-            key=("fourier", fourier, axis),
-            head_dim=2 * pairs,
-            rotary_dim=2 * pairs,
-            first_channel=0,
-            interleaved=False,
-            angular=angular,
-            turns=turns,
-            axes=np.zeros(pairs, np.int64),
-            attention_factor=1.0,
-            growths=None,
-        )
+    first = replace(Sinusoidal(layout="concatenated", cos_first=True).plan(width), key=("fourier", fourier, 0), turns=turns)
+    rotations = (
+        RotaryPlan(("fourier", fourier, axis), width, width, 0, False, angular, turns, axes, 1.0, None)
         for axis, (turns, angular) in enumerate(others, 1)
     )
-    return made, tuple(turned)
+    return first, tuple(rotations)
 
 
 def _turns(row: tuple[float, ...]) -> tuple[Turns, npt.NDArray[np.float64]]:

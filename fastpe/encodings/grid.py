@@ -133,17 +133,10 @@ class Grid(Additive):
 
     @classmethod
     def mae(cls, shape: Any, *, base: float = 10000.0, base_size: Any = None, interpolation_scale: float = 1.0) -> Grid:
-        """Return the grid of MAE, DiT, PixArt and Stable Diffusion 3: columns first, sines before cosines.
+        """Return the grid (H, W) of MAE, DiT, PixArt and Stable Diffusion 3: columns first, sines before cosines.
 
-        Parameters
-        ----------
-        shape : (H, W)
-        base
-            Of the frequencies.
-        base_size : number or (H, W)
-            The grid that coordinates are stretched onto, ``i * base_size / n / interpolation_scale``. None: steps of 1.
-        interpolation_scale
-            Divides the coordinates.
+        ``base`` is that of the frequencies. Coordinates are ``i * base_size / n / interpolation_scale``, with a ``base_size`` for both
+        axes or for each, (H, W), or ``i / interpolation_scale``.
 
         Examples
         --------
@@ -162,17 +155,10 @@ class Grid(Additive):
     def timm(
         cls, shape: Any, *, temperature: float = 10000.0, reverse_coord: bool = False, interleave_sin_cos: bool = False
     ) -> Grid:
-        """Return the grid of timm's ``build_sincos2d_pos_embed``: sines of rows and columns, then their cosines.
+        """Return the grid (H, W) of timm's ``build_sincos2d_pos_embed``: sines of rows and columns, then their cosines.
 
-        Parameters
-        ----------
-        shape : (H, W)
-        temperature
-            Base of the frequencies.
-        reverse_coord
-            Columns first, and tokens that count down the columns.
-        interleave_sin_cos
-            Sines and cosines of rows, then sines and cosines of columns.
+        ``temperature`` is the base of the frequencies. ``reverse_coord``: columns first, and tokens that count down the columns.
+        ``interleave_sin_cos``: sines and cosines of rows, then sines and cosines of columns.
 
         Examples
         --------
@@ -192,16 +178,8 @@ class Grid(Additive):
     ) -> Grid:
         """Return the grid of DETR: rows first, sine and cosine side by side, coordinates that count from 1.
 
-        Parameters
-        ----------
-        shape : (H, W)
-            Of images without padding. None: ``positions`` are ``fastpe.positions.detr(mask)``.
-        temperature
-            Base of the frequencies; 20 in DAB-DETR.
-        normalize
-            Divide coordinates so that they go up to ``scale``, as in all models. False: 1, 2, 3, ...
-        scale
-            The last coordinate.
+        ``shape`` is (H, W) of images without padding; None: ``positions`` are ``fastpe.positions.detr(mask)``. ``temperature`` is the base
+        of the frequencies, 20 in DAB-DETR. ``normalize``: coordinates go up to ``scale``, as in all models, instead of 1, 2, 3, ...
 
         Examples
         --------
@@ -219,13 +197,9 @@ class Grid(Additive):
     def cogvideox(
         cls, shape: Any, *, spatial_interpolation_scale: float = 1.0, temporal_interpolation_scale: float = 1.0
     ) -> Grid:
-        """Return the grid of CogVideoX: a quarter of the channels for time, then columns, then rows.
+        """Return the grid (T, H, W) of CogVideoX: a quarter of the channels for time, then columns, then rows.
 
-        Parameters
-        ----------
-        shape : (T, H, W)
-        spatial_interpolation_scale, temporal_interpolation_scale
-            Divide the coordinates.
+        The scales divide the coordinates.
 
         Examples
         --------
@@ -252,11 +226,9 @@ class Grid(Additive):
         return math.prod(self.shape or ())
 
     def coordinates(self) -> npt.NDArray[Any]:
-        """Return the coordinates of every row of the grid, in the shape that ``positions`` take.
+        """Return the coordinates of every row of the grid, as ``positions`` take them.
 
-        Returns
-        -------
-        coordinates : (number of axes, n_0, ..., n_n) int64, or float64 if they are not integers
+        Their shape is (number of axes, n_0, ..., n_n), their dtype int64, or float64 if they are not integers.
 
         Examples
         --------
@@ -395,16 +367,9 @@ def _cut(plan: SinusoidalPlan, width: int) -> SinusoidalPlan:
         return plan
     count, odd = (width + 1) // 2, width % 2 == 1
     turns = Turns(plan.turns.fraction[:count], plan.turns.whole[:count])
-    tail = width - 1 if odd else -1
-    return replace(
-        plan,
-        key=(*plan.key, width),
-        width=width,
-        turns=turns,
-        second_half=count,
-        tail_column=tail,
-        tail_is_cosine=odd and plan.cosine_first,
-    )
+    tail, tail_is_cosine = width - 1 if odd else -1, odd and plan.cosine_first
+    kept = replace(plan, key=(*plan.key, width), width=width, turns=turns)
+    return replace(kept, second_half=count, tail_column=tail, tail_is_cosine=tail_is_cosine)
 
 
 @functools.lru_cache(maxsize=128)
@@ -443,9 +408,8 @@ def _sinusoids(sinusoid: Any, count: int) -> Any:
         if not isinstance(one, Sinusoidal):
             raise TypeError(message("Grid", "sinusoid must be a Sinusoidal, or one for each axis", checks.describe(one)))
         if one.needs_length:
-            raise ValueError(
-                message("Grid", "a sinusoid's scaling must not depend on the length: an axis has none", repr(one.scaling))
-            )
+            rule = "a sinusoid's scaling must not depend on the length: an axis has none"
+            raise ValueError(message("Grid", rule, repr(one.scaling)))
     if isinstance(sinusoid, (tuple, list)) and len(given) != count:
         raise ValueError(message("Grid", f"sinusoid must be one, or {count}: one for each axis", f"{len(given)}"))
     return given[0] if len(set(given)) == 1 else given

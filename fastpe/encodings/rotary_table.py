@@ -31,8 +31,8 @@ class RotaryTable(Rotational):
     ----------
     cos, sin : (P, F) or (B, T, F) float16, bfloat16, float32 or float64 arrays or tensors
         Row p is for position p; F pairs of channels rotate. (B, T, F): row (b, t) is for row t of sequence b, and positions are not
-        given (the ONNX operator ``RotaryEmbedding`` without ``position_ids``). Of a table with each column twice, as Hugging Face's models
-        make it, pass ``cos[..., :F]``. Do not change the tables afterwards.
+        given (ONNX's operator ``RotaryEmbedding``, version 23, without ``position_ids``). Of a table with each column twice, as Hugging
+        Face's models make it, pass ``cos[..., :F]``. Do not change the tables afterwards.
     interleaved, rotary_offset
         As in ``Rotary``.
 
@@ -41,10 +41,6 @@ class RotaryTable(Rotational):
     Arithmetic is float32 for 16- and 32-bit arrays and float64 for float64; the table is converted once. A table on the host also serves
     arrays on a GPU: it is copied there once. Positions must be integers in [0, P). Others raise IndexError or, if they lie on a GPU and
     ``validate`` is False, make NaN rows.
-
-    References
-    ----------
-    ONNX, operator ``RotaryEmbedding``, version 23.
     """
 
     cos: Any

@@ -585,15 +585,11 @@ def convert_layout(
     Parameters
     ----------
     weights : (heads * head_dim, ...) array of NumPy, CuPy or PyTorch, any dtype
-        Output channels first, as ``torch.nn.Linear.weight`` has them.
+        Output channels first, as ``torch.nn.Linear.weight`` has them; the result is a new array like it.
     from_, to
         ``"interleaved"``: pair i is channels 2i and 2i + 1. ``"half"``: channels i and i + rotary_dim/2.
     head_dim, rotary_dim, rotary_offset
         Width D of a head, and as in ``Rotary``; other channels stay.
-
-    Returns
-    -------
-    A new array like weights.
 
     Examples
     --------
@@ -633,12 +629,7 @@ def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
     On the host that takes about four seconds for an element type, or 0.3 from the disk cache. It is not allowed while a CUDA graph is
     captured.
 
-    Parameters
-    ----------
-    dtypes
-        Names of element types.
-    device
-        None for the host, or the number of a CUDA device.
+    ``dtypes`` are names of element types; ``device`` is None for the host, or the number of a CUDA device.
 
     Raises
     ------

@@ -66,17 +66,9 @@ class Bias(Value):
         raise NotImplementedError
 
     def values(self, distances: Any, queries: Any = None) -> npt.NDArray[np.float64]:
-        """The bias of each head at these distances, query minus key, on the host.
+        """Return the bias of each head at these distances, query minus key, on the host: float64 of shape (H, *shape of distances).
 
-        Parameters
-        ----------
-        distances : integers of any shape
-        queries : integers that broadcast with the distances
-            Positions of the queries, for a bias that depends on them.
-
-        Returns
-        -------
-        float64 of shape (H, *shape of distances).
+        Distances are integers of any shape, and so are ``queries``, positions of the queries for a bias that depends on them.
         """
         n = np.asarray(distances)
         given = {name: as_float64(type(self).__name__, name, value) for name, value in self.parameters.items()}
@@ -289,10 +281,8 @@ class Sandwich(Bias):
 
     Parameters
     ----------
-    heads
-        Heads H.
-    width
-        Dimensions of the sinusoids, even.
+    heads, width
+        Heads H, and dimensions of the sinusoids, even.
 
     Examples
     --------

@@ -92,6 +92,7 @@ class Grid(Additive):
 
     embeds: ClassVar[bool] = False
     counts: ClassVar[bool] = False
+    is_whole: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         shape, axes = _shape(self.shape), self.axes
@@ -290,11 +291,6 @@ class Grid(Additive):
             rule = f"a grid of {len(shares)} axes must have a width that is a multiple of {step}"
             raise ValueError(message(function, rule, str(dim), "Or choose a remainder: 'truncate' or 'zero'."))
         return found
-
-    @property
-    def is_whole(self) -> bool:  # type: ignore[override]
-        """True: without positions, a grid stands for all its rows."""
-        return True
 
     def with_coordinates(self, function: str, rows: int) -> tuple[Grid, npt.NDArray[np.float64]]:
         """The same grid without a shape, and the positions of its rows, (axes, T)."""

@@ -59,14 +59,7 @@ class Learned(Additive):
         return (GatherSum("add_table", target.memory, out, rows, target.seq_axis, scale, **summand),)
 
     def summand(self, target: Target, where: Where, out: Memory, seq_len: int | None) -> tuple[Rows, dict[str, Any]]:
-        rows = resolve(target, where)
-        table = self._memory(target, where, rows)
-        check_apart(target.function, out, {"the learned table": table})
-        return rows, {"learned": table, "clips": self.clips}
-
-    def _memory(self, target: Target, where: Where, rows: Rows) -> Memory:
-        """The memory of the table; an error unless it fits the array and has every position."""
-        function = target.function
+        rows, function = resolve(target, where), target.function
         refuse_real_positions(function, where.positions)
         library, table = dispatch.memory(function, "the encoding's table", self.table, tensors=True)
         if library is not target.library or table.device != target.memory.device:
@@ -78,4 +71,5 @@ class Learned(Additive):
             raise ValueError(message(function, rule, f"shape {table.shape}"))
         if not self.clips:
             check_in_table(target, rows, table.shape[0])
-        return table
+        check_apart(function, out, {"the learned table": table})
+        return rows, {"learned": table, "clips": self.clips}

@@ -192,18 +192,11 @@ def sinusoids(
     cos_first: bool = False,
     amplitude: float = 1.0,
 ) -> SinusoidalPlan:
-    """Return the plan of an additive encoding of an even width from its dim / 2 frequencies, in radians a position.
+    """Return the plan of an additive encoding of an even width from its dim / 2 frequencies, in radians a position, 0 or more.
 
-    Parameters
-    ----------
-    key
-        A hashable that is equal only for equal plans, such as ``(self, dim, seq_len)``. Tables on a GPU are kept under it.
-    dim
-        Width D, even.
-    frequencies : (D / 2,) numbers, 0 or more
-        Exact: floats count as the numbers that they are, Decimals to 60 digits.
-    interleaved, cos_first, amplitude
-        As ``layout`` and the other fields of ``fastpe.Sinusoidal``.
+    Frequencies are exact: floats count as the numbers that they are, Decimals to 60 digits. The key is a hashable that is equal only for
+    equal plans, such as ``(self, dim, seq_len)``; tables on a GPU are kept under it. Other arguments are as ``layout`` and the fields of
+    ``fastpe.Sinusoidal``.
     """
     if dim % 2 or len(frequencies) != dim // 2:
         raise ValueError(message("sinusoids", "frequencies must be dim / 2 numbers", f"{len(frequencies)} for dim {dim}"))
@@ -221,16 +214,9 @@ def rotations(
     rotary_offset: int = 0,
     attention_factor: float = 1.0,
 ) -> RotaryPlan:
-    """Return the plan of a rotary encoding that rotates 2 * len(frequencies) channels, from ``rotary_offset`` on.
+    """Return the plan of a rotary encoding that rotates 2 * len(frequencies) channels of a head, from ``rotary_offset`` on.
 
-    Parameters
-    ----------
-    key, frequencies
-        As for ``sinusoids``.
-    head_dim
-        Width D of a head.
-    interleaved, rotary_offset, attention_factor
-        As the fields of ``fastpe.Rotary``.
+    Key and frequencies are as for ``sinusoids``, other arguments as the fields of ``fastpe.Rotary``.
     """
     width = 2 * len(frequencies)
     if rotary_offset < 0 or rotary_offset + width > head_dim:

@@ -59,11 +59,6 @@ def reals(value: Any) -> Any:
     return value.double() if dispatch.is_tensor(value) else value.astype(np.float64)
 
 
-def stack(values: list[Any]) -> Any:
-    """One behind the other along a new first axis."""
-    return module(values[0]).stack(values)
-
-
 def host(value: Any) -> Any:
     """As a NumPy array; waits for a GPU."""
     if dispatch.is_tensor(value):

@@ -107,20 +107,10 @@ def pixels(shape: Any, *, like: Any = None) -> Any:
 def log_spaced(window: Any, pretrained_window: Any = None, *, like: Any = None) -> Any:
     """Return the log-spaced distances in a window of patches; Swin v2's bias is a learned function of them.
 
-    ``sign(x) log2(abs(x) + 1) / 3``, ``x = 8 d / (n - 1)`` for the distances d = -(H - 1) ... H - 1 of each axis.
+    ``sign(x) log2(abs(x) + 1) / 3``, ``x = 8 d / (n - 1)`` for the distances d = -(H - 1) ... H - 1 of each axis of a window (H, W), as
+    (number of axes, 2H - 1, 2W - 1) float64. n is that of ``pretrained_window``, or of the window. ``like`` is as for ``grid``.
 
     Liu et al., "Swin Transformer V2", 2022 (arXiv 2111.09883), section 3.3.
-
-    Parameters
-    ----------
-    window, pretrained_window : (H, W)
-        The window, and the one that a model was trained with, whose sizes are the n of the formula. None: ``window``.
-    like
-        As for ``grid``.
-
-    Returns
-    -------
-    distances : (number of axes, 2H - 1, 2W - 1) float64
 
     Examples
     --------
@@ -142,17 +132,8 @@ def log_spaced(window: Any, pretrained_window: Any = None, *, like: Any = None) 
 def llama4(side: int, *, cls_token: bool = True, like: Any = None) -> Any:
     """Return the coordinates of Llama 4's vision tower: column + 1 and row + 1 of square images, the class token last, at 0.
 
-    Parameters
-    ----------
-    side, cls_token
-        Patches along a side, and whether there is a class token.
-    like
-        As for ``grid``.
-
-    Returns
-    -------
-    positions : (2, side * side + 1) int64
-        With ``Rotary(interleaved=True, sections=(d/4, d/4), section_frequencies="own")``.
+    They are (2, side * side + 1) int64, or one less without the token, and are for
+    ``Rotary(interleaved=True, sections=(d/4, d/4), section_frequencies="own")``. ``like`` is as for ``grid``.
 
     Examples
     --------
@@ -258,11 +239,9 @@ def detr(mask: Any, *, normalize: bool = True, scale: float = 2 * math.pi, epsil
         raise ValueError(message(function, "mask must keep at least one pixel of every image", "an image of padding alone"))
     kept = arrays.counts(mask)
     down, across = kept.cumsum(-2), kept.cumsum(-1)
-    if not normalize and moved == 0:
-        return arrays.stack([down, across])
-    down, across = arrays.reals(down), arrays.reals(across)
-    if not normalize:
-        return arrays.stack([down - moved, across - moved])
-    down = (down - moved) / (down[..., -1:, :] + least) * factor
-    across = (across - moved) / (across[..., -1:] + least) * factor
-    return arrays.stack([down, across])
+    rows, columns = arrays.reals(down[..., -1:, :]), arrays.reals(across[..., -1:])
+    if normalize or moved != 0:
+        down, across = arrays.reals(down) - moved, arrays.reals(across) - moved
+    if normalize:
+        down, across = down / (rows + least) * factor, across / (columns + least) * factor
+    return arrays.module(down).stack([down, across])

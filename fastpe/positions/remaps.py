@@ -125,16 +125,10 @@ def dual_chunk(queries: Any, keys: Any = None, *, chunk: int, local: int) -> Rem
     """Return the branches of dual chunk attention: within a chunk, to the previous chunk, and to chunks further back.
 
     Keys are at ``j mod s``. Queries are at ``i mod s`` within a chunk, at ``min(i mod s + s, chunk)`` for the previous chunk, and at
-    ``min(2 s - 1, chunk)`` for the others. The chunks decide on the branch: ``size`` is s.
+    ``min(2 s - 1, chunk)`` for the others. The chunks, of ``s = chunk - local`` rows, decide on the branch: ``size`` is s. In the authors'
+    code ``chunk`` and ``local`` are three quarters and a sixteenth of the trained length. Queries and keys are as for ``rerope``.
 
     An et al., "Training-Free Long-Context Scaling of Large Language Models", 2024 (arXiv 2402.17463).
-
-    Parameters
-    ----------
-    queries, keys
-        As for ``rerope``.
-    chunk, local
-        In the authors' code three quarters and a sixteenth of the trained length; a chunk has ``s = chunk - local`` rows.
 
     Examples
     --------
@@ -157,14 +151,8 @@ def string(queries: Any, keys: Any = None, *, shift: int, window: int = 128) -> 
 
     An et al., "Why Does the Effective Context Length of LLMs Fall Short?", 2024 (arXiv 2410.18745).
 
-    Branch 0, distances below ``shift``: positions as they are. Branch 1: queries at ``i - shift + window``.
-
-    Parameters
-    ----------
-    queries, keys
-        As for ``rerope``.
-    shift, window
-        About a third of the length, in the paper; and from 0 to ``shift``.
+    Branch 0, distances below ``shift``: positions as they are. Branch 1: queries at ``i - shift + window``. In the paper ``shift`` is about
+    a third of the length. ``window`` is at most ``shift``; queries and keys are as for ``rerope``.
 
     Examples
     --------

@@ -17,14 +17,8 @@ from . import arrays
 def from_mask(mask: Any, *, offset: int = 0, fill: int = 0) -> Any:
     """Return positions that count the kept rows before each row, as Hugging Face makes them from an attention mask.
 
-    ``p_t = offset + (number of kept rows before t)``, ``fill`` where the row is not kept.
-
-    Parameters
-    ----------
-    mask : (T,) or (B, T) booleans
-        True where a row is kept; padding may lie on either side.
-    offset, fill
-        Positions of the first kept row, and of rows that are not kept (0 or 1 in Hugging Face's models).
+    ``p_t = offset + (number of kept rows before t)``, ``fill`` where the row is not kept (0 or 1 in Hugging Face's models). The mask is
+    (T,) or (B, T) booleans, True where a row is kept; padding may lie on either side.
 
     Examples
     --------
@@ -41,12 +35,7 @@ def from_mask(mask: Any, *, offset: int = 0, fill: int = 0) -> Any:
 def packed(cu_seqlens: Any, *, total: int | None = None) -> Any:
     """Return positions that restart at each boundary, for sequences packed one behind the other.
 
-    Parameters
-    ----------
-    cu_seqlens : (n + 1,) integers
-        Boundaries, from 0 on.
-    total
-        The last boundary. None: it is read, which waits for a GPU.
+    ``cu_seqlens`` are (n + 1,) integers, from 0 on. ``total`` is the last of them; None: it is read, which waits for a GPU.
 
     Examples
     --------
@@ -74,14 +63,8 @@ def packed(cu_seqlens: Any, *, total: int | None = None) -> Any:
 def fairseq(ids: Any, padding_idx: int = 1) -> Any:
     """Return fairseq's positions of token ids: the first token is at ``padding_idx + 1``, padding at ``padding_idx``.
 
-    For fairseq, RoBERTa, M2M-100, XGLM, MusicGen and others. fairseq's table has zeros at ``padding_idx``: pass
-    ``mask=(ids != padding_idx)``.
-
-    Parameters
-    ----------
-    ids : (T,) or (B, T) integers
-    padding_idx
-        The id of padding.
+    For (T,) or (B, T) ids of fairseq, RoBERTa, M2M-100, XGLM, MusicGen and others, in which ``padding_idx`` is the id of padding. fairseq's
+    table has zeros there: pass ``mask=(ids != padding_idx)``.
 
     Examples
     --------
@@ -98,13 +81,9 @@ def fairseq(ids: Any, padding_idx: int = 1) -> Any:
 def abacus(is_digit: Any, *, offset: int = 0) -> Any:
     """Return Abacus positions: the number of a digit in its run, from 1, plus ``offset``; 0 outside runs.
 
-    McLeish et al., "Transformers Can Do Arithmetic with the Right Embeddings", 2024 (arXiv 2405.17399).
+    ``is_digit`` is (T,) or (B, T) booleans. In training, the offset is a random number from 0 to 99, the same for a whole batch.
 
-    Parameters
-    ----------
-    is_digit : (T,) or (B, T) booleans
-    offset
-        In training, a random number from 0 to 99, the same for a whole batch.
+    McLeish et al., "Transformers Can Do Arithmetic with the Right Embeddings", 2024 (arXiv 2405.17399).
 
     Examples
     --------

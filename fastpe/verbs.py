@@ -601,9 +601,6 @@ def convert_layout(
     return result
 
 
-# ---- around them -------------------------------------------------------------------------------------------------------------
-
-
 def array_module() -> ModuleType:
     """Return CuPy if a GPU can be used, else NumPy, so that one pipeline runs on both.
 

@@ -124,9 +124,6 @@ def as_float64(function: str, name: str, value: Any) -> Any:
     return np.asarray(array).astype(np.float64)
 
 
-# ---- ALiBi -------------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class ALiBi(Bias):
     """Attention with linear biases: -m_h (i - j) for query i and key j.
@@ -138,10 +135,8 @@ class ALiBi(Bias):
 
     Parameters
     ----------
-    heads
-        Heads H.
-    max_bias
-        The exponent of the last slope: 8, or MPT's ``alibi_bias_max``.
+    heads, max_bias
+        Heads H, and the exponent of the last slope: 8, or MPT's ``alibi_bias_max``.
     symmetric
         -m_h abs(i - j), for encoders. Otherwise keys after the query get a positive bias, which a causal mask hides.
     slopes : (H,) numbers, or a tensor
@@ -206,8 +201,6 @@ def alibi_slopes(heads: int, max_bias: float = 8) -> tuple[float, ...]:
     return found
 
 
-# ---- KERPLE ------------------------------------------------------------------------------------------------------------------
-
 _LEAST, _LARGEST_POWER = 0.01, 2.0  # what KERPLE's code clamps its parameters to
 
 
@@ -270,19 +263,13 @@ class Kerple(Bias):
         return xp.where(n > 0, -a * xp.clip(n, 1, None) ** p, -0.0 * a)
 
 
-# ---- Sandwich ----------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Sandwich(Bias):
     """Sandwich: (sum over k = 1 ... width/2 of cos(n 10000^(-2k/width)) - width/2) / (8 h / H), n = query - key, h = 1 ... H.
 
-    Chi et al., "Dissecting Transformer Length Extrapolation via the Lens of Receptive Field Analysis", 2023 (arXiv 2212.10356).
+    H is ``heads``, and the width of the sinusoids is even.
 
-    Parameters
-    ----------
-    heads, width
-        Heads H, and dimensions of the sinusoids, even.
+    Chi et al., "Dissecting Transformer Length Extrapolation via the Lens of Receptive Field Analysis", 2023 (arXiv 2212.10356).
 
     Examples
     --------

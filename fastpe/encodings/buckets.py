@@ -19,9 +19,6 @@ DEBERTA, WAVLM = "deberta", "wavlm"
 MAX_DISTANCE = {DEBERTA: 512, WAVLM: 800}  # of the models
 
 
-# ---- edges of buckets --------------------------------------------------------------------------------------------------------
-
-
 def _root(power: int, value: int, low: int, high: int) -> int:
     """The smallest n in [low, high] with n^power >= value."""
     while low < high:
@@ -60,9 +57,6 @@ def deberta_edges(bucket_size: int, max_distance: int, largest: int) -> Integers
         edges.append(_root(power, right // left + 1, edges[-1], 2 * max_distance**2 * (largest + 1)))
         k += 1
     return np.array(edges, np.int64)
-
-
-# ---- tables ------------------------------------------------------------------------------------------------------------------
 
 
 class Buckets(Bias):
@@ -127,6 +121,9 @@ class T5Bias(Buckets):
     With N buckets for a direction and e = N // 2, distances n below e have one each; larger ones have bucket
     e + floor(ln(n/e) / ln(max_distance/e) (N - e)), at most N - 1.
 
+    Edges of buckets are found by comparing integer powers, so they are exact for every setting. T5 does not divide scores by
+    sqrt(head width).
+
     Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", 2020, section 2.1.
 
     Parameters
@@ -137,11 +134,6 @@ class T5Bias(Buckets):
         Half of the buckets are for keys after the query (encoders). Otherwise those count as distance 0 (decoders).
     max_distance
         From this distance on, all have the same bucket.
-
-    Notes
-    -----
-    Edges of buckets are found by comparing integer powers, so they are exact for every setting. T5 does not divide scores by
-    sqrt(head width).
 
     Examples
     --------

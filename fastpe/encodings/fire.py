@@ -16,6 +16,8 @@ from .bias import Bias, check_finite
 class FIRE(Bias):
     """FIRE: MLP_h(ln(1 + abs(c n)) / (ln(1 + abs(c max(i, L))) + eps)), n = query i - key; MLP(x) = w2 relu(w1 x + b1) + b2.
 
+    Queries up to position L share one function of the distance. Beyond L each query has its own, evaluated a few rows at a time.
+
     Li et al., "Functional Interpolation for Relative Positions Improves Long Context Transformers", 2023 (arXiv 2310.04418).
 
     Parameters
@@ -30,10 +32,6 @@ class FIRE(Bias):
         L, the learned threshold: 512 at first (times its learned multiplier).
     eps
         Keeps the quotient finite.
-
-    Notes
-    -----
-    Queries up to position L share one function of the distance. Beyond L each query has its own, evaluated a few rows at a time.
 
     Examples
     --------

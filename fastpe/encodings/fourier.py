@@ -34,6 +34,8 @@ class Fourier(Encoding):
     ``a_k = sum over axes c_a * matrix[a][k]`` in radians, ``c = position_scale * position + position_shift``. With ``bands`` each axis has
     angles of its own: ``a_(a, k) = c_a * bands[k]``.
 
+    Coordinates lie in (-32768, 32768) and are rounded to 2^-48. All is computed in float64 and rounded once.
+
     Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains", 2020 (arXiv 2006.10739).
     Mildenhall et al., "NeRF", 2020 (arXiv 2003.08934).
 
@@ -47,16 +49,10 @@ class Fourier(Encoding):
         In place of bands: radians a unit of each axis, of any sign.
     order
         The order of channels: "axis", "band" and "function" (sine or cosine), slowest first. With a matrix "axis" has no effect.
-    cos_first
-        Cosine before sine.
-    include_input
-        Put the coordinates themselves first.
+    cos_first, include_input
+        Cosine before sine; the coordinates themselves before both.
     position_scale, position_shift
         Take positions to coordinates.
-
-    Notes
-    -----
-    Coordinates lie in (-32768, 32768) and are rounded to 2^-48. All is computed in float64 and rounded once.
 
     Examples
     --------

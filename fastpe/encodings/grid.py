@@ -32,6 +32,9 @@ class Grid(Additive):
 
     ``PE[(i_0, ..., i_n), block of axis a] = PE_a[c_a]``, ``c_a = (i_a + start) * extent_a / (n_a + epsilon)``, or ``i_a + start``.
 
+    An axis's channels have the bits that ``sinusoid`` alone has at its coordinates. If an axis is stretched, its frequencies are multiplied
+    by its step, so that coordinates stay exact; ``positions`` are rounded to 2^-32.
+
     He et al., "Masked Autoencoders Are Scalable Vision Learners", 2021 (arXiv 2111.06377). Carion et al., "End-to-End Object Detection
     with Transformers", 2020 (arXiv 2005.12872).
 
@@ -60,11 +63,6 @@ class Grid(Additive):
         Each axis is stretched or shrunk to this length: the grid on which a model was trained, or 2 pi. None: steps of 1.
     epsilon
         Added to an axis's size before dividing by it.
-
-    Notes
-    -----
-    An axis's channels have the bits that ``sinusoid`` alone has at its coordinates. If an axis is stretched, its frequencies are multiplied
-    by its step, so that coordinates stay exact; ``positions`` are rounded to 2^-32.
 
     Examples
     --------

@@ -161,23 +161,20 @@ class Rotational(Encoding):
             got = f"{type(self).__name__} and {type(target).__name__}"
             raise TypeError(message(function, "source and target must be of one class", got))
 
-    def difference(self, before: RotaryPlan, after: RotaryPlan) -> RotaryPlan:
+    @staticmethod
+    @functools.lru_cache(maxsize=32)
+    def difference(before: RotaryPlan, after: RotaryPlan) -> RotaryPlan:
         """The plan that takes keys rotated by one plan to those of another, at the same position."""
-        return _difference(before, after)
-
-
-@functools.lru_cache(maxsize=32)
-def _difference(before: RotaryPlan, after: RotaryPlan) -> RotaryPlan:
-    fraction = after.turns.fraction - before.turns.fraction  # modulo 2^64, and the borrow
-    whole = after.turns.whole - before.turns.whole - (after.turns.fraction < before.turns.fraction)
-    return replace(
-        after,
-        key=("difference", before.key, after.key),
-        angular=after.angular - before.angular,
-        turns=Turns(fraction, whole),
-        attention_factor=after.attention_factor / before.attention_factor,
-        growths=None,
-    )
+        fraction = after.turns.fraction - before.turns.fraction  # modulo 2^64, and the borrow
+        whole = after.turns.whole - before.turns.whole - (after.turns.fraction < before.turns.fraction)
+        return replace(
+            after,
+            key=("difference", before.key, after.key),
+            angular=after.angular - before.angular,
+            turns=Turns(fraction, whole),
+            attention_factor=after.attention_factor / before.attention_factor,
+            growths=None,
+        )
 
 
 # ---- plans from frequencies --------------------------------------------------------------------------------------------------

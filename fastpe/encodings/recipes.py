@@ -303,28 +303,3 @@ def recipe(name: str, **fields: Any) -> Recipe:
             message("recipe", f"fields of {entry.kind.__name__} that the model leaves open must be given", got, example)
         )
     return Recipe(name, entry.kind(**given), entry.input_scale, entry.offset, entry.padding, entry.summary, entry.source)
-
-
-def table() -> str:
-    """The recipes as a Markdown table."""
-    lines = ["| recipe | what for | encoding | input times | first position | source |", "|---|---|---|---|--:|---|"]
-    for name, entry in CATALOGUE.items():
-        fields = ", ".join(f"{field}={_brief(value)}" for field, value in entry.fields.items())
-        cells = (
-            f"`{name}`",
-            entry.summary,
-            f"`{entry.kind.__name__}({fields})`",
-            "" if entry.input_scale == 1 else f"{entry.input_scale}",
-            "" if VERBS.get(entry.kind) != "add_encoding" else f"{entry.offset}",
-            entry.source,
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _brief(value: Any) -> str:
-    """A value without what it has by default."""
-    if not dataclasses.is_dataclass(value):
-        return repr(value)
-    fields = ((field.name, getattr(value, field.name), field.default) for field in dataclasses.fields(value))
-    return f"{type(value).__name__}({', '.join(f'{name}={found!r}' for name, found, default in fields if found != default)})"

@@ -42,10 +42,8 @@ class Rotary(Rotational):
     interleaved
         False: pair i is channels i and i + d/2 (GPT-NeoX, and all Llama-like models in Hugging Face's layout). True: channels 2i and
         2i + 1 (the paper, GPT-J, Meta's Llama). The weights of one do not fit the other.
-    rotary_dim
-        How many channels rotate; even. None: all from ``rotary_offset`` on.
-    rotary_offset
-        The first channel that rotates. Others are left as they are.
+    rotary_dim, rotary_offset
+        How many channels rotate, an even number, and the first of them. Others are left as they are. None: all from the first on.
     scaling
         A rule of ``fastpe.scaling`` for contexts longer than those trained on, or None.
     sections

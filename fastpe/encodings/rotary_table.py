@@ -27,6 +27,10 @@ class RotaryTable(Rotational):
     For models whose weights have learnt the errors of their own float32 tables, and for tables that no formula gives.
     ``fastpe.Rotary.tabulated(cos, sin)`` makes one.
 
+    Arithmetic is float32 for 16- and 32-bit arrays and float64 for float64; the table is converted once. A table on the host also serves
+    arrays on a GPU: it is copied there once. Positions must be integers in [0, P). Others raise IndexError or, if they lie on a GPU and
+    ``validate`` is False, make NaN rows.
+
     Parameters
     ----------
     cos, sin : (P, F) or (B, T, F) float16, bfloat16, float32 or float64 arrays or tensors
@@ -35,12 +39,6 @@ class RotaryTable(Rotational):
         Face's models make it, pass ``cos[..., :F]``. Do not change the tables afterwards.
     interleaved, rotary_offset
         As in ``Rotary``.
-
-    Notes
-    -----
-    Arithmetic is float32 for 16- and 32-bit arrays and float64 for float64; the table is converted once. A table on the host also serves
-    arrays on a GPU: it is copied there once. Positions must be integers in [0, P). Others raise IndexError or, if they lie on a GPU and
-    ``validate`` is False, make NaN rows.
     """
 
     cos: Any

@@ -87,12 +87,7 @@ class Sinusoidal(Additive):
 
     @classmethod
     def timesteps(
-        cls,
-        *,
-        flip_sin_to_cos: bool = False,
-        downscale_freq_shift: float = 1,
-        scale: float = 1.0,
-        max_period: float = 10000.0,
+        cls, *, flip_sin_to_cos: bool = False, downscale_freq_shift: float = 1, scale: float = 1.0, max_period: float = 10000.0
     ) -> Sinusoidal:
         """Return the embedding of a diffusion model's timesteps, with the names and defaults of diffusers' ``get_timestep_embedding``.
 

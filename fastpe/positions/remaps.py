@@ -31,10 +31,8 @@ class Remap(NamedTuple):
     def branch(self) -> Any:
         """Return which branch each query (rows) and key (columns) use: (Tq, Tk) int64. Keys after the query use the first."""
         apart = (self.queries // self.size)[:, None] - (self.keys // self.size)[None, :]
-        found = np.zeros(apart.shape, np.int64)
-        for bound in self.bounds[1:-1]:
-            found += apart >= bound
-        return found
+        inner: Any = self.bounds[1:-1]
+        return np.digitize(apart, inner)
 
     def distance(self) -> Any:
         """Return the distance of each query (rows) and key (columns) in their branch: (Tq, Tk)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import Any
 
 from ...encodings import recipes
@@ -18,9 +19,34 @@ def add_parser(commands: Any) -> Any:
 def run(arguments: argparse.Namespace) -> int:
     """Print one line a model, or the documentation's table."""
     if arguments.markdown:
-        print(recipes.table(), end="")
+        print(table(), end="")
     else:
         width = max(map(len, recipes.CATALOGUE))
         for name, entry in recipes.CATALOGUE.items():
             print(f"{name:<{width}}  {entry.kind.__name__:<10}  {entry.summary}")
     return 0
+
+
+def table() -> str:
+    """The recipes as a Markdown table."""
+    lines = ["| recipe | what for | encoding | input times | first position | source |", "|---|---|---|---|--:|---|"]
+    for name, entry in recipes.CATALOGUE.items():
+        fields = ", ".join(f"{field}={_brief(value)}" for field, value in entry.fields.items())
+        cells = (
+            f"`{name}`",
+            entry.summary,
+            f"`{entry.kind.__name__}({fields})`",
+            "" if entry.input_scale == 1 else f"{entry.input_scale}",
+            "" if recipes.VERBS.get(entry.kind) != "add_encoding" else f"{entry.offset}",
+            entry.source,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _brief(value: Any) -> str:
+    """A value without what it has by default."""
+    if not dataclasses.is_dataclass(value):
+        return repr(value)
+    fields = ((field.name, getattr(value, field.name), field.default) for field in dataclasses.fields(value))
+    return f"{type(value).__name__}({', '.join(f'{name}={found!r}' for name, found, default in fields if found != default)})"

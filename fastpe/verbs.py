@@ -177,17 +177,16 @@ def encode(
 ) -> Any:
     """Write the encoding of positions: tables, diffusion timesteps, plots.
 
-    ``result[..., :] = PE(positions[...])``
+    ``result[..., :] = PE(positions[...])``, bit for bit what ``add_encoding`` adds. Fourier features are computed in float64 and rounded
+    once.
 
     Parameters
     ----------
     positions : number, sequence or array of integers or real numbers
         Positions count from 0 and lie in [-2^31, 2^31); real ones are rounded to 2^-32. Positions of a ``Grid`` or ``Fourier`` have its
         axes in front, (A, ...). None means all rows of a grid.
-    dim
-        Width D >= 1.
-    encoding
-        A ``Sinusoidal``, the name ``"sinusoidal"``, a ``Grid``, a ``Fourier``, an encoding of your own, or None for ``Sinusoidal()``.
+    dim, encoding
+        Width D >= 1, and a ``Sinusoidal``, its name, a ``Grid``, a ``Fourier``, an encoding of your own, or None for ``Sinusoidal()``.
     dtype
         float16, bfloat16, float32 or float64 (NumPy's bfloat16 needs ml_dtypes). None: the dtype of ``out``, or float32.
     like : array
@@ -207,18 +206,12 @@ def encode(
     TypeError, ValueError
         As for ``add_encoding``. ImportError: bfloat16 without ml_dtypes.
 
-    Notes
-    -----
-    The values are those that ``add_encoding`` adds, bit for bit. Fourier features are computed in float64 and rounded once.
-
     Examples
     --------
     >>> import fastpe
     >>> fastpe.encode([0, 1.5], 4).round(4)
     array([[0.    , 1.    , 0.    , 1.    ],
            [0.9975, 0.0707, 0.015 , 0.9999]], dtype=float32)
-    >>> fastpe.encode(131_071, 512, dtype="float64").shape
-    (512,)
     """
     operation = Encode(additive("encode", encoding, "encodes"), dim, dtype, seq_len)
     return run(operation, (like, positions), None, out, validate)
@@ -321,7 +314,8 @@ def rerotate(
 ) -> Array:
     """Move rotated keys to other positions, or from one scaling rule to another, in place.
 
-    A key that ``source`` rotated for position p becomes what ``target`` would make of it at position p + delta.
+    A key that ``source`` rotated for position p becomes what ``target`` would make of it at position p + delta, rounded once if only the
+    position or only the encoding changes, twice if both do.
 
     Parameters
     ----------
@@ -332,8 +326,7 @@ def rerotate(
     encoding
         The encoding that k has and keeps; None for ``Rotary()``.
     source, target
-        In place of ``encoding``: the encoding that k has, and the one that it gets. They may differ in base, scaling and attention factor
-        only.
+        In place of ``encoding``: the one that k has, and the one that it gets. They may differ in base, scaling and attention factor only.
     offset, positions, cu_seqlens, mask
         The present positions of k; they are needed if source and target differ. Rows that the mask protects are left as they are.
     seq_axis, out, validate
@@ -349,10 +342,6 @@ def rerotate(
     ------
     TypeError, ValueError
         As for ``apply_rotary``. Nothing has been written.
-
-    Notes
-    -----
-    The result is rounded once if only the position or only the encoding changes, twice if both do.
 
     Examples
     --------
@@ -387,6 +376,9 @@ def embed(
     """Look up token embeddings, scale them and add their positions, in one pass.
 
     ``out[b, t] = table[ids[b, t]] * scale (+ type_table[type_ids[b, t]]) (+ PE(position of row t))``
+
+    All is computed in float64 if a table or the result is float64, else in float32, in the order of the formula; the result is rounded
+    once more at the store. With ``Sinusoidal`` the bits are those of ``add_encoding(table[ids], input_scale=scale)``.
 
     Parameters
     ----------
@@ -427,11 +419,6 @@ def embed(
         written. On a GPU without ``validate`` such a row becomes NaN; nothing outside a table is ever read.
     TypeError, ValueError
         As for ``add_encoding``.
-
-    Notes
-    -----
-    All is computed in float64 if a table or the result is float64, else in float32, in the order of the formula; the result is rounded
-    once more at the store. With ``Sinusoidal`` the bits are those of ``add_encoding(table[ids], input_scale=scale)``.
 
     Examples
     --------
@@ -496,10 +483,8 @@ def add_bias(
     A bias is computed in float64 and rounded once, to float32 (float64 for float64 scores). Then follow a multiply and an add, each
     rounded, and a last rounding at the store. Values are kept in a table by distance; if positions span more than 2^20 they are computed
     row by row instead. ALiBi needs no table. Positions on a GPU are not read, so Kerple, Sandwich and FIRE, which differ at every distance,
-    need ``validate`` there. An invalid position on a GPU makes NaN. FIRE's queries beyond its length have values of their own, made a few
-    rows at a time.
-
-    A T5 table on a GPU is read there; other learned parameters on a GPU are copied to the host, which synchronises.
+    need ``validate`` there. An invalid position on a GPU makes NaN. A T5 table on a GPU is read there; other learned parameters on a GPU
+    are copied to the host, which synchronises.
 
     Examples
     --------
@@ -528,6 +513,10 @@ def resample(
 ) -> Array:
     """Stretch a learned table past its training length, or to another grid of patches.
 
+    Weights are those of PyTorch, in float32 for all but float64 tables; sums are in float64 and rounded once.
+
+    Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981; Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021.
+
     Parameters
     ----------
     table : (P, D) or (1, P, D) array of NumPy, CuPy or PyTorch
@@ -551,12 +540,6 @@ def resample(
     ------
     TypeError, ValueError
         An argument has the wrong type or value, or the table is not a square and ``grid`` is not given.
-
-    Notes
-    -----
-    Weights are those of PyTorch, in float32 for all but float64 tables; sums are in float64 and rounded once.
-
-    Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981; Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021.
 
     Examples
     --------

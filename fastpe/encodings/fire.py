@@ -26,10 +26,8 @@ class FIRE(Bias):
         The hidden layer.
     w2, b2 : (H, M) and (H,) arrays or tensors
         The output layer, one row a head.
-    c : number or tensor
-        Learned, 0.1 at first.
-    length : number or tensor
-        L, the learned threshold: 512 at first (times its learned multiplier).
+    c, length : numbers or tensors
+        Learned: c, 0.1 at first, and L, the threshold, 512 at first (times its learned multiplier).
     eps
         Keeps the quotient finite.
 

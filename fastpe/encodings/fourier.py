@@ -200,7 +200,6 @@ class Fourier(Encoding):
         return tuple(none * axis + bands + none * (self.axes - 1 - axis) for axis in range(self.axes))
 
     def check_width(self, function: str, dim: int) -> None:
-        """Raise ValueError for any other width than that of a point."""
         if checks.width(function, "dim", dim) != self.width:
             raise ValueError(message(function, f"dim must be {self.width}, the channels of this Fourier", str(dim)))
 
@@ -211,9 +210,7 @@ class Fourier(Encoding):
         return features("encode", self, library, positions, out, validate)
 
     def encoded_shape(self, function: str, positions: tuple[int, ...] | None) -> tuple[int, ...]:
-        if positions is None:
-            raise TypeError(message(function, "positions must be numbers", "None", "Only a Grid has rows of its own."))
-        return check_axes(function, self, self.axes, positions)
+        return check_axes(function, self, self.axes, super().encoded_shape(function, positions))
 
     def plans(self) -> tuple[SinusoidalPlan, tuple[RotaryPlan, ...]]:
         """Return the plan for the first axis, and the rotations for each other axis; cached by value."""

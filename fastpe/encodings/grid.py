@@ -57,12 +57,10 @@ class Grid(Additive):
         zero is added to the last channels.
     column_major
         Rows of x count down the columns of the grid: the first axis is the fastest.
-    start
-        The first coordinate; 1 in DETR, which counts pixels.
+    start, epsilon
+        The first coordinate, 1 in DETR, which counts pixels; and what is added to an axis's size before dividing by it.
     extent : number, or one for each axis of ``shape``
         Each axis is stretched or shrunk to this length: the grid on which a model was trained, or 2 pi. None: steps of 1.
-    epsilon
-        Added to an axis's size before dividing by it.
 
     Examples
     --------

@@ -90,6 +90,15 @@ class Encoding(Value):
             return seq_len
         return length_of(function, rows.start, count, rows.keepalive[0] if rows.table else None)
 
+    def check_width(self, function: str, dim: int) -> None:
+        """Raise ValueError for a width that the encoding cannot have."""
+
+    def encoded_shape(self, function: str, positions: tuple[int, ...] | None) -> tuple[int, ...]:
+        """The shape of what ``encode`` makes of positions of this shape, without its last axis."""
+        if positions is None:
+            raise TypeError(message(function, "positions must be numbers", "None", "Only a Grid has rows of its own."))
+        return tuple(positions)
+
 
 class Additive(Encoding):
     """An encoding that is added to rows: sines and cosines. ``plan(dim, seq_len)`` returns what ``sinusoids`` makes."""
@@ -128,15 +137,6 @@ class Additive(Encoding):
         rows = resolve(target, where)
         checks.fits(target.function, "the encoding's amplitude", self.amplitude, out.dtype)
         return rows, {"plan": self.plan(out.shape[-1], self.length(target.function, seq_len, rows, target.rows))}
-
-    def check_width(self, function: str, dim: int) -> None:
-        """Raise ValueError for a width that the encoding cannot have."""
-
-    def encoded_shape(self, function: str, positions: tuple[int, ...] | None) -> tuple[int, ...]:
-        """The shape of what ``encode`` makes of positions of this shape, without its last axis."""
-        if positions is None:
-            raise TypeError(message(function, "positions must be numbers", "None", "Only a Grid has rows of its own."))
-        return tuple(positions)
 
 
 class Rotational(Encoding):

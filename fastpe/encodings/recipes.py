@@ -278,8 +278,6 @@ def recipe(name: str, **fields: Any) -> Recipe:
     (1500, 384)
     >>> fastpe.recipe("mae", shape=(14, 14)).encoding.shape
     (14, 14)
-    >>> fastpe.recipe("fairseq").offset
-    2
     """
     known = f"Known are {', '.join(CATALOGUE)}."
     if not isinstance(name, str):
@@ -299,7 +297,6 @@ def recipe(name: str, **fields: Any) -> Recipe:
     if missing:
         got = f"{name!r} without {' and '.join(missing)}"
         example = f"E.g. fastpe.recipe({name!r}, {', '.join(f'{field}=...' for field in missing)})."
-        raise TypeError(
-            message("recipe", f"fields of {entry.kind.__name__} that the model leaves open must be given", got, example)
-        )
+        rule = f"fields of {entry.kind.__name__} that the model leaves open must be given"
+        raise TypeError(message("recipe", rule, got, example))
     return Recipe(name, entry.kind(**given), entry.input_scale, entry.offset, entry.padding, entry.summary, entry.source)

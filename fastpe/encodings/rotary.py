@@ -123,8 +123,6 @@ class Rotary(Rotational):
         Examples
         --------
         >>> import fastpe
-        >>> fastpe.Rotary().frequencies(4)
-        (array([1.  , 0.01]), 1.0)
         >>> fastpe.Rotary(scaling=fastpe.scaling.Linear(4)).frequencies(4)
         (array([0.25  , 0.0025]), 1.0)
         """

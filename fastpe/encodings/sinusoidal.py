@@ -38,13 +38,10 @@ class Sinusoidal(Additive):
     cos_first
         Swap the roles of sine and cosine: each cosine stands before its sine.
     frequency_shift
-        ``F - shift`` is the denominator of the exponent. 0: Vaswani et al.; 1: tensor2tensor, fairseq, Whisper, DDPM. A finite
-        number.
-    amplitude
-        Factor on the encoding. A finite number.
-    position_scale
-        Factor on the positions; 1/4 stretches the context four times (position interpolation, Chen et al. 2023). A finite
-        number > 0.
+        ``F - shift`` is the denominator of the exponent. 0: Vaswani et al.; 1: tensor2tensor, fairseq, Whisper, DDPM. Finite.
+    amplitude, position_scale
+        Finite factors on the encoding, and (> 0) on the positions; 1/4 stretches the context four times (position interpolation, Chen et
+        al. 2023).
     scaling
         A rule of ``fastpe.scaling`` for contexts longer than those trained on, or None: it takes the plain frequencies (without
         ``position_scale``) to others. Its attention factor is not used, as there is no attention to scale.

@@ -121,9 +121,8 @@ def log_spaced(window: Any, pretrained_window: Any = None, *, like: Any = None) 
     sizes = arrays.sizes("log_spaced", "window", window)
     trained = sizes if pretrained_window is None else arrays.sizes("log_spaced", "pretrained_window", pretrained_window)
     if len(trained) != len(sizes):
-        raise ValueError(
-            message("log_spaced", f"pretrained_window must have the {len(sizes)} axes of window", f"{len(trained)}")
-        )
+        rule = f"pretrained_window must have the {len(sizes)} axes of window"
+        raise ValueError(message("log_spaced", rule, f"{len(trained)}"))
     along = [8 * np.arange(1 - n, n) / max(m - 1, 1) for n, m in zip(sizes, trained, strict=True)]
     spaced = [np.sign(x) * np.log2(np.abs(x) + 1) / 3 for x in along]
     return arrays.like("log_spaced", like, np.stack(np.meshgrid(*spaced, indexing="ij")))
@@ -132,7 +131,7 @@ def log_spaced(window: Any, pretrained_window: Any = None, *, like: Any = None) 
 def llama4(side: int, *, cls_token: bool = True, like: Any = None) -> Any:
     """Return the coordinates of Llama 4's vision tower: column + 1 and row + 1 of square images, the class token last, at 0.
 
-    They are (2, side * side + 1) int64, or one less without the token, and are for
+    There are ``side`` patches along a side: (2, side * side + 1) int64, or one less without the token, for
     ``Rotary(interleaved=True, sections=(d/4, d/4), section_frequencies="own")``. ``like`` is as for ``grid``.
 
     Examples
@@ -153,21 +152,16 @@ def llama4(side: int, *, cls_token: bool = True, like: Any = None) -> Any:
 def qwen2_vl(grids: Any, *, merge: int = 2, with_frames: bool = False) -> Any:
     """Return the coordinates of Qwen2-VL's vision tower, in which patches that will be merged lie together.
 
+    They are (2, T) int64, for ``Rotary(sections=(d/4, d/4), section_frequencies="own")``; with ``with_frames`` (3, T), the frame first.
+
     Wang et al., "Qwen2-VL", 2024 (arXiv 2409.12191). Also for Qwen2.5-VL, Qwen3-VL and GLM-4V.
 
     Parameters
     ----------
     grids : (n, 3) integers
-        Frames, rows and columns of patches of each image or video, one after the other.
+        Frames, rows and columns of patches of each image or video, one after the other. They are read, which waits for a GPU.
     merge
         How many patches along rows and along columns become one token.
-    with_frames
-        Put the frame in front, as a first axis.
-
-    Returns
-    -------
-    positions : (2, T) int64, or (3, T)
-        With ``Rotary(sections=(d/4, d/4), section_frequencies="own")``. The values of grids are read, which waits for a GPU.
 
     Examples
     --------
@@ -185,9 +179,8 @@ def qwen2_vl(grids: Any, *, merge: int = 2, with_frames: bool = False) -> Any:
     parts = [np.zeros((3, 0), np.int64)]
     for frames, rows, columns in arrays.host(given).tolist():
         if min(frames, rows, columns) < 1 or rows % size or columns % size:
-            raise ValueError(
-                message(function, f"rows and columns must be multiples of merge = {size}", f"({frames}, {rows}, {columns})")
-            )
+            rule = f"rows and columns must be multiples of merge = {size}"
+            raise ValueError(message(function, rule, f"({frames}, {rows}, {columns})"))
         found = grid((frames, rows, columns))
         blocks = found.reshape(3, frames, rows // size, size, columns // size, size)
         parts.append(blocks.swapaxes(3, 4).reshape(3, -1))

@@ -71,10 +71,9 @@ def shifted(length: int, max_shift: int, *, batch: int | None = None, rng: Any =
     >>> fastpe.positions.shifted(4, 0)
     array([0, 1, 2, 3])
     """
-    function = "shifted"
-    count, axes = _shape(function, length, batch)
-    shifts = np.random.default_rng(rng).integers(0, arrays.natural(function, "max_shift", max_shift), axes, endpoint=True)
-    return arrays.like(function, like, np.arange(count) + np.asarray(shifts)[..., None])
+    count, axes = _shape("shifted", length, batch)
+    shifts = np.random.default_rng(rng).integers(0, arrays.natural("shifted", "max_shift", max_shift), axes, endpoint=True)
+    return arrays.like("shifted", like, np.arange(count) + np.asarray(shifts)[..., None])
 
 
 def skipped(
@@ -134,7 +133,6 @@ def random_float(length: int, max_length: float, *, batch: int | None = None, rn
     >>> fastpe.positions.random_float(3, 10.0, batch=2, rng=0).shape
     (2, 3)
     """
-    function = "random_float"
-    count, axes = _shape(function, length, batch)
-    most = checks.positive_number(function, "max_length", max_length)
-    return arrays.like(function, like, np.sort(np.random.default_rng(rng).uniform(0, most, (*axes, count)), axis=-1))
+    count, axes = _shape("random_float", length, batch)
+    most = checks.positive_number("random_float", "max_length", max_length)
+    return arrays.like("random_float", like, np.sort(np.random.default_rng(rng).uniform(0, most, (*axes, count)), axis=-1))

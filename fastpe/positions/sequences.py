@@ -113,19 +113,11 @@ class MRope(NamedTuple):
 def contextual(logits: Any, max_position: int) -> Any:
     """Return CoPE's positions: how many open gates there are from a key up to the query, ``min(sum of sigmoid(logits), most)``.
 
+    They are (..., Tq, Tk) float64: interpolate a key's score between the scores of the two integer positions beside it. Gradients of
+    tensors pass. The logits, (..., Tq, Tk) real numbers, are attention scores; masked ones are -inf or far below 0. ``max_position`` is the
+    number of positions that the model has learned; the largest is one less.
+
     Golovneva et al., "Contextual Position Encoding", 2024 (arXiv 2405.18719).
-
-    Parameters
-    ----------
-    logits : (..., Tq, Tk) real numbers
-        Attention scores; masked ones are -inf or far below 0.
-    max_position
-        Number of positions that the model has learned; the largest is one less.
-
-    Returns
-    -------
-    positions : (..., Tq, Tk) float64
-        Interpolate a key's score between the scores of the two integer positions beside it. Gradients of tensors pass.
 
     Examples
     --------

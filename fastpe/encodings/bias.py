@@ -131,6 +131,11 @@ class ALiBi(Bias):
     m_h = 2^(-max_bias h / H), h = 1 ... H, if H is a power of two. Otherwise the slopes of the largest power of two c below H come first,
     and then those of 2c with odd h, until there are H (BLOOM, MPT and Falcon agree on that).
 
+    BLOOM adds slope times the index of the key among those that the mask keeps, the same for all queries:
+    ``add_bias(scores, ALiBi(H), q_positions=zeros, k_positions=(cumsum(mask) - 1) * mask)``. MPT's, slope * (j - (T - 1)), has
+    ``q_positions`` full of T - 1. Within a row of a causal softmax all of these are the same. Falcon rounds slopes to bfloat16, which errs
+    by up to 3e-3.
+
     Press et al., "Train Short, Test Long", 2022 (arXiv 2108.12409).
 
     Parameters
@@ -141,13 +146,6 @@ class ALiBi(Bias):
         -m_h abs(i - j), for encoders. Otherwise keys after the query get a positive bias, which a causal mask hides.
     slopes : (H,) numbers, or a tensor
         Other slopes m_h, such as learned ones.
-
-    Notes
-    -----
-    BLOOM adds slope times the index of the key among those that the mask keeps, the same for all queries:
-    ``add_bias(scores, ALiBi(H), q_positions=zeros, k_positions=(cumsum(mask) - 1) * mask)``. MPT's, slope * (j - (T - 1)), has
-    ``q_positions`` full of T - 1. Within a row of a causal softmax all of these are the same. Falcon rounds slopes to bfloat16, which errs
-    by up to 3e-3.
 
     Examples
     --------

@@ -26,6 +26,10 @@ class Sinusoidal(Additive):
 
     ``PE[p, f] = amplitude * sin(p * w_f)`` and ``amplitude * cos(p * w_f)``, with ``w_f = position_scale * base^(-f / (F - shift))``.
 
+    Odd widths D follow the sources. With shift 0 and without ``zero_pad``, ``w_f = base^(-2f/D)`` and ``F = ceil(D/2)``. The column without
+    a partner then has the function that comes first; it is the last column of the interleaved layout, and the last of the first block of
+    the concatenated one. Otherwise ``F = floor(D/2)``, the denominator is ``max(F - shift, 1)`` and the last column is zero.
+
     Vaswani et al., "Attention Is All You Need", 2017, section 3.5. tensor2tensor, ``common_attention.get_timing_signal_1d``.
 
     Parameters
@@ -47,12 +51,6 @@ class Sinusoidal(Additive):
         ``position_scale``) to others. Its attention factor is not used, as there is no attention to scale.
     zero_pad
         Make the last column of an odd width zero even with shift 0, as in diffusion models.
-
-    Notes
-    -----
-    Odd widths D follow the sources. With shift 0 and without ``zero_pad``, ``w_f = base^(-2f/D)`` and ``F = ceil(D/2)``. The column without
-    a partner then has the function that comes first; it is the last column of the interleaved layout, and the last of the first block of
-    the concatenated one. Otherwise ``F = floor(D/2)``, the denominator is ``max(F - shift, 1)`` and the last column is zero.
     """
 
     base: float = 10000.0

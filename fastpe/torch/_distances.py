@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from .._core.operations import Between
+
 Tensor = torch.Tensor
 
 
-def standing(shape: Any, device: torch.device, q_offset: Any, q_positions: Any, k_positions: Any) -> tuple[Tensor, Tensor]:
-    """Positions of queries and keys, int64 (Tq,) or (B, Tq), and (Tk,) or (B, Tk)."""
+class Standing(NamedTuple):
+    """Positions of queries and keys, int64 (Tq,) or (B, Tq), and (Tk,) or (B, Tk); whether both just count, all sequences alike."""
+
+    queries: Tensor
+    keys: Tensor
+    counts: bool
+
+    def visible(self, grad: Tensor, causal: bool) -> Tensor:
+        """A gradient (..., H, Tq, Tk) without those of scores that ``causal`` hid, whose key comes after the query."""
+        if not causal:
+            return grad
+        later = self.keys[..., None, :] > self.queries[..., :, None]
+        return grad.masked_fill(later if later.dim() == 2 else later[:, None], 0)
+
+
+def standing(shape: Any, device: torch.device, where: Between) -> Standing:
+    """Where the queries and keys of scores of this shape stand."""
 
     def as_tensor(value: Any) -> Tensor:
         return torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value), device=device).to(torch.int64)
 
+    q_offset, q_positions, k_positions = where
     rows, columns = shape[-2:]
     keys = torch.arange(columns, device=device) if k_positions is None else as_tensor(k_positions)
     if q_positions is not None:
-        return as_tensor(q_positions), keys
+        return Standing(as_tensor(q_positions), keys, False)
     if q_offset is None and k_positions is not None:
-        return keys[..., columns - rows :], keys
+        return Standing(keys[..., columns - rows :], keys, False)
     start = columns - rows if q_offset is None else q_offset
     counted = torch.arange(rows, device=device)
-    if isinstance(start, (int, torch.SymInt)):
-        from_start: Any = counted + start
-        return from_start, keys
-    start = as_tensor(start)
-    return (counted + start[:, None] if start.dim() else counted + start), keys
+    if not isinstance(start, (int, torch.SymInt)):
+        start = as_tensor(start)
+        start = start[:, None] if start.dim() else start
+    queries = counted + start
+    return Standing(queries, keys, k_positions is None and queries.dim() == 1)
 
 
-def hidden(queries: Tensor, keys: Tensor) -> Tensor:
-    """Where the key comes after the query, as broadcast along (..., H, Tq, Tk)."""
-    later = keys[..., None, :] > queries[..., :, None]
-    return later if queries.dim() == keys.dim() == 1 else later[:, None]
-
-
-def by_distance(grad: Tensor, queries: Tensor, keys: Tensor, span: tuple[int, int], affine: bool) -> Tensor:
+def by_distance(grad: Tensor, at: Standing, span: tuple[int, int]) -> Tensor:
     """Sums over all that is at the same distance, (H, high - low + 1)."""
     low, high = span
     heads, rows, columns = grad.shape[-3:]
@@ -45,16 +57,13 @@ def by_distance(grad: Tensor, queries: Tensor, keys: Tensor, span: tuple[int, in
     total = torch.zeros((heads, high - low + 1), dtype=real, device=grad.device)
     if grad.numel() == 0:
         return total
-    if queries.dim() == keys.dim() == 1:
-        grad = grad.reshape(-1, heads, rows, columns).sum(0, dtype=real)
-        if affine:
-            return _by_diagonal(grad, queries[0], low, high, total)
-        places = (keys[None, :] - queries[:, None]).clamp(low, high) - low
-        return total.index_add(1, places.reshape(-1), grad.reshape(heads, -1))
-    batch = grad.shape[0]
-    grad = grad.reshape(batch, -1, heads, rows, columns).sum(1, dtype=real)
-    places = ((keys[..., None, :] - queries[..., :, None]).clamp(low, high) - low).expand(batch, rows, columns)
-    return total.index_add(1, places.reshape(-1), grad.transpose(0, 1).reshape(heads, -1))
+    sequences = 1 if at.queries.dim() == at.keys.dim() == 1 else grad.shape[0]
+    sums = grad.reshape(sequences, -1, heads, rows, columns).sum(1, dtype=real)
+    if at.counts:
+        return _by_diagonal(sums[0], at.queries[0], low, high, total)
+    distances = at.keys[..., None, :] - at.queries[..., :, None]
+    places = (distances.clamp(low, high) - low).expand(sequences, rows, columns)
+    return total.index_add(1, places.reshape(-1), sums.transpose(0, 1).reshape(heads, -1))
 
 
 _DIAGONAL_BYTES = 1 << 23

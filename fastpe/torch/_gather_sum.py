@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 
-from .._arrays import Memory, dispatch
 from .._core.arguments import Target
 from .._core.operations import Add, Embed, Scatter
 from .._core.where import Where, resolve
 from ._grad_state import is_traced
-from ._memory import on_stream, shared_where
+from ._memory import on_stream, outline, shared_where
 from ._packing import pack
 
 Tensor = torch.Tensor
@@ -104,9 +103,7 @@ def row_positions(x: Tensor, seq_axis: int, places: list[Any]) -> Tensor:
 def positions_of(x: Tensor, where: Where) -> Tensor:
     """As ``row_positions``, from the memory of what says where rows stand."""
     function = "add_encoding"
-    library = dispatch.library_on(None if x.is_cpu else x.device.index)
-    outline = Memory(None, 0, tuple(x.shape), (0,) * x.dim(), "float32", None if x.is_cpu else x.device.index, True)
-    target = Target(function, library, outline, where.seq_axis % x.dim(), False)
+    target = Target(function, *outline(x), where.seq_axis % x.dim(), False)
     shared = shared_where(function, where, x.device)
     sizes = x.shape[:-1]
     with on_stream(x.device):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .._arrays import dispatch
+from .._arrays import Memory, dispatch
 from .._arrays.torch import as_array
 from .._core import call_cache, checks
 from .._core.arguments import host_numbers, is_known
@@ -221,6 +221,12 @@ def as_shared(function: str, name: str, value: Any, device: torch.device) -> Any
 def shared_where(function: str, where: Any, device: torch.device) -> Any:
     """Where rows stand, with arrays in place of tensors."""
     return type(where)(*[as_shared(function, name, value, device) for name, value in zip(where._fields, where, strict=True)])
+
+
+def outline(x: Tensor) -> tuple[Any, Memory]:
+    """The library of a tensor's memory and what checks need to know of it, where nothing but its shape and device counts."""
+    device = None if x.is_cpu else x.device.index
+    return dispatch.library_on(device), Memory(None, 0, tuple(x.shape), (0,) * x.dim(), name_of(x.dtype), device, True)
 
 
 def fixed(value: Any) -> Any:

@@ -36,7 +36,8 @@ _FUNCTION = "patch_transformers"
 class _Family(NamedTuple):
     """How one type of models rotates, in ``transformers.models.<name>.modeling_<name>``.
 
-    ``classes`` are the modules whose ``method`` computes cosines and sines. ``cut``: q and k hold only the channels that rotate.
+    ``classes`` are the modules, as ``_plain`` writes them, whose ``method`` computes cosines and sines. ``cut``: q and k hold only the
+    channels that rotate.
     """
 
     name: str
@@ -49,35 +50,24 @@ class _Family(NamedTuple):
         return f"transformers.models.{self.name}.modeling_{self.name}"
 
 
-_FAMILIES = (
-    _Family("cohere", ("CohereRotaryEmbedding",)),
-    _Family("cohere2", ("Cohere2RotaryEmbedding",)),
-    _Family("deepseek_v3", ("DeepseekV3RotaryEmbedding",)),
-    _Family("ernie4_5", ("Ernie4_5RotaryEmbedding",)),
-    _Family("gemma", ("GemmaRotaryEmbedding",)),
-    _Family("gemma2", ("Gemma2RotaryEmbedding",)),
-    _Family("gemma3", ("Gemma3RotaryEmbedding",)),
-    _Family("glm", ("GlmRotaryEmbedding",)),
-    _Family("glm4", ("Glm4RotaryEmbedding",)),
-    _Family("gpt_neox", ("GPTNeoXRotaryEmbedding",)),
-    _Family("gptj", ("GPTJAttention", "GPTJFlashAttention2"), "_get_embed_positions", cut=True),
-    _Family("granite", ("GraniteRotaryEmbedding",)),
-    _Family("helium", ("HeliumRotaryEmbedding",)),
-    _Family("llama", ("LlamaRotaryEmbedding",)),
-    _Family("mistral", ("MistralRotaryEmbedding",)),
-    _Family("mixtral", ("MixtralRotaryEmbedding",)),
-    _Family("olmo2", ("Olmo2RotaryEmbedding",)),
-    _Family("phi", ("PhiRotaryEmbedding",), cut=True),
-    _Family("phi3", ("Phi3RotaryEmbedding",)),
-    _Family("qwen2", ("Qwen2RotaryEmbedding",)),
-    _Family("qwen2_moe", ("Qwen2MoeRotaryEmbedding",)),
-    _Family("qwen3", ("Qwen3RotaryEmbedding",)),
-    _Family("qwen3_moe", ("Qwen3MoeRotaryEmbedding",)),
-    _Family("smollm3", ("SmolLM3RotaryEmbedding",)),
-    _Family("stablelm", ("StableLmRotaryEmbedding",), cut=True),
-    _Family("starcoder2", ("Starcoder2RotaryEmbedding",)),
+def _plain(name: str) -> str:
+    """A name without what modules and classes write differently: ``gpt_neox`` and ``GPTNeoX``."""
+    return name.replace("_", "").lower()
+
+
+def _family(name: str) -> _Family:
+    if name == "gptj":
+        return _Family(name, ("gptjattention", "gptjflashattention2"), _TABLE, cut=True)
+    return _Family(name, (_plain(f"{name}RotaryEmbedding"),), cut=name in ("phi", "stablelm"))
+
+
+_TABLE = "_get_embed_positions"
+_NAMES = (
+    "cohere cohere2 deepseek_v3 ernie4_5 gemma gemma2 gemma3 glm glm4 gpt_neox gptj granite helium llama mistral mixtral olmo2 phi phi3 "
+    "qwen2 qwen2_moe qwen3 qwen3_moe smollm3 stablelm starcoder2"
 )
-_BY_CLASS = {(family.modelling, name): family for family in _FAMILIES for name in family.classes}
+_FAMILIES = tuple(map(_family, _NAMES.split()))
+_BY_NAME = {family.modelling: family for family in _FAMILIES}
 _ROTATING = ("apply_rotary_pos_emb", "apply_rotary_pos_emb_interleave")
 
 
@@ -249,9 +239,8 @@ class Patched:
 
 def _known_modules(model: Module) -> Iterator[tuple[str, Module, _Family]]:
     for path, module in model.named_modules():
-        kind = type(module)
-        family = _BY_CLASS.get((kind.__module__, kind.__name__))
-        if family is not None:
+        family = _BY_NAME.get(type(module).__module__)
+        if family is not None and _plain(type(module).__name__) in family.classes:
             yield path, module, family
 
 
@@ -269,7 +258,6 @@ def _refuse(model: Module) -> None:
 
 # ---- encodings ---------------------------------------------------------------------------------------------------------------
 
-_TABLE = "_get_embed_positions"
 _TOLERANCE = 1e-5  # relative: float32 powers and divisions of several rules
 
 
@@ -380,16 +368,12 @@ class _Source:
 
     def forward(self, x: Any, position_ids: Any, layer_type: str | None = None) -> tuple[_Rotation, _Rotation]:
         """What the layers get in place of (cos, sin)."""
-        rotation = self._rotation(position_ids, layer_type)
+        rotation = self.table(position_ids, layer_type)
         return rotation, rotation
 
-    def table(self, position_ids: Any) -> _Rotation:
+    def table(self, position_ids: Any, layer_type: str | None = None) -> _Rotation:
         """What GPT-J's layers get in place of their table."""
-        return self._rotation(position_ids, None)
-
-    def _rotation(self, position_ids: Any, kind: str | None) -> _Rotation:
-        encoding = self.encodings[kind]
-        seq_len = None
+        encoding, seq_len = self.encodings[layer_type], None
         # A graph cannot read a length; on the CPU each operator reads it when it runs
         if encoding.needs_length and not (is_compiling() and position_ids.device.type == "cpu"):
             encoding, seq_len = _settled(encoding, int(position_ids.max()) + 1 if position_ids.numel() else 1)
@@ -474,9 +458,6 @@ def _release(modelling: str, holder: object) -> None:
             wrapper, original = _wrapped.pop((modelling, name), (None, None))
             if wrapper is not None and getattr(module, name, None) is wrapper:  # else it was wrapped again, and passes calls on
                 setattr(module, name, original)
-
-
-_BY_NAME = {family.modelling: family for family in _FAMILIES}
 
 
 def _pair(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from .._core.where import Where
 from . import _bias, _memory
 from ._gather_sum import by_position, embed_gradients, on_rows, row_positions
 from ._grad_state import check_in_place, is_mapped, is_traced, keep, kept
-from ._packing import pack
+from ._packing import record
 
 Tensor = torch.Tensor
 
@@ -51,11 +51,9 @@ def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) ->
 
 
 def evaluate(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
-    """Run an operation into new tensors without a history: the memory's way, or as an operator of the graph that is being traced."""
-    if not is_traced():
-        return _memory.fresh(operation, arrays, where, validate)
-    made = torch.ops.fastpe.run.default(*pack(operation, arrays, where, validate))
-    return made[0] if len(made) == 1 else tuple(made)
+    """Run an operation into new tensors without a history."""
+    run = record if is_traced() else _memory.fresh
+    return run(operation, arrays, where, validate)
 
 
 def _learned(operation: Any) -> Any:
@@ -117,9 +115,8 @@ class Linear(torch.autograd.Function):
         adjoint = call.operation.adjoint()
         of_x = of_table = None
         if ctx.needs_input_grad[1]:
-            count, dtype = ctx.table
             rows = row_positions(grad, call.seq_axis, places)
-            of_table = by_position(grad, rows, count, call.operation.encoding.clips, call.seq_axis, places[3]).to(dtype)
+            of_table = by_position(grad, rows, ctx.table, call.operation.encoding.clips, call.seq_axis, places[3])
         if ctx.needs_input_grad[0]:
             if isinstance(adjoint, Scale):
                 of_x = _scaled(grad, places[3], adjoint.factor, call.seq_axis)
@@ -186,13 +183,6 @@ def _scaled(grad: Tensor, mask: Any, factor: float, seq_axis: int) -> Tensor:
 # ---- what is looked up -------------------------------------------------------------------------------------------------------
 
 
-class _Lookup(NamedTuple):
-    """What ``Lookup`` does, tensors aside."""
-
-    operation: Embed
-    validate: bool
-
-
 class Lookup(torch.autograd.Function):
     """Rows of tables: the adjoint adds each row's gradient to the row that it came from."""
 
@@ -200,15 +190,14 @@ class Lookup(torch.autograd.Function):
     def forward(
         table: Tensor, types: Any, learned: Any, ids: Tensor, type_ids: Any, scales: Any, zeros: Any, *given: Any
     ) -> Tensor:
-        *places, call = given
+        *places, operation, validate = given
         arrays = table, ids, type_ids, types, scales, zeros
-        result: Tensor = evaluate(_with_table(call.operation, learned), arrays, Where(*places), call.validate)
+        result: Tensor = evaluate(_with_table(operation, learned), arrays, Where(*places), validate)
         return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        table, types, learned, ids, type_ids, _, _, *places, call = inputs
-        ctx.call = call
+        table, types, learned, ids, type_ids, _, _, *places, ctx.operation, _ = inputs
         ctx.tables = [None if one is None else (one.shape[0], one.dtype) for one in (table, types, learned)]
         keep(ctx, ids, type_ids, *places)
 
@@ -216,7 +205,7 @@ class Lookup(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         ids, type_ids, *places = kept(ctx)
         needed = ctx.needs_input_grad
-        found = embed_gradients(grad, ctx.tables, needed[:3], ids, type_ids, places, ctx.call.operation.adjoint())
+        found = embed_gradients(grad, ctx.tables, needed[:3], ids, type_ids, places, ctx.operation.adjoint())
         return *found, *(None for _ in needed[3:])
 
     @staticmethod
@@ -227,7 +216,7 @@ class Lookup(torch.autograd.Function):
     def vmap(info: Any, in_dims: Any, *given: Any) -> tuple[Tensor, int]:
         """The mapped axis of the ids is one more axis of heads, or of two axes the first one."""
         table, types, learned, ids, type_ids, *others = given
-        if is_mapped((in_dims[:3], in_dims[5:-1])) or in_dims[3] is None or ids.dim() < 2:
+        if is_mapped((in_dims[:3], in_dims[5:-2])) or in_dims[3] is None or ids.dim() < 2:
             rule = "vmap needs ids of (..., T) with the mapped axis, and everything but token types without it"
             raise RuntimeError(message("embed", rule, "others"))
         ids = ids.movedim(in_dims[3], -2)
@@ -242,5 +231,4 @@ lookup: Any = Lookup.apply
 
 def _lookup(operation: Embed, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
     table, ids, type_ids, types, *scales = arrays
-    call = _Lookup(operation, validate)
-    return lookup(table, types, _learned(operation), ids, type_ids, *scales, *_own(where)[:4], call)
+    return lookup(table, types, _learned(operation), ids, type_ids, *scales, *_own(where)[:4], operation, validate)

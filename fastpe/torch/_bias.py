@@ -23,7 +23,7 @@ from ..encodings.buckets import Buckets
 from . import _memory
 from ._distances import Standing, by_distance, standing
 from ._grad_state import in_transform, is_mapped, is_traced, keep, kept, recording
-from ._packing import pack
+from ._packing import pack, record
 
 Tensor = torch.Tensor
 FUNCTION = "add_bias"
@@ -119,8 +119,7 @@ class Added(torch.autograd.Function):
         if table is not None:
             return _write_table(scores, table, where, call)
         if call.traced:
-            (added,) = torch.ops.fastpe.run.default(*pack(call.operation, (scores,), where, call.validate))
-            return added
+            return record(call.operation, (scores,), where, call.validate)
         operation = _with_tensors(call.operation, call.named(tensors))
         if call.in_place:
             _memory.write(operation, (scores,), where, None, call.validate, counts_up=False)

@@ -19,7 +19,7 @@ Tensor = torch.Tensor
 def embed_gradients(
     grad: Tensor, tables: list[Any], needed: Any, ids: Tensor, type_ids: Any, places: list[Any], scatter: Scatter
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of the table, of that of token types and of the learned positions."""
+    """The gradients of the table, of that of token types and of the learned positions, each told by its rows and dtype."""
     operation, (*where, mask) = scatter.embed, places
     if ids.dim() == 0:  # a single row
         grad, ids, type_ids = grad[None], ids[None], None if type_ids is None else type_ids[None]
@@ -30,23 +30,19 @@ def embed_gradients(
         grad = torch.where(kept[..., None], grad, 0)
     of_table = of_types = of_learned = None
     if needed[0]:
-        count, dtype = tables[0]
-        of_table = _scatter(grad, ids, count, dtype, operation, operation.scale, operation.frozen_idx)
+        of_table = _scatter(grad, ids, tables[0], operation, operation.scale, operation.frozen_idx)
     if needed[1]:
-        count, dtype = tables[1]
-        of_types = _scatter(grad, type_ids, count, dtype, operation._replace(sparse=False))
+        of_types = _scatter(grad, type_ids, tables[1], operation._replace(sparse=False))
     if needed[2]:
-        count, dtype = tables[2]
-        of_learned = by_position(grad, row_positions(grad, -2, [*where, mask]), count, operation.encoding.clips, -2, None).to(
-            dtype
-        )
+        of_learned = by_position(grad, row_positions(grad, -2, [*where, mask]), tables[2], operation.encoding.clips, -2, None)
     return of_table, of_types, of_learned
 
 
 def _scatter(
-    grad: Tensor, ids: Tensor, count: int, dtype: torch.dtype, operation: Embed, scale: float = 1.0, frozen: int | None = None
+    grad: Tensor, ids: Tensor, table: tuple[int, torch.dtype], operation: Embed, scale: float = 1.0, frozen: int | None = None
 ) -> Tensor:
-    """Sums of rows by id, (count, D). 16-bit gradients are scaled and added up in float32."""
+    """Sums of rows by id, (rows of the table, D). 16-bit gradients are scaled and added up in float32."""
+    count, dtype = table
     flat, rows = ids.reshape(-1).long(), grad.reshape(-1, grad.shape[-1])
     if flat.is_cuda:  # ids that are in no table made NaN rows
         inside = (flat >= 0) & (flat < count)
@@ -66,8 +62,11 @@ def _scatter(
     return summed.to(dtype)
 
 
-def by_position(grad: Tensor, positions: Tensor, count: int, clips: bool, seq_axis: int, mask: Any) -> Tensor:
-    """Sums of rows by their positions, (count, D), in float32, or in float64 where the gradient is."""
+def by_position(
+    grad: Tensor, positions: Tensor, table: tuple[int, torch.dtype], clips: bool, seq_axis: int, mask: Any
+) -> Tensor:
+    """Sums of rows by their positions, (rows of the table, D), added up in float32, or in float64 where the gradient is."""
+    count, dtype = table
     kept = None if mask is None else on_rows(mask, grad, seq_axis)
     if not clips:
         inside = (positions >= 0) & (positions < count)
@@ -76,7 +75,7 @@ def by_position(grad: Tensor, positions: Tensor, count: int, clips: bool, seq_ax
         grad = torch.where(kept[..., None], grad, 0)
     flat, rows = positions.clamp(0, count - 1).reshape(-1), grad.reshape(-1, grad.shape[-1])
     real = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    return torch.zeros((count, rows.shape[1]), dtype=real, device=grad.device).index_add(0, flat, rows.to(real))
+    return torch.zeros((count, rows.shape[1]), dtype=real, device=grad.device).index_add(0, flat, rows.to(real)).to(dtype)
 
 
 def on_rows(mask: Any, x: Tensor, seq_axis: int) -> Tensor:

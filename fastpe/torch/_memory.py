@@ -1,6 +1,6 @@
 """Operations on the memory of tensors, without autograd: tensors become arrays, the core writes on torch's stream, versions count up.
 
-Nothing here is traced: a compiler that gave up on a caller's code is kept out (``leave_out``), as it would take NumPy's arrays for tensors.
+Nothing here is traced: a compiler that gave up on a caller's code is kept out, as it would take NumPy's arrays for tensors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from .._arrays import Memory, dispatch
 from .._arrays.torch import as_array
 from .._core import call_cache, checks
-from .._core.arguments import host_numbers, is_known
 from .._core.checks import message
 from .._core.operations import Add, AddBias, Embed, Rotate, Spec
 from .._core.run import finish
@@ -84,15 +83,15 @@ def result_of(operation: Any, arrays: tuple[Any, ...]) -> tuple[Any, torch.dtype
 def _targets(operation: Any, arrays: tuple[Any, ...], out: Any) -> list[Tensor]:
     if out is None:
         return [x for x in arrays[: operation.writes] if isinstance(x, Tensor)]
-    outs = out if operation.writes > 1 and isinstance(out, (tuple, list)) else (out,)
-    return [_as_tensor(operation.function, one) for one in outs]
+    outs = list(out) if operation.writes > 1 and isinstance(out, (tuple, list)) else [out]
+    for one in outs:
+        check_tensor(operation.function, "out must be a tensor like the input", one)
+    return outs
 
 
-def _as_tensor(function: str, out: Any) -> Tensor:
-    if not isinstance(out, Tensor):
-        got = f"{type(out).__module__}.{type(out).__qualname__}"
-        raise TypeError(message(function, "out must be a tensor like the input", got))
-    return out
+def check_tensor(function: str, rule: str, x: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(message(function, rule, f"{type(x).__module__}.{type(x).__qualname__}"))
 
 
 def _shared_result(function: str, out: Any, device: torch.device) -> Any:
@@ -303,11 +302,6 @@ def dtype_of(function: str, dtype: Any) -> torch.dtype:
     return _DTYPES[checks.dtype_name(function, dtype)]
 
 
-def host_tensor(function: str, numbers: Any) -> Tensor:
-    """Numbers or an array of NumPy as a tensor."""
-    return torch.as_tensor(numbers if is_known(numbers) else host_numbers(function, "positions", numbers))
-
-
 def resampled(operation: Any, table: Tensor) -> Tensor:
     """``fastpe.resample`` to a new tensor."""
     array = as_array(operation.function, "table", table)
@@ -319,14 +313,16 @@ def resampled(operation: Any, table: Tensor) -> Tensor:
     return shared.view(table.dtype) if is_bfloat16 else shared
 
 
-def leave_out(*modules: Any) -> None:
-    """Keep the compiler out of modules that run where it gave up on a caller's code: it would take NumPy's arrays for tensors."""
+def _leave_out() -> None:
+    """Keep the compiler out of the functions above."""
     try:
         from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
     except ImportError:  # an older PyTorch
         return
     skip = _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP)  # this frame and those below it
-    for module in modules:
-        for function in vars(module).values():
-            if isinstance(function, types.FunctionType) and function.__module__ == module.__name__:
-                set_code_exec_strategy(function.__code__, skip)
+    for function in globals().values():
+        if isinstance(function, types.FunctionType) and function.__module__ == __name__:
+            set_code_exec_strategy(function.__code__, skip)
+
+
+_leave_out()

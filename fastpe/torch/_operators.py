@@ -15,7 +15,7 @@ from .._core.checks import message
 from .._core.operations import Rerotate, Rotate
 from . import _autograd, _bias, _gather_sum, _memory
 from ._grad_state import forward_mode, in_transform, is_scripted, refuse, refuse_out, requires_gradient
-from ._packing import APART, SCHEMA, pack, unpack
+from ._packing import APART, SCHEMA, pack, record, unpack
 
 Tensor = torch.Tensor
 _forward_ad: Any = torch.autograd.forward_ad
@@ -28,18 +28,16 @@ _TAGS = tuple(getattr(torch.Tag, name) for name in ("pt2_compliant_tag", "cudagr
 # ---- while tracing -----------------------------------------------------------------------------------------------------------
 
 
-def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, apart: bool = False) -> Any:
+def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
     """New tensors, in a graph."""
     refuse(operation, arrays, where)
-    made = torch.ops.fastpe.run.default(*pack(operation, arrays, where, validate, apart=apart))
-    return made[0] if len(made) == 1 else tuple(made)
+    return record(operation, arrays, where, validate)
 
 
-def write(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Any:
-    """The arrays, or out, written in a graph: copied into where a gradient may be asked for."""
+def write(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> None:
+    """Write the arrays, or out, in a graph: copied into where a gradient may be asked for."""
     refuse(operation, arrays, where)
-    count = operation.writes
-    targets = [x for x in arrays[:count] if x is not None]
+    targets = [x for x in arrays[: operation.writes] if x is not None]
     in_place = out is None or out is targets[0]
     outs = targets if in_place else list(out) if isinstance(out, (tuple, list)) else [out]
     tables = list(operation[0].arrays.values()) if getattr(operation[0], "holds_arrays", False) else []
@@ -47,32 +45,25 @@ def write(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validat
     if records and not in_place:
         refuse_out(operation.function, out)
     if records or is_scripted():
-        made = make(operation, arrays, where, validate, apart=len(targets) > 1)
+        made = record(operation, arrays, where, validate, apart=len(targets) > 1)
         for x, one in zip(outs, made if isinstance(made, tuple) else [made]):  # noqa: B905 (traced)
             x.copy_(one)
-    elif in_place:
-        torch.ops.fastpe.run_.default(outs, *pack(operation, arrays, where, validate, count))
     else:
-        torch.ops.fastpe.run_.default(outs, *pack(operation, arrays, where, validate))
-    if not in_place:
-        return out
-    return targets[0] if len(targets) == 1 else tuple(targets)
+        torch.ops.fastpe.run_.default(outs, *pack(operation, arrays, where, validate, operation.writes if in_place else 0))
 
 
 # ---- the operators -----------------------------------------------------------------------------------------------------------
 
 
-def _define(schema: str, run: Any, fake: Any) -> Any:
+def _define(schema: str, run: Any, fake: Any) -> None:
     name = schema.partition("(")[0]
     _library.define(schema, tags=_TAGS)
     _library.impl(name, run, "CompositeExplicitAutograd")
     _registry.register_fake(f"fastpe::{name}", fake, lib=_library)
-    return getattr(torch.ops.fastpe, name).default
 
 
 def _run(*packed: Any) -> list[Tensor]:
-    call = unpack(*packed)
-    made = _memory.fresh(*call)
+    made = _memory.fresh(*unpack(*packed))
     return list(made) if isinstance(made, tuple) else [made]
 
 
@@ -88,12 +79,9 @@ def _fake(*packed: Any) -> list[Tensor]:
 
 def _run_in_place(out: list[Tensor], *packed: Any) -> None:
     operation, arrays, where, validate = unpack(*packed, out=out)
-    result = None if _is_in_place(packed) else out[0] if len(out) == 1 else tuple(out)
+    apart = packed[3].endswith("\n0")  # none of the arrays is written
+    result = None if not apart else out[0] if len(out) == 1 else tuple(out)
     _memory.write(operation, arrays, where, result, validate, counts_up=False)
-
-
-def _is_in_place(packed: tuple[Any, ...]) -> bool:
-    return not packed[3].endswith("\n0")
 
 
 def _fake_in_place(out: list[Tensor], *packed: Any) -> None:

@@ -86,6 +86,12 @@ def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, wr
     return tensors, tables, given_where, call, numbers, lengths
 
 
+def record(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, apart: bool = False) -> Any:
+    """New tensors, by an operator of the graph that is being traced."""
+    made = torch.ops.fastpe.run.default(*pack(operation, arrays, where, validate, apart=apart))
+    return made[0] if len(made) == 1 else tuple(made)
+
+
 def unpack(*packed: Any, out: Any = ()) -> Call:
     """The call that was packed; ``out``: the arrays that were passed by themselves."""
     tensors, tables, given_where, call, numbers, lengths = packed

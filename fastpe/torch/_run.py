@@ -12,7 +12,7 @@ import torch
 
 from .._arrays.torch import as_array
 from .._core import call_cache, checks
-from .._core.arguments import is_known
+from .._core.arguments import host_numbers, is_known
 from .._core.checks import describe, message
 from .._core.operations import Embed, Encode, Resample
 from .._core.run import as_where
@@ -28,7 +28,8 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate:
     if not operation.in_place:
         return _make(operation, arrays, as_where(operation, where), out, validate)
     if is_traced():
-        return _operators.write(operation, arrays, as_where(operation, where), out, validate)
+        _operators.write(operation, arrays, as_where(operation, where), out, validate)
+        return _returned(operation, arrays, out)
     if not is_watched(operation, arrays, where, out):
         key = None
         if out is None and validate is False:
@@ -65,7 +66,7 @@ def new(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> 
 
 
 def _returned(operation: Any, arrays: tuple[Any, ...], out: Any) -> Any:
-    """What a verb returns that writes: q and k both, where both are there."""
+    """What a verb that writes returns: q and k both, where both are there."""
     if out is not None:
         return out
     targets = [x for x in arrays[: operation.writes] if x is not None]
@@ -104,9 +105,7 @@ def _make(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validat
 def embedded(operation: Embed, arrays: tuple[Any, ...]) -> tuple[Embed, tuple[Any, ...]]:
     """Ids as tensors, and the name of the result's dtype."""
     table, ids, type_ids, *rest = arrays
-    if not isinstance(table, Tensor):
-        got = f"{type(table).__module__}.{type(table).__qualname__}"
-        raise TypeError(message("embed", "table must be a tensor", got))
+    _memory.check_tensor("embed", "table must be a tensor", table)
     ids, type_ids = _as_ids(ids, table), _as_ids(type_ids, table)
     if operation.dtype is not None:
         operation = operation._replace(dtype=_memory.name_of(_memory.dtype_of("embed", operation.dtype)))
@@ -144,7 +143,4 @@ def _positions(function: str, positions: Any) -> Tensor:
     if is_compiling():
         made = torch.as_tensor(positions)
         return torch.as_tensor(positions, dtype=torch.float64) if made.is_floating_point() else made
-    return _memory.host_tensor(function, positions)
-
-
-_memory.leave_out(_memory)
+    return torch.as_tensor(positions if is_known(positions) else host_numbers(function, "positions", positions))

@@ -15,6 +15,7 @@ from .._core.operations import Add, AddBias, Between, Embed, Rerotate, Rotate
 from .._core.operations.embed import pair, quantisation
 from .._core.where import where_of
 from ..encodings import additive, rotational, source_and_target
+from ._memory import check_tensor
 from ._run import embedded, new, run
 
 if TYPE_CHECKING:
@@ -47,22 +48,13 @@ def add_encoding(
 ) -> Tensor:
     """Return x with a positional encoding added; x is left alone.
 
-    Parameters
-    ----------
-    x, encoding, input_scale, seq_len, validate
-        As ``fastpe.add_encoding``.
-    **where
-        ``offset``, ``positions``, ``cu_seqlens``, ``mask`` and ``seq_axis``, as ``fastpe.add_encoding``.
+    Parameters and errors are those of ``fastpe.add_encoding``; ``where`` stands for its ``offset``, ``positions``, ``cu_seqlens``,
+    ``mask`` and ``seq_axis``. RuntimeError: real positions that require a gradient; there is none.
 
     Returns
     -------
     A new tensor like x. Its gradient is ``input_scale`` times that of the result (that of rows which the mask protects as it is); a
     ``Learned`` table gets the sum over the rows at each position.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        As ``fastpe.add_encoding``. RuntimeError: real positions that require a gradient; there is none.
 
     Examples
     --------
@@ -89,22 +81,12 @@ def add_bias(
 ) -> Tensor:
     """Return attention scores with a bias by distance added; they are left alone.
 
-    Parameters
-    ----------
-    scores, bias, causal, input_scale, validate
-        As ``fastpe.add_bias``.
-    **between
-        ``q_offset``, ``q_positions`` and ``k_positions``, as ``fastpe.add_bias``.
+    Parameters and errors are those of ``fastpe.add_bias``; ``between`` stands for its ``q_offset``, ``q_positions`` and ``k_positions``.
 
     Returns
     -------
     A new tensor like scores. Its gradient is ``input_scale`` times that of the result, 0 where ``causal`` wrote -inf. Tensors of the
     bias (tables, slopes, KERPLE's p and a, FIRE's layers, c and length) get sums over all scores by distance.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As ``fastpe.add_bias``.
 
     Examples
     --------
@@ -139,21 +121,12 @@ def apply_rotary(
 ) -> Any:
     """Return q and k rotated by their positions; they are left alone.
 
-    Parameters
-    ----------
-    q, k, encoding, inverse, seq_len, validate
-        As ``fastpe.apply_rotary``.
-    **where
-        ``offset``, ``positions``, ``cu_seqlens``, ``mask`` and ``seq_axis``, as ``fastpe.apply_rotary``.
+    Parameters and errors are those of ``fastpe.apply_rotary``; ``where`` stands for its ``offset``, ``positions``, ``cu_seqlens``,
+    ``mask`` and ``seq_axis``. RuntimeError: real positions, or a table, that require a gradient; there is none.
 
     Returns
     -------
     New tensors: q, or (q, k), or k alone where q is None. Their gradient is rotated the other way.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        As ``fastpe.apply_rotary``. RuntimeError: real positions, or a table, that require a gradient; there is none.
     """
     if q is None and k is None:
         raise TypeError(message("apply_rotary", "q or k must be a tensor", "None"))
@@ -175,19 +148,19 @@ def apply_rotary_qkv(
 ) -> Tensor:
     """Rotate the queries and keys of one packed tensor; its values stay.
 
+    Parameters that are not named here, and errors, are those of ``fastpe.apply_rotary``.
+
     Parameters
     ----------
     qkv : (..., T, H, D) tensor
         The heads of q, then those of k, then those of v, as one linear layer writes them.
     heads : int or (int, int)
         How many heads q has, and k; one number for both.
-    encoding, inverse, seq_len, validate
-        As ``fastpe.apply_rotary``.
     inplace
         Write into qkv itself. Where autograd watches, its slices could not be rotated one by one; the packed tensor can.
     **where
-        ``offset``, ``positions``, ``cu_seqlens``, ``mask``, as ``fastpe.apply_rotary``. ``seq_axis``, -3 if it is not given: the axis of T;
-        the heads are the axis before the last or, where that is T, the one before it.
+        ``offset``, ``positions``, ``cu_seqlens``, ``mask``, and ``seq_axis``, -3 if it is not given: the axis of T; the heads are the axis
+        before the last or, where that is T, the one before it.
 
     Returns
     -------
@@ -195,8 +168,8 @@ def apply_rotary_qkv(
 
     Raises
     ------
-    TypeError, ValueError, IndexError
-        As ``fastpe.apply_rotary``; and where qkv has fewer heads than are to rotate. RuntimeError: ``inplace`` where PyTorch forbids it.
+    ValueError
+        qkv has fewer heads than are to rotate. RuntimeError: ``inplace`` where PyTorch forbids it.
     """
     function = "apply_rotary_qkv"
     _check_tensors(function, qkv=qkv)
@@ -266,11 +239,11 @@ def embed(
 ) -> Tensor:
     """Return token embeddings, scaled, with their positions.
 
+    Parameters that are not named here, and errors, are those of ``fastpe.embed``; ``where`` stands for its ``offset``, ``positions``,
+    ``cu_seqlens`` and ``mask``. RuntimeError: a row_scale that requires a gradient; there is none.
+
     Parameters
     ----------
-    ids, table, encoding, scale, token_types, row_scale, padding_idx, dtype, seq_len, validate
-        As ``fastpe.embed``. The table, that of the token types and a ``Learned`` one get gradients: sums over the rows that were read,
-        of 16-bit tables in float32.
     sparse
         The table's gradient is a sparse COO tensor, as ``torch.nn.Embedding(sparse=True)`` makes it.
     deterministic
@@ -278,17 +251,11 @@ def embed(
         ``torch.use_deterministic_algorithms(True)``.
     frozen_idx
         The id whose row gets no gradient: the ``padding_idx`` of ``torch.nn.Embedding``.
-    **where
-        ``offset``, ``positions``, ``cu_seqlens`` and ``mask``, as ``fastpe.embed``.
 
     Returns
     -------
-    A new tensor of shape ``ids.shape + (D,)``.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        As ``fastpe.embed``. RuntimeError: a row_scale that requires a gradient; there is none.
+    A new tensor of shape ``ids.shape + (D,)``. The table, that of the token types and a ``Learned`` one get gradients: sums over the rows
+    that were read, of 16-bit tables in float32.
     """
     _check_tensors("embed", table=table)
     chosen = None if encoding is None else additive("embed", encoding, "embeds")
@@ -300,6 +267,5 @@ def embed(
 
 def _check_tensors(function: str, **given: Any) -> None:
     for name, x in given.items():
-        if x is not None and not isinstance(x, Tensor):
-            got = f"{type(x).__module__}.{type(x).__qualname__}"
-            raise TypeError(message(f"fastpe.torch.functional.{function}", f"{name} must be a tensor", got))
+        if x is not None:
+            check_tensor(f"fastpe.torch.functional.{function}", f"{name} must be a tensor", x)

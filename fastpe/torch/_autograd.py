@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .._core.checks import message
-from .._core.operations import Add, AddBias, Embed, Encode, Rotate, Scale
+from .._core.operations import Add, AddBias, Embed, Encode, Scale
 from .._core.where import Where
 from . import _bias, _memory
 from ._gather_sum import by_position, embed_gradients, on_rows, row_positions
@@ -94,7 +94,12 @@ class Linear(torch.autograd.Function):
         *places, call = given
         if call.in_place:
             return x
-        result: Tensor = _evaluate_linear(x, table, delta, places, call)
+        arrays: list[Any] = [None for _ in call.operation.names]
+        arrays[call.array] = x
+        if delta is not None:
+            arrays[1] = delta
+        operation, where = _with_table(call.operation, table), Where(*places, seq_axis=call.seq_axis)
+        result: Tensor = evaluate(operation, tuple(arrays), where, call.validate)
         return result
 
     @staticmethod
@@ -104,10 +109,8 @@ class Linear(torch.autograd.Function):
             ctx.mark_dirty(x)
         ctx.call, ctx.table = call, None if table is None else (table.shape[0], table.dtype)
         encoding = call.operation[0]
-        tables = (
-            [one for one in encoding.arrays.values() if one is not table] if getattr(encoding, "holds_arrays", False) else []
-        )
-        keep(ctx, delta, *places, *tables)
+        tables = encoding.arrays.values() if getattr(encoding, "holds_arrays", False) else ()
+        keep(ctx, delta, *places, *(one for one in tables if one is not table))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -158,17 +161,6 @@ def _apply(operation: Any, index: int, arrays: tuple[Any, ...], where: Any, vali
     delta = _memory.fixed(arrays[1]) if operation.function == "rerotate" else None
     call = _Linear(operation, index, where.seq_axis, validate, in_place)
     return linear(arrays[index], _learned(operation), delta, *own[:4], call)
-
-
-def _evaluate_linear(x: Tensor, table: Any, delta: Any, places: list[Any], call: _Linear) -> Any:
-    operation = _with_table(call.operation, table)
-    arrays: tuple[Any, ...] = (x,)
-    if operation.function == "rerotate":
-        arrays = x, delta
-    elif isinstance(operation, Rotate):
-        arrays = (x, None) if call.array == 0 else (None, x)
-    offset, positions, cu_seqlens, mask = places
-    return evaluate(operation, arrays, Where(offset, positions, cu_seqlens, mask, call.seq_axis), call.validate)
 
 
 def _scaled(grad: Tensor, mask: Any, factor: float, seq_axis: int) -> Tensor:

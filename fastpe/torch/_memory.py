@@ -45,10 +45,8 @@ def write(
     result = None if out is None or (out is lead and operation.in_place) else _shared_result(function, out, device)
     packing = getattr(operation, "packing", None)
     if packing is not None:
-        shared, result = (
-            _parts(operation, shared[0], packing),
-            _parts(operation, result, packing) if result is not None else None,
-        )
+        shared = _parts(shared[0], packing)
+        result = None if result is None else _parts(result, packing)
     with on_stream(device):
         job = operation.check(shared, where, result, validate)
         finish(operation, job, key if device == _CPU else None, shared, where)
@@ -85,13 +83,13 @@ def _targets(operation: Any, arrays: tuple[Any, ...], out: Any) -> list[Tensor]:
         return [x for x in arrays[: operation.writes] if isinstance(x, Tensor)]
     outs = list(out) if operation.writes > 1 and isinstance(out, (tuple, list)) else [out]
     for one in outs:
-        check_tensor(operation.function, "out must be a tensor like the input", one)
+        if not isinstance(one, Tensor):
+            raise no_tensor(operation.function, "out must be a tensor like the input", one)
     return outs
 
 
-def check_tensor(function: str, rule: str, x: Any) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(message(function, rule, f"{type(x).__module__}.{type(x).__qualname__}"))
+def no_tensor(function: str, rule: str, x: Any) -> TypeError:
+    return TypeError(message(function, rule, f"{type(x).__module__}.{type(x).__qualname__}"))
 
 
 def _shared_result(function: str, out: Any, device: torch.device) -> Any:
@@ -100,7 +98,7 @@ def _shared_result(function: str, out: Any, device: torch.device) -> Any:
     return as_shared(function, "out", out, device)
 
 
-def _parts(operation: Any, array: Any, packing: tuple[int, int, int]) -> tuple[Any, ...]:
+def _parts(array: Any, packing: tuple[int, int, int]) -> tuple[Any, ...]:
     """The queries and keys of a packed array."""
     q_heads, k_heads, axis = packing
     index = (slice(None),) * axis

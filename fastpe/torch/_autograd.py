@@ -91,15 +91,15 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, table: Any, delta: Any, *given: Any) -> Tensor:
-        *places, call = given
+        *places, call = given  # where rows stand, but their axis
         if call.in_place:
             return x
         arrays: list[Any] = [None for _ in call.operation.names]
         arrays[call.array] = x
         if delta is not None:
             arrays[1] = delta
-        operation, where = _with_table(call.operation, table), Where(*places, seq_axis=call.seq_axis)
-        result: Tensor = evaluate(operation, tuple(arrays), where, call.validate)
+        where = Where(*places)._replace(seq_axis=call.seq_axis)
+        result: Tensor = evaluate(_with_table(call.operation, table), tuple(arrays), where, call.validate)
         return result
 
     @staticmethod

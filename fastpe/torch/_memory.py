@@ -84,11 +84,11 @@ def _targets(operation: Any, arrays: tuple[Any, ...], out: Any) -> list[Tensor]:
     outs = list(out) if operation.writes > 1 and isinstance(out, (tuple, list)) else [out]
     for one in outs:
         if not isinstance(one, Tensor):
-            raise no_tensor(operation.function, "out must be a tensor like the input", one)
+            raise wrong_type(operation.function, "out must be a tensor like the input", one)
     return outs
 
 
-def no_tensor(function: str, rule: str, x: Any) -> TypeError:
+def wrong_type(function: str, rule: str, x: Any) -> TypeError:
     return TypeError(message(function, rule, f"{type(x).__module__}.{type(x).__qualname__}"))
 
 

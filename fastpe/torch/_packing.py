@@ -11,8 +11,6 @@ import torch
 
 from .._core import text
 from .._core.checks import message
-from .._core.operations import AddBias, Between
-from .._core.where import Where
 from ..encodings import fire, fourier  # noqa: F401  (loaded on first use elsewhere; a graph that is read needs their names)
 
 Tensor = torch.Tensor
@@ -108,10 +106,11 @@ def unpack(*packed: Any, out: Any = ()) -> Call:
             arrays.append(text.read(plain) if plain != "null" else next(counts))
         else:
             arrays.append(None if kind == "0" else next(outs) if index < int(writes) else next(others))
-    where_kind = Between if isinstance(operation, AddBias) else Where if operation.function != "encode" else None
     where = None
-    if where_kind is not None:
+    if operation.where_type is not None:
         values = iter(given_where)
         fields = {name.strip("#"): next(counts) if name.startswith("#") else next(values) for name in names.split()}
-        where = Between(**fields) if where_kind is Between else Where(**fields, seq_axis=int(axis))
+        if "seq_axis" in operation.where_type._fields:
+            fields["seq_axis"] = int(axis)
+        where = operation.where_type(**fields)
     return Call(operation, tuple(arrays), where, validate == "true")

@@ -106,7 +106,7 @@ def embedded(operation: Embed, arrays: tuple[Any, ...]) -> tuple[Embed, tuple[An
     """Ids as tensors, and the name of the result's dtype."""
     table, ids, type_ids, *rest = arrays
     if not isinstance(table, Tensor):
-        raise _memory.no_tensor("embed", "table must be a tensor", table)
+        raise _memory.wrong_type("embed", "table must be a tensor", table)
     ids, type_ids = _as_ids(ids, table), _as_ids(type_ids, table)
     if operation.dtype is not None:
         operation = operation._replace(dtype=_memory.name_of(_memory.dtype_of("embed", operation.dtype)))

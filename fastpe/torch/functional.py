@@ -15,7 +15,7 @@ from .._core.operations import Add, AddBias, Between, Embed, Rerotate, Rotate
 from .._core.operations.embed import pair, quantisation
 from .._core.where import where_of
 from ..encodings import additive, rotational, source_and_target
-from ._memory import no_tensor
+from ._memory import wrong_type
 from ._run import embedded, new, run
 
 if TYPE_CHECKING:
@@ -268,4 +268,4 @@ def embed(
 def _check_tensors(function: str, **given: Any) -> None:
     for name, x in given.items():
         if x is not None and not isinstance(x, Tensor):
-            raise no_tensor(f"fastpe.torch.functional.{function}", f"{name} must be a tensor", x)
+            raise wrong_type(f"fastpe.torch.functional.{function}", f"{name} must be a tensor", x)

@@ -20,6 +20,7 @@ from ..scaling import DynamicNTK, LongRoPE
 from ..verbs import apply_rotary
 from . import functional
 from ._grad_state import forward_mode, in_transform, requires_gradient
+from ._memory import wrong_type
 
 __all__ = ["Patched", "patch_transformers"]
 
@@ -154,16 +155,6 @@ def patch_transformers(model: Module) -> Patched:
     return patched
 
 
-class _Taken(NamedTuple):
-    """One patched module. References are weak, so that neither the module nor the wrappers live longer because of it."""
-
-    module: weakref.ref[Module]
-    method: str
-    source: weakref.ref[_Source]
-    modelling: str
-    text: str
-
-
 class Patched:
     """What ``patch_transformers`` changed. ``undo()`` puts everything back; so does leaving it as a context manager.
 
@@ -177,13 +168,21 @@ class Patched:
     """
 
     def __init__(self) -> None:
-        self._taken: list[_Taken] = []
+        self._taken: list[weakref.ref[_Source]] = []  # weak, so that neither modules nor wrappers live longer because of it
 
     @property
     def changes(self) -> tuple[str, ...]:
-        living = [one for one in self._taken if one.module() is not None]
-        sites = dict.fromkeys(one.modelling for one in living)
-        return (*(one.text for one in living), *(f"{name}.{function}" for name in sites for function in _functions(name)))
+        sources = [source for source, _ in self._living()]
+        sites = dict.fromkeys(source.modelling for source in sources)
+        return (
+            *(source.text for source in sources),
+            *(f"{name}.{function}" for name in sites for function in _functions(name)),
+        )
+
+    def _living(self) -> list[tuple[_Source, Module]]:
+        """What has been set and still is there, and the module of each."""
+        sources = [source for one in self._taken if (source := one()) is not None]
+        return [(source, module) for source in sources if (module := source.module()) is not None]
 
     def undo(self) -> None:
         """Put everything back as it was; a second time does nothing.
@@ -194,19 +193,18 @@ class Patched:
             Something else has replaced a method of the model since. Undo that first.
         """
         with _lock:
-            for one in self._taken:
-                module, source = one.module(), one.source()
-                if module is not None and source is not None and _source_of(module, one.method) is not source:
-                    rule = f"{one.method} must be what patch_transformers set"
-                    raise RuntimeError(message("Patched.undo", rule, f"another at {one.text}", "Undo that first, then this."))
-            while self._taken:
-                one = self._taken.pop()
-                module, source = one.module(), one.source()
-                if module is None or source is None:
-                    continue
-                delattr(module, one.method)
+            living = self._living()
+            for source, module in living:
+                if _source_of(module, source.method) is not source:
+                    rule = f"{source.method} must be what patch_transformers set"
+                    raise RuntimeError(
+                        message("Patched.undo", rule, f"another at {source.text}", "Undo that first, then this.")
+                    )
+            self._taken.clear()
+            for source, module in reversed(living):
+                delattr(module, source.method)
                 if source.previous is not None:
-                    setattr(module, one.method, source.previous)
+                    setattr(module, source.method, source.previous)
                 source.release()
 
     def _take(self, path: str, module: Module, family: _Family) -> None:
@@ -216,12 +214,12 @@ class Patched:
             encodings = _encodings(path, module, family)
             source = _Source(family.modelling, encodings, module.__dict__.get(family.method))
             setattr(module, family.method, source.table if family.method == _TABLE else source.forward)
-        elif source.owned:
+        elif source.text:
             return
-        source.owned = True
         names = ", ".join(_brief(one) if kind is None else f"{kind} {_brief(one)}" for kind, one in source.encodings.items())
-        text = f"{path or type(module).__name__}.{family.method}: {names}"
-        self._taken.append(_Taken(weakref.ref(module), family.method, weakref.ref(source), family.modelling, text))
+        source.text = f"{path or type(module).__name__}.{family.method}: {names}"
+        source.module, source.method = weakref.ref(module), family.method
+        self._taken.append(weakref.ref(source))
 
     def __enter__(self) -> Patched:
         return self
@@ -249,8 +247,7 @@ def _refuse(model: Module) -> None:
     library = sys.modules.get("transformers.modeling_utils")
     models = [one for one in model.modules() if library is not None and isinstance(one, library.PreTrainedModel)]
     if not models:
-        got = f"{type(model).__module__}.{type(model).__qualname__}"
-        raise TypeError(message(_FUNCTION, "model must be, or contain, a model of transformers", got))
+        raise wrong_type(_FUNCTION, "model must be, or contain, a model of transformers", model)
     kinds = ", ".join(dict.fromkeys(f"model_type {one.config.model_type!r}" for one in models))
     known = ", ".join(family.name for family in _FAMILIES)
     raise ValueError(message(_FUNCTION, f"model must have a decoder of one of these types: {known}", kinds))
@@ -355,11 +352,14 @@ def _unknown(what: str) -> str:
 class _Source:
     """Replaces the method of a model's module that computes cosines and sines.
 
-    While any instance lives, the functions of the modelling module are wrapped. A copy or an unpickled one counts, too.
+    While any instance lives, the functions of the modelling module are wrapped. A copy or an unpickled one counts, too; until a
+    ``Patched`` takes it over, it has no text.
     """
 
     def __init__(self, modelling: str, encodings: dict[str | None, Rotary], previous: Any = None) -> None:
-        self.modelling, self.encodings, self.previous, self.owned = modelling, encodings, previous, False
+        self.modelling, self.encodings, self.previous = modelling, encodings, previous
+        self.module: Any = None
+        self.method = self.text = ""
         self._finish = weakref.finalize(self, _release, modelling, _hold(modelling))
         self._finish.atexit = False
 

@@ -1,4 +1,7 @@
-"""What PyTorch is doing: does it trace, may a gradient be asked for, and what must be refused then, before anything is written."""
+"""What PyTorch is doing: does it trace, may a gradient be asked for, and what must be refused then, before anything is written.
+
+Last, what functions of autograd have in common: how they keep what the way back needs.
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,10 @@ def write(
     shared = tuple([as_shared(function, name, x, device) for name, x in zip(operation.names, arrays, strict=True)])
     if where is not None:
         where = shared_where(function, where, device)
-    result = None if out is None or (out is lead and operation.in_place) else _shared_result(function, out, device)
+    result: Any = None
+    if out is not None and not (out is lead and operation.in_place):
+        outs = [as_shared(function, "out", one, device) for one in targets]
+        result = outs if isinstance(out, (tuple, list)) else outs[0]
     packing = getattr(operation, "packing", None)
     if packing is not None:
         shared = _parts(shared[0], packing)
@@ -90,12 +93,6 @@ def _targets(operation: Any, arrays: tuple[Any, ...], out: Any) -> list[Tensor]:
 
 def wrong_type(function: str, rule: str, x: Any) -> TypeError:
     return TypeError(message(function, rule, f"{type(x).__module__}.{type(x).__qualname__}"))
-
-
-def _shared_result(function: str, out: Any, device: torch.device) -> Any:
-    if isinstance(out, (tuple, list)):
-        return [as_shared(function, "out", one, device) for one in out]
-    return as_shared(function, "out", out, device)
 
 
 def _parts(array: Any, packing: tuple[int, int, int]) -> tuple[Any, ...]:

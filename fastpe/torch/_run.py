@@ -24,13 +24,12 @@ is_compiling = torch.compiler.is_compiling
 
 
 def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Any:
-    """Run a verb's operation: in place, into ``out``, or into a new tensor where that is what the verb makes."""
+    """Run a verb's operation in place, into ``out``, or into a new tensor where that is what the verb makes, and return what it returns."""
     if not operation.in_place:
         return _make(operation, arrays, as_where(operation, where), out, validate)
     if is_traced():
         _operators.write(operation, arrays, as_where(operation, where), out, validate)
-        return _returned(operation, arrays, out)
-    if not is_watched(operation, arrays, where, out):
+    elif not is_watched(operation, arrays, where, out):
         key = None
         if out is None and validate is False:
             key = _memory.key_of(operation, arrays, where)
@@ -39,13 +38,16 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate:
                 if result is not call_cache.MISS:
                     return result
         _memory.write(operation, arrays, as_where(operation, where), out, validate, key=key)
-        return _returned(operation, arrays, out)
-    where = as_where(operation, where)
-    refuse(operation, arrays, where)
-    lead = next(x for x in arrays if x is not None)
-    refuse_out(operation.function, None if out is lead else out)
-    _autograd.write(operation, arrays, where, validate)
-    return _returned(operation, arrays, out)
+    else:
+        where = as_where(operation, where)
+        refuse(operation, arrays, where)
+        lead = next(x for x in arrays if x is not None)
+        refuse_out(operation.function, None if out is lead else out)
+        _autograd.write(operation, arrays, where, validate)
+    if out is not None:
+        return out
+    targets = [x for x in arrays[: operation.writes] if x is not None]
+    return targets[0] if len(targets) == 1 else tuple(targets)
 
 
 def new(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
@@ -63,14 +65,6 @@ def new(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> 
             if result is not call_cache.MISS:
                 return result
     return _memory.fresh(operation, arrays, where, validate, key)
-
-
-def _returned(operation: Any, arrays: tuple[Any, ...], out: Any) -> Any:
-    """What a verb that writes returns: q and k both, where both are there."""
-    if out is not None:
-        return out
-    targets = [x for x in arrays[: operation.writes] if x is not None]
-    return targets[0] if len(targets) == 1 else tuple(targets)
 
 
 # ---- verbs that make something -----------------------------------------------------------------------------------------------

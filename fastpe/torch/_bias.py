@@ -22,7 +22,7 @@ from ..encodings.bias import Bias
 from ..encodings.buckets import Buckets
 from . import _memory
 from ._distances import Standing, by_distance, standing
-from ._grad_state import in_transform, is_mapped, is_traced, keep, kept, recording
+from ._grad_state import has_tangent, in_transform, is_mapped, is_traced, keep, kept, recording
 from ._packing import pack, record
 
 Tensor = torch.Tensor
@@ -35,7 +35,7 @@ def differentiable(operation: AddBias, scores: Tensor, where: Between, validate:
     check_bias(operation.bias)
     where = Between(*map(_memory.fixed, where))
     tensors, table, span, traced = tensors_of(operation.bias), None, None, is_traced()
-    if not traced and any(value.requires_grad or in_transform() for value in tensors.values()):
+    if not traced and any(value.requires_grad or in_transform() or has_tangent(value) for value in tensors.values()):
         span = _span(operation, scores, where, validate)
         if span is None:  # the function's context holds tensors that require a gradient as saved ones alone
             operation = _with_tensors(operation, {name: value.detach() for name, value in tensors.items()})
@@ -213,7 +213,7 @@ def _by_rows(bias: Any, tensors: dict[str, Tensor], grad: Tensor, at: Standing) 
         wide = _as_float64(bias, grad.device, **tensors)
         needed = {name: value for name, value in tensors.items() if value.requires_grad}
         sums: dict[str, Tensor] = {}
-        step = max(1, ROW_VALUES // grad.shape[-1])
+        step = max(1, ROW_VALUES // max(1, grad.shape[-1]))
         for first in range(0, grad.shape[-2], step):
             queries, part = at.queries[..., first : first + step], grad[..., first : first + step, :]
             values = bias.evaluate(torch, queries[..., :, None] - at.keys[..., None, :], queries[..., :, None], **wide)

@@ -59,6 +59,14 @@ def forward_mode() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
+def has_tangent(x: Tensor) -> bool:
+    """Whether forward-mode differentiation follows this tensor."""
+    if not (forward_mode() or in_transform()):
+        return False
+    unpack: Any = torch.autograd.forward_ad.unpack_dual
+    return unpack(x).tangent is not None
+
+
 def in_transform() -> bool:
     """Whether a transform of ``torch.func`` is going on."""
     return torch._C._functorch.peek_interpreter_stack() is not None

@@ -14,11 +14,10 @@ import torch
 from .._core.checks import message
 from .._core.operations import Rerotate, Rotate
 from . import _autograd, _bias, _gather_sum, _memory
-from ._grad_state import forward_mode, in_transform, is_scripted, refuse, refuse_out, requires_gradient
+from ._grad_state import has_tangent, is_scripted, refuse, refuse_out, requires_gradient
 from ._packing import APART, SCHEMA, pack, record, unpack
 
 Tensor = torch.Tensor
-_forward_ad: Any = torch.autograd.forward_ad
 _registry: Any = torch.library  # in part without types
 _library = _registry.Library("fastpe", "DEF")
 # A graph must not be captured with a call whose table of positions would not outlive it.
@@ -146,10 +145,8 @@ def _refuse_recorded(keyset: Any, out: list[Tensor], *packed: Any) -> None:
 
 def _refuse_tangents(*tensors: Any) -> None:
     """Forward-mode differentiation does not see through an operator."""
-    if not (forward_mode() or in_transform()):
-        return
     for x in tensors:
-        if _forward_ad.unpack_dual(x).tangent is not None:
+        if has_tangent(x):
             rule = "forward-mode differentiation cannot be traced"
             raise RuntimeError(
                 message("torch.compile", rule, "a dual tensor", "Differentiate outside of the compiled function.")

@@ -29,6 +29,12 @@ class Call(NamedTuple):
     validate: bool
 
 
+def from_numbers(values: Any, device: Any = None) -> Tensor:
+    """A tensor of Python's numbers, in a graph; real ones in float64, as NumPy has them."""
+    made = torch.as_tensor(values, device=device)
+    return torch.as_tensor(values, dtype=torch.float64, device=device) if made.is_floating_point() else made
+
+
 def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, writes: int = 0, apart: bool = False) -> Packed:
     """The arguments of an operator. ``writes``: how many of the first arrays are passed by themselves, as those to be written.
 
@@ -38,7 +44,7 @@ def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, wr
     tensors, given, plain = [], "", "null"
     for index, x in enumerate(arrays):
         if isinstance(x, (list, tuple, range)) or (isinstance(x, int) and operation.function == "embed"):
-            x = torch.tensor(x, device=device)
+            x = from_numbers(x, device)
         given += "0" if x is None else "t" if isinstance(x, Tensor) else "n"
         if isinstance(x, Tensor) and index >= writes:
             tensors.append(x)
@@ -58,7 +64,7 @@ def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, wr
                 axis = value
                 continue
             if isinstance(value, (list, tuple, range)):
-                value = torch.tensor(value, device=device)
+                value = from_numbers(value, device)
             if isinstance(value, Tensor):
                 given_where.append(value)
                 names += f" {name}"

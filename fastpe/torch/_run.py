@@ -18,6 +18,7 @@ from .._core.operations import Embed, Encode, Resample
 from .._core.run import as_where
 from . import _autograd, _memory, _operators
 from ._grad_state import is_traced, is_watched, refuse, refuse_out, requires_gradient
+from ._packing import from_numbers
 
 Tensor = torch.Tensor
 is_compiling = torch.compiler.is_compiling
@@ -136,6 +137,5 @@ def _encoded(operation: Encode, arrays: tuple[Any, ...], out: Any) -> tuple[Enco
 def _positions(function: str, positions: Any) -> Tensor:
     """Numbers or an array of NumPy as a tensor; real ones in float64, as NumPy has them."""
     if is_compiling():
-        made = torch.as_tensor(positions)
-        return torch.as_tensor(positions, dtype=torch.float64) if made.is_floating_point() else made
+        return from_numbers(positions)
     return torch.as_tensor(positions if is_known(positions) else host_numbers(function, "positions", positions))

@@ -216,7 +216,7 @@ def scale(value: float = 2.0) -> Any:
 
 NUMBERS: dict[str, Callable[[Any], Any]] = {
     "add_encoding": lambda n: fastpe.add_encoding(torch.ones(3, 8), input_scale=n),
-    "functional.add_encoding": lambda n: F.add_encoding(torch.ones(3, 8), input_scale=n),
+    "F.add_encoding": lambda n: F.add_encoding(torch.ones(3, 8), input_scale=n),
     "with a gradient": lambda n: F.add_encoding(torch.ones(3, 8).requires_grad_(), input_scale=n),
     "add_bias": lambda n: fastpe.add_bias(torch.ones(3, 4, 5), fastpe.ALiBi(3), input_scale=n),
     "functional.add_bias": lambda n: F.add_bias(torch.ones(3, 4, 5).requires_grad_(), fastpe.ALiBi(3), input_scale=n),
@@ -247,7 +247,7 @@ def test_a_number_that_requires_a_gradient_is_refused(name):
         use(value)
 
 
-@pytest.mark.parametrize("name", ["functional.add_encoding", "functional.add_bias", "functional.embed", "base"])
+@pytest.mark.parametrize("name", ["F.add_encoding", "functional.add_bias", "functional.embed", "base"])
 def test_a_number_that_requires_a_gradient_is_refused_in_a_graph(name):
     use = NUMBERS[name]
 
@@ -257,3 +257,15 @@ def test_a_number_that_requires_a_gradient_is_refused_in_a_graph(name):
 
     with pytest.raises((TypeError, RuntimeError), match=r"must be a real number|requires? a gradient|item"):
         torch.compile(step, fullgraph=True, backend="aot_eager")(scale())
+
+
+def test_lists_of_real_numbers_are_as_exact_in_a_graph():
+    """Python's numbers have float64; a tensor that a graph makes of them has float32 if it is not told."""
+    x, positions, delta = random(1, 3, 8), [0.1, 12345.678, 1e6 + 0.3], [1e5 + 0.1]
+    for function in (
+        lambda x: F.add_encoding(x, positions=positions),
+        lambda x: F.apply_rotary(x, positions=positions),
+        lambda x: F.rerotate(x, delta),
+        lambda x: fastpe.encode(positions, 8, like=x),
+    ):
+        assert torch.equal(torch.compile(function, fullgraph=True, backend="aot_eager")(x), function(x))

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 from gradient_cases import IDS, ROTARIES, WRITERS, random, tabulated  # noqa: E402
 from torch.autograd import forward_ad  # noqa: E402
 
-from fastpe import Learned  # noqa: E402
+from fastpe import Learned, T5Bias  # noqa: E402
 from fastpe.torch import functional  # noqa: E402
 
 # What PyTorch itself does when forward mode is first used.
@@ -123,3 +123,14 @@ def test_gradients_batched_by_autograd_are_refused():
         torch.testing.assert_close(torch.func.vmap(back)(grads)[0], wanted, rtol=1e-13, atol=1e-13)
     (got,) = torch.autograd.grad(LINEAR["add_encoding"](x), x, grads, is_grads_batched=True)
     assert torch.equal(got, 2 * grads)
+
+
+def test_a_learned_bias_that_has_a_tangent():
+    """There is no forward-mode derivative by what a bias has learned; by the scores alone there is one."""
+    scores, table = torch.zeros(1, 2, 3, 3), torch.ones(32, 2)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(table, torch.ones(32, 2))
+        with pytest.raises(NotImplementedError, match="no forward-mode derivative by what a bias has learned"):
+            functional.add_bias(scores, T5Bias(dual))
+        made = functional.add_bias(forward_ad.make_dual(scores, scores + 2), T5Bias(table), input_scale=3.0)
+        assert torch.equal(forward_ad.unpack_dual(made).tangent, scores + 6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,18 +49,17 @@ def either(shapes: Sequence[tuple[int, ...]]) -> str:
 def output(
     function: str, out: Any, library: ModuleType, device: int | None, shape: tuple[int, ...], dtype: str | None
 ) -> Memory:
-    """The memory of ``out``: of the same library, device, shape and dtype."""
+    """The memory of ``out``: of the same library, device, shape and, unless it is open, dtype."""
     own_library, given = dispatch.memory(function, "out", out)
     if own_library is not library or given.device != device:
-        got = f"{own_library.NAME} on {device_name(given.device)}"
-        wanted = f"{library.NAME} on {device_name(device)}"
-        raise TypeError(
-            message(
-                function, f"out must be a {wanted} array like the input", got, "Nothing is copied between devices silently."
-            )
-        )
+        rule = f"out must be a {library.NAME} on {device_name(device)} array like the input"
+        got, remedy = f"{own_library.NAME} on {device_name(given.device)}", "Nothing is copied between devices silently."
+        raise TypeError(message(function, rule, got, remedy))
     checks.floating(function, "out", given.dtype, out)
-    checks.same_shape(function, "out", given.shape, shape, given.dtype, given.dtype if dtype is None else dtype)
+    if given.shape != shape:
+        raise ValueError(message(function, f"out must have shape {shape}", f"{given.shape}"))
+    if dtype is not None and given.dtype != dtype:
+        raise TypeError(message(function, f"out must have dtype {dtype}", given.dtype))
     return given
 
 
@@ -84,20 +83,16 @@ def check_apart(function: str, target: Memory, others: dict[str, Memory | None])
             raise ValueError(message(function, f"the result must lie apart from {name}", "an array that overlaps it"))
 
 
-class _Shadow:
-    def __init__(self, memory: Memory) -> None:
-        self.__array_interface__ = {
-            "version": 3,
-            "data": (memory.address, True),
-            "shape": memory.shape,
-            "strides": memory.strides,
-            "typestr": f"|V{np.dtype(memory.array.dtype).itemsize}",
-        }
-
-
 def _shadow(memory: Memory) -> Any:
     """A NumPy array over the same addresses, never read: NumPy knows exactly whether two views overlap."""
-    return np.asarray(_Shadow(memory))
+    interface = {
+        "version": 3,
+        "data": (memory.address, True),
+        "shape": memory.shape,
+        "strides": memory.strides,
+        "typestr": f"|V{np.dtype(memory.array.dtype).itemsize}",
+    }
+    return np.asarray(SimpleNamespace(__array_interface__=interface))
 
 
 # ---- arrays beside the one that is written -----------------------------------------------------------------------------------

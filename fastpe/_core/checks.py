@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Outline
+from .._arrays import ITEMSIZE, Memory, Outline
 from .._arrays.errors import describe as describe
 from .._arrays.errors import message as message
 
@@ -98,8 +98,8 @@ def width(function: str, name: str, value: Any) -> int:
 
 
 def sequence_length(function: str, value: Any) -> None:
-    if value is not None and integer(function, "seq_len", value) < 1:
-        raise ValueError(message(function, "seq_len must be at least 1", str(value)))
+    if value is not None:
+        width(function, "seq_len", value)
 
 
 def axis(function: str, value: Any, shape: tuple[int, ...]) -> int:
@@ -108,10 +108,8 @@ def axis(function: str, value: Any, shape: tuple[int, ...]) -> int:
     result = integer(function, "seq_axis", value)
     normal = result + ndim if result < 0 else result
     if not 0 <= normal < ndim - 1:
-        allowed = f"{-ndim} ... -2 or 0 ... {ndim - 2}"
-        raise ValueError(
-            message(function, f"seq_axis must be an axis of x other than the last ({allowed})", f"{result} for shape {shape}")
-        )
+        rule = f"seq_axis must be an axis of x other than the last ({-ndim} ... -2 or 0 ... {ndim - 2})"
+        raise ValueError(message(function, rule, f"{result} for shape {shape}"))
     return normal
 
 
@@ -147,29 +145,21 @@ def has_rows(function: str, name: str, shape: tuple[int, ...]) -> None:
         raise ValueError(message(function, f"{name} must have a last axis D of at least 1", f"shape {shape}"))
 
 
-def writable(
-    function: str, name: str, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, writeable: bool
-) -> None:
+def writable(function: str, name: str, memory: Memory) -> None:
     """Refuse memory that cannot be written element by element."""
-    if not writeable:
-        raise ValueError(
-            message(function, f"{name} must be writable", f"a read-only array of shape {shape}", "Pass a copy, or out=.")
-        )
-    if 0 in shape:
+    shape, strides, span = memory.shape, memory.strides, ITEMSIZE[memory.dtype]
+    if not memory.writeable:
+        got = f"a read-only array of shape {shape}"
+        raise ValueError(message(function, f"{name} must be writable", got, "Pass a copy, or out=."))
+    if 0 in shape or _is_dense(shape, strides, span):
         return
-    if _is_dense(shape, strides, itemsize):
-        return
-    span = itemsize
     for stride, size in sorted((abs(stride), size) for stride, size in zip(strides, shape, strict=True) if size > 1):
         if stride < span:
             what = "a broadcast view" if stride == 0 else "a view whose elements overlap"
+            got = f"{what} of shape {shape}, strides {strides}"
             remedy = "Write to an array of its own, such as a copy, or to out=."
-            raise ValueError(
-                message(
-                    function, f"{name} must not hold one element twice", f"{what} of shape {shape}, strides {strides}", remedy
-                )
-            )
-        span = stride * (size - 1) + span
+            raise ValueError(message(function, f"{name} must not hold one element twice", got, remedy))
+        span += stride * (size - 1)
 
 
 def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
@@ -180,13 +170,6 @@ def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -
             return False
         expected *= size
     return True
-
-
-def same_shape(function: str, name: str, shape: tuple[int, ...], expected: tuple[int, ...], dtype: str, wanted: str) -> None:
-    if shape != expected:
-        raise ValueError(message(function, f"{name} must have shape {expected}", f"{shape}"))
-    if dtype != wanted:
-        raise TypeError(message(function, f"{name} must have dtype {wanted}", dtype))
 
 
 def is_table(function: str, name: str, table: Outline) -> None:

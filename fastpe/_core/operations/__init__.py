@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import text
 from .add import Add, Encode, Scale
-from .add_bias import AddBias, Between, ScaleScores
+from .add_bias import AddBias, Between
 from .base import Job, Operation, Spec
 from .embed import Embed, Scatter
 from .resample import Resample
@@ -22,7 +22,6 @@ __all__ = [
     "Resample",
     "Rotate",
     "Scale",
-    "ScaleScores",
     "Scatter",
     "Spec",
 ]

@@ -6,13 +6,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..._arrays import ITEMSIZE, Memory, dispatch
+from ..._arrays import Memory, dispatch
 from .. import checks
 from ..arguments import Target, device_name, host_numbers, is_known, output, overlap
 from ..checks import message
-from ..parts import Block, part
 from ..where import Where
-from .base import Job, Spec, offset_kind
+from .base import Job, Operation, Spec, offset_kind
 
 
 class _Add(NamedTuple):
@@ -21,15 +20,12 @@ class _Add(NamedTuple):
     seq_len: int | None = None
 
 
-class Add(_Add):
+class Add(_Add, Operation):
     """``x[t] = x[t] * input_scale + PE(position of row t)``; of rows that a mask protects, nothing."""
 
     __slots__ = ()
     function: ClassVar[str] = "add_encoding"
-    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("x",)
-    in_place: ClassVar[bool] = True
-    writes: ClassVar[int] = 1
 
     def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
         function, (x,) = self.function, arrays
@@ -44,7 +40,7 @@ class Add(_Add):
             source if out is None or out is x else output(function, out, library, source.device, source.shape, source.dtype)
         )
         name = "x" if target is source else "out"
-        checks.writable(function, name, target.shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
+        checks.writable(function, name, target)
         if target is not source and overlap(source, target):
             rule, got = "out must be x or lie apart from it", "an out that partly overlaps x"
             raise ValueError(message(function, rule, got, "Pass out=x, or a new array."))
@@ -55,14 +51,8 @@ class Add(_Add):
         repeats = self.encoding.repeats(self.seq_len) and (target is source or not target.same_elements(source))
         return Job(x if out is None else out, target.device, calls, (source, target) if repeats else None)
 
-    def result(self, specs: tuple[Spec, ...]) -> Spec:
-        return specs[0]
-
     def adjoint(self) -> Scale:
         return Scale(self.input_scale)
-
-    def part(self, where: Where, shape: tuple[int, ...], block: Block) -> tuple[Any, Where]:
-        return part(self, where, shape, block)
 
     def repeatable(self, where: Where) -> bool:
         encoding, scale, seq_len = self
@@ -91,18 +81,10 @@ class Add(_Add):
         return Add, encoding.text, scale, seq_len, x.dtype, x.shape, x.strides, axis, kind, target
 
 
-class _Scale(NamedTuple):
-    factor: float
-
-
-class Scale(_Scale):
+class Scale(NamedTuple):
     """The adjoint of ``Add``: a gradient times the factor of x, that of rows which a mask protects as it is."""
 
-    __slots__ = ()
-    function: ClassVar[str] = "add_encoding"
-
-    def adjoint(self) -> Scale:
-        return self
+    factor: float
 
 
 class _Encode(NamedTuple):
@@ -112,15 +94,13 @@ class _Encode(NamedTuple):
     seq_len: int | None = None
 
 
-class Encode(_Encode):
+class Encode(_Encode, Operation):
     """``result = PE(positions)``; arrays are an example of the library and device, and the positions."""
 
     __slots__ = ()
     function: ClassVar[str] = "encode"
-    where_type: ClassVar[Any] = None
     names: ClassVar[tuple[str, ...]] = ("like", "positions")
     in_place: ClassVar[bool] = False
-    writes: ClassVar[int] = 0
 
     def check(self, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Job:
         function, (like, positions) = self.function, arrays
@@ -142,7 +122,7 @@ class Encode(_Encode):
             target = library.memory(out)
         else:
             target = output(function, out, library, near.device, shape, element)
-            checks.writable(function, "out", shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
+            checks.writable(function, "out", target)
             if given is not None and overlap(given, target):
                 raise ValueError(message(function, "out must lie apart from positions", "an out that overlaps positions"))
         return Job(out, target.device, self.encoding.encodings(library, given, target, self.seq_len, validate))
@@ -155,12 +135,6 @@ class Encode(_Encode):
     def result(self, specs: tuple[Spec, ...]) -> Spec:
         positions = specs[1]
         return Spec(self.shape(None if positions is None else positions.shape), self.dtype or "float32")
-
-    def adjoint(self) -> None:
-        """None: nothing that is encoded has a gradient."""
-
-    def key(self, arrays: tuple[Any, ...], where: Any, out: Any) -> None:
-        return None
 
 
 def _beside(function: str, positions: Any, example: Any, name: str) -> Any:

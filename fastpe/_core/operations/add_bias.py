@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..._arrays import ITEMSIZE, Memory, dispatch
+from ..._arrays import Memory, dispatch
 from ..._arrays import numpy as numpy_arrays
 from ..._backends import backend_of
 from ..._backends.calls import QueryKeyRows
@@ -17,7 +17,7 @@ from ..bias_tables import FUNCTION, Work, is_value, own_memory
 from ..checks import NOT_A_POSITION, POSITION_LIMIT, describe, message
 from ..parts import Block
 from ..text import says_all
-from .base import Job, Spec
+from .base import Job, Operation
 
 if TYPE_CHECKING:
     from typing import TypedDict
@@ -44,15 +44,13 @@ class _AddBias(NamedTuple):
     input_scale: float = 1.0
 
 
-class AddBias(_AddBias):
+class AddBias(_AddBias, Operation):
     """``scores[h, i, j] = scores[h, i, j] * input_scale + bias_h(query i - key j)``, and -inf where ``causal`` hides the key."""
 
     __slots__ = ()
     function: ClassVar[str] = FUNCTION
     where_type: ClassVar[Any] = Between
     names: ClassVar[tuple[str, ...]] = ("scores",)
-    in_place: ClassVar[bool] = True
-    writes: ClassVar[int] = 1
 
     def check(self, arrays: tuple[Any, ...], where: Between, out: Any, validate: bool) -> Job:
         (scores,) = arrays
@@ -72,19 +70,13 @@ class AddBias(_AddBias):
         checks.fits(FUNCTION, "input_scale", scale, source.dtype)
         target = source if out is None or out is scores else _output(out, library, source)
         name = "scores" if target is source else "out"
-        checks.writable(FUNCTION, name, target.shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
+        checks.writable(FUNCTION, name, target)
         places = resolve(library, source, where, validate)
         work = Work(library, source, target, places, self.bias, self.causal, scale, validate)
         for name, value in self.bias.parameters.items():
             if not isinstance(value, (tuple, float, int)):
                 check_apart(FUNCTION, target, {f"the bias's {name}": own_memory(work, name, value)})
         return work
-
-    def result(self, specs: tuple[Spec, ...]) -> Spec:
-        return specs[0]
-
-    def adjoint(self) -> ScaleScores:
-        return ScaleScores(self.causal, self.input_scale)
 
     def part(self, where: Between, shape: tuple[int, ...], block: Block) -> tuple[AddBias, Between]:
         """Of scores of this shape; a block has all heads."""
@@ -125,21 +117,6 @@ class AddBias(_AddBias):
             and (offset is None or type(offset) is int)
             and hasattr(bias, "text")
         )
-
-
-class _ScaleScores(NamedTuple):
-    causal: bool
-    factor: float
-
-
-class ScaleScores(_ScaleScores):
-    """The adjoint of ``AddBias``: a gradient times the factor of the scores, and 0 where ``causal`` hid the key."""
-
-    __slots__ = ()
-    function: ClassVar[str] = FUNCTION
-
-    def adjoint(self) -> ScaleScores:
-        return self
 
 
 def _own_rows(table: Memory | None, start: int, count: int, sequences: slice) -> Any:

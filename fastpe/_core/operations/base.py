@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+
+from ..parts import Block, part
+from ..where import Where
 
 
 class Spec(NamedTuple):
@@ -28,30 +31,38 @@ class Job(NamedTuple):
     arrays: Any = None
 
 
-class Operation(Protocol):
+class Operation:
     """What a verb does, apart from the arrays and from where their rows stand.
 
     Operations are named tuples of plain values and encodings, so they are hashable, and ``_core.text`` writes them as JSON and reads them
     back: that is how graphs carry them. One class serves every library.
     """
 
+    __slots__ = ()
     function: ClassVar[str]  # the verb, as errors name it
-    where_type: ClassVar[Any]  # the class of what says where its rows stand: Where, Between or None
+    where_type: ClassVar[Any] = Where  # the class of what says where its rows stand
     names: ClassVar[tuple[str, ...]]  # of the arrays
-    in_place: ClassVar[bool]  # whether the verb writes arrays, where no out is given
-    writes: ClassVar[int]  # how many of the first ones, if it does
+    in_place: ClassVar[bool] = True  # whether the verb writes arrays, where no out is given
+
+    @property
+    def writes(self) -> int:
+        """How many of the first arrays are written where no out is given."""
+        return int(self.in_place)
 
     def check(self, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Job:
         """Raise every argument error, or return what is to be done. ``arrays`` are NumPy's or CuPy's; nothing is written."""
+        raise NotImplementedError
 
     def result(self, specs: tuple[Spec, ...]) -> Spec:
         """What a call that writes a new array makes of arrays of these shapes and types."""
+        return specs[0]
 
     def adjoint(self) -> Any:
-        """The operation that takes the gradient of what is written to that of what was read."""
+        """The operation that takes the gradient of what is written to that of what was read; None where no operation does."""
 
-    def part(self, where: Any, shape: tuple[int, ...], block: Any) -> tuple[Any, Any]:
+    def part(self, where: Any, shape: tuple[int, ...], block: Block) -> tuple[Any, Any]:
         """The operation on a block (begin and end along each axis) of an array of this shape, and where its rows stand."""
+        return part(self, where, shape, block)
 
     def key(self, arrays: tuple[Any, ...], where: Any, out: Any) -> Any:
         """Under which key a prepared call on NumPy's arrays is kept: all that checks depend on but addresses, flags, offsets and ids.

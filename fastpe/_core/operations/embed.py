@@ -12,9 +12,9 @@ from ..._backends.calls import GatherSum
 from .. import checks
 from ..arguments import Target, check_apart, device_name, host_numbers, is_known, output
 from ..checks import describe, message
-from ..parts import Block, part
+from ..parts import Block
 from ..where import Where, resolve
-from .base import Job, Spec, offset_kind
+from .base import Job, Operation, Spec, offset_kind
 
 ZERO_POINT = 128  # of uint8, where none is given
 
@@ -30,7 +30,7 @@ class _Embed(NamedTuple):
     frozen_idx: int | None = None
 
 
-class Embed(_Embed):
+class Embed(_Embed, Operation):
     """``out[t] = table[ids[t]] * scale + types[type_ids[t]] + PE(position of row t)``.
 
     Arrays are the table, ids, ids and table of token types, scales and zero points of a quantised table. ``sparse``, ``deterministic``
@@ -39,10 +39,8 @@ class Embed(_Embed):
 
     __slots__ = ()
     function: ClassVar[str] = "embed"
-    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("table", "ids", "token_types", "token_types", "row_scale", "row_scale")
     in_place: ClassVar[bool] = False
-    writes: ClassVar[int] = 0
 
     def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
         function, encoding = self.function, self.encoding
@@ -64,7 +62,7 @@ class Embed(_Embed):
             target = library.memory(out)
         else:
             target = output(function, out, library, words.device, shape, element)
-            checks.writable(function, "out", shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
+            checks.writable(function, "out", target)
             check_apart(function, target, {"the table": words, "ids": rows_of_ids, "the table of types": types_table})
         checks.fits(function, "scale", factor, target.dtype)
         # The memory of a call like this one: ids that were converted must be converted again.
@@ -119,7 +117,7 @@ class Embed(_Embed):
         if self.padding_idx is not None:
             rule, remedy = "an embedding that counts padding cannot be split", "Pass mask=(ids != padding_idx)."
             raise ValueError(message(self.function, rule, f"padding_idx {self.padding_idx}", remedy))
-        return part(self, where, shape, block)
+        return super().part(where, shape, block)
 
     def repeatable(self, where: Where) -> bool:
         _, positions, cu_seqlens, mask, _ = where
@@ -146,15 +144,10 @@ class Embed(_Embed):
         return Embed, text, self.scale, self.seq_len, *arrays, kind, target
 
 
-class _Scatter(NamedTuple):
-    embed: Embed
-
-
-class Scatter(_Scatter):
+class Scatter(NamedTuple):
     """The adjoint of ``Embed``: each row of a gradient is added to the row of the table that it came from."""
 
-    __slots__ = ()
-    function: ClassVar[str] = "embed"
+    embed: Embed
 
 
 def pair(token_types: Any) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from ..._arrays import Memory, dispatch
 from .. import checks
 from ..checks import describe, message
 from ..interpolation import weights
-from .base import Job, Spec
+from .base import Job, Operation, Spec
 
 METHODS = ("linear", "bilinear", "bicubic", "antialias", "bicubic_antialias")
 
@@ -24,15 +24,13 @@ class _Resample(NamedTuple):
     interpolate_offset: float = 0.0
 
 
-class Resample(_Resample):
+class Resample(_Resample, Operation):
     """Rows of a table interpolated to a new length, or to a new grid of patches; those in front stay."""
 
     __slots__ = ()
     function: ClassVar[str] = "resample"
-    where_type: ClassVar[Any] = None
     names: ClassVar[tuple[str, ...]] = ("table",)
     in_place: ClassVar[bool] = False
-    writes: ClassVar[int] = 0
 
     def check(self, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Job:
         function, (array,) = self.function, arrays
@@ -60,12 +58,6 @@ class Resample(_Resample):
         *leading, _, width = specs[0].shape
         sizes = self.new_size if isinstance(self.new_size, (tuple, list)) else (self.new_size,)
         return Spec((*leading, self.prefix_tokens + math.prod(sizes), width), specs[0].dtype)
-
-    def adjoint(self) -> None:
-        """None: a table is stretched before training."""
-
-    def key(self, arrays: tuple[Any, ...], where: Any, out: Any) -> None:
-        return None
 
 
 def _stretched(library: Any, table: Memory, prefix: int, old: list[int], sizes: list[int], method: str, extra: float) -> Any:

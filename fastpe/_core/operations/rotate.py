@@ -7,15 +7,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..._arrays import ITEMSIZE, Memory, dispatch
+from ..._arrays import Memory, dispatch
 from ..._backends.calls import Pair, RotaryRows, Rows
 from ..._backends.calls import Rotate as RotateCall
 from .. import checks
 from ..arguments import Target, device_name, output, overlap
 from ..checks import describe, message
-from ..parts import Block, part
 from ..where import Where, length_of, resolve_moves
-from .base import Job, Spec, offset_kind
+from .base import Job, Operation, offset_kind
 
 ARRAYS = ("q", "k")
 
@@ -28,7 +27,7 @@ class _Rotate(NamedTuple):
     packing: tuple[int, int, int] | None = None
 
 
-class Rotate(_Rotate):
+class Rotate(_Rotate, Operation):
     """Pairs of channels of q and k rotated by position * frequency, times the attention factor.
 
     ``transposed``: the adjoint, which rotates the other way and multiplies by the same factors. ``packing``: one array holds the heads of
@@ -37,13 +36,11 @@ class Rotate(_Rotate):
 
     __slots__ = ()
     function: ClassVar[str] = "apply_rotary"
-    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("q", "k")
-    in_place: ClassVar[bool] = True
 
     @property
     def writes(self) -> int:
-        """How many arrays are written: q and k, or the one that holds both."""
+        """Both q and k, or the one that holds both."""
         return 2 if self.packing is None else 1
 
     def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
@@ -80,14 +77,8 @@ class Rotate(_Rotate):
         grows, back = (name == "k") != self.inverse, self.inverse != self.transposed
         return RotateCall(group.get("q"), group.get("k"), rows, axes[name], plan, back, factor, grows, plan.centre)
 
-    def result(self, specs: tuple[Spec, ...]) -> Spec:
-        return specs[0]
-
     def adjoint(self) -> Rotate:
         return self._replace(transposed=not self.transposed)
-
-    def part(self, where: Where, shape: tuple[int, ...], block: Block) -> tuple[Any, Where]:
-        return part(self, where, shape, block)
 
     def repeatable(self, where: Where) -> bool:
         encoding, inverse, seq_len, _, packing = self
@@ -126,15 +117,12 @@ class _Rerotate(NamedTuple):
     transposed: bool = False
 
 
-class Rerotate(_Rerotate):
+class Rerotate(_Rerotate, Operation):
     """Keys that stand at p in ``source`` become what they would be at p + delta in ``target``; ``transposed``: the adjoint."""
 
     __slots__ = ()
     function: ClassVar[str] = "rerotate"
-    where_type: ClassVar[Any] = Where
     names: ClassVar[tuple[str, ...]] = ("k", "delta")
-    in_place: ClassVar[bool] = True
-    writes: ClassVar[int] = 1
 
     def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
         function, (k, delta) = self.function, arrays
@@ -174,17 +162,8 @@ class Rerotate(_Rerotate):
                 raise ValueError(message(self.function, "seq_len must be given where the scaling rule depends on it", "None"))
         return lengths[0], lengths[1]
 
-    def result(self, specs: tuple[Spec, ...]) -> Spec:
-        return specs[0]
-
     def adjoint(self) -> Rerotate:
         return self._replace(transposed=not self.transposed)
-
-    def part(self, where: Where, shape: tuple[int, ...], block: Block) -> tuple[Any, Where]:
-        return part(self, where, shape, block)
-
-    def key(self, arrays: tuple[Any, ...], where: Where, out: Any) -> None:
-        return None
 
 
 def _result(arrays: tuple[Any, ...], out: Any) -> Any:
@@ -239,7 +218,7 @@ class Arrays(NamedTuple):
         """What is written must be writable and share no element with anything else."""
         for name, target in self.targets.items():
             label = name if target is self.sources[name] else "out"
-            checks.writable(self.function, label, target.shape, target.strides, ITEMSIZE[target.dtype], target.writeable)
+            checks.writable(self.function, label, target)
             others = [(other, memory) for other, memory in self.sources.items() if other != name or memory is not target]
             others += [("the other out", memory) for other, memory in self.targets.items() if other != name]
             for other, memory in others:

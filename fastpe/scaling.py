@@ -12,7 +12,6 @@ Rules that depend on the length of the sequence are stateless: the length is an 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -96,21 +95,19 @@ class Scaling:
         """Return the frequencies as decimal numbers, and the attention factor. The decimal context has 60 digits."""
         raise NotImplementedError
 
-    def _check(self, least: Mapping[str, float] = {}, positions: Sequence[str] = (), others: Sequence[str] = ()) -> None:
-        """Check fields and make them plain numbers: positive, at least ``least``, integers if in ``positions``; ``others`` are skipped."""
+    def _check(self, least_factor: float = 0.0) -> None:
+        """Make fields that are declared as numbers plain ones: an int at least 1, a float greater than 0; ``factor`` may have a least."""
         name = type(self).__name__
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            if field.name in others or (value is None and field.default is None):
-                continue
-            if field.name in positions:
-                checked: Any = checks.integer(name, field.name, value)
-                if checked < 1:
-                    raise ValueError(message(name, f"{field.name} must be at least 1", str(checked)))
-            else:
+            if field.type == "int":
+                checked: Any = checks.width(name, field.name, value)
+            elif field.type == "float" or (field.type == "float | None" and value is not None):
                 checked = checks.positive_number(name, field.name, value)
-                if checked < least.get(field.name, 0.0):
-                    raise ValueError(message(name, f"{field.name} must be at least {least[field.name]:g}", f"{checked:g}"))
+            else:
+                continue
+            if field.name == "factor" and checked < least_factor:
+                raise ValueError(message(name, f"factor must be at least {least_factor:g}", f"{checked:g}"))
             object.__setattr__(self, field.name, checked)
 
 
@@ -135,7 +132,7 @@ class Linear(Scaling):
     factor: float
 
     def __post_init__(self) -> None:
-        self._check({"factor": 1.0})
+        self._check(least_factor=1.0)
 
     def apply(self, plain: Plain) -> tuple[list[Decimal], float]:
         return [w / Decimal(self.factor) for w in plain.frequencies()], 1.0
@@ -151,7 +148,7 @@ class NTK(Scaling):
     factor: float
 
     def __post_init__(self) -> None:
-        self._check({"factor": 1.0})
+        self._check(least_factor=1.0)
 
     def apply(self, plain: Plain) -> tuple[list[Decimal], float]:
         return plain.stretched(Decimal(self.factor)), 1.0
@@ -171,7 +168,7 @@ class DynamicNTK(Scaling):
     original_max_position: int
 
     def __post_init__(self) -> None:
-        self._check({"factor": 1.0}, positions=("original_max_position",))
+        self._check(least_factor=1.0)
 
     @property
     def needs_length(self) -> bool:
@@ -214,12 +211,11 @@ class YaRN(Scaling):
         for name in ("mscale", "mscale_all_dim"):  # 0 stands for none in the models' configurations
             if getattr(self, name) == 0:
                 object.__setattr__(self, name, None)
-        self._check(positions=("original_max_position",), others=("truncate", "ramp"))
+        self._check()
         checks.boolean("YaRN", "truncate", self.truncate)
         if self.beta_fast <= self.beta_slow:
-            raise ValueError(
-                message("YaRN", "beta_fast must be greater than beta_slow", f"{self.beta_fast:g} and {self.beta_slow:g}")
-            )
+            got = f"{self.beta_fast:g} and {self.beta_slow:g}"
+            raise ValueError(message("YaRN", "beta_fast must be greater than beta_slow", got))
 
     def apply(self, plain: Plain) -> tuple[list[Decimal], float]:
         frequencies = plain.frequencies()
@@ -259,7 +255,7 @@ class NTKByParts(Scaling):
             if len(pair) != 2 or pair[0] <= pair[1]:
                 raise ValueError(message("NTKByParts", f"{name} must be two numbers, the greater one first", str(pair)))
             object.__setattr__(self, name, pair)
-        self._check({"factor": 1.0}, positions=("original_max_position",), others=("beta", "gamma"))
+        self._check(least_factor=1.0)
 
     def apply(self, plain: Plain) -> tuple[list[Decimal], float]:
         factor, frequencies = Decimal(self.factor), plain.frequencies()
@@ -289,7 +285,7 @@ class Llama3(Scaling):
     original_max_position: int = 8192
 
     def __post_init__(self) -> None:
-        self._check({"factor": 1.0}, positions=("original_max_position",))
+        self._check(least_factor=1.0)
         if self.high_freq_factor <= self.low_freq_factor:
             got = f"{self.high_freq_factor:g} and {self.low_freq_factor:g}"
             raise ValueError(message("Llama3", "high_freq_factor must be greater than low_freq_factor", got))
@@ -320,7 +316,7 @@ class LongRoPE(Scaling):
     def __post_init__(self) -> None:
         for name in ("short_factor", "long_factor"):
             object.__setattr__(self, name, _numbers("LongRoPE", name, getattr(self, name)))
-        self._check(positions=("original_max_position",), others=("short_factor", "long_factor"))
+        self._check()
         if len(self.short_factor) != len(self.long_factor):
             got = f"{len(self.short_factor)} and {len(self.long_factor)} numbers"
             raise ValueError(message("LongRoPE", "short_factor and long_factor must have the same length", got))
@@ -373,10 +369,9 @@ class Custom(Scaling):
     attention_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "inverse_frequencies", _numbers("Custom", "inverse_frequencies", self.inverse_frequencies, zero=True)
-        )
-        self._check(others=("inverse_frequencies",))
+        found = _numbers("Custom", "inverse_frequencies", self.inverse_frequencies, zero=True)
+        object.__setattr__(self, "inverse_frequencies", found)
+        self._check()
 
     def apply(self, plain: Plain) -> tuple[list[Decimal], float]:
         if len(self.inverse_frequencies) != plain.number:

@@ -44,7 +44,7 @@ class Work(NamedTuple):
         """The distances, key minus query, of a table of values that serves for every row; None where there is none."""
         if 0 in self.target.shape:
             return 0, 0
-        first, last = self._queries()
+        first, last = self._ends(self.places.queries, self.places.start, self.target.shape[-2])
         if self.bias.normalises and last > _length(self):
             return None
         low, high = self._span(first, last)
@@ -77,11 +77,8 @@ class Work(NamedTuple):
             self.source, self.target, self.places, causal=self.causal, input_scale=self.scale, **{**plain, **of_bias}
         )
 
-    def _queries(self) -> tuple[int, int]:
-        """The smallest and the largest position of a query; any if they are not known and not needed."""
-        return self._ends(self.places.queries, self.places.start, self.target.shape[-2])
-
     def _ends(self, table: Memory | None, start: int, count: int) -> tuple[int, int]:
+        """The smallest and the largest position of queries or keys; any if they are not known and not needed."""
         if table is None:
             return start, start + count - 1
         if table.device is not None and not self.validate:
@@ -90,7 +87,7 @@ class Work(NamedTuple):
             name = type(self.bias).__name__
             rule = f"validate must be True where positions lie on a GPU and the bias is {name}, whose values have no end"
             raise ValueError(message(FUNCTION, rule, "False"))
-        values = np.asarray(self.library.as_host(table.array)) >> 32
+        values = positions_of(self.library, table, start, count)
         return int(values.min()), int(values.max())
 
     def _span(self, first: int, last: int) -> tuple[int, int]:
@@ -125,17 +122,12 @@ class Work(NamedTuple):
         for b in range(self.target.shape[0] if varies else 1):
             for row in range(first, last, step):
                 part = self._part(slice(row, min(last, row + step)), b if varies else None)
-                queries = part._positions(part.places.queries, part.places.start, part.target.shape[-2])
-                keys = part._positions(part.places.keys, 0, columns)
+                queries = positions_of(self.library, part.places.queries, part.places.start, part.target.shape[-2])
+                keys = positions_of(self.library, part.places.keys, 0, columns)
                 distances, at = queries[:, None] - keys, queries[:, None] if self.bias.normalises else None
                 made = _evaluate(part, distances, at)
                 values = part.library.memory(part.library.from_host(made, part.target.device))
                 yield part._operation(values=values, by_column=True)
-
-    def _positions(self, table: Memory | None, start: int, count: int) -> npt.NDArray[np.int64]:
-        if table is None:
-            return np.arange(start, start + count, dtype=np.int64)
-        return np.asarray(self.library.as_host(table.array)) >> 32
 
     def _part(self, rows: slice, b: int | None = None) -> Work:
         """The same of some rows, of one sequence."""
@@ -152,6 +144,13 @@ class Work(NamedTuple):
             queries = self.library.memory(queries.array[..., rows])
         places = QueryKeyRows(self.places.start + (rows.start if queries is None else 0), queries, keys)
         return self._replace(source=source, target=target, places=places)
+
+
+def positions_of(library: ModuleType, table: Memory | None, start: int, count: int) -> npt.NDArray[np.int64]:
+    """The positions of queries or keys as numbers on the host."""
+    if table is None:
+        return np.arange(start, start + count, dtype=np.int64)
+    return np.asarray(library.as_host(table.array)) >> 32
 
 
 def is_value(bias: Any) -> bool:

@@ -127,6 +127,11 @@ def dtype_name(function: str, dtype: Any) -> str:
 # ---- arrays ------------------------------------------------------------------------------------------------------------------
 
 
+def first_index(bad: Any) -> tuple[int, ...] | None:
+    """Where the first True is; None if there is none."""
+    return tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape)) if bad.any() else None
+
+
 def floating(function: str, name: str, dtype: str, array: Any) -> None:
     if dtype in FLOATS:
         return

@@ -11,7 +11,7 @@ import numpy as np
 
 from .._arrays import Memory
 from .._backends.calls import AddSinusoidal, Pair, RotaryRows, Rotate, Rows
-from .checks import message
+from .checks import first_index, message
 from .where import position_table
 
 PIECE_BYTES = 1 << 25  # of cosines and sines made at a time
@@ -69,8 +69,7 @@ def _calls(fourier: Any, made: Memory, table: Memory, begin: int) -> Iterator[An
 
 def _check(function: str, limit: float, library: ModuleType, coordinates: Any) -> None:
     values = np.asarray(library.as_host(coordinates))
-    bad = ~(np.abs(values) < limit)
-    if bad.any():
-        index = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
+    index = first_index(~(np.abs(values) < limit))
+    if index is not None:
         rule = "coordinates must be finite and lie in (-32768, 32768)"
         raise ValueError(message(function, rule, f"{values[index]} at index {index}"))

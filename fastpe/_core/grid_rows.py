@@ -16,7 +16,7 @@ from .._backends import backend_on
 from .._backends.calls import AddGrid, Rows
 from .arguments import Target, argument, either
 from .checks import message
-from .where import Where, position_table, row_shapes, rows_of_table, spread
+from .where import Where, mask_memory, position_table, row_shapes, rows_of_table, spread
 
 
 def check_axes(function: str, encoding: Any, axes: int, positions: tuple[int, ...]) -> tuple[int, ...]:
@@ -65,7 +65,7 @@ def additions(target: Target, grid: Any, where: Where, source: Memory | None, ou
     given = None if where.positions is None else argument(target, "positions", where.positions, "iuf")
     view = _view(target, grid, given)
     plan = grid.grid_plan(out.shape[-1], function, given is None)
-    kept = None if where.mask is None else _mask(view, where.mask)
+    kept = None if where.mask is None else _reshaped(view, mask_memory(view.target, where.mask, _row_shapes(view)), 0)
     if given is not None:
         table = position_table(function, target.library, _flat(view, grid, given), target.validate, kept)
     else:
@@ -107,14 +107,11 @@ def _sizes_by(target: Target, axes: int, given: tuple[int, ...]) -> tuple[int, .
 
 def _row_shapes(view: _View) -> list[tuple[int, ...]]:
     """(T,) and (B, T), and the same with the axes of the grid in place of T."""
-    flat = row_shapes(view.target)
-    if view.sizes is None:
+    target = view.target
+    flat = row_shapes(target)
+    if view.sizes is None or (target.batch_axis is not None and target.batch_axis > target.seq_axis):
         return flat
-    return flat + [(*(view.target.batch,) * (len(shape) - 1), *view.sizes) for shape in flat if _batch_first(view.target)]
-
-
-def _batch_first(target: Target) -> bool:
-    return target.batch_axis is None or target.batch_axis < target.seq_axis
+    return flat + [(*(target.batch,) * (len(shape) - 1), *view.sizes) for shape in flat]
 
 
 def _flat(view: _View, grid: Any, positions: Memory) -> Memory:
@@ -135,15 +132,6 @@ def _reshaped(view: _View, given: Memory, leading: int) -> Memory:
     batch = shape[: len(shape) - len(view.sizes)]
     found: Memory = view.target.library.memory(given.array.reshape(*given.shape[:leading], *batch, math.prod(view.sizes)))
     return found
-
-
-def _mask(view: _View, mask: Any) -> Memory:
-    found = argument(view.target, "mask", mask, "b")
-    if found.shape not in _row_shapes(view):
-        raise ValueError(
-            message(view.target.function, f"mask must have shape {either(_row_shapes(view))}", f"shape {found.shape}")
-        )
-    return _reshaped(view, found, 0)
 
 
 def counted(grid: Any, device: int | None) -> Memory:
@@ -171,15 +159,11 @@ def _merged(operation: AddGrid, view: _View, axes: int) -> list[AddGrid]:
     """The addition to an array with T in place of the axes of the grid; where they cannot be merged, to one line after the other."""
     if not view.gridded:
         return [operation]
-    both = [memory for memory in (operation.x, operation.out) if memory is not None]
-    if all(_is_line(memory, axes) for memory in both):
-        x, out = (None if memory is None else _line(memory, axes, ()) for memory in (operation.x, operation.out))
-        assert out is not None
-        return [operation._replace(x=x, out=out)]
     found = []
     t, sizes = operation.seq_axis, view.sizes or ()
-    for steps in itertools.product(*(range(size) for size in sizes[:-1])):
-        first = int(np.ravel_multi_index((*steps, 0), sizes))
+    one_line = all(memory is None or _is_line(memory, axes) for memory in (operation.x, operation.out))
+    for steps in [()] if one_line else itertools.product(*(range(size) for size in sizes[:-1])):
+        first = int(np.ravel_multi_index((*steps, 0), sizes)) if steps else 0
         x, out = (None if memory is None else _line(memory, axes, steps) for memory in (operation.x, operation.out))
         assert out is not None
         rows = tuple(

@@ -33,7 +33,7 @@ def weights(method: str, old: int, new: int, extra: float, real: Any) -> Floats:
         points = np.maximum(points, 0)
     below = np.floor(points)
     parts = points - below
-    taps = {0: 1 - parts, 1: parts} if method != "bicubic" else _cubic(parts)
+    taps = {0: 1 - parts, 1: parts} if method != "bicubic" else _four_taps(parts)
     for tap, weight in taps.items():
         columns = np.clip(below.astype(int) + tap, 0, old - 1)
         np.add.at(made, (np.arange(new), columns), weight)
@@ -51,15 +51,10 @@ def _keys(x: Floats, a: float = -0.5) -> Floats:
     return np.where(x < 1, _horner(x, a + 2, -(a + 3), 0, 1), _horner(x, a, -5 * a, 8 * a, -4 * a))
 
 
-def _cubic(parts: Floats) -> dict[int, Floats]:
-    """The four nearest rows, with a = -0.75."""
-    return {tap: np.asarray(_keys_between(parts, tap)) for tap in (-1, 0, 1, 2)}
-
-
-def _keys_between(parts: Floats, tap: int) -> Floats:
-    x = parts if tap <= 0 else 1 - parts  # distances are made as PyTorch does, whose last bits differ
-    a = -0.75
-    return _horner(x, a + 2, -(a + 3), 0, 1) if tap in (0, 1) else _horner(x + 1, a, -5 * a, 8 * a, -4 * a)
+def _four_taps(parts: Floats) -> dict[int, Floats]:
+    """Weights of the four nearest rows, by Keys's kernel with a = -0.75."""
+    rest = 1 - parts  # distances are made as PyTorch does, whose last bits differ
+    return {tap: _keys(x, -0.75) for tap, x in {-1: parts + 1, 0: parts, 1: rest, 2: rest + 1}.items()}
 
 
 def _horner(x: Floats, *coefficients: float) -> Floats:

@@ -25,9 +25,7 @@ def part(operation: Any, where: Where, shape: tuple[int, ...], block: Block) -> 
     target = _target(function, where, shape)
     encoding = operation[0]
     if encoding is not None and encoding.needs_length and operation.seq_len is None:
-        rows = resolve(target, where)
-        table = rows.keepalive[0] if rows.table else None
-        operation = operation._replace(seq_len=length_of(function, rows.start, target.rows, table))
+        operation = operation._replace(seq_len=length_of(function, resolve(target, where), target.rows))
     if encoding is not None and not encoding.counts and where.positions is None:  # rows of a grid
         own, positions = encoding.with_coordinates(function, target.rows)
         operation, where = operation._replace(encoding=own), where._replace(positions=positions)

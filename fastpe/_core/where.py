@@ -14,7 +14,7 @@ import numpy as np
 
 from .._arrays import Memory
 from .._backends import backend_of
-from .._backends.calls import Rows
+from .._backends.calls import RotaryRows, Rows
 from . import checks
 from .arguments import WANTED, Target, argument, either, host_numbers, is_known, kind_of
 from .checks import POSITION_LIMIT, describe, message
@@ -61,16 +61,16 @@ def where_of(function: str, arguments: Any, kind: Any = None, **more: Any) -> An
 def resolve(target: Target, where: Where) -> Rows:
     """Check the four arguments against each other and against x, and bring them into the form that kernels know."""
     offset, positions, cu_seqlens, mask, _ = where
-    none = (0,) * (len(target.memory.shape) - 1)
-    if positions is None and cu_seqlens is None and mask is None and type(offset) is int:
-        return Rows(_affine(target, offset) * ONE, 0, none, 0, none, ())
+    if positions is None and cu_seqlens is None and mask is None:
+        if type(offset) is int:
+            return _consecutive(target, offset)
+        if not _is_array(offset):
+            return _consecutive(target, checks.integer(target.function, "offset", offset))
     if positions is not None:
         _refuse_beside_positions(target.function, offset, cu_seqlens)
-    kept = None if mask is None else _mask(target, mask)
+    kept = None if mask is None else mask_memory(target, mask, row_shapes(target))
     if positions is not None:
         table, strides = _given(target, positions, kept)
-    elif kept is None and cu_seqlens is None and not _is_array(offset):
-        return Rows(_affine(target, checks.integer(target.function, "offset", offset)) * ONE, 0, none, 0, none, ())
     else:
         table, strides = _counted(target, offset, cu_seqlens, kept)
     return rows_of_table(target, table, strides, kept)
@@ -85,7 +85,7 @@ def resolve_axes(target: Target, where: Where, axes: int) -> tuple[Rows, int]:
     if given.shape not in accepted:
         rule = f"positions must have shape {either(accepted)}, the axes of the encoding's sections first"
         raise ValueError(message(function, rule, f"shape {given.shape}"))
-    kept = None if where.mask is None else _mask(target, where.mask)
+    kept = None if where.mask is None else mask_memory(target, where.mask, row_shapes(target))
     table = position_table(function, target.library, given, target.validate)
     return rows_of_table(target, table, spread(target, given.shape[1:], table.strides[1:]), kept), table.strides[0]
 
@@ -96,17 +96,13 @@ def resolve_moves(target: Target, delta: Any, mask: Any) -> Rows:
     if not is_known(delta):
         delta = target.library.from_host(host_numbers(function, "delta", delta), target.memory.device)
     given = argument(target, "delta", delta, "iuf")
-    batch = target.batch_axis
-    accepted = [(), *([(target.batch,), (target.batch, target.rows)] if batch is not None else [])]
+    accepted = [(), *([(target.batch,), (target.batch, target.rows)] if target.batch_axis is not None else [])]
     if given.shape not in accepted:
         rule = "delta must be one number" + (f" or have shape {either(accepted[1:])}" if accepted[1:] else "")
         raise ValueError(message(function, rule, f"shape {given.shape}"))
-    kept = None if mask is None else _mask(target, mask)
+    kept = None if mask is None else mask_memory(target, mask, row_shapes(target))
     table = position_table(function, target.library, given, target.validate)
-    strides = [0] * (len(target.memory.shape) - 1)
-    for axis, stride, size in zip((batch, target.seq_axis), table.strides, table.shape, strict=False):
-        strides[axis if axis is not None else 0] = stride if size > 1 else 0
-    return rows_of_table(target, table, tuple(strides), kept)
+    return rows_of_table(target, table, _by_sequence(target, table), kept)
 
 
 def rows_of_table(target: Target, table: Memory, strides: tuple[int, ...], kept: Memory | None, skipped: int = 0) -> Rows:
@@ -117,10 +113,11 @@ def rows_of_table(target: Target, table: Memory, strides: tuple[int, ...], kept:
     return Rows(0, table.address + skipped, strides, address, mask_strides, (table, kept))
 
 
-def length_of(function: str, start: int, count: int, table: Any) -> int:
-    """The largest position + 1, of rows that count from ``start`` (in units of 2^-32) if there is no table."""
-    if table is None:
-        return max(1, (start >> 32) + count)
+def length_of(function: str, rows: Rows | RotaryRows, count: int) -> int:
+    """The largest position + 1 of so many rows."""
+    if not rows.table:
+        return max(1, (rows.start >> 32) + count)
+    table: Any = rows.keepalive[0]
     if table.device is not None:
         rule = "seq_len must be given where the scaling rule depends on the length and positions lie on a GPU"
         raise ValueError(message(function, rule, "None"))
@@ -154,13 +151,12 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, (list, tuple, range)) or getattr(value, "ndim", 0) > 0
 
 
-def _affine(target: Target, offset: int) -> int:
-    last = offset + max(target.rows - 1, 0)
-    if offset < -POSITION_LIMIT or last >= POSITION_LIMIT:
-        raise ValueError(
-            message(target.function, "every position must lie in [-2^31, 2^31)", f"offset {offset} with {target.rows} rows")
-        )
-    return offset
+def _consecutive(target: Target, offset: int) -> Rows:
+    if offset < -POSITION_LIMIT or offset + max(target.rows - 1, 0) >= POSITION_LIMIT:
+        got = f"offset {offset} with {target.rows} rows"
+        raise ValueError(message(target.function, "every position must lie in [-2^31, 2^31)", got))
+    none = (0,) * (len(target.memory.shape) - 1)
+    return Rows(offset * ONE, 0, none, 0, none, ())
 
 
 def _offsets(target: Target, offset: Any, sequences: int | None) -> Memory | int:
@@ -177,15 +173,13 @@ def _offsets(target: Target, offset: Any, sequences: int | None) -> Memory | int
         raise ValueError(message(function, "offset must be an integer", describe(offset), remedy))
     given = argument(target, "offset", offset, "iu")
     if given.shape != (expected,):
-        raise ValueError(
-            message(function, f"offset must be an integer or have shape {what} = ({expected},)", f"shape {given.shape}")
-        )
+        rule = f"offset must be an integer or have shape {what} = ({expected},)"
+        raise ValueError(message(function, rule, f"shape {given.shape}"))
     if target.validate or given.device is None:
         values = np.asarray(target.library.as_host(given.array))
-        bad = np.flatnonzero((values < -POSITION_LIMIT) | (values >= POSITION_LIMIT))
-        if bad.size:
-            got = f"{values[bad[0]]} at index ({bad[0]},)"
-            raise ValueError(message(function, "offset must lie in [-2^31, 2^31)", got))
+        bad = checks.first_index((values < -POSITION_LIMIT) | (values >= POSITION_LIMIT))
+        if bad is not None:
+            raise ValueError(message(function, "offset must lie in [-2^31, 2^31)", f"{values[bad]} at index {bad}"))
     return given
 
 
@@ -196,40 +190,38 @@ def _counted(target: Target, offset: Any, cu_seqlens: Any, mask: Memory | None) 
     boundaries = None if cu_seqlens is None else _boundaries(target, cu_seqlens)
     offsets = _offsets(target, offset, None if boundaries is None else boundaries.shape[0] - 1)
     backend = backend_of(target.memory)
-    batch_axis = target.batch_axis
     kept = None
     if mask is None:
         table = backend.locate_rows_ragged(target.library, target.rows, offsets, boundaries)
     else:
-        swapped = len(mask.shape) == 2 and target.seq_axis == 0
-        by_sequence = _swapped(mask) if swapped else mask
-        table = backend.locate_rows_counted(target.library, by_sequence, offsets, boundaries)
+        if len(mask.shape) == 2 and target.seq_axis == 0:  # (T, B)
+            mask = mask._replace(shape=mask.shape[::-1], strides=mask.strides[::-1], array=mask.array.T)
+        table = backend.locate_rows_counted(target.library, mask, offsets, boundaries)
         if target.validate or table.device is None:
-            kept = np.asarray(target.library.as_host(by_sequence.array))
-    where = _first_bad(target.library, table, target.validate, kept)
-    if where is not None:
-        raise ValueError(message(target.function, "every position must lie in [-2^31, 2^31)", f"a row beyond it at {where}"))
-    strides = [0] * (len(target.memory.shape) - 1)
-    strides[target.seq_axis] = table.strides[1]
-    if batch_axis is not None and table.shape[0] > 1:
-        strides[batch_axis] = table.strides[0]
-    return table, tuple(strides)
+            kept = np.asarray(target.library.as_host(mask.array))
+    bad = first_bad(target.library, table, target.validate, kept)
+    if bad is not None:
+        raise ValueError(message(target.function, "every position must lie in [-2^31, 2^31)", f"a row beyond it at {bad}"))
+    return table, _by_sequence(target, table)
 
 
-def _swapped(mask: Memory) -> Memory:
-    return mask._replace(shape=mask.shape[::-1], strides=mask.strides[::-1], array=mask.array.T)
+def _by_sequence(target: Target, table: Memory) -> tuple[int, ...]:
+    """Strides of a (), (B,) or (B, T) table for every leading axis of x."""
+    result = [0] * (len(target.memory.shape) - 1)
+    for axis, stride, size in zip((target.batch_axis, target.seq_axis), table.strides, table.shape, strict=False):
+        if axis is not None and size > 1:
+            result[axis] = stride
+    return tuple(result)
 
 
 def _boundaries(target: Target, cu_seqlens: Any) -> Memory:
     function = target.function
     given = argument(target, "cu_seqlens", cu_seqlens, "iu")
+    rule = "cu_seqlens must have shape (n + 1,), starting at 0 and ending at T"
     if len(given.shape) != 1 or given.shape[0] < 1:
-        raise ValueError(
-            message(function, "cu_seqlens must have shape (n + 1,), starting at 0 and ending at T", f"shape {given.shape}")
-        )
+        raise ValueError(message(function, rule, f"shape {given.shape}"))
     if given.shape[0] == 1 and target.rows > 0:
-        got = f"shape (1,) for T = {target.rows}"
-        raise ValueError(message(function, "cu_seqlens must have shape (n + 1,), starting at 0 and ending at T", got))
+        raise ValueError(message(function, rule, f"shape (1,) for T = {target.rows}"))
     if target.validate or given.device is None:
         values = np.asarray(target.library.as_host(given.array))
         rule = "cu_seqlens must start at 0, never decrease and end at T"
@@ -237,20 +229,18 @@ def _boundaries(target: Target, cu_seqlens: Any) -> Memory:
             raise ValueError(message(function, rule, f"first value {values[0]}"))
         falls = np.flatnonzero(values[1:] < values[:-1])
         if falls.size:
-            raise ValueError(
-                message(function, rule, f"{values[falls[0] + 1]} after {values[falls[0]]} at index {falls[0] + 1}")
-            )
+            got = f"{values[falls[0] + 1]} after {values[falls[0]]} at index {falls[0] + 1}"
+            raise ValueError(message(function, rule, got))
         if values[-1] != target.rows:
             raise ValueError(message(function, rule, f"last value {values[-1]} for T = {target.rows}"))
     return given
 
 
-def _mask(target: Target, mask: Any) -> Memory:
-    function = target.function
+def mask_memory(target: Target, mask: Any, accepted: list[tuple[int, ...]]) -> Memory:
+    """A mask, which must have one of these shapes."""
     given = argument(target, "mask", mask, "b")
-    accepted = row_shapes(target)
     if given.shape not in accepted:
-        raise ValueError(message(function, f"mask must have shape {either(accepted)}", f"shape {given.shape}"))
+        raise ValueError(message(target.function, f"mask must have shape {either(accepted)}", f"shape {given.shape}"))
     return given
 
 
@@ -315,23 +305,21 @@ def position_table(function: str, library: ModuleType, given: Memory, validate: 
     if given.dtype not in ("float16", "float32", "float64") and kind_of(given) == "f":
         raise TypeError(message(function, "positions must be integers, float16, float32 or float64", describe(given.array)))
     table: Memory = backend_of(given).locate_rows_given(library, given)
-    where = _first_bad(library, table, validate, kept)
-    if where is not None:
-        value = np.asarray(library.as_host(given.array))[where]
-        raise ValueError(message(function, "positions must be finite and lie in [-2^31, 2^31)", f"{value} at index {where}"))
+    bad = first_bad(library, table, validate, kept)
+    if bad is not None:
+        value = np.asarray(library.as_host(given.array))[bad]
+        raise ValueError(message(function, "positions must be finite and lie in [-2^31, 2^31)", f"{value} at index {bad}"))
     return table
 
 
-def _first_bad(library: ModuleType, table: Memory, validate: bool, kept: Any) -> tuple[int, ...] | None:
+def first_bad(library: ModuleType, table: Memory, validate: bool, kept: Any = None) -> tuple[int, ...] | None:
     """Index of the first kept row that is no position. A table on a GPU is read back only to validate."""
     if table.device is not None and not validate:
         return None
     bad = np.asarray(library.as_host(table.array)) == checks.NOT_A_POSITION
     if kept is not None:
         bad &= kept
-    if not bad.any():
-        return None
-    return tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
+    return checks.first_index(bad)
 
 
 # ---- positions as numbers ----------------------------------------------------------------------------------------------------
@@ -368,8 +356,8 @@ def check_in_table(target: Target, rows: Rows, count: int) -> None:
     if rows.mask and rows.table:
         kept = np.asarray(target.library.as_host(rows.keepalive[1].array))
         bad = bad & np.lib.stride_tricks.as_strided(kept, target.memory.shape[:-1], rows.mask_strides)
-    if bad.any():
-        index = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
+    index = checks.first_index(bad)
+    if index is not None:
         got = f"{np.broadcast_to(positions, bad.shape)[index]} at row {index[target.seq_axis]}"
         if target.batch_axis is not None:
             got += f" of sequence {index[target.batch_axis]}"

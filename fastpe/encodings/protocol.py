@@ -88,7 +88,7 @@ class Encoding(Value):
         """The length for a rule that depends on it: ``seq_len``, or the largest position + 1."""
         if not self.needs_length or seq_len is not None:
             return seq_len
-        return length_of(function, rows.start, count, rows.keepalive[0] if rows.table else None)
+        return length_of(function, rows, count)
 
     def check_width(self, function: str, dim: int) -> None:
         """Raise ValueError for a width that the encoding cannot have."""

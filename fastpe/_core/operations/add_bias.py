@@ -13,10 +13,11 @@ from ..._backends import backend_of
 from ..._backends.calls import QueryKeyRows
 from .. import checks
 from ..arguments import check_apart, device_name, either, host_numbers, is_known, output, overlap
-from ..bias_tables import FUNCTION, Work, is_value, own_memory
-from ..checks import NOT_A_POSITION, POSITION_LIMIT, describe, message
+from ..bias_tables import FUNCTION, Work, is_value, own_memory, positions_of
+from ..checks import POSITION_LIMIT, describe, message
 from ..parts import Block
 from ..text import says_all
+from ..where import first_bad
 from .base import Job, Operation
 
 if TYPE_CHECKING:
@@ -86,14 +87,14 @@ class AddBias(_AddBias, Operation):
         outline = Memory(None, 0, shape, (0,) * len(shape), "float32", None, True)
         known = resolve(numpy_arrays, outline, where, False)
         sequences = slice(*block[0]) if len(shape) > 3 else slice(None)
-        queries, keys = (
-            _own_rows(table, start, count, sequences)[..., slice(*ends)]
-            for table, start, count, ends in (
-                (known.queries, known.start, shape[-2], rows),
-                (known.keys, 0, shape[-1], columns),
-            )
-        )
-        return self, Between(None, queries, keys)
+        parts = []
+        for table, start, count, ends in (
+            (known.queries, known.start, shape[-2], rows),
+            (known.keys, 0, shape[-1], columns),
+        ):
+            positions = positions_of(numpy_arrays, table, start, count)
+            parts.append((positions[sequences] if positions.ndim == 2 else positions)[..., slice(*ends)])
+        return self, Between(None, *parts)
 
     def key(self, arrays: tuple[Any, ...], where: Between, out: Any) -> Any:
         (scores,), target = arrays, None
@@ -117,14 +118,6 @@ class AddBias(_AddBias, Operation):
             and (offset is None or type(offset) is int)
             and hasattr(bias, "text")
         )
-
-
-def _own_rows(table: Memory | None, start: int, count: int, sequences: slice) -> Any:
-    """Positions as numbers, of some of the sequences where each has its own."""
-    if table is None:
-        return np.arange(start, start + count)
-    positions = np.asarray(table.array) >> 32
-    return positions[sequences] if positions.ndim == 2 else positions
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------------------------
@@ -227,10 +220,8 @@ def _offsets(library: ModuleType, scores: Memory, value: Any, validate: bool) ->
 
 
 def _refuse_bad(library: ModuleType, name: str, given: Memory, table: Memory, validate: bool) -> None:
-    if table.device is not None and not validate:
-        return
-    bad = np.asarray(library.as_host(table.array)) == NOT_A_POSITION
-    if bad.any():
-        index = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))[: len(given.shape)]
+    bad = first_bad(library, table, validate)
+    if bad is not None:
+        index = bad[: len(given.shape)]
         value = np.asarray(library.as_host(given.array))[index]
         raise ValueError(message(FUNCTION, f"{name} must lie in [-2^31, 2^31)", f"{value} at index {index}"))

@@ -13,7 +13,7 @@ from ..._backends.calls import Rotate as RotateCall
 from .. import checks
 from ..arguments import Target, device_name, output, overlap
 from ..checks import describe, message
-from ..where import Where, length_of, resolve_moves
+from ..where import Where, resolve_moves
 from .base import Job, Operation, offset_kind
 
 ARRAYS = ("q", "k")
@@ -52,7 +52,8 @@ class Rotate(_Rotate, Operation):
         rows = _rows(given, encoding, validate, where)
         plans = {}
         for name, memory in given.targets.items():
-            plans[name] = encoding.plan(memory.shape[-1], self._length(rows, memory.shape[given.axes[name]]))
+            length = encoding.length(function, self.seq_len, rows, memory.shape[given.axes[name]])
+            plans[name] = encoding.plan(memory.shape[-1], length)
             for factor in (plans[name].attention_factor, 1 / plans[name].attention_factor):
                 checks.fits(function, "the encoding's attention factor", factor, memory.dtype)
         pairs = {name: pair for name, pair in given.pairs.items() if 0 not in pair.out.shape}
@@ -63,12 +64,6 @@ class Rotate(_Rotate, Operation):
         if out is None and len(groups) == 1 and len(pairs) == len(given.sources) and encoding.repeats(self.seq_len):
             repeats = tuple(pair.out for pair in pairs.values())
         return Job(_result(arrays, out), given.device, calls, repeats)
-
-    def _length(self, rows: RotaryRows, count: int) -> int | None:
-        """The length that a rule depends on: the largest position + 1, if it is not given."""
-        if not self.encoding.needs_length or self.seq_len is not None:
-            return self.seq_len
-        return length_of(self.function, rows.start, count, rows.keepalive[0] if rows.table else None)
 
     def _call(self, group: dict[str, Pair], rows: RotaryRows, axes: dict[str, int], plans: dict[str, Any]) -> RotateCall:
         name = next(iter(group))

@@ -26,7 +26,11 @@ def features(function: str, fourier: Any, library: ModuleType, positions: Memory
     with library.on(positions.device):
         coordinates = positions.array.astype(np.float64) * fourier.position_scale + fourier.position_shift
         if positions.device is None or validate:
-            _check(function, fourier.limit, library, coordinates)
+            values = np.asarray(library.as_host(coordinates))
+            bad = first_index(~(np.abs(values) < fourier.limit))
+            if bad is not None:
+                rule = "coordinates must be finite and lie in (-32768, 32768)"
+                raise ValueError(message(function, rule, f"{values[bad]} at index {bad}"))
         table = position_table(function, library, library.memory(coordinates * fourier.steps), False)
     return _pieces(fourier, library, coordinates, table, positions.shape[1:], out.array)
 
@@ -65,11 +69,3 @@ def _calls(fourier: Any, made: Memory, table: Memory, begin: int) -> Iterator[An
     for axis, plan in enumerate(others, 1):
         rows = RotaryRows(0, address + axis * table.strides[0], (0, 8, 0), 0, (0, 0), (table,))
         yield Rotate(Pair(made, made), None, rows, 0, plan, False, 1.0)
-
-
-def _check(function: str, limit: float, library: ModuleType, coordinates: Any) -> None:
-    values = np.asarray(library.as_host(coordinates))
-    index = first_index(~(np.abs(values) < limit))
-    if index is not None:
-        rule = "coordinates must be finite and lie in (-32768, 32768)"
-        raise ValueError(message(function, rule, f"{values[index]} at index {index}"))

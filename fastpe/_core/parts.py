@@ -22,7 +22,8 @@ def part(operation: Any, where: Where, shape: tuple[int, ...], block: Block) -> 
     if len(block) != len(shape) or tuple(block[-1]) != (0, shape[-1]):
         rule = "a block must have every axis of the array, and whole rows"
         raise ValueError(message(function, rule, f"{tuple(block)} of shape {shape}"))
-    target = _target(function, where, shape)
+    outline = Memory(None, 0, shape, (0,) * len(shape), "float32", None, True)
+    target = Target(function, numpy_arrays, outline, where.seq_axis % len(shape), False)
     encoding = operation[0]
     if encoding is not None and encoding.needs_length and operation.seq_len is None:
         operation = operation._replace(seq_len=length_of(function, resolve(target, where), target.rows))
@@ -30,12 +31,6 @@ def part(operation: Any, where: Where, shape: tuple[int, ...], block: Block) -> 
         own, positions = encoding.with_coordinates(function, target.rows)
         operation, where = operation._replace(encoding=own), where._replace(positions=positions)
     return operation, _cut(target, where, block)
-
-
-def _target(function: str, where: Where, shape: tuple[int, ...]) -> Target:
-    """An array of this shape, of which only the shape is known."""
-    outline = Memory(None, 0, shape, (0,) * len(shape), "float32", None, True)
-    return Target(function, numpy_arrays, outline, where.seq_axis % len(shape), False)
 
 
 def _cut(target: Target, where: Where, block: Block) -> Where:

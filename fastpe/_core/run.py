@@ -45,14 +45,13 @@ def as_where(operation: Any, where: Any) -> Any:
 def finish(operation: Any, job: Job, key: Any, arrays: tuple[Any, ...], where: Any) -> None:
     """Run what is left of a checked call, and keep it under a key, so that the next one like it need not be checked."""
     backend = backend_on(job.device)
+    calls: Any = job.calls
     if key is not None and job.arrays is not None:
-        calls = list(job.calls)
+        calls = list(calls)
         prepared = backend.prepare(calls[0]) if len(calls) == 1 else None
         if prepared is not None:
             prepared.again()
             call_cache.keep(key, operation, calls[0], prepared, job, where)
             return
-    else:
-        calls = job.calls  # type: ignore[assignment]
     for call in calls:
         backend.run(call)

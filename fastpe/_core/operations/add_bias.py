@@ -64,7 +64,14 @@ class AddBias(_AddBias, Operation):
 
     def work(self, scores: Any, where: Between, out: Any, validate: bool) -> Work:
         """Everything checked, before it is decided how the values are made."""
-        library, source = check_scores(scores, self.bias)
+        check_bias(self.bias)
+        library, source = dispatch.memory(FUNCTION, "scores", scores)
+        checks.floating(FUNCTION, "scores", source.dtype, scores)
+        if len(source.shape) < 3:
+            raise ValueError(message(FUNCTION, "scores must have at least 3 axes, (..., H, Tq, Tk)", f"shape {source.shape}"))
+        if source.shape[-3] != self.bias.heads:
+            rule = f"scores must have the bias's {self.bias.heads} heads in their third axis from the end, (..., H, Tq, Tk)"
+            raise ValueError(message(FUNCTION, rule, f"shape {source.shape}"))
         checks.boolean(FUNCTION, "causal", self.causal)
         checks.boolean(FUNCTION, "validate", validate)
         scale = checks.number(FUNCTION, "input_scale", self.input_scale)
@@ -127,18 +134,6 @@ def check_bias(bias: Any) -> None:
     """Refuse what is no bias."""
     if not hasattr(bias, "heads") or not callable(getattr(bias, "evaluate", None)):
         raise TypeError(message(FUNCTION, "bias must be a bias such as fastpe.ALiBi(heads)", describe(bias)))
-
-
-def check_scores(scores: Any, bias: Any) -> tuple[ModuleType, Memory]:
-    check_bias(bias)
-    library, source = dispatch.memory(FUNCTION, "scores", scores)
-    checks.floating(FUNCTION, "scores", source.dtype, scores)
-    if len(source.shape) < 3:
-        raise ValueError(message(FUNCTION, "scores must have at least 3 axes, (..., H, Tq, Tk)", f"shape {source.shape}"))
-    if source.shape[-3] != bias.heads:
-        rule = f"scores must have the bias's {bias.heads} heads in their third axis from the end, (..., H, Tq, Tk)"
-        raise ValueError(message(FUNCTION, rule, f"shape {source.shape}"))
-    return library, source
 
 
 def _output(out: Any, library: ModuleType, source: Memory) -> Memory:

@@ -16,6 +16,7 @@ from ..parts import Block
 from ..where import Where, resolve
 from .base import Job, Operation, Spec, offset_kind
 
+FUNCTION = "embed"
 ZERO_POINT = 128  # of uint8, where none is given
 
 
@@ -38,35 +39,35 @@ class Embed(_Embed, Operation):
     """
 
     __slots__ = ()
-    function: ClassVar[str] = "embed"
+    function: ClassVar[str] = FUNCTION
     names: ClassVar[tuple[str, ...]] = ("table", "ids", "token_types", "token_types", "row_scale", "row_scale")
     in_place: ClassVar[bool] = False
 
     def check(self, arrays: tuple[Any, ...], where: Where, out: Any, validate: bool) -> Job:
-        function, encoding = self.function, self.encoding
+        encoding = self.encoding
         table, ids, type_ids, types, row_scale, zero_point = arrays
-        library, words = dispatch.memory(function, "table", table)
+        library, words = dispatch.memory(FUNCTION, "table", table)
         if words.dtype not in ("int8", "uint8"):
-            checks.floating(function, "table", words.dtype, table)
-        checks.is_table(function, "table", dispatch.outline(function, "table", table))
-        factor = checks.number(function, "scale", self.scale)
-        checks.sequence_length(function, self.seq_len)
-        checks.boolean(function, "validate", validate)
-        rows_of_ids = _ids(function, library, words.device, "ids", ids, words.shape[0], validate, None)
+            checks.floating(FUNCTION, "table", words.dtype, table)
+        checks.is_table(FUNCTION, "table", dispatch.outline(FUNCTION, "table", table))
+        factor = checks.number(FUNCTION, "scale", self.scale)
+        checks.sequence_length(FUNCTION, self.seq_len)
+        checks.boolean(FUNCTION, "validate", validate)
+        rows_of_ids = _ids(library, words, "ids", ids, validate)
         shape = (*rows_of_ids.shape, words.shape[1])
-        element = None if self.dtype is None else checks.dtype_name(function, self.dtype)
-        row_scales, zero_points = _quantisation(function, library, words, row_scale, zero_point)
-        kinds, types_table = _token_types(function, library, words, type_ids, types, rows_of_ids, validate)
+        element = None if self.dtype is None else checks.dtype_name(FUNCTION, self.dtype)
+        row_scales, zero_points = _quantisation(library, words, row_scale, zero_point)
+        kinds, types_table = _token_types(library, words, type_ids, types, rows_of_ids, validate)
         if out is None:
             out = library.empty(shape, element or _default_dtype(words.dtype), words.device)
             target = library.memory(out)
         else:
-            target = output(function, out, library, words.device, shape, element)
-            checks.writable(function, "out", target)
-            check_apart(function, target, {"the table": words, "ids": rows_of_ids, "the table of types": types_table})
-        checks.fits(function, "scale", factor, target.dtype)
+            target = output(FUNCTION, out, library, words.device, shape, element)
+            checks.writable(FUNCTION, "out", target)
+            check_apart(FUNCTION, target, {"the table": words, "ids": rows_of_ids, "the table of types": types_table})
+        checks.fits(FUNCTION, "scale", factor, target.dtype)
         # The memory of a call like this one: ids that were converted must be converted again.
-        given = dispatch.memory(function, "ids", ids)[1] if is_known(ids) else rows_of_ids
+        given = dispatch.memory(FUNCTION, "ids", ids)[1] if is_known(ids) else rows_of_ids
         repeats = None
         if given.dtype == "int64" and (encoding is None or encoding.repeats(self.seq_len)):
             repeats = words, given, target
@@ -75,14 +76,12 @@ class Embed(_Embed, Operation):
                 one._replace(shape=(1, *one.shape), strides=(0, *one.strides)) for one in (rows_of_ids, target)
             )
             kinds = None if kinds is None else kinds._replace(shape=(1,), strides=(0,))
-        place = Target(function, library, target, len(target.shape) - 2, validate)
-        mask = where.mask
+        place = Target(FUNCTION, library, target, len(target.shape) - 2, validate)
         if self.padding_idx is not None:
-            mask = _without_padding(place, rows_of_ids, checks.integer(function, "padding_idx", self.padding_idx), mask)
+            padding = checks.integer(FUNCTION, "padding_idx", self.padding_idx)
+            where = where._replace(mask=_without_padding(place, rows_of_ids, padding, where.mask))
         if encoding is None:
-            _refuse_positions(function, where)
-        where = where._replace(mask=mask)
-        if encoding is None:
+            _refuse_positions(where)
             rows, summand = resolve(place, where), {}
         else:
             rows, summand = encoding.summand(place, where, target, self.seq_len)
@@ -106,7 +105,7 @@ class Embed(_Embed, Operation):
 
     def result(self, specs: tuple[Spec, ...]) -> Spec:
         table, ids = specs[:2]
-        checks.is_table(self.function, "table", Outline(table.shape, table.dtype, None, True))
+        checks.is_table(FUNCTION, "table", Outline(table.shape, table.dtype, None, True))
         return Spec((*ids.shape, table.shape[1]), self.dtype or _default_dtype(table.dtype))
 
     def adjoint(self) -> Scatter:
@@ -116,7 +115,7 @@ class Embed(_Embed, Operation):
         """Of a result of this shape. What counts padding needs all ids: give a mask instead."""
         if self.padding_idx is not None:
             rule, remedy = "an embedding that counts padding cannot be split", "Pass mask=(ids != padding_idx)."
-            raise ValueError(message(self.function, rule, f"padding_idx {self.padding_idx}", remedy))
+            raise ValueError(message(FUNCTION, rule, f"padding_idx {self.padding_idx}", remedy))
         return super().part(where, shape, block)
 
     def repeatable(self, where: Where) -> bool:
@@ -155,7 +154,7 @@ def pair(token_types: Any) -> tuple[Any, Any]:
     if token_types is None:
         return None, None
     if not isinstance(token_types, (tuple, list)) or len(token_types) != 2:
-        raise TypeError(message("embed", "token_types must be a pair (ids, table)", describe(token_types)))
+        raise TypeError(message(FUNCTION, "token_types must be a pair (ids, table)", describe(token_types)))
     return token_types[0], token_types[1]
 
 
@@ -164,7 +163,7 @@ def quantisation(row_scale: Any) -> tuple[Any, Any]:
     if not isinstance(row_scale, tuple):
         return row_scale, None
     if len(row_scale) != 2:
-        raise ValueError(message("embed", "row_scale must be numbers or a pair (row_scale, zero_point)", describe(row_scale)))
+        raise ValueError(message(FUNCTION, "row_scale must be numbers or a pair (row_scale, zero_point)", describe(row_scale)))
     return row_scale
 
 
@@ -176,90 +175,76 @@ def _default_dtype(table: str) -> str:
 
 
 def _ids(
-    function: str,
-    library: ModuleType,
-    device: int | None,
-    name: str,
-    ids: Any,
-    count: int,
-    validate: bool,
-    shape: tuple[int, ...] | None,
+    library: ModuleType, table: Memory, name: str, ids: Any, validate: bool, shape: tuple[int, ...] | None = None
 ) -> Memory:
-    """Ids as int64, checked to lie in [0, count) where they are on the host, or to validate."""
-    if not is_known(ids) and device is None:
-        ids = host_numbers(function, name, ids)
-    own_library, given = dispatch.memory(function, name, ids)
-    if own_library is not library or given.device != device:
+    """Ids as int64, checked to be rows of the table where they are on the host, or to validate."""
+    if not is_known(ids) and table.device is None:
+        ids = host_numbers(FUNCTION, name, ids)
+    own_library, given = dispatch.memory(FUNCTION, name, ids)
+    if own_library is not library or given.device != table.device:
         got = f"{own_library.NAME} on {device_name(given.device)}"
-        raise TypeError(message(function, f"{name} must be of the table's library and on its device", got, "Copy them first."))
+        raise TypeError(message(FUNCTION, f"{name} must be of the table's library and on its device", got, "Copy them first."))
     kind = given.array.dtype.kind
     if kind not in "iu":
         remedy = "Convert them first, e.g. to int64." if kind == "f" else ""
-        raise TypeError(message(function, f"{name} must be integers", describe(ids), remedy))
+        raise TypeError(message(FUNCTION, f"{name} must be integers", describe(ids), remedy))
     if shape is not None and given.shape != shape:
-        raise ValueError(message(function, f"{name} must have the shape of ids, {shape}", f"shape {given.shape}"))
-    if (device is None or validate) and 0 not in given.shape:
-        values = np.asarray(library.as_host(given.array))
+        raise ValueError(message(FUNCTION, f"{name} must have the shape of ids, {shape}", f"shape {given.shape}"))
+    if (table.device is None or validate) and 0 not in given.shape:
+        values, count = np.asarray(library.as_host(given.array)), table.shape[0]
         if values.min() < 0 or values.max() >= count:
-            bad = (values < 0) | (values >= count)
-            index = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
-            raise IndexError(message(function, f"{name} must lie in [0, {count})", f"{values[index]} at index {index}"))
+            bad = checks.first_index((values < 0) | (values >= count))
+            raise IndexError(message(FUNCTION, f"{name} must lie in [0, {count})", f"{values[bad]} at index {bad}"))
     return given if given.dtype == "int64" else library.memory(given.array.astype("int64"))
 
 
-def _quantisation(
-    function: str, library: ModuleType, table: Memory, scales: Any, zeros: Any
-) -> tuple[Memory | None, Memory | None]:
+def _quantisation(library: ModuleType, table: Memory, scales: Any, zeros: Any) -> tuple[Memory | None, Memory | None]:
     """Scales and zero points of an integer table, float64 each; the kernel's zero point of int8 is 128 more."""
     if table.dtype in ITEMSIZE:
         if scales is not None:
-            raise ValueError(message(function, "row_scale is for int8 and uint8 tables", f"a {table.dtype} table"))
+            raise ValueError(message(FUNCTION, "row_scale is for int8 and uint8 tables", f"a {table.dtype} table"))
         return None, None
     if scales is None:
         rule = f"row_scale must be given for an {table.dtype} table, ({table.shape[0]},) real numbers"
-        raise ValueError(message(function, rule, "None"))
-    if zeros is None:
-        zeros = 0 if table.dtype == "int8" else ZERO_POINT
-    more = 128 if table.dtype == "int8" else 0
-    return _per_row(function, library, table, "row_scale", scales, 0), _per_row(
-        function, library, table, "zero_point", zeros, more
-    )
+        raise ValueError(message(FUNCTION, rule, "None"))
+    usual, more = (0, 128) if table.dtype == "int8" else (ZERO_POINT, 0)
+    scales = _per_row(library, table, "row_scale", scales, 0)
+    return scales, _per_row(library, table, "zero_point", usual if zeros is None else zeros, more)
 
 
-def _per_row(function: str, library: ModuleType, table: Memory, name: str, value: Any, more: int) -> Memory:
+def _per_row(library: ModuleType, table: Memory, name: str, value: Any, more: int) -> Memory:
     """One number for each row of a table, plus ``more``."""
     if not is_known(value):
-        value = host_numbers(function, name, value)
+        value = host_numbers(FUNCTION, name, value)
         if name == "zero_point" and value.ndim == 0:
             value = np.full(table.shape[0], value)
         value = library.from_host(np.asarray(value, np.float64), table.device)
-    own_library, memory = dispatch.memory(function, name, value)
+    own_library, memory = dispatch.memory(FUNCTION, name, value)
     if own_library is not library or memory.device != table.device or memory.shape != (table.shape[0],):
         rule = f"{name} must be ({table.shape[0]},) real numbers, of the table's library and on its device"
-        raise ValueError(message(function, rule, describe(value)))
+        raise ValueError(message(FUNCTION, rule, describe(value)))
     if memory.array.dtype.kind not in "iuf" and memory.dtype != "bfloat16":
-        raise TypeError(message(function, f"{name} must be real numbers", describe(value)))
+        raise TypeError(message(FUNCTION, f"{name} must be real numbers", describe(value)))
     array = memory.array.astype("float64")
     result: Memory = library.memory(array + more if more else array)
     return result
 
 
 def _token_types(
-    function: str, library: ModuleType, table: Memory, type_ids: Any, types: Any, ids: Memory, validate: bool
+    library: ModuleType, table: Memory, type_ids: Any, types: Any, ids: Memory, validate: bool
 ) -> tuple[Memory | None, Memory | None]:
     if types is None:
         return None, None
     name = "the table of token_types"
-    own_library, found = dispatch.memory(function, name, types)
-    checks.floating(function, name, found.dtype, types)
-    checks.is_table(function, name, dispatch.outline(function, "types", types))
+    own_library, found = dispatch.memory(FUNCTION, name, types)
+    checks.floating(FUNCTION, name, found.dtype, types)
+    checks.is_table(FUNCTION, name, dispatch.outline(FUNCTION, "types", types))
     if own_library is not library or found.device != table.device:
-        raise TypeError(message(function, f"{name} must be of the table's library and on its device", own_library.NAME))
+        raise TypeError(message(FUNCTION, f"{name} must be of the table's library and on its device", own_library.NAME))
     if found.shape[1] != table.shape[1]:
         rule = f"{name} must have the table's width, {table.shape[1]}"
-        raise ValueError(message(function, rule, f"shape {found.shape}"))
-    own_ids = _ids(function, library, table.device, "the ids of token_types", type_ids, found.shape[0], validate, ids.shape)
-    return own_ids, found
+        raise ValueError(message(FUNCTION, rule, f"shape {found.shape}"))
+    return _ids(library, found, "the ids of token_types", type_ids, validate, ids.shape), found
 
 
 def _without_padding(target: Target, ids: Memory, padding: int, mask: Any) -> Any:
@@ -267,7 +252,7 @@ def _without_padding(target: Target, ids: Memory, padding: int, mask: Any) -> An
     kept = ids.array.reshape(ids.shape) != padding
     if len(ids.shape) > 2:
         rule = "padding_idx needs ids of shape (T,) or (B, T)"
-        raise ValueError(message(target.function, rule, f"shape {ids.shape}", "Reshape them."))
+        raise ValueError(message(FUNCTION, rule, f"shape {ids.shape}", "Reshape them."))
     if mask is None:
         return kept
     if not is_known(mask) and target.memory.device is None:
@@ -277,9 +262,9 @@ def _without_padding(target: Target, ids: Memory, padding: int, mask: Any) -> An
     return mask  # wrong, as will be said
 
 
-def _refuse_positions(function: str, where: Where) -> None:
+def _refuse_positions(where: Where) -> None:
     offset = None if type(where.offset) is int and where.offset == 0 else where.offset
     for name, value in (("offset", offset), ("positions", where.positions), ("cu_seqlens", where.cu_seqlens)):
         if value is not None:
             remedy = "Pass fastpe.Sinusoidal()."
-            raise ValueError(message(function, f"{name} needs an encoding", "None for the encoding", remedy))
+            raise ValueError(message(FUNCTION, f"{name} needs an encoding", "None for the encoding", remedy))

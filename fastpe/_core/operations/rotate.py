@@ -239,17 +239,13 @@ def _targets(function: str, out: Any, library: ModuleType, sources: dict[str, Me
 # ---- rows --------------------------------------------------------------------------------------------------------------------
 
 
-def _without_heads(memory: Memory, axis: int) -> tuple[Memory, int]:
-    """Batch, rows and channels of q or k: what positions belong to."""
+def _target(arrays: Arrays, name: str, validate: bool) -> Target:
+    """Batch, rows and channels of q or k, without heads: what positions belong to."""
+    memory, axis = arrays.sources[name], arrays.axes[name]
     batch = [other for other in range(len(memory.shape) - 1) if other != axis][:1]
     kept = [*sorted([*batch, axis]), len(memory.shape) - 1]
     shape, strides = (tuple(values[i] for i in kept) for values in (memory.shape, memory.strides))
-    return memory._replace(shape=shape, strides=strides), kept.index(axis)
-
-
-def _target(arrays: Arrays, name: str, validate: bool) -> Target:
-    memory, axis = _without_heads(arrays.sources[name], arrays.axes[name])
-    return Target(arrays.function, arrays.library, memory, axis, validate)
+    return Target(arrays.function, arrays.library, memory._replace(shape=shape, strides=strides), kept.index(axis), validate)
 
 
 def _rotary_rows(target: Target, rows: Rows, step: int = 0) -> RotaryRows:

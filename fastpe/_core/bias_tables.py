@@ -47,7 +47,18 @@ class Work(NamedTuple):
         first, last = self._ends(self.places.queries, self.places.start, self.target.shape[-2])
         if self.bias.normalises and last > _length(self):
             return None
-        low, high = self._span(first, last)
+        least, most = self._ends(self.places.keys, 0, self.target.shape[-1])
+        low, high = least - last, most - first
+        if self.causal:
+            low, high = min(low, 0), min(high, 0)
+        wide_low, wide_high = -_power(max(0, -low)), _power(max(0, high))  # so that it serves again
+        if wide_high - wide_low <= 4 * (high - low) + 4096:
+            low, high = wide_low, wide_high
+        near, far = self.bias.reach  # of query minus key
+        if far is not None:
+            low, high = max(low, -far), max(high, -far)
+        if near is not None:
+            low, high = min(low, -near), min(high, -near)
         given = self.places.queries is not None or self.places.keys is not None
         return None if given and high - low >= LARGEST_SPAN else (low, high)
 
@@ -66,10 +77,13 @@ class Work(NamedTuple):
         if span is not None:
             values, key = table_of(self, *span)
             yield self._operation(values=values, low=span[0], high=span[1], key=key)
-        elif bias.normalises and places.queries is None and places.keys is None:
-            yield from self._rows(places.start)
-        else:
-            yield from self._by_column(0, self.target.shape[-2])
+            return
+        count, shared = self.target.shape[-2], 0
+        if bias.normalises and places.queries is None and places.keys is None:  # queries up to its length share a table
+            shared = min(count, max(0, int(_length(self)) - places.start + 1))
+        if shared:
+            yield from self._part(slice(0, shared)).calls()
+        yield from self._by_column(shared, count)
 
     def _operation(self, **of_bias: Any) -> AddToeplitz:
         plain = {"values": None, "low": 0, "high": 0, "slopes": None, "symmetric": False, "by_column": False}
@@ -89,30 +103,6 @@ class Work(NamedTuple):
             raise ValueError(message(FUNCTION, rule, "False"))
         values = positions_of(self.library, table, start, count)
         return int(values.min()), int(values.max())
-
-    def _span(self, first: int, last: int) -> tuple[int, int]:
-        """The distances, key minus query, that a table of values must hold: those that occur, and some more so that it serves again."""
-        least, most = self._ends(self.places.keys, 0, self.target.shape[-1])
-        low, high = least - last, most - first
-        if self.causal:
-            low, high = min(low, 0), min(high, 0)
-        wide_low, wide_high = -_power(max(0, -low)), _power(max(0, high))
-        if wide_high - wide_low <= 4 * (high - low) + 4096:
-            low, high = wide_low, wide_high
-        near, far = self.bias.reach  # of query minus key
-        if far is not None:
-            low, high = max(low, -far), max(high, -far)
-        if near is not None:
-            low, high = min(low, -near), min(high, -near)
-        return low, high
-
-    def _rows(self, first: int) -> Iterator[AddToeplitz]:
-        """A bias that depends on queries beyond a length: those up to it share a table."""
-        count = self.target.shape[-2]
-        shared = min(count, max(0, int(_length(self)) - first + 1))
-        if shared:
-            yield from self._part(slice(0, shared)).calls()
-        yield from self._by_column(shared, count)
 
     def _by_column(self, first: int, last: int) -> Iterator[AddToeplitz]:
         """Rows with values of their own, a few at a time."""

@@ -55,7 +55,7 @@ class _View(NamedTuple):
 
 def additions(target: Target, grid: Any, where: Where, source: Memory | None, out: Memory, scale: float) -> list[AddGrid]:
     """Check where rows stand and return what is to be run: one addition, where the axes of the grid can be merged."""
-    function = target.function
+    function, axes = target.function, len(grid.axes)
     for name, value in (("offset", where.offset), ("cu_seqlens", where.cu_seqlens)):
         if not (value is None or (type(value) is int and value == 0)):
             rule = f"a Grid says where rows stand, and {name} cannot"
@@ -67,17 +67,21 @@ def additions(target: Target, grid: Any, where: Where, source: Memory | None, ou
     plan = grid.grid_plan(out.shape[-1], function, given is None)
     kept = None if where.mask is None else _reshaped(view, mask_memory(view.target, where.mask, _row_shapes(view)), 0)
     if given is not None:
-        table = position_table(function, target.library, _flat(view, grid, given), target.validate, kept)
+        accepted = [(axes, *shape) for shape in _row_shapes(view)]
+        if given.shape not in accepted:
+            rule = f"positions must have shape {either(accepted)}, an entry for each axis of the grid first"
+            raise ValueError(message(function, rule, f"shape {given.shape}"))
+        table = position_table(function, target.library, _reshaped(view, given, 1), target.validate, kept)
     else:
         table = counted(grid, target.memory.device)
     strides = spread(view.target, table.shape[1:], table.strides[1:])
     rows = tuple(rows_of_table(view.target, table, strides, kept, part.axis * table.strides[0]) for part in plan.parts)
-    return _merged(AddGrid(source, out, rows, view.target.seq_axis, plan, scale), view, len(grid.axes or ()))
+    return _merged(AddGrid(source, out, rows, view.target.seq_axis, plan, scale), view, axes)
 
 
 def _view(target: Target, grid: Any, positions: Memory | None) -> _View:
     """Find T rows at ``seq_axis``, or the axes of the grid before the last axis, which are T together."""
-    axes, shape = len(grid.axes or ()), target.memory.shape
+    axes, shape = len(grid.axes), target.memory.shape
     sizes = grid.shape if grid.shape is not None or positions is None else _sizes_by(target, axes, positions.shape[1:])
     if sizes is not None and shape[target.seq_axis] == math.prod(sizes):
         return _View(target, sizes, False)
@@ -112,16 +116,6 @@ def _row_shapes(view: _View) -> list[tuple[int, ...]]:
     if view.sizes is None or (target.batch_axis is not None and target.batch_axis > target.seq_axis):
         return flat
     return flat + [(*(target.batch,) * (len(shape) - 1), *view.sizes) for shape in flat]
-
-
-def _flat(view: _View, grid: Any, positions: Memory) -> Memory:
-    """Positions as (axes, T) or (axes, B, T)."""
-    axes = len(grid.axes or ())
-    accepted = [(axes, *shape) for shape in _row_shapes(view)]
-    if positions.shape not in accepted:
-        rule = f"positions must have shape {either(accepted)}, an entry for each axis of the grid first"
-        raise ValueError(message(view.target.function, rule, f"shape {positions.shape}"))
-    return _reshaped(view, positions, 1)
 
 
 def _reshaped(view: _View, given: Memory, leading: int) -> Memory:

@@ -153,12 +153,12 @@ def resolve(library: ModuleType, scores: Memory, where: Between, validate: bool)
     if max(queries_count, keys_count) > POSITION_LIMIT:
         rule = "Tq and Tk must be at most 2^31, as every position lies in [-2^31, 2^31)"
         raise ValueError(message(FUNCTION, rule, f"shape {scores.shape}"))
-    keys = None if k_positions is None else _table(library, scores, "k_positions", k_positions, keys_count, validate)
+    keys = None if k_positions is None else _located(library, scores, "k_positions", k_positions, keys_count, validate)
     if q_positions is not None:
         if q_offset is not None:
             remedy = "Give one of them."
             raise ValueError(message(FUNCTION, "q_offset and q_positions contradict each other", "both", remedy))
-        return QueryKeyRows(0, _table(library, scores, "q_positions", q_positions, queries_count, validate), keys)
+        return QueryKeyRows(0, _located(library, scores, "q_positions", q_positions, queries_count, validate), keys)
     if q_offset is None:
         if keys is None:
             return QueryKeyRows(keys_count - queries_count, None, None)
@@ -169,7 +169,7 @@ def resolve(library: ModuleType, scores: Memory, where: Between, validate: bool)
         shape, address = (*keys.shape[:-1], queries_count), keys.address + first * keys.strides[-1]
         return QueryKeyRows(0, keys._replace(array=keys.array[..., first:], address=address, shape=shape), keys)
     if isinstance(q_offset, (list, tuple, range)) or getattr(q_offset, "ndim", 0) > 0:
-        return QueryKeyRows(0, _offsets(library, scores, q_offset, validate), keys)
+        return QueryKeyRows(0, _located(library, scores, "q_offset", q_offset, queries_count, validate), keys)
     start = checks.integer(FUNCTION, "q_offset", q_offset, "One offset a sequence is an array of shape (B,).")
     if start < -POSITION_LIMIT or start + max(queries_count - 1, 0) >= POSITION_LIMIT:
         got = f"q_offset {start} with {queries_count} queries"
@@ -177,8 +177,13 @@ def resolve(library: ModuleType, scores: Memory, where: Between, validate: bool)
     return QueryKeyRows(start, None, keys)
 
 
-def _integers(library: ModuleType, scores: Memory, name: str, value: Any, accepted: list[tuple[int, ...]]) -> Memory:
-    """Integers of the scores' library on their device, of one of these shapes."""
+def _located(library: ModuleType, scores: Memory, name: str, value: Any, count: int, validate: bool) -> Memory:
+    """Positions of so many queries or keys as kernels know them: given ones, or those that count from one ``q_offset`` a sequence."""
+    batch = scores.shape[:1] if len(scores.shape) > 3 else ()
+    counts = name == "q_offset"
+    if counts and not batch:
+        remedy = "Scores of shape (H, Tq, Tk) have no batch axis; give an int."
+        raise ValueError(message(FUNCTION, "q_offset must be an integer", describe(value), remedy))
     if not is_known(value) and scores.device is None:
         value = host_numbers(FUNCTION, name, value)
     own_library, given = dispatch.memory(FUNCTION, name, value)
@@ -189,34 +194,16 @@ def _integers(library: ModuleType, scores: Memory, name: str, value: Any, accept
     if given.array.dtype.kind not in "iu":
         remedy = "Round them first." if given.array.dtype.kind == "f" else ""
         raise TypeError(message(FUNCTION, f"{name} must be integers", describe(value), remedy))
+    accepted = [batch] if counts else [(count,), (*batch, count)]
     if given.shape not in accepted:
         raise ValueError(message(FUNCTION, f"{name} must have shape {either(accepted)}", f"shape {given.shape}"))
-    return given
-
-
-def _table(library: ModuleType, scores: Memory, name: str, value: Any, count: int, validate: bool) -> Memory:
-    """Given positions as the kernels know them."""
-    accepted = [(count,), *([(scores.shape[0], count)] if len(scores.shape) > 3 else [])]
-    given = _integers(library, scores, name, value, accepted)
-    table: Memory = backend_of(scores).locate_rows_given(library, given)
-    _refuse_bad(library, name, given, table, validate)
-    return table
-
-
-def _offsets(library: ModuleType, scores: Memory, value: Any, validate: bool) -> Memory:
-    """The positions of queries that count from an offset of each sequence's own."""
-    if len(scores.shape) < 4:
-        remedy = "Scores of shape (H, Tq, Tk) have no batch axis; give an int."
-        raise ValueError(message(FUNCTION, "q_offset must be an integer", describe(value), remedy))
-    given = _integers(library, scores, "q_offset", value, [(scores.shape[0],)])
-    table: Memory = backend_of(scores).locate_rows_ragged(library, scores.shape[-2], given, None)
-    _refuse_bad(library, "q_offset", given, table, validate)
-    return table
-
-
-def _refuse_bad(library: ModuleType, name: str, given: Memory, table: Memory, validate: bool) -> None:
+    backend = backend_of(scores)
+    table: Memory = (
+        backend.locate_rows_ragged(library, count, given, None) if counts else backend.locate_rows_given(library, given)
+    )
     bad = first_bad(library, table, validate)
     if bad is not None:
         index = bad[: len(given.shape)]
-        value = np.asarray(library.as_host(given.array))[index]
-        raise ValueError(message(FUNCTION, f"{name} must lie in [-2^31, 2^31)", f"{value} at index {index}"))
+        found = np.asarray(library.as_host(given.array))[index]
+        raise ValueError(message(FUNCTION, f"{name} must lie in [-2^31, 2^31)", f"{found} at index {index}"))
+    return table

@@ -51,7 +51,7 @@ class Rotate(_Rotate, Operation):
         given = Arrays.check(function, dict(zip(ARRAYS, arrays, strict=True)), out, where.seq_axis)
         rows = _rows(given, encoding, validate, where)
         plans = {}
-        for name, memory in given.targets.items():
+        for name, (_, memory) in given.pairs.items():
             length = encoding.length(function, self.seq_len, rows, memory.shape[given.axes[name]])
             plans[name] = encoding.plan(memory.shape[-1], length)
             for factor in (plans[name].attention_factor, 1 / plans[name].attention_factor):
@@ -61,7 +61,7 @@ class Rotate(_Rotate, Operation):
         groups = [pairs] if one_layout and not encoding.differs_for_keys else [{name: pair} for name, pair in pairs.items()]
         calls = [self._call(group, rows, given.axes, plans) for group in groups]
         repeats = None
-        if out is None and len(groups) == 1 and len(pairs) == len(given.sources) and encoding.repeats(self.seq_len):
+        if out is None and len(groups) == 1 and len(pairs) == len(given.pairs) and encoding.repeats(self.seq_len):
             repeats = tuple(pair.out for pair in pairs.values())
         return Job(_result(arrays, out), given.device, calls, repeats)
 
@@ -126,7 +126,8 @@ class Rerotate(_Rerotate, Operation):
         lengths = self._lengths()
         source.check_like(function, target)
         given = Arrays.check(function, {"k": k}, out, where.seq_axis)
-        memory, axis = given.targets["k"], given.axes["k"]
+        pair, axis = given.pairs["k"], given.axes["k"]
+        memory = pair.out
         before, after = (one.plan(memory.shape[-1], length) for one, length in zip((source, target), lengths, strict=True))
         change = None if before is after else source.difference(before, after)
         rows = None if change is None else _rows(given, target, validate, where)
@@ -135,7 +136,6 @@ class Rerotate(_Rerotate, Operation):
         if moves or change is None:
             near = _target(given, "k", validate)
             moved = _rotary_rows(near, resolve_moves(near, delta, where.mask))
-        pair = given.pairs["k"]
         calls: list[RotateCall] = []
         if 0 not in memory.shape:
             if change is not None and rows is not None:
@@ -177,8 +177,7 @@ class Arrays(NamedTuple):
 
     function: str
     library: ModuleType
-    sources: dict[str, Memory]
-    targets: dict[str, Memory]
+    pairs: dict[str, Pair]
     axes: dict[str, int]
 
     @classmethod
@@ -197,43 +196,39 @@ class Arrays(NamedTuple):
             remedy = "Nothing is copied between devices silently."
             raise TypeError(message(function, "q and k must be of one library and on one device", got, remedy))
         library = next(iter(libraries.values()))
-        arrays = cls(function, library, sources, _targets(function, out, library, sources), axes)
+        arrays = cls(function, library, _pairs(function, out, library, sources), axes)
         arrays._check_apart()
         return arrays
 
     @property
-    def pairs(self) -> dict[str, Pair]:
-        return {name: Pair(self.sources[name], self.targets[name]) for name in self.sources}
-
-    @property
     def device(self) -> int | None:
-        return next(iter(self.sources.values())).device
+        return next(iter(self.pairs.values())).out.device
 
     def _check_apart(self) -> None:
         """What is written must be writable and share no element with anything else."""
-        for name, target in self.targets.items():
-            label = name if target is self.sources[name] else "out"
+        for name, (x, target) in self.pairs.items():
+            label = name if target is x else "out"
             checks.writable(self.function, label, target)
-            others = [(other, memory) for other, memory in self.sources.items() if other != name or memory is not target]
-            others += [("the other out", memory) for other, memory in self.targets.items() if other != name]
+            others = [(other, pair.x) for other, pair in self.pairs.items() if other != name or x is not target]
+            others += [("the other out", pair.out) for other, pair in self.pairs.items() if other != name]
             for other, memory in others:
                 if overlap(target, memory) or (0 not in target.shape and target.same_elements(memory)):
                     got, remedy = f"{label} overlaps {other}", "Pass arrays that share no memory."
                     raise ValueError(message(self.function, "q, k and out must lie apart", got, remedy))
 
 
-def _targets(function: str, out: Any, library: ModuleType, sources: dict[str, Memory]) -> dict[str, Memory]:
-    """Where each of q and k is written."""
+def _pairs(function: str, out: Any, library: ModuleType, sources: dict[str, Memory]) -> dict[str, Pair]:
+    """Each of q and k, and where it is written."""
     if out is None:
-        return dict(sources)
+        return {name: Pair(source, source) for name, source in sources.items()}
     outs = (out,) if len(sources) == 1 else out
     if not isinstance(outs, (tuple, list)) or len(outs) != len(sources):
         raise TypeError(message(function, "out must be a pair of arrays, for q and for k", describe(out)))
-    targets = {}
+    pairs = {}
     for one, (name, source) in zip(outs, sources.items(), strict=True):
         target = output(function, one, library, source.device, source.shape, source.dtype)
-        targets[name] = source if target.same_elements(source) else target
-    return targets
+        pairs[name] = Pair(source, source if target.same_elements(source) else target)
+    return pairs
 
 
 # ---- rows --------------------------------------------------------------------------------------------------------------------
@@ -241,7 +236,7 @@ def _targets(function: str, out: Any, library: ModuleType, sources: dict[str, Me
 
 def _target(arrays: Arrays, name: str, validate: bool) -> Target:
     """Batch, rows and channels of q or k, without heads: what positions belong to."""
-    memory, axis = arrays.sources[name], arrays.axes[name]
+    memory, axis = arrays.pairs[name].x, arrays.axes[name]
     batch = [other for other in range(len(memory.shape) - 1) if other != axis][:1]
     kept = [*sorted([*batch, axis]), len(memory.shape) - 1]
     shape, strides = (tuple(values[i] for i in kept) for values in (memory.shape, memory.strides))
@@ -259,7 +254,7 @@ def _rotary_rows(target: Target, rows: Rows, step: int = 0) -> RotaryRows:
 
 def _rows(arrays: Arrays, encoding: Any, validate: bool, where: Where) -> RotaryRows:
     """The rows of q and k, which must agree."""
-    targets = {name: _target(arrays, name, validate) for name in arrays.sources}
+    targets = {name: _target(arrays, name, validate) for name in arrays.pairs}
     target = next(iter(targets.values()))
     rows = _rotary_rows(target, *encoding.resolve(target, where))
     for name, one in targets.items():
@@ -267,7 +262,7 @@ def _rows(arrays: Arrays, encoding: Any, validate: bool, where: Where) -> Rotary
             got = f"{target.rows} and {one.rows}"
             raise ValueError(message(arrays.function, "q and k must have the same number of rows T", got))
         if rows.vary and one.batch != target.batch:
-            got = f"q {arrays.sources['q'].shape} and {name} {arrays.sources[name].shape}"
+            got = f"q {arrays.pairs['q'].x.shape} and {name} {arrays.pairs[name].x.shape}"
             rule = "q and k must have the same batch B where positions, offsets or a mask differ between sequences"
             raise ValueError(message(arrays.function, rule, got))
     return rows

@@ -20,18 +20,7 @@ from ._core import checks, text
 from ._core.checks import message
 from ._core.phase import TWO_PI
 
-__all__ = [
-    "NTK",
-    "Custom",
-    "DynamicNTK",
-    "Linear",
-    "Llama3",
-    "LongRoPE",
-    "NTKByParts",
-    "Proportional",
-    "Scaling",
-    "YaRN",
-]
+__all__ = ["NTK", "Custom", "DynamicNTK", "Linear", "Llama3", "LongRoPE", "NTKByParts", "Proportional", "Scaling", "YaRN"]
 
 _TWO_PI = Decimal(TWO_PI)
 

@@ -17,7 +17,8 @@ import numpy as np
 from .._arrays import Memory
 from .bias_tables import Work
 from .checks import POSITION_LIMIT
-from .operations import Add, Embed, Job, Rotate
+from .operations import Add, Embed, Rotate
+from .operations.base import Job
 
 MOST_ENTRIES = 256
 MISS: Any = object()  # what an entry returns where the call must be checked anew, to be run or to say what is wrong

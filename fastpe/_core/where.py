@@ -135,16 +135,11 @@ def rows_of_positions(function: str, library: ModuleType, given: Memory, validat
 
 
 def _refuse_beside_positions(function: str, offset: Any, cu_seqlens: Any) -> None:
-    if not _is_array(offset):
-        checks.integer(function, "offset", offset)
-    for name, value in (("cu_seqlens", cu_seqlens), ("offset", None if _is_zero(offset) else offset)):
-        if value is not None:
+    counts = _is_array(offset) or checks.integer(function, "offset", offset) != 0
+    for name, is_given in (("cu_seqlens", cu_seqlens is not None), ("offset", counts)):
+        if is_given:
             remedy = f"Give positions alone, or {name} alone."
             raise ValueError(message(function, f"positions and {name} contradict each other", "both", remedy))
-
-
-def _is_zero(offset: Any) -> bool:
-    return not _is_array(offset) and offset == 0
 
 
 def _is_array(value: Any) -> bool:

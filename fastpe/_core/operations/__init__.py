@@ -5,26 +5,12 @@ from __future__ import annotations
 from .. import text
 from .add import Add, Encode, Scale
 from .add_bias import AddBias, Between
-from .base import Job, Operation, Spec
+from .base import Spec
 from .embed import Embed, Scatter
 from .resample import Resample
 from .rotate import Rerotate, Rotate
 
-__all__ = [
-    "Add",
-    "AddBias",
-    "Between",
-    "Embed",
-    "Encode",
-    "Job",
-    "Operation",
-    "Rerotate",
-    "Resample",
-    "Rotate",
-    "Scale",
-    "Scatter",
-    "Spec",
-]
+__all__ = ["Add", "AddBias", "Between", "Embed", "Encode", "Rerotate", "Resample", "Rotate", "Scale", "Scatter", "Spec"]
 
 for _kind in (Add, AddBias, Embed, Encode, Rerotate, Rotate):  # those that graphs hold
     text.register(_kind)

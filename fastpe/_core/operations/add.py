@@ -36,19 +36,17 @@ class Add(_Add, Operation):
         scale = checks.number(function, "input_scale", self.input_scale)
         checks.sequence_length(function, self.seq_len)
         checks.boolean(function, "validate", validate)
-        target = (
-            source if out is None or out is x else output(function, out, library, source.device, source.shape, source.dtype)
-        )
-        name = "x" if target is source else "out"
-        checks.writable(function, name, target)
-        if target is not source and overlap(source, target):
+        is_x = out is None or out is x
+        target = source if is_x else output(function, out, library, source.device, source.shape, source.dtype)
+        checks.writable(function, "x" if is_x else "out", target)
+        if not is_x and overlap(source, target):
             rule, got = "out must be x or lie apart from it", "an out that partly overlaps x"
             raise ValueError(message(function, rule, got, "Pass out=x, or a new array."))
         checks.fits(function, "input_scale", scale, target.dtype)
         rows = Target(function, library, source, axis, validate)
         calls = self.encoding.additions(rows, where, target, scale, self.seq_len)
         # An out that is another view of x is no case of its own.
-        repeats = self.encoding.repeats(self.seq_len) and (target is source or not target.same_elements(source))
+        repeats = self.encoding.repeats(self.seq_len) and (is_x or not target.same_elements(source))
         return Job(x if out is None else out, target.device, calls, (source, target) if repeats else None)
 
     def adjoint(self) -> Scale:

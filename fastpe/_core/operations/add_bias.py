@@ -77,8 +77,7 @@ class AddBias(_AddBias, Operation):
         scale = checks.number(FUNCTION, "input_scale", self.input_scale)
         checks.fits(FUNCTION, "input_scale", scale, source.dtype)
         target = source if out is None or out is scores else _output(out, library, source)
-        name = "scores" if target is source else "out"
-        checks.writable(FUNCTION, name, target)
+        checks.writable(FUNCTION, "scores" if target is source else "out", target)
         places = resolve(library, source, where, validate)
         work = Work(library, source, target, places, self.bias, self.causal, scale, validate)
         for name, value in self.bias.parameters.items():

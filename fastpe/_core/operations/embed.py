@@ -56,7 +56,7 @@ class Embed(_Embed, Operation):
         rows_of_ids = _ids(library, words, "ids", ids, validate)
         shape = (*rows_of_ids.shape, words.shape[1])
         element = None if self.dtype is None else checks.dtype_name(FUNCTION, self.dtype)
-        row_scales, zero_points = _quantisation(library, words, row_scale, zero_point)
+        quantised = _quantisation(library, words, row_scale, zero_point)
         kinds, types_table = _token_types(library, words, type_ids, types, rows_of_ids, validate)
         if out is None:
             out = library.empty(shape, element or _default_dtype(words.dtype), words.device)
@@ -87,20 +87,8 @@ class Embed(_Embed, Operation):
             rows, summand = encoding.summand(place, where, target, self.seq_len)
         if 0 in target.shape:
             return Job(out, target.device, ())
-        call = GatherSum(
-            "embed",
-            words,
-            target,
-            rows,
-            place.seq_axis,
-            factor,
-            ids=rows_of_ids,
-            type_ids=kinds,
-            types=types_table,
-            row_scales=row_scales,
-            zero_points=zero_points,
-            **summand,
-        )
+        terms = {"ids": rows_of_ids, "type_ids": kinds, "types": types_table, **quantised, **summand}
+        call = GatherSum("embed", words, target, rows, place.seq_axis, factor, **terms)
         return Job(out, target.device, (call,), repeats)
 
     def result(self, specs: tuple[Spec, ...]) -> Spec:
@@ -198,18 +186,19 @@ def _ids(
     return given if given.dtype == "int64" else library.memory(given.array.astype("int64"))
 
 
-def _quantisation(library: ModuleType, table: Memory, scales: Any, zeros: Any) -> tuple[Memory | None, Memory | None]:
+def _quantisation(library: ModuleType, table: Memory, scales: Any, zeros: Any) -> dict[str, Any]:
     """Scales and zero points of an integer table, float64 each; the kernel's zero point of int8 is 128 more."""
     if table.dtype in ITEMSIZE:
         if scales is not None:
             raise ValueError(message(FUNCTION, "row_scale is for int8 and uint8 tables", f"a {table.dtype} table"))
-        return None, None
+        return {}
     if scales is None:
         rule = f"row_scale must be given for an {table.dtype} table, ({table.shape[0]},) real numbers"
         raise ValueError(message(FUNCTION, rule, "None"))
     usual, more = (0, 128) if table.dtype == "int8" else (ZERO_POINT, 0)
     scales = _per_row(library, table, "row_scale", scales, 0)
-    return scales, _per_row(library, table, "zero_point", usual if zeros is None else zeros, more)
+    zeros = _per_row(library, table, "zero_point", usual if zeros is None else zeros, more)
+    return {"row_scales": scales, "zero_points": zeros}
 
 
 def _per_row(library: ModuleType, table: Memory, name: str, value: Any, more: int) -> Memory:

@@ -16,8 +16,6 @@ from ..checks import describe, message
 from ..where import Where, resolve_moves
 from .base import Job, Operation, offset_kind
 
-ARRAYS = ("q", "k")
-
 
 class _Rotate(NamedTuple):
     encoding: Any
@@ -48,7 +46,7 @@ class Rotate(_Rotate, Operation):
         checks.sequence_length(function, self.seq_len)
         checks.boolean(function, "validate", validate)
         checks.boolean(function, "inverse", self.inverse)
-        given = Arrays.check(function, dict(zip(ARRAYS, arrays, strict=True)), out, where.seq_axis)
+        given = Arrays.check(function, dict(zip(self.names, arrays, strict=True)), out, where.seq_axis)
         rows = _rows(given, encoding, validate, where)
         plans = {}
         for name, (_, memory) in given.pairs.items():
@@ -63,7 +61,9 @@ class Rotate(_Rotate, Operation):
         repeats = None
         if out is None and len(groups) == 1 and len(pairs) == len(given.pairs) and encoding.repeats(self.seq_len):
             repeats = tuple(pair.out for pair in pairs.values())
-        return Job(_result(arrays, out), given.device, calls, repeats)
+        present = tuple(array for array in arrays if array is not None)
+        result = out if out is not None else present if len(present) > 1 else present[0]
+        return Job(result, given.device, calls, repeats)
 
     def _call(self, group: dict[str, Pair], rows: RotaryRows, axes: dict[str, int], plans: dict[str, Any]) -> RotateCall:
         name = next(iter(group))
@@ -159,14 +159,6 @@ class Rerotate(_Rerotate, Operation):
 
     def adjoint(self) -> Rerotate:
         return self._replace(transposed=not self.transposed)
-
-
-def _result(arrays: tuple[Any, ...], out: Any) -> Any:
-    """What the verb returns: both arrays, or the one that is there."""
-    if out is not None:
-        return out
-    q, k = arrays
-    return q if k is None else k if q is None else (q, k)
 
 
 # ---- arrays ------------------------------------------------------------------------------------------------------------------

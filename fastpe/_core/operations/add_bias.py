@@ -152,12 +152,12 @@ def resolve(library: ModuleType, scores: Memory, where: Between, validate: bool)
     if max(queries_count, keys_count) > POSITION_LIMIT:
         rule = "Tq and Tk must be at most 2^31, as every position lies in [-2^31, 2^31)"
         raise ValueError(message(FUNCTION, rule, f"shape {scores.shape}"))
-    keys = None if k_positions is None else _located(library, scores, "k_positions", k_positions, keys_count, validate)
+    keys = None if k_positions is None else _position_table(library, scores, "k_positions", k_positions, keys_count, validate)
     if q_positions is not None:
         if q_offset is not None:
             remedy = "Give one of them."
             raise ValueError(message(FUNCTION, "q_offset and q_positions contradict each other", "both", remedy))
-        return QueryKeyRows(0, _located(library, scores, "q_positions", q_positions, queries_count, validate), keys)
+        return QueryKeyRows(0, _position_table(library, scores, "q_positions", q_positions, queries_count, validate), keys)
     if q_offset is None:
         if keys is None:
             return QueryKeyRows(keys_count - queries_count, None, None)
@@ -168,7 +168,7 @@ def resolve(library: ModuleType, scores: Memory, where: Between, validate: bool)
         shape, address = (*keys.shape[:-1], queries_count), keys.address + first * keys.strides[-1]
         return QueryKeyRows(0, keys._replace(array=keys.array[..., first:], address=address, shape=shape), keys)
     if isinstance(q_offset, (list, tuple, range)) or getattr(q_offset, "ndim", 0) > 0:
-        return QueryKeyRows(0, _located(library, scores, "q_offset", q_offset, queries_count, validate), keys)
+        return QueryKeyRows(0, _position_table(library, scores, "q_offset", q_offset, queries_count, validate), keys)
     start = checks.integer(FUNCTION, "q_offset", q_offset, "One offset a sequence is an array of shape (B,).")
     if start < -POSITION_LIMIT or start + max(queries_count - 1, 0) >= POSITION_LIMIT:
         got = f"q_offset {start} with {queries_count} queries"
@@ -176,7 +176,7 @@ def resolve(library: ModuleType, scores: Memory, where: Between, validate: bool)
     return QueryKeyRows(start, None, keys)
 
 
-def _located(library: ModuleType, scores: Memory, name: str, value: Any, count: int, validate: bool) -> Memory:
+def _position_table(library: ModuleType, scores: Memory, name: str, value: Any, count: int, validate: bool) -> Memory:
     """Positions of so many queries or keys as kernels know them: given ones, or those that count from one ``q_offset`` a sequence."""
     batch = scores.shape[:1] if len(scores.shape) > 3 else ()
     counts = name == "q_offset"

@@ -69,9 +69,8 @@ class Work(NamedTuple):
             return
         if bias.slopes_of is not None and (places.queries is not None or places.keys is not None):
             key = (bias, "slopes") if isinstance(bias.slopes_of, tuple) else None
-            yield self._operation(
-                slopes=_host(self, "slopes", bias.slopes_of), symmetric=bool(getattr(bias, "symmetric", 0)), key=key
-            )
+            slopes = _host(self, "slopes", bias.slopes_of)
+            yield self._operation(slopes=slopes, symmetric=bool(getattr(bias, "symmetric", 0)), key=key)
             return
         span = self.table_span()
         if span is not None:
@@ -86,10 +85,8 @@ class Work(NamedTuple):
         yield from self._by_column(shared, count)
 
     def _operation(self, **of_bias: Any) -> AddToeplitz:
-        plain = {"values": None, "low": 0, "high": 0, "slopes": None, "symmetric": False, "by_column": False}
-        return AddToeplitz(
-            self.source, self.target, self.places, causal=self.causal, input_scale=self.scale, **{**plain, **of_bias}
-        )
+        fields = {"values": None, "low": 0, "high": 0, "slopes": None, "symmetric": False, "by_column": False, **of_bias}
+        return AddToeplitz(self.source, self.target, self.places, causal=self.causal, input_scale=self.scale, **fields)
 
     def _ends(self, table: Memory | None, start: int, count: int) -> tuple[int, int]:
         """The smallest and the largest position of queries or keys; any if they are not known and not needed."""

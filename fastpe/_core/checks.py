@@ -182,6 +182,5 @@ def is_table(function: str, name: str, table: Outline) -> None:
     if len(table.shape) != 2 or 0 in table.shape:
         raise ValueError(message(function, f"{name} must have shape (rows, D), at least 1 of each", f"shape {table.shape}"))
     if not table.contiguous_rows:
-        raise ValueError(
-            message(function, f"{name} must have rows of contiguous elements", "others", f"Pass a copy of {name}.")
-        )
+        rule = f"{name} must have rows of contiguous elements"
+        raise ValueError(message(function, rule, "others", f"Pass a copy of {name}."))

@@ -18,7 +18,7 @@ _TENSOR_FIELD = f'": {{"type": "{TENSOR}"}}'
 _kinds: dict[str, type] = {}
 
 
-def register(kind: type) -> type:
+def register(kind: type) -> None:
     """Make a class known, so that its values can be read back. Another class of the same name gets a number: what it makes may differ."""
     plain = name = _plain_name(kind)
     count = 1
@@ -27,7 +27,6 @@ def register(kind: type) -> type:
         name = f"{plain}#{count}"
     kind.name_in_text = name  # type: ignore[attr-defined]
     _kinds[name] = kind
-    return kind
 
 
 def name_of(kind: type) -> str:

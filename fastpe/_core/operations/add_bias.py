@@ -94,11 +94,8 @@ class AddBias(_AddBias, Operation):
         known = resolve(numpy_arrays, outline, where, False)
         sequences = slice(*block[0]) if len(shape) > 3 else slice(None)
         parts = []
-        for table, start, count, ends in (
-            (known.queries, known.start, shape[-2], rows),
-            (known.keys, 0, shape[-1], columns),
-        ):
-            positions = positions_of(numpy_arrays, table, start, count)
+        for table, start, axis, ends in ((known.queries, known.start, -2, rows), (known.keys, 0, -1, columns)):
+            positions = positions_of(numpy_arrays, table, start, shape[axis])
             parts.append((positions[sequences] if positions.ndim == 2 else positions)[..., slice(*ends)])
         return self, Between(None, *parts)
 

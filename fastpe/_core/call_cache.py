@@ -40,18 +40,24 @@ class Entry:
         self._low, self._high = low - high_of_last, high - low_of_last
         self._distance = last.address - first.address
 
-    def run(self, addresses: Sequence[int], offset: Any) -> bool:
+    def run(self, addresses: Sequence[int], offset: int) -> bool:
         """Run on the arrays at these addresses, if they lie apart, and if the positions are what they may be."""
         distance = addresses[-1] - addresses[0]
         if distance != self._distance and self._low < distance < self._high:
             return False
+        if not -POSITION_LIMIT <= offset <= self._last or (offset and not self._counts):
+            return False
+        self.call.run(addresses, offset << 32)
+        return True
+
+    def _run_host(self, addresses: Sequence[int], offset: Any) -> bool:
         if type(offset) is int:
-            if not -POSITION_LIMIT <= offset <= self._last or (offset and not self._counts):
-                return False
-            self.call.run(addresses, offset << 32)
-            return True
+            return self.run(addresses, offset)
         values = offset.tolist()  # the position of each sequence's only row
         if min(values) < -POSITION_LIMIT or max(values) >= POSITION_LIMIT:
+            return False
+        distance = addresses[-1] - addresses[0]
+        if distance != self._distance and self._low < distance < self._high:
             return False
         self.call.run(addresses, 0, offset)
         return True
@@ -84,16 +90,16 @@ class _AddEntry(Entry):
         if out is None or out is x:
             if not x.flags.writeable:
                 return MISS
-            # Written out, as this is a decoder's row: `run` takes 0.2 us longer.
+            # Written out, as this is a decoder's row: `_run_host` takes 0.3 us longer.
             address = _address_of(_from_buffer(x)) if self._buffers[0] else x.ctypes.data
             if type(offset) is int and 0 <= offset <= self._last and self._counts:
                 self.call.run((address, address), offset << 32)
                 return x
-            return x if self.run((address, address), offset) else MISS
+            return x if self._run_host((address, address), offset) else MISS
         if not out.flags.writeable:
             return MISS
         source = host_address(x, self._buffers[0] and x.flags.writeable)
-        return out if self.run((source, host_address(out, self._buffers[-1])), offset) else MISS
+        return out if self._run_host((source, host_address(out, self._buffers[-1])), offset) else MISS
 
 
 class _RotateEntry(Entry):
@@ -103,12 +109,12 @@ class _RotateEntry(Entry):
             x = q if k is None else k
             if not x.flags.writeable:
                 return MISS
-            return x if self.run((host_address(x, self._buffers[0]),), offset) else MISS
+            return x if self._run_host((host_address(x, self._buffers[0]),), offset) else MISS
         if not (q.flags.writeable and k.flags.writeable):
             return MISS
         first, second = self._buffers
         addresses = host_address(q, first), host_address(k, second)
-        return arrays if self.run(addresses, offset) else MISS
+        return arrays if self._run_host(addresses, offset) else MISS
 
 
 class _EmbedEntry(Entry):
@@ -126,7 +132,7 @@ class _EmbedEntry(Entry):
             host_address(ids, second and ids.flags.writeable),
             host_address(out, third),
         )
-        return out if self.run(addresses, offset) else MISS
+        return out if self._run_host(addresses, offset) else MISS
 
 
 class BiasEntry(Entry):

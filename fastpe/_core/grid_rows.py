@@ -16,7 +16,7 @@ from .._backends import backend_on
 from .._backends.calls import AddGrid, Rows
 from .arguments import Target, argument, either
 from .checks import message
-from .where import Where, mask_memory, position_table, row_shapes, rows_of_table, spread
+from .where import Where, kept_rows, mask_memory, position_table, row_shapes, rows_of_table, spread
 
 
 def check_axes(function: str, encoding: Any, axes: int, positions: tuple[int, ...]) -> tuple[int, ...]:
@@ -71,7 +71,9 @@ def additions(target: Target, grid: Any, where: Where, source: Memory | None, ou
         if given.shape not in accepted:
             rule = f"positions must have shape {either(accepted)}, an entry for each axis of the grid first"
             raise ValueError(message(function, rule, f"shape {given.shape}"))
-        table = position_table(function, target.library, _reshaped(view, given, 1), target.validate, kept)
+        given = _reshaped(view, given, 1)
+        valid = kept_rows(view.target, kept, len(given.shape) - 1)
+        table = position_table(function, target.library, given, target.validate, valid)
     else:
         table = counted(grid, target.memory.device)
     strides = spread(view.target, table.shape[1:], table.strides[1:])

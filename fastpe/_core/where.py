@@ -86,7 +86,7 @@ def resolve_axes(target: Target, where: Where, axes: int) -> tuple[Rows, int]:
         rule = f"positions must have shape {either(accepted)}, the axes of the encoding's sections first"
         raise ValueError(message(function, rule, f"shape {given.shape}"))
     kept = None if where.mask is None else mask_memory(target, where.mask, row_shapes(target))
-    table = position_table(function, target.library, given, target.validate)
+    table = position_table(function, target.library, given, target.validate, kept_rows(target, kept, len(given.shape) - 1))
     return rows_of_table(target, table, spread(target, given.shape[1:], table.strides[1:]), kept), table.strides[0]
 
 
@@ -265,7 +265,7 @@ def _axes(target: Target, ndim: int) -> list[int]:
     return list(range(len(target.memory.shape) - 1))
 
 
-def _kept(target: Target, mask: Memory | None, ndim: int) -> Any:
+def kept_rows(target: Target, mask: Memory | None, ndim: int) -> Any:
     """Which rows of a table of so many axes are kept by the mask in any sequence and head; None for all."""
     if mask is None or (mask.device is not None and not target.validate):
         return None
@@ -288,7 +288,7 @@ def _given(target: Target, positions: Any, mask: Memory | None) -> tuple[Memory,
     if given.shape not in accepted:
         remedy = f"x has shape {target.memory.shape} and seq_axis {target.seq_axis}."
         raise ValueError(message(function, f"positions must have shape {either(accepted)}", f"shape {given.shape}", remedy))
-    table = position_table(function, target.library, given, target.validate, _kept(target, mask, len(given.shape)))
+    table = position_table(function, target.library, given, target.validate, kept_rows(target, mask, len(given.shape)))
     return table, spread(target, given.shape, table.strides)
 
 

@@ -126,6 +126,24 @@ def test_axes_of_an_image(platform, layout, out_of_place):
         cases.assert_close(platform.host(result), found, "float32")
 
 
+@pytest.mark.parametrize("shape", [(2, 15), (15,), (2, 5, 3), (5, 3)])
+def test_given_positions_and_a_mask(shape):
+    """The mask protects rows, which then need no valid position; it and the positions have their axes together or apart."""
+    grid, x = Grid((5, 3)), cases.random((2, 5, 3, 16), "float32")
+    positions = np.random.default_rng(2).uniform(0, 9, (2, *shape))
+    mask = np.random.default_rng(0).random((2, 15)) < 0.6
+    full = fastpe.add_encoding(x.copy(), grid, positions=positions)
+    for kept in (mask, mask[0], mask.reshape(2, 5, 3), mask[0].reshape(5, 3)):
+        rows = np.broadcast_to(kept.reshape(-1, 5, 3), (2, 5, 3))
+        own = positions.copy()
+        if kept.size == math.prod(shape):  # each sequence has its own, or all have the same
+            own[:, ~kept.reshape(shape)] = np.nan
+        got = fastpe.add_encoding(x.copy(), grid, positions=own, mask=kept)
+        cases.assert_same_bits(got, np.where(rows[..., None], full, x))
+    with pytest.raises(ValueError, match="positions must be finite"):
+        fastpe.add_encoding(x, grid, positions=np.full_like(positions, np.nan), mask=mask)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("shape", [(7, 11), (64, 65), (2, 9, 8)])
 def test_masked_rows_and_threads(batch, shape):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cases
 import numpy as np
 import pytest
 
@@ -170,3 +171,14 @@ def test_the_module_that_remembers_the_longest_length():
     for name, remembered in zip(steps, (100, 2048, 4096, 16384, 16384, 50), strict=True):
         found = encoding.frequencies(128, remembered)[0]
         assert np.abs(found / DATA[name] - 1).max() <= 4e-6  # the module computes the base in float32
+
+
+def test_masked_rows_need_no_valid_position():
+    encoding, q = Rotary(sections=(2, 2)), cases.random((2, 3, 5, 8), "float32")
+    positions, mask = np.arange(20.0).reshape(2, 2, 5), np.arange(10).reshape(2, 5) % 3 > 0
+    full = fastpe.apply_rotary(q.copy(), None, encoding, positions=positions)
+    positions[:, ~mask] = np.inf
+    got = fastpe.apply_rotary(q.copy(), None, encoding, positions=positions, mask=mask)
+    cases.assert_same_bits(got, np.where(mask[:, None, :, None], full, q))
+    with pytest.raises(ValueError, match="positions must be finite"):
+        fastpe.apply_rotary(q, None, encoding, positions=positions)

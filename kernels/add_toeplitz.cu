@@ -60,12 +60,12 @@ DEVICE Real value_of(const AddToeplitz& call, const Real* values, double slope, 
     return values[call.by_column != 0 ? column : inside - call.low];
 }
 
-// N neighbouring elements of a row as E's, in one access of 16 bytes or one by one.
-template <class E, bool VECTOR>
+// A word of neighbouring elements of a row at a time.
+template <class E>
 DEVICE void add(const AddToeplitz& call) {
     typedef typename E::real Real;
-    typedef typename E::storage Storage;
-    enum { N = VECTOR ? (int)E::N : 1 };
+    typedef typename E::word Word;
+    enum { N = E::N };
     const i64 column = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * N;
     if (column >= call.columns) return;
     const Real scale = (Real)call.input_scale;
@@ -81,51 +81,40 @@ DEVICE void add(const AddToeplitz& call) {
         for (int k = 0; k < N; k++) keys[k] = key_of(call, b, column + k);
         for (i64 first = ((i64)blockIdx.y * blockDim.y + threadIdx.y) * ROWS; first < call.rows;
              first += (i64)gridDim.y * blockDim.y * ROWS) {
-            uint4 words[ROWS];
-            Storage single[ROWS];
+            Word words[ROWS];
             i64 queries[ROWS];
             // All loads come before the first store.
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
-                words[r] = make_uint4(0, 0, 0, 0);
-                single[r] = 0;
+                words[r] = Word();
                 queries[r] = NOT_A_POSITION;
                 if (first + r >= call.rows) continue;
                 queries[r] = query_of(call, b, first + r);
                 bool visible = false;
 #pragma unroll
                 for (int k = 0; k < N; k++) visible = visible || !is_hidden(call, queries[r], keys[k]);
-                if (!visible) continue;
-                if (VECTOR) words[r] = *(const uint4*)(in + (first + r) * call.x_row_stride);
-                else single[r] = *(const Storage*)(in + (first + r) * call.x_row_stride);
+                if (visible) words[r] = *(const Word*)(in + (first + r) * call.x_row_stride);
             }
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 if (first + r >= call.rows) continue;
                 const Real* values = (const Real*)(from + (first + r) * call.values_row_stride);
                 Real x[N];
-                if constexpr (VECTOR) E::unpack(words[r], x);
-                else x[0] = E::load(single[r]);
+                E::unpack(words[r], x);
 #pragma unroll
                 for (int k = 0; k < N; k++) {
                     if (is_hidden(call, queries[r], keys[k])) set_hidden(x[k]);
                     else x[k] = add_(mul_(x[k], scale), value_of(call, values, slope, queries[r], keys[k], column + k));
                 }
-                const i64 target = to + (first + r) * call.out_row_stride;
-                if constexpr (VECTOR) *(uint4*)target = E::pack(x);
-                else *(Storage*)target = E::store(x[0]);
+                *(Word*)(to + (first + r) * call.out_row_stride) = E::pack(x);
             }
         }
     }
 }
 
-#define ENTRIES(E)                                                                                                            \
-    extern "C" __global__ void __launch_bounds__(128, 3)                                                                         \
-        add_toeplitz_##E##_vec16(const __grid_constant__ AddToeplitz call) { add<E, true>(call); }                                \
-    extern "C" __global__ void __launch_bounds__(128, 3)                                                                         \
-        add_toeplitz_##E##_columns(const __grid_constant__ AddToeplitz call) { add<E, false>(call); }
+#define KERNEL(E, VARIANT, ELEMENT)                       \
+    extern "C" __global__ void __launch_bounds__(128, 3)  \
+        add_toeplitz_##E##_##VARIANT(const __grid_constant__ AddToeplitz call) { add<ELEMENT>(call); }
+#define ENTRIES(E) KERNEL(E, vec16, E) KERNEL(E, columns, One<E>)
 
-ENTRIES(f32)
-ENTRIES(f64)
-ENTRIES(f16)
-ENTRIES(bf16)
+ENTRIES(f32) ENTRIES(f64) ENTRIES(f16) ENTRIES(bf16)

@@ -30,6 +30,16 @@ DEVICE u64 bits_of(double value) { return (u64)__double_as_longlong(value); }
 DEVICE float float_of(u32 bits) { return __uint_as_float(bits); }
 DEVICE double float_of(u64 bits) { return __longlong_as_double((i64)bits); }
 
+// A signed number of units of 2^-32, or 2^-64.
+DEVICE float fraction_of(u32 units) { return mul_(__int2float_rn((i32)units), 0x1.0p-32f); }
+DEVICE double fraction_of(u64 units) { return mul_(__ll2double_rn((i64)units), 0x1.0p-64); }
+
+// Horner's rule in fused steps; the constant coefficient comes first.
+template <class Real>
+DEVICE Real polynomial(Real, Real constant) { return constant; }
+template <class Real, class... Reals>
+DEVICE Real polynomial(Real z, Real constant, Reals... others) { return fma_(polynomial(z, others...), z, constant); }
+
 // ---- phase, sine and cosine -------------------------------------------------------------------------------------------------
 
 // Phase at a position: (position * frequency) mod one turn, in units of 2^-64 turn; the frequency is whole_turns +
@@ -42,50 +52,36 @@ DEVICE u64 phase(i64 position, u64 fraction_of_turn, u64 whole_turns) {
     return whole * fraction_of_turn + ((part * whole_turns) << 32) + part * high + ((part * low) >> 32);
 }
 
-// Sine and cosine (f32) of the top 32 bits of a phase.
-DEVICE void sincos_of(u64 phase, float& sine_out, float& cosine_out) {
-    const u32 shifted = (u32)(phase >> 32) + 0x20000000u;
-    const i32 centred = (i32)(shifted & 0x3fffffffu) - 0x20000000;
-    const float r = mul_(__int2float_rn(centred), 0x1.0p-32f);
+// sin(2 pi r) and cos(2 pi r), |r| <= 1/8.
+DEVICE void sincos_near_0(float r, float& sine, float& cosine) {
     const float z = mul_(r, r);
-    float q = fma_(-0x1.2d9302p+6f, z, 0x1.465e92p+6f);
-    q = fma_(q, z, -0x1.4abbbap+5f);
-    q = fma_(q, z, -0x1.a32b8ap-23f);
-    const float s = fma_(r, 0x1.921fb6p+2f, mul_(q, r));
-    float c = fma_(0x1.d9f7b8p+5f, z, -0x1.55c664p+6f);
-    c = fma_(c, z, 0x1.03c1dep+6f);
-    c = fma_(c, z, -0x1.3bd3ccp+4f);
-    c = fma_(c, z, 1.0f);
-    const bool odd = (shifted & 0x40000000u) != 0;
-    const u32 sine = bits_of(odd ? c : s), cosine = bits_of(odd ? s : c);
-    sine_out = float_of(sine ^ (shifted & 0x80000000u));
-    cosine_out = float_of(cosine ^ ((shifted + 0x40000000u) & 0x80000000u));
+    const float q = polynomial(z, -0x1.a32b8ap-23f, -0x1.4abbbap+5f, 0x1.465e92p+6f, -0x1.2d9302p+6f);
+    sine = fma_(r, 0x1.921fb6p+2f, mul_(q, r));
+    cosine = polynomial(z, 1.0f, -0x1.3bd3ccp+4f, 0x1.03c1dep+6f, -0x1.55c664p+6f, 0x1.d9f7b8p+5f);
 }
 
-// Sine and cosine (f64) of a phase.
-DEVICE void sincos_of(u64 phase, double& sine_out, double& cosine_out) {
-    const u64 shifted = phase + 0x2000000000000000ULL;
-    const i64 centred = (i64)(shifted & 0x3fffffffffffffffULL) - 0x2000000000000000LL;
-    const double r = mul_(__ll2double_rn(centred), 0x1.0p-64);
+DEVICE void sincos_near_0(double r, double& sine, double& cosine) {
     const double z = mul_(r, r);
-    double q = fma_(0x1.e3eed62bb3a55p+1, z, -0x1.e30063a1b8bb9p+3);
-    q = fma_(q, z, 0x1.50782fca3af0ap+5);
-    q = fma_(q, z, -0x1.32d2cce2d538ap+6);
-    q = fma_(q, z, 0x1.466bc67758700p+6);
-    q = fma_(q, z, -0x1.4abbce625be41p+5);
-    q = fma_(q, z, 0x1.026565a2ab64ap-52);
-    const double s = fma_(r, 0x1.921fb54442d18p+2, mul_(q, r));
-    double c = fma_(-0x1.b26fe92617f8cp+0, z, 0x1.f9cc6ad2607f8p+2);
-    c = fma_(c, z, -0x1.a6d1ecb743441p+4);
-    c = fma_(c, z, 0x1.e1f50683b4301p+5);
-    c = fma_(c, z, -0x1.55d3c7e3c95bcp+6);
-    c = fma_(c, z, 0x1.03c1f081b5ab0p+6);
-    c = fma_(c, z, -0x1.3bd3cc9be45dep+4);
-    c = fma_(c, z, 1.0);
-    const bool odd = (shifted & 0x4000000000000000ULL) != 0;
-    const u64 sine = bits_of(odd ? c : s), cosine = bits_of(odd ? s : c);
-    sine_out = float_of(sine ^ (shifted & 0x8000000000000000ULL));
-    cosine_out = float_of(cosine ^ ((shifted + 0x4000000000000000ULL) & 0x8000000000000000ULL));
+    const double q = polynomial(z, 0x1.026565a2ab64ap-52, -0x1.4abbce625be41p+5, 0x1.466bc67758700p+6, -0x1.32d2cce2d538ap+6,
+                                0x1.50782fca3af0ap+5, -0x1.e30063a1b8bb9p+3, 0x1.e3eed62bb3a55p+1);
+    sine = fma_(r, 0x1.921fb54442d18p+2, mul_(q, r));
+    cosine = polynomial(z, 1.0, -0x1.3bd3cc9be45dep+4, 0x1.03c1f081b5ab0p+6, -0x1.55d3c7e3c95bcp+6, 0x1.e1f50683b4301p+5,
+                        -0x1.a6d1ecb743441p+4, 0x1.f9cc6ad2607f8p+2, -0x1.b26fe92617f8cp+0);
+}
+
+// Sine and cosine of a phase, of which f32 takes the top 32 bits.
+template <class Real>
+DEVICE void sincos_of(u64 phase, Real& sine_out, Real& cosine_out) {
+    typedef decltype(bits_of(Real())) Bits;
+    const int bits = 8 * sizeof(Bits);
+    const Bits eighth = (Bits)1 << (bits - 3), half = (Bits)1 << (bits - 1);
+    const Bits shifted = (Bits)(phase >> (64 - bits)) + eighth;
+    Real s, c;
+    sincos_near_0(fraction_of((shifted & (2 * eighth - 1)) - eighth), s, c);
+    const bool odd = (shifted & 2 * eighth) != 0;
+    const Bits sine = bits_of(odd ? c : s), cosine = bits_of(odd ? s : c);
+    sine_out = float_of(sine ^ (shifted & half));
+    cosine_out = float_of(cosine ^ ((shifted + 2 * eighth) & half));
 }
 
 // ---- powers of two ----------------------------------------------------------------------------------------------------------
@@ -100,36 +96,26 @@ DEVICE void exponent(u64 distance, u64 growth, u64& integer, u64& fraction) {
     integer = ((whole * high + ((whole * low) >> 32)) >> 32) + (fraction < rest ? 1 : 0) + (fraction >> 63);
 }
 
-// Two to the power of integer + fraction (the fraction as a signed number), or of its negative; 0 and inf beyond.
-DEVICE void exp2_of(u64 integer, u64 fraction, bool rises, float& result) {
-    float r = mul_(__int2float_rn((i32)(u32)(fraction >> 32)), 0x1.0p-32f);
-    r = rises ? r : -r;
-    float p = fma_(0x1.41d314p-13f, r, 0x1.5f456ap-10f);
-    p = fma_(p, r, 0x1.3b2dbcp-7f);
-    p = fma_(p, r, 0x1.c6aed4p-5f);
-    p = fma_(p, r, 0x1.ebfbdap-3f);
-    p = fma_(p, r, 0x1.62e43p-1f);
-    p = fma_(p, r, 1.0f);
-    const u32 up = integer < 128 ? (u32)integer : 128u, down = integer < 127 ? (u32)integer : 127u;
-    result = mul_(p, float_of((rises ? up + 127u : 127u - down) << 23));
+// 2^r, |r| <= 1/2.
+DEVICE float exp2_near_0(float r) {
+    return polynomial(r, 1.0f, 0x1.62e43p-1f, 0x1.ebfbdap-3f, 0x1.c6aed4p-5f, 0x1.3b2dbcp-7f, 0x1.5f456ap-10f, 0x1.41d314p-13f);
 }
 
-DEVICE void exp2_of(u64 integer, u64 fraction, bool rises, double& result) {
-    double r = mul_(__ll2double_rn((i64)fraction), 0x1.0p-64);
-    r = rises ? r : -r;
-    double p = fma_(0x1.e7aa32c48dcfcp-32, r, 0x1.e620fc49ec411p-28);
-    p = fma_(p, r, 0x1.b5267873093f1p-24);
-    p = fma_(p, r, 0x1.62bfc3c154df1p-20);
-    p = fma_(p, r, 0x1.ffcbfba7c5eb8p-17);
-    p = fma_(p, r, 0x1.43091310bf95dp-13);
-    p = fma_(p, r, 0x1.5d87fe78cf231p-10);
-    p = fma_(p, r, 0x1.3b2ab6fb9f412p-7);
-    p = fma_(p, r, 0x1.c6b08d7049fd1p-5);
-    p = fma_(p, r, 0x1.ebfbdff82c5adp-3);
-    p = fma_(p, r, 0x1.62e42fefa39efp-1);
-    p = fma_(p, r, 1.0);
-    const u64 up = integer < 1024 ? integer : 1024u, down = integer < 1023 ? integer : 1023u;
-    result = mul_(p, float_of((rises ? up + 1023u : 1023u - down) << 52));
+DEVICE double exp2_near_0(double r) {
+    return polynomial(r, 1.0, 0x1.62e42fefa39efp-1, 0x1.ebfbdff82c5adp-3, 0x1.c6b08d7049fd1p-5, 0x1.3b2ab6fb9f412p-7,
+                      0x1.5d87fe78cf231p-10, 0x1.43091310bf95dp-13, 0x1.ffcbfba7c5eb8p-17, 0x1.62bfc3c154df1p-20,
+                      0x1.b5267873093f1p-24, 0x1.e620fc49ec411p-28, 0x1.e7aa32c48dcfcp-32);
+}
+
+// Two to the power of integer + fraction (the fraction as a signed number), or of its negative; 0 and inf beyond.
+template <class Real>
+DEVICE void exp2_of(u64 integer, u64 fraction, bool rises, Real& result) {
+    typedef decltype(bits_of(Real())) Bits;
+    const bool single = sizeof(Real) == 4;
+    const Bits bias = single ? 127 : 1023;
+    const Real r = fraction_of((Bits)(fraction >> (single ? 32 : 0)));
+    const Bits up = integer < bias + 1 ? (Bits)integer : bias + 1, down = integer < bias ? (Bits)integer : bias;
+    result = mul_(exp2_near_0(rises ? r : -r), float_of((rises ? up + bias : bias - down) << (single ? 23 : 52)));
 }
 
 DEVICE void set_nan(float& value) { value = float_of(0x7fc00000u); }
@@ -137,10 +123,11 @@ DEVICE void set_nan(double& value) { value = float_of(0x7ff8000000000000ULL); }
 
 // ---- elements ---------------------------------------------------------------------------------------------------------------
 
-// An element type: its storage, the type of its arithmetic, and a 16-byte vector of N elements as reals.
+// An element type: its storage, the type of its arithmetic, and a word of N elements, which are accessed at once, as reals.
 struct f32 {
     typedef u32 storage;
     typedef float real;
+    typedef uint4 word;
     enum { N = 4 };
     static DEVICE float load(u32 bits) { return float_of(bits); }
     static DEVICE u32 store(float value) { return bits_of(value); }
@@ -155,6 +142,7 @@ struct f32 {
 struct f64 {
     typedef u64 storage;
     typedef double real;
+    typedef uint4 word;
     enum { N = 2 };
     static DEVICE double load(u64 bits) { return float_of(bits); }
     static DEVICE u64 store(double value) { return bits_of(value); }
@@ -168,10 +156,22 @@ struct f64 {
     }
 };
 
-struct f16 {
+// What 16-bit elements have in common.
+template <class E>
+struct Pairs {
     typedef u16 storage;
     typedef float real;
+    typedef uint4 word;
     enum { N = 8 };
+    static DEVICE void unpack(uint4 v, float* x) {
+        E::unpack_pair(v.x, x); E::unpack_pair(v.y, x + 2); E::unpack_pair(v.z, x + 4); E::unpack_pair(v.w, x + 6);
+    }
+    static DEVICE uint4 pack(const float* x) {
+        return make_uint4(E::pack_pair(x[0], x[1]), E::pack_pair(x[2], x[3]), E::pack_pair(x[4], x[5]), E::pack_pair(x[6], x[7]));
+    }
+};
+
+struct f16 : Pairs<f16> {
     static DEVICE float load(u16 bits) { float x; asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits)); return x; }
     static DEVICE u16 store(float value) { u16 bits; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value)); return bits; }
     static DEVICE u32 pack_pair(float low, float high) {
@@ -182,18 +182,9 @@ struct f16 {
 #endif
     }
     static DEVICE void unpack_pair(u32 word, float* x) { x[0] = load((u16)word); x[1] = load((u16)(word >> 16)); }
-    static DEVICE void unpack(uint4 v, float* x) {
-        unpack_pair(v.x, x); unpack_pair(v.y, x + 2); unpack_pair(v.z, x + 4); unpack_pair(v.w, x + 6);
-    }
-    static DEVICE uint4 pack(const float* x) {
-        return make_uint4(pack_pair(x[0], x[1]), pack_pair(x[2], x[3]), pack_pair(x[4], x[5]), pack_pair(x[6], x[7]));
-    }
 };
 
-struct bf16 {
-    typedef u16 storage;
-    typedef float real;
-    enum { N = 8 };
+struct bf16 : Pairs<bf16> {
     static DEVICE float load(u16 bits) { return float_of((u32)bits << 16); }
     static DEVICE u16 store(float value) {
         const u32 bits = bits_of(value);  // round to nearest even; a NaN stays one
@@ -207,10 +198,27 @@ struct bf16 {
 #endif
     }
     static DEVICE void unpack_pair(u32 word, float* x) { x[0] = float_of(word << 16); x[1] = float_of(word & 0xffff0000u); }
-    static DEVICE void unpack(uint4 v, float* x) {
-        unpack_pair(v.x, x); unpack_pair(v.y, x + 2); unpack_pair(v.z, x + 4); unpack_pair(v.w, x + 6);
-    }
-    static DEVICE uint4 pack(const float* x) {
-        return make_uint4(pack_pair(x[0], x[1]), pack_pair(x[2], x[3]), pack_pair(x[4], x[5]), pack_pair(x[6], x[7]));
-    }
 };
+
+// As an element type, one element at a time.
+template <class E>
+struct One : E {
+    typedef typename E::storage word;
+    enum { N = 1 };
+    static DEVICE void unpack(word bits, typename E::real* x) { x[0] = E::load(bits); }
+    static DEVICE word pack(const typename E::real* x) { return E::store(x[0]); }
+};
+
+// ---- rows -------------------------------------------------------------------------------------------------------------------
+
+// The position of a row in units of 2^-32; `other` is its head or axis, in a table of positions so many bytes from the next.
+template <class Call>
+DEVICE i64 position_of(const Call& call, i64 b, i64 t, i64 other, i64 stride) {
+    if (call.positions == 0) return call.start + (t << 32);
+    return *(const i64*)(call.positions + b * call.positions_batch_stride + t * call.positions_row_stride + other * stride);
+}
+
+template <class Call>
+DEVICE bool is_kept(const Call& call, i64 b, i64 t) {
+    return call.mask == 0 || *(const u8*)(call.mask + b * call.mask_batch_stride + t * call.mask_row_stride) != 0;
+}

@@ -15,6 +15,17 @@
 // Grid: x over the pairs of columns of a row, y over groups of eight rows, z over sequences. `vec16` kernels write 16 bytes at a time.
 // Bytes moved per element: one read of each table's row, one write; an id for each row and thread, from the caches.
 
+#ifndef FIRST
+#define FIRST f32
+#define SECOND f32
+#define LEARNED f32
+#define OUT f32
+#define REAL float
+#define HAS_SECOND 0
+#define ADDS_LEARNED (!IS_EMBEDDING)
+#define ADDS_SINUSOIDAL 0
+#endif
+
 #include "sinusoidal_rows.cuh"
 #include "GatherSum.abi"
 
@@ -47,58 +58,24 @@ template <class E> DEVICE typename E::storage stored(double value) { return E::s
 template <> DEVICE u32 stored<f32>(double value) { return bits_of(__double2float_rn(value)); }
 template <> DEVICE u64 stored<f64>(double value) { return bits_of(value); }
 
-template <class E> DEVICE Real loaded(i64 address) { return (Real)E::load(*(const typename E::storage*)address); }
+template <bool CONDITION, class A, class B> struct Either { typedef A type; };
+template <class A, class B> struct Either<false, A, B> { typedef B type; };
 
 // N elements, in as few accesses as their alignment to their size together, up to 16 bytes, allows.
 template <class E, int N>
 DEVICE void load_elements(i64 address, Real* values) {
     typedef typename E::storage Storage;
     enum { BYTES = N * (int)sizeof(Storage) };
-    Storage parts[N];
-    if constexpr (BYTES % 16 == 0) {
+    typedef typename Either<sizeof(Storage) < 4 && BYTES % 4 == 0, u32, Storage>::type Part;
+    typedef typename Either<BYTES % 16 == 0, uint4, Part>::type Word;
+    union {
+        Word words[BYTES / sizeof(Word)];
+        Storage elements[N];
+    };
 #pragma unroll
-        for (int i = 0; i < BYTES / 16; i++) {
-            const uint4 four = *(const uint4*)(address + 16 * i);
-            const u32 word[4] = {four.x, four.y, four.z, four.w};
+    for (int i = 0; i < BYTES / (int)sizeof(Word); i++) words[i] = ((const Word*)address)[i];
 #pragma unroll
-            for (int j = 0; j < 16 / (int)sizeof(Storage); j++) {
-                const int k = j * (int)sizeof(Storage) / 4;
-                const u64 both = sizeof(Storage) == 8 ? (u64)word[k + (sizeof(Storage) == 8)] << 32 | word[k] : word[k];
-                parts[i * (16 / (int)sizeof(Storage)) + j] = (Storage)(both >> (j * 8 * (int)sizeof(Storage) % 32));
-            }
-        }
-    } else if constexpr (BYTES % 4 == 0) {
-#pragma unroll
-        for (int i = 0; i < BYTES / 4; i++) {
-            const u32 word = ((const u32*)address)[i];
-#pragma unroll
-            for (int j = 0; j < 4 / (int)sizeof(Storage); j++)
-                parts[i * (4 / (int)sizeof(Storage)) + j] = (Storage)(word >> (j * 8 * (int)sizeof(Storage)));
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < N; i++) parts[i] = ((const Storage*)address)[i];
-    }
-#pragma unroll
-    for (int i = 0; i < N; i++) values[i] = (Real)E::load(parts[i]);
-}
-
-template <class E, int N>
-DEVICE void store_elements(i64 address, const Real* values) {
-    typedef typename E::storage Storage;
-    u32 word[4] = {0, 0, 0, 0};
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        const u64 bits = stored<E>(values[i]);
-        const int k = i * (int)sizeof(Storage) / 4;
-        if (sizeof(Storage) == 8) {
-            word[k] = (u32)bits;
-            word[k + 1] = (u32)(bits >> 32);
-        } else {
-            word[k] |= (u32)bits << (i * 8 * (int)sizeof(Storage) % 32);
-        }
-    }
-    *(uint4*)address = make_uint4(word[0], word[1], word[2], word[3]);
+    for (int i = 0; i < N; i++) values[i] = (Real)E::load(elements[i]);
 }
 
 // ---- rows -------------------------------------------------------------------------------------------------------------------
@@ -110,7 +87,7 @@ struct Sources {
     bool kept;
 
     DEVICE Sources(const GatherSum& call, i64 b, i64 t, i64 h) {
-            target = call.out + b * call.out_batch_stride + t * call.out_row_stride + h * call.out_head_stride;
+        target = call.out + b * call.out_batch_stride + t * call.out_row_stride + h * call.out_head_stride;
         kept = is_kept(call, b, t);
         second = learned = 0;
         zero = 0;
@@ -134,7 +111,7 @@ struct Sources {
             second = call.types + (inside ? kind : 0) * call.types_row_stride;
         }
         if (ADDS_LEARNED) {
-            const i64 position = position_of(call, b, t, h);
+            const i64 position = position_of(call, b, t, h, call.positions_head_stride);
             i64 row = position >> 32;
             if (call.clips && position != NOT_A_POSITION) row = row < 0 ? 0 : row >= call.learned_rows ? call.learned_rows - 1 : row;
             const bool inside = row >= 0 && row < call.learned_rows;
@@ -149,21 +126,19 @@ struct Sources {
     }
 };
 
-template <class E> struct is_integer { enum { value = 0 }; };
-template <> struct is_integer<int8> { enum { value = 1 }; };
-template <> struct is_integer<uint8> { enum { value = 1 }; };
-
 DEVICE Real scaled(Real value, const Sources& at) {
-    if (is_integer<FIRST>::value) value = mul_(add_(value, -at.zero), at.row_scale);
+    if (sizeof(FIRST::storage) == 1) value = mul_(add_(value, -at.zero), at.row_scale);
     return mul_(value, at.scale);
 }
 
-// Sum whole vectors; `Layout` says where a thread's pairs of columns are in a row, without PE as if interleaved.
+// Sum the columns that a thread owns of the rows of its groups; without PE they are owned as if interleaved.
 template <class Layout>
-DEVICE void sum_vectors(const GatherSum& call) {
-    enum { V = Layout::V, P = Layout::P, N = OUT::N };
+DEVICE void sum(const GatherSum& call) {
+    typedef typename Layout::Element::word Word;
+    enum { V = Layout::V, P = Layout::P, N = Layout::N };
     const i64 unit = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (unit * P >= call.width / 2) return;
+    if (unit * P >= (call.width + 1) / 2) return;
+    const Layout at(call, unit);
     const i64 groups = (call.rows - first_row(call, 0) + ANCHOR_ROWS - 1) / ANCHOR_ROWS;
     Frequencies<Real, P> frequencies;
     if (ADDS_SINUSOIDAL) frequencies.load(call, unit * P);
@@ -181,86 +156,42 @@ DEVICE void sum_vectors(const GatherSum& call) {
                     if (ADDS_SINUSOIDAL && (!ready || varies(call))) {
                         ready = true;
                         Real u[P], v[P];
-                        frequencies.row(call, position_of(call, b, t, h), unit * P, u, v);
-                        Layout::order(u, v, pe);
+                        frequencies.row(call, position_of(call, b, t, h, call.positions_head_stride), unit * P, u, v);
+                        at.order(u, v, pe);
                     }
-                    const Sources at(call, b, t, h);
-                    if (!at.kept && !IS_EMBEDDING && call.x == call.out) continue;
+                    const Sources row(call, b, t, h);
+                    if (!row.kept && !IS_EMBEDDING && call.x == call.out) continue;
 #pragma unroll
                     for (int k = 0; k < V; k++) {
-                        const i64 column = Layout::offset(call, unit, k) / (i64)sizeof(OUT::storage);
-                        Real value[N], more[N];
-#pragma unroll
-                        for (int i = 0; i < N; i++) value[i] = more[i] = 0;
-                        if (at.kept || !IS_EMBEDDING) load_elements<FIRST, N>(at.first + column * (i64)sizeof(FIRST::storage), value);
-                        if (at.kept) {
-#pragma unroll
-                            for (int i = 0; i < N; i++) value[i] = scaled(value[i], at);
-                            if (HAS_SECOND) {
-                                load_elements<SECOND, N>(at.second + column * (i64)sizeof(SECOND::storage), more);
-#pragma unroll
-                                for (int i = 0; i < N; i++) value[i] = add_(value[i], more[i]);
-                            }
-                            if (ADDS_LEARNED) load_elements<LEARNED, N>(at.learned + column * (i64)sizeof(LEARNED::storage), more);
-#pragma unroll
-                            for (int i = 0; i < N; i++) {
-                                if (ADDS_LEARNED) value[i] = add_(value[i], more[i]);
-                                if (ADDS_SINUSOIDAL) value[i] = add_(value[i], pe[k][i]);
-                            }
-                        }
-                        store_elements<OUT, N>(at.target + column * (i64)sizeof(OUT::storage), value);
-                    }
-                }
-            }
-        }
-    }
-}
-
-// One pair of columns, or the column without a partner; any strides.
-DEVICE void sum_columns(const GatherSum& call) {
-    const i64 f = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    const i64 pairs = call.width / 2;
-    if (f >= (call.width + 1) / 2) return;
-    const bool tail = f == pairs;
-    const bool tail_is_first = (call.tail_is_cosine != 0) == (call.cosine_first != 0);
-    const i64 step = call.interleaved || !ADDS_SINUSOIDAL ? 2 : 1;
-    const i64 last = ADDS_SINUSOIDAL ? call.tail_column : call.width - 1;
-    const i64 columns[2] = {tail ? last : f * step, tail ? last : f * step + (step == 2 ? 1 : call.second_half)};
-    const int count = tail ? 1 : 2;
-    const i64 groups = (call.rows - first_row(call, 0) + ANCHOR_ROWS - 1) / ANCHOR_ROWS;
-    Frequencies<Real, 1> frequencies;
-    if (ADDS_SINUSOIDAL) frequencies.load(call, f);
-    for (i64 group = (i64)blockIdx.y * blockDim.y + threadIdx.y; group < groups; group += (i64)gridDim.y * blockDim.y) {
-#pragma unroll 1
-        for (int part = 0; part < ANCHOR_ROWS; part++) {
-            const i64 t = first_row(call, group) + part;
-            if (t < 0 || t >= call.rows) continue;
-            Real pe[2] = {0, 0};
-            bool ready = false;
-            for (i64 b = blockIdx.z; b < call.batch; b += gridDim.z) {
-                for (i64 h = 0; h < call.heads; h++) {
-                    if (ADDS_SINUSOIDAL && (!ready || varies(call))) {
-                        ready = true;
-                        Real u, v;
-                        frequencies.row(call, position_of(call, b, t, h), f, &u, &v);
-                        pe[0] = tail && !tail_is_first ? v : u;
-                        pe[1] = v;
-                    }
-                    const Sources at(call, b, t, h);
-                    if (!at.kept && !IS_EMBEDDING && call.x == call.out) continue;
-#pragma unroll
-                    for (int k = 0; k < 2; k++) {
-                        if (k >= count) continue;
-                        OUT::storage* const target = (OUT::storage*)(at.target + columns[k] * call.out_column_stride);
-                        if (!at.kept) {
-                            *target = IS_EMBEDDING ? (OUT::storage)0 : *(const OUT::storage*)(at.first + columns[k] * call.x_column_stride);
+                        if (k > 0 && at.tail) continue;
+                        const i64 column = at.columns[k];
+                        const i64 from = row.first + column * step<FIRST::storage, N>(call.x_column_stride);
+                        Word* const target = (Word*)(row.target + column * step<OUT::storage, N>(call.out_column_stride));
+                        if (!row.kept) {
+                            *target = IS_EMBEDDING ? Word() : *(const Word*)from;
                             continue;
                         }
-                        Real value = scaled(loaded<FIRST>(at.first + columns[k] * call.x_column_stride), at);
-                        if (HAS_SECOND) value = add_(value, loaded<SECOND>(at.second + columns[k] * (i64)sizeof(SECOND::storage)));
-                        if (ADDS_LEARNED) value = add_(value, loaded<LEARNED>(at.learned + columns[k] * (i64)sizeof(LEARNED::storage)));
-                        if (ADDS_SINUSOIDAL) value = add_(value, pe[k]);
-                        *target = stored<OUT>(value);
+                        Real value[N], more[N];
+                        load_elements<FIRST, N>(from, value);
+#pragma unroll
+                        for (int i = 0; i < N; i++) value[i] = scaled(value[i], row);
+                        if (HAS_SECOND) {
+                            load_elements<SECOND, N>(row.second + column * (i64)sizeof(SECOND::storage), more);
+#pragma unroll
+                            for (int i = 0; i < N; i++) value[i] = add_(value[i], more[i]);
+                        }
+                        if (ADDS_LEARNED) {
+                            load_elements<LEARNED, N>(row.learned + column * (i64)sizeof(LEARNED::storage), more);
+#pragma unroll
+                            for (int i = 0; i < N; i++) value[i] = add_(value[i], more[i]);
+                        }
+                        union {
+                            Word word;
+                            OUT::storage elements[N];
+                        };
+#pragma unroll
+                        for (int i = 0; i < N; i++) elements[i] = stored<OUT>(ADDS_SINUSOIDAL ? add_(value[i], pe[k][i]) : value[i]);
+                        *target = word;
                     }
                 }
             }
@@ -268,30 +199,10 @@ DEVICE void sum_columns(const GatherSum& call) {
     }
 }
 
-#define KERNELS(NAME)                                                                             \
-    extern "C" __global__ void __launch_bounds__(128, 3)                                          \
-        NAME##_vec16_interleaved(const __grid_constant__ GatherSum call) { sum_vectors<Pairwise>(call); } \
-    extern "C" __global__ void __launch_bounds__(128, 3)                                          \
-        NAME##_vec16_concatenated(const __grid_constant__ GatherSum call) { sum_vectors<InBlocks>(call); } \
-    extern "C" __global__ void __launch_bounds__(128, 3)                                          \
-        NAME##_columns(const __grid_constant__ GatherSum call) { sum_columns(call); }
-
-// The layouts of sinusoidal_rows.cuh, in Real.
-struct Pairwise : Interleaved<OUT> {
-    static DEVICE void order(const Real* u, const Real* v, Real (*pe)[OUT::N]) {
-#pragma unroll
-        for (int i = 0; i < Interleaved<OUT>::P; i++) {
-            pe[0][2 * i] = u[i];
-            pe[0][2 * i + 1] = v[i];
-        }
-    }
-};
-struct InBlocks : Concatenated<OUT> {
-    static DEVICE void order(const Real* u, const Real* v, Real (*pe)[OUT::N]) {
-#pragma unroll
-        for (int i = 0; i < Concatenated<OUT>::P; i++) {
-            pe[0][i] = u[i];
-            pe[1][i] = v[i];
-        }
-    }
-};
+#define KERNEL(NAME, VARIANT, LAYOUT)                             \
+    extern "C" __global__ void __launch_bounds__(128, 3)          \
+        NAME##_##VARIANT(const __grid_constant__ GatherSum call) { sum<LAYOUT<OUT>>(call); }
+#define KERNELS(NAME)                                \
+    KERNEL(NAME, vec16_interleaved, Interleaved)     \
+    KERNEL(NAME, vec16_concatenated, Concatenated)   \
+    KERNEL(NAME, columns, OnePair)

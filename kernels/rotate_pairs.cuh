@@ -17,30 +17,18 @@
 #include "Rotated.abi"
 #include "RotatePairs.abi"
 
-DEVICE i64 position_of(const RotatePairs& call, i64 b, i64 t, i64 axis) {
-    if (call.positions == 0) return call.start + (t << 32);
-    return *(const i64*)(call.positions + b * call.positions_batch_stride + t * call.positions_row_stride +
-                         axis * call.positions_axis_stride);
-}
-
-DEVICE bool is_kept(const RotatePairs& call, i64 b, i64 t) {
-    return call.mask == 0 || *(const u8*)(call.mask + b * call.mask_batch_stride + t * call.mask_row_stride) != 0;
-}
-
 // The heads of q or k at one row, of which a thread takes every `step`th.
 struct Heads {
     i64 from, to, heads, stride, stride_out, column, column_out;
 
-    DEVICE Heads(const RotatePairs& call, bool is_k, i64 b, i64 t) {
-        from = is_k ? call.k.x + b * call.k.batch_stride + t * call.k.row_stride
-                    : call.q.x + b * call.q.batch_stride + t * call.q.row_stride;
-        to = is_k ? call.k.out + b * call.k.out_batch_stride + t * call.k.out_row_stride
-                  : call.q.out + b * call.q.out_batch_stride + t * call.q.out_row_stride;
-        heads = is_k ? call.k.heads : call.q.heads;
-        stride = is_k ? call.k.head_stride : call.q.head_stride;
-        stride_out = is_k ? call.k.out_head_stride : call.q.out_head_stride;
-        column = is_k ? call.k.column_stride : call.q.column_stride;
-        column_out = is_k ? call.k.out_column_stride : call.q.out_column_stride;
+    DEVICE Heads(const Rotated& array, i64 b, i64 t) {
+        from = array.x + b * array.batch_stride + t * array.row_stride;
+        to = array.out + b * array.out_batch_stride + t * array.out_row_stride;
+        heads = array.heads;
+        stride = array.head_stride;
+        stride_out = array.out_head_stride;
+        column = array.column_stride;
+        column_out = array.out_column_stride;
     }
 };
 
@@ -152,9 +140,9 @@ DEVICE void rotate_pairs(const Arguments& call, i64 units) {
             const bool kept = is_kept(call, b, t);
 #pragma unroll 1
             for (int which = 0; which < 2; which++) {
-                const i64 from = which ? call.k.x : call.q.x, to = which ? call.k.out : call.q.out;
-                if (to != 0 && ((kept && rotates) || from != to))
-                    Unit::run(call, Heads(call, which, b, t), unit, kept, group, groups, cosine, sine);
+                const Rotated& array = which ? call.k : call.q;
+                if (array.out != 0 && ((kept && rotates) || array.x != array.out))
+                    Unit::run(call, Heads(array, b, t), unit, kept, group, groups, cosine, sine);
             }
         }
     }

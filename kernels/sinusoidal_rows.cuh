@@ -1,20 +1,10 @@
-// Rows of an encoding, for `add_sinusoidal.cu` and `gather_sum.cuh`: positions, masks, and the two functions of some frequencies, rotated from
-// an anchor.
+// Rows of an encoding, for `add_sinusoidal.cu` and `gather_sum.cuh`: the two functions of some frequencies, rotated from an anchor, and the
+// columns where they are.
 
 #include "arithmetic.cuh"
 #include "AddSinusoidal.abi"
 
 enum { ANCHOR_ROWS = 8 };
-
-DEVICE i64 position_of(const AddSinusoidal& call, i64 b, i64 t, i64 h) {
-    if (call.positions == 0) return call.start + (t << 32);
-    return *(const i64*)(call.positions + b * call.positions_batch_stride + t * call.positions_row_stride +
-                         h * call.positions_head_stride);
-}
-
-DEVICE bool is_kept(const AddSinusoidal& call, i64 b, i64 t) {
-    return call.mask == 0 || *(const u8*)(call.mask + b * call.mask_batch_stride + t * call.mask_row_stride) != 0;
-}
 
 // The two functions of P neighbouring frequencies, evaluated at an anchor, and their rotation to a row.
 template <class Real, int P>
@@ -78,12 +68,22 @@ struct Frequencies {
     }
 };
 
-// Where a thread's pairs are in a row. V vectors of N elements hold P pairs; `order` puts pairs (u, v) into the vectors' order.
+// Bytes from one column to the next: those of a word of several elements are contiguous.
+template <class Storage, int N>
+DEVICE i64 step(i64 stride) { return N == 1 ? stride : (i64)sizeof(Storage); }
+
+// What a thread owns of a row: P pairs of columns, in V words of N elements at `columns`; `order` puts pairs (u, v) into the words' order.
 template <class E>
 struct Interleaved {
-    enum { V = 1, P = E::N / 2, ROWS = sizeof(typename E::real) == 8 ? 2 : 4 };
-    static DEVICE i64 offset(const AddSinusoidal& call, i64 unit, int) { return unit * 16; }
-    static DEVICE void order(const typename E::real* u, const typename E::real* v, typename E::real (*pe)[E::N]) {
+    typedef E Element;
+    enum { V = 1, N = E::N, P = N / 2, ROWS = sizeof(typename E::real) == 8 ? 2 : 4 };
+    static constexpr bool tail = false;
+    i64 columns[V];
+
+    DEVICE Interleaved(const AddSinusoidal&, i64 unit) : columns{unit * N} {}
+
+    template <class Real>
+    DEVICE void order(const Real* u, const Real* v, Real (*pe)[N]) const {
 #pragma unroll
         for (int i = 0; i < P; i++) {
             pe[0][2 * i] = u[i];
@@ -94,16 +94,42 @@ struct Interleaved {
 
 template <class E>
 struct Concatenated {
-    enum { V = 2, P = E::N, ROWS = 2 };
-    static DEVICE i64 offset(const AddSinusoidal& call, i64 unit, int vector) {
-        return unit * 16 + vector * call.second_half * (i64)sizeof(typename E::storage);
-    }
-    static DEVICE void order(const typename E::real* u, const typename E::real* v, typename E::real (*pe)[E::N]) {
+    typedef E Element;
+    enum { V = 2, N = E::N, P = N, ROWS = 2 };
+    static constexpr bool tail = false;
+    i64 columns[V];
+
+    DEVICE Concatenated(const AddSinusoidal& call, i64 unit) : columns{unit * N, unit * N + call.second_half} {}
+
+    template <class Real>
+    DEVICE void order(const Real* u, const Real* v, Real (*pe)[N]) const {
 #pragma unroll
-        for (int i = 0; i < P; i++) {
+        for (int i = 0; i < N; i++) {
             pe[0][i] = u[i];
             pe[1][i] = v[i];
         }
+    }
+};
+
+// One pair of columns any number of bytes apart, or, as its `tail`, the column without a partner.
+template <class E>
+struct OnePair {
+    typedef One<E> Element;
+    enum { V = 2, N = 1, P = 1, ROWS = sizeof(typename E::real) == 8 ? 2 : 4 };
+    bool tail, tail_is_first;
+    i64 columns[V];
+
+    DEVICE OnePair(const AddSinusoidal& call, i64 f) {
+        tail = f == call.width / 2;
+        tail_is_first = (call.tail_is_cosine != 0) == (call.cosine_first != 0);
+        columns[0] = tail ? call.tail_column : call.interleaved ? 2 * f : f;
+        columns[1] = columns[0] + (call.interleaved ? 1 : call.second_half);
+    }
+
+    template <class Real>
+    DEVICE void order(const Real* u, const Real* v, Real (*pe)[N]) const {
+        pe[0][0] = tail && !tail_is_first ? v[0] : u[0];
+        pe[1][0] = v[0];
     }
 };
 

@@ -192,8 +192,6 @@ def _gather_sum(call: GatherSum) -> None:
         (memory.address, memory.strides[0], memory.array.dtype.itemsize) for memory in (types, learned) if memory is not None
     ]
     for arguments in call.arguments(addresses):
-        if plan is None:
-            arguments["interleaved"] = 1
         variant = _gather_sum_variant(arguments, sizes, others)
         pairs = (arguments["width"] + 1) // 2
         units = pairs if variant == "columns" else pairs * sizes["out"] // _PAIR_BYTES[variant]

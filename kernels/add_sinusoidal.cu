@@ -29,6 +29,8 @@ DEVICE void add(const AddSinusoidal& call) {
     const Layout at(call, unit);
     const i64 groups = (call.rows - first_row(call, 0) + ANCHOR_ROWS - 1) / ANCHOR_ROWS;
     const Real scale = (Real)call.input_scale;
+    const i64 x_step = step<typename E::storage, N>(call.x_column_stride);
+    const i64 out_step = step<typename E::storage, N>(call.out_column_stride);
     Frequencies<Real, P> frequencies;
     frequencies.load(call, unit * P);
     for (i64 group = (i64)blockIdx.y * blockDim.y + threadIdx.y; group < groups; group += (i64)gridDim.y * blockDim.y) {
@@ -65,7 +67,7 @@ DEVICE void add(const AddSinusoidal& call) {
                         for (int k = 0; k < V; k++) {
                             words[r][k] = Word();
                             if (inside[r] && !(k > 0 && at.tail) && call.x != 0)
-                                words[r][k] = *(const Word*)(in + t * call.x_row_stride + at.columns[k] * step<typename E::storage, N>(call.x_column_stride));
+                                words[r][k] = *(const Word*)(in + t * call.x_row_stride + at.columns[k] * x_step);
                         }
                     }
 #pragma unroll
@@ -82,7 +84,7 @@ DEVICE void add(const AddSinusoidal& call) {
                                 words[r][k] = E::pack(value);
                             }
                             if (kept[r] || call.x != call.out)
-                                *(Word*)(to + (t0 + r) * call.out_row_stride + at.columns[k] * step<typename E::storage, N>(call.out_column_stride)) = words[r][k];
+                                *(Word*)(to + (t0 + r) * call.out_row_stride + at.columns[k] * out_step) = words[r][k];
                         }
                     }
                 }

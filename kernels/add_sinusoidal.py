@@ -31,7 +31,8 @@ from . import add_sinusoidal_loops as loops
 from . import arithmetic as a
 from .abi import ENCODING_ONLY, IN_PLACE, MODES, OUT_OF_PLACE
 from .add_sinusoidal_loops import ANCHOR_ROWS
-from .scheduler import byte, number, word
+from .loops import add_run, add_strided, copy_columns
+from .scheduler import byte, number, rows_of_chunk, word
 
 # The caller chooses how the kernel goes about its work, by these words of the control block (`abi.py`):
 #   contiguous   whether the elements of a row are contiguous
@@ -92,21 +93,46 @@ def is_kept(call, b, t):
     return mask == 0 or byte(mask + b * word(call, at.mask_batch_stride) + t * word(call, at.mask_row_stride)) != 0
 
 
-def build(dtype: str, mode: int) -> Any:
-    """Return the kernel, not compiled yet, of an element type and a mode."""
-    element = a.ELEMENTS[dtype]
-    is_anchored = element.real is simd.F32
-    plain, row_adder = (a.ELEMENTS["float32"], loops.rotated_adder) if is_anchored else (element, loops.evaluated_adder)
-    real, size, itemsize, reads = element.number, element.real_bytes, element.itemsize, mode != ENCODING_ONLY
-    evaluate, add_row, write_row = loops.evaluator(plain), row_adder(element, reads), row_adder(plain, False)
-    add_values, stream_values = loops.value_adder(element, reads, False), loops.value_adder(element, reads, True)
-    add_strided, copy_row = loops.strided_adder(element, reads), loops.row_copier(element)
-    inline = scheduler.inline_as(f"{element.suffix}_{MODES[mode]}")
+def block_maker(element: a.Element, inline: Any) -> tuple[Any, Any]:
+    """Make ``make_block``, for numbers of this element type, and ``functions_bytes``."""
+    is_anchored, real, size = element.real is simd.F32, element.number, element.real_bytes
+    evaluate = loops.evaluate(element)
+    write_row = (loops.add_rotated if is_anchored else loops.add_evaluated)(element, False)
 
     @inline
     def functions_bytes(call):
         """Bytes of one function of all frequencies in a scratch slot."""
         return ((word(call, at.width) + 1) // 2 + abi.MARGIN) * size if is_anchored else 0
+
+    @inline
+    def make_block(call, control, scratch, b, t0, t1, h, t_first, block_at, row_bytes):
+        """Make rows t0 ... t1 - 1 of the encoding; scratch still holds the functions at the anchor of row t0 - 1, unless t0 is t_first."""
+        first_at = scratch
+        for p in range(max(word(control, ctl.part_count), 1)):
+            part = part_of(call, control, p)
+            amplitude, second_at = real(number(part, at.amplitude)), first_at + functions_bytes(part)
+            for t in range(t0, t1):
+                position = position_of(part, b, t, h)
+                if is_anchored and is_anchored_anew(part, b, t, t_first, h):
+                    evaluate(part, anchor_of(position), amplitude, first_at, second_at)
+                row_at = block_at + (t - t0) * row_bytes + first_column_of(control, part) * size
+                write_row(part, position, amplitude, first_at, second_at, row_at, row_at, real(1), 0)
+            first_at = second_at + functions_bytes(part)
+
+    return make_block, functions_bytes
+
+
+def build(dtype: str, mode: int) -> Any:
+    """Return the kernel, not compiled yet, of an element type and a mode."""
+    element = a.ELEMENTS[dtype]
+    is_anchored = element.real is simd.F32
+    plain = a.ELEMENTS["float32"] if is_anchored else element
+    real, size, itemsize, reads = element.number, element.real_bytes, element.itemsize, mode != ENCODING_ONLY
+    evaluate, add_row = loops.evaluate(plain), (loops.add_rotated if is_anchored else loops.add_evaluated)(element, reads)
+    add_values, stream_values = add_run(element, reads, False, False), add_run(element, reads, False, True)
+    add_apart, copy = add_strided(element, reads), copy_columns(element)
+    inline = scheduler.inline_as(f"{element.suffix}_{MODES[mode]}")
+    make_block, functions_bytes = block_maker(plain, inline)
 
     @inline
     def source_of(call, b, t, h):
@@ -131,12 +157,12 @@ def build(dtype: str, mode: int) -> Any:
                     add_row(part, position, amplitude, first_at, second_at, source + skipped, target + skipped, scale, ahead)
                 first_at = second_at + functions_bytes(part)
             if mode == OUT_OF_PLACE and not kept:
-                copy_row(call, source, target)
+                copy(0, word(call, at.width), source, target, word(call, at.x_column_stride), word(call, at.out_column_stride))
 
     @inline
     def add_block(call, control, b, t0, t1, h, block_at, scale, following):
         """Add a block to rows t0 ... t1 - 1 of one sequence and head; ``following`` is the address that will be read next."""
-        width = word(call, at.width)
+        width, x_step, out_step = word(call, at.width), word(call, at.x_column_stride), word(call, at.out_column_stride)
         if word(control, ctl.dense) != 0:
             source, target = source_of(call, b, t0, h), target_of(call, b, t0, h)
             # Near the end of the block, prefetch the next one.
@@ -154,28 +180,13 @@ def build(dtype: str, mode: int) -> Any:
             values, ahead = block_at + (t - t0) * width * size, word(control, ctl.ahead)
             if not is_kept(call, b, t):
                 if mode == OUT_OF_PLACE:
-                    copy_row(call, source, target)
+                    copy(0, width, source, target, x_step, out_step)
             elif word(control, ctl.contiguous) == 0:
-                add_strided(call, values, source, target, scale)
+                add_apart(values, size, source, x_step, target, out_step, width, scale)
             elif mode != IN_PLACE and word(control, ctl.streams) != 0:
                 stream_values(values, source, target, width, scale, ahead)
             else:
                 add_values(values, source, target, width, scale, ahead)
-
-    @inline
-    def make_block(call, control, scratch, b, t0, t1, h, t_first, block_at, row_bytes):
-        """Make rows t0 ... t1 - 1 of the encoding; scratch still holds the functions at the anchor of row t0 - 1, unless t0 is t_first."""
-        first_at = scratch
-        for p in range(max(word(control, ctl.part_count), 1)):
-            part = part_of(call, control, p)
-            amplitude, second_at = real(number(part, at.amplitude)), first_at + functions_bytes(part)
-            for t in range(t0, t1):
-                position = position_of(part, b, t, h)
-                if is_anchored and is_anchored_anew(part, b, t, t_first, h):
-                    evaluate(part, anchor_of(position), amplitude, first_at, second_at)
-                row_at = block_at + (t - t0) * row_bytes + first_column_of(control, part) * size
-                write_row(part, position, amplitude, first_at, second_at, row_at, row_at, real(1), 0)
-            first_at = second_at + functions_bytes(part)
 
     @inline
     def add_in_blocks(call, control, scratch, scale, b_first, b_last, t_first, t_last, h_first, h_last):
@@ -209,11 +220,8 @@ def build(dtype: str, mode: int) -> Any:
     def work(call, control, scratch, chunk):
         """Add a chunk: some rows of some sequences."""
         scale = real(number(call, at.input_scale))
-        batch, batch_per_chunk = word(call, at.batch), word(control, ctl.batch_per_chunk)
-        heads, rows_per_chunk = word(call, at.heads), word(control, ctl.rows_per_chunk)
-        batch_chunks = (batch + batch_per_chunk - 1) // batch_per_chunk
-        t_first, b_first = (chunk // batch_chunks) * rows_per_chunk, (chunk % batch_chunks) * batch_per_chunk
-        t_last, b_last = min(word(call, at.rows), t_first + rows_per_chunk), min(batch, b_first + batch_per_chunk)
+        batch, heads = word(call, at.batch), word(call, at.heads)
+        t_first, t_last, b_first, b_last = rows_of_chunk(word(call, at.rows), batch, control, chunk)
         # Sequences and heads whose positions differ are outer loops; those that share them are inner loops of one block.
         batch_step = batch if word(call, at.positions_batch_stride) == 0 else 1
         head_step = heads if word(call, at.positions_head_stride) == 0 else 1
@@ -231,6 +239,3 @@ def build(dtype: str, mode: int) -> Any:
             b += batch_step
 
     return scheduler.scheduled(work, f"add_sinusoidal_{element.suffix}_{MODES[mode]}")
-
-
-SIGNATURE = scheduler.SIGNATURE

@@ -6,7 +6,6 @@ A loop takes a vector of columns in one straight run of instructions (`simd.py`)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -14,8 +13,8 @@ from numba import types
 
 from . import abi, simd
 from . import arithmetic as a
-from .loops import address_of, either, is_set, lines, steps, vectors
-from .scheduler import WORD, emitted, load_word
+from .loops import address_of, either, is_set, steps, vectors
+from .scheduler import REAL, WORD, load_word, variants
 from .simd import I64, Vector
 
 Pair = tuple[Vector, Vector]
@@ -56,28 +55,30 @@ class Functions:
             phase = a.phase(whole, simd.spread(builder, self._part, count), fraction, turns)
         else:
             phase = whole * fraction
-        sine, cosine = a.sincos_64(phase) if self._element.real is simd.F64 else a.sincos_32((phase >> 32).to(simd.I32))
+        sine, cosine = a.sincos(phase if self._element.real is simd.F64 else (phase >> 32).to(simd.I32))
         factor = simd.spread(builder, self._amplitude, count)
         return sine * factor, cosine * factor
 
+    def store(self, f0: ir.Value, f1: ir.Value, sines_at: ir.Value, cosines_at: ir.Value) -> None:
+        """Write those of the frequencies f0 ... f1 - 1, and of up to MARGIN more."""
+        builder, size, per_vector = self._builder, self._element.real_bytes, self._element.per_vector
+        for fractional in either(builder, self.fractional):
+            for f in steps(builder, f0, f1, per_vector):
+                sine, cosine = self.at(f, per_vector, fractional)
+                simd.store(sine, address_of(builder, sines_at, f, size), size)
+                simd.store(cosine, address_of(builder, cosines_at, f, size), size)
 
-def evaluator(element: a.Element) -> Any:
-    """Make ``evaluate``: both functions of all frequencies at a position, in the order of their columns; it writes up to MARGIN more."""
-    size = element.real_bytes
 
-    @emitted(types.void, WORD, WORD, types.float32, WORD, WORD)
-    def evaluate(builder, call, position, amplitude, first_at, second_at):  # type: ignore[no-untyped-def]
-        functions = Functions(builder, element, call, position, amplitude)
-        cosine_first = is_set(builder, load_word(builder, call, at.cosine_first))
-        sines, cosines = builder.select(cosine_first, second_at, first_at), builder.select(cosine_first, first_at, second_at)
-        frequencies = builder.ashr(builder.add(load_word(builder, call, at.width), I64(1)), I64(1))
-        for fractional in either(builder, functions.fractional):
-            for f in steps(builder, I64(0), frequencies, element.per_vector):
-                sine, cosine = functions.at(f, element.per_vector, fractional)
-                simd.store(sine, address_of(builder, sines, f, size), size)
-                simd.store(cosine, address_of(builder, cosines, f, size), size)
-
-    return evaluate
+@variants(types.void, WORD, WORD, REAL, WORD, WORD)
+def evaluate(  # type: ignore[no-untyped-def]
+    element: a.Element, builder, call, position, amplitude, first_at, second_at
+):
+    """Both functions of all frequencies at a position, in the order of their columns; it writes up to MARGIN more."""
+    functions = Functions(builder, element, call, position, amplitude)
+    cosine_first = is_set(builder, load_word(builder, call, at.cosine_first))
+    sines, cosines = builder.select(cosine_first, second_at, first_at), builder.select(cosine_first, first_at, second_at)
+    frequencies = builder.ashr(builder.add(load_word(builder, call, at.width), I64(1)), I64(1))
+    functions.store(I64(0), frequencies, sines, cosines)
 
 
 # ---- rows of contiguous elements ---------------------------------------------------------------------------------------------
@@ -138,104 +139,47 @@ class _Columns:
 ANCHOR_ROWS = 8
 
 
-def rotated_adder(element: a.Element, reads: bool) -> Any:
-    """Make ``add_row`` for 16- and 32-bit elements: the functions at the position's anchor, rotated to the position."""
+@variants(types.void, WORD, WORD, REAL, WORD, WORD, WORD, WORD, REAL, WORD)
+def add_rotated(  # type: ignore[no-untyped-def]
+    element: a.Element, reads: bool, builder, call, position, amplitude, first_at, second_at, source, target, scale, ahead
+):
+    """Add to a row of 16- or 32-bit elements: the functions at the position's anchor, rotated to the position."""
+    columns = _Columns(builder, element, reads, call, source, target, scale, ahead)
+    j = builder.and_(builder.ashr(position, I64(32)), I64(ANCHOR_ROWS - 1))
+    frequencies = builder.ashr(builder.add(load_word(builder, call, at.width), I64(1)), I64(1))
+    skipped = builder.mul(builder.mul(frequencies, j), I64(element.real_bytes))
+    rotation = (builder.add(load_word(builder, call, index), skipped) for index in (at.cosines, at.sines))
+    bases = first_at, second_at, *rotation
 
-    @emitted(types.void, WORD, WORD, types.float32, WORD, WORD, WORD, WORD, types.float32, WORD)
-    def add_row(  # type: ignore[no-untyped-def]
-        builder, call, position, amplitude, first_at, second_at, source, target, scale, ahead
-    ):
-        columns = _Columns(builder, element, reads, call, source, target, scale, ahead)
-        j = builder.and_(builder.ashr(position, I64(32)), I64(ANCHOR_ROWS - 1))
-        frequencies = builder.ashr(builder.add(load_word(builder, call, at.width), I64(1)), I64(1))
-        skipped = builder.mul(builder.mul(frequencies, j), I64(element.real_bytes))
-        rotation = (builder.add(load_word(builder, call, index), skipped) for index in (at.cosines, at.sines))
-        bases = first_at, second_at, *rotation
+    def pair(f: ir.Value, count: int = 1) -> Pair:
+        return a.rotate(*(simd.load(builder, address_of(builder, base, f, 4), simd.F32, count, 4) for base in bases))
 
-        def pair(f: ir.Value, count: int = 1) -> Pair:
-            return a.rotate(*(simd.load(builder, address_of(builder, base, f, 4), simd.F32, count, 4) for base in bases))
-
-        for interleaved in columns.interleaved():
-            for half_by_half in (False,) if interleaved else columns.half_by_half():
-                for second in (False, True) if half_by_half else (None,):
-                    for f, count in vectors(builder, columns.pairs, element.per_vector):
-                        if second is None:
-                            columns.add(f, pair(f, count), interleaved)
-                        else:  # though each half rotates anew
-                            columns.add_one(f, pair(f, count)[second], second)
-        columns.add_tail(pair)
-
-    return add_row
-
-
-def evaluated_adder(element: a.Element, reads: bool) -> Any:
-    """Make ``add_row`` for float64 elements: evaluated at the position itself, without an anchor."""
-
-    @emitted(types.void, WORD, WORD, types.float64, WORD, WORD, WORD, WORD, types.float64, WORD)
-    def add_row(  # type: ignore[no-untyped-def]
-        builder, call, position, amplitude, first_at, second_at, source, target, scale, ahead
-    ):
-        functions = Functions(builder, element, call, position, amplitude)
-        columns = _Columns(builder, element, reads, call, source, target, scale, ahead)
-        cosine_first = Vector(builder, is_set(builder, load_word(builder, call, at.cosine_first)))
-
-        def pair(f: ir.Value, count: int = 1, fractional: bool = True) -> Pair:
-            sine, cosine = functions.at(f, count, fractional)
-            return cosine_first.choose(cosine, sine), cosine_first.choose(sine, cosine)
-
-        for interleaved in columns.interleaved():
-            for fractional in either(builder, functions.fractional):
+    for interleaved in columns.interleaved():
+        for half_by_half in (False,) if interleaved else columns.half_by_half():
+            for second in (False, True) if half_by_half else (None,):
                 for f, count in vectors(builder, columns.pairs, element.per_vector):
-                    columns.add(f, pair(f, count, fractional), interleaved)
-        columns.add_tail(pair)
-
-    return add_row
-
-
-def value_adder(element: a.Element, reads: bool, streams: bool) -> Any:
-    """Make ``add_values``: values from a buffer to as many contiguous elements, past the caches if ``streams``."""
-    item, size = element.itemsize, element.real_bytes
-
-    @emitted(types.void, WORD, WORD, WORD, WORD, element.numba_real, WORD)
-    def add_values(builder, values, source, target, number, scale, ahead):  # type: ignore[no-untyped-def]
-        pieces = lines(builder, target, number, item) if streams else vectors(builder, number, abi.LINE_BYTES // item)
-        for index, count in pieces:
-            loaded = simd.load(builder, address_of(builder, values, index, size), element.real, count, size)
-            x, out = address_of(builder, source, index, item), address_of(builder, target, index, item)
-            a.add(element, reads, loaded, x, out, scale, ahead, streams and count > 1)
-
-    return add_values
+                    if second is None:
+                        columns.add(f, pair(f, count), interleaved)
+                    else:  # though each half rotates anew
+                        columns.add_one(f, pair(f, count)[second], second)
+    columns.add_tail(pair)
 
 
-# ---- rows of any strides -----------------------------------------------------------------------------------------------------
+@variants(types.void, WORD, WORD, REAL, WORD, WORD, WORD, WORD, REAL, WORD)
+def add_evaluated(  # type: ignore[no-untyped-def]
+    element: a.Element, reads: bool, builder, call, position, amplitude, first_at, second_at, source, target, scale, ahead
+):
+    """As ``add_rotated``, to float64 elements: evaluated at the position itself, without an anchor."""
+    functions = Functions(builder, element, call, position, amplitude)
+    columns = _Columns(builder, element, reads, call, source, target, scale, ahead)
+    cosine_first = Vector(builder, is_set(builder, load_word(builder, call, at.cosine_first)))
 
+    def pair(f: ir.Value, count: int = 1, fractional: bool = True) -> Pair:
+        sine, cosine = functions.at(f, count, fractional)
+        return cosine_first.choose(cosine, sine), cosine_first.choose(sine, cosine)
 
-def strided_adder(element: a.Element, reads: bool) -> Any:
-    """Make ``add_strided``: a row from a buffer to elements of any strides."""
-    size = element.real_bytes
-
-    @emitted(types.void, WORD, WORD, WORD, WORD, element.numba_real)
-    def add_strided(builder, call, values, source, target, scale):  # type: ignore[no-untyped-def]
-        for index, x, out in _columns(builder, call, source, target):
-            loaded = simd.load(builder, address_of(builder, values, index, size), element.real, 1, size)
-            a.add(element, reads, loaded, x, out, scale, I64(0))
-
-    return add_strided
-
-
-def row_copier(element: a.Element) -> Any:
-    """Make ``copy_row``: a masked row of a call out of place."""
-
-    @emitted(types.void, WORD, WORD, WORD)
-    def copy_row(builder, call, source, target):  # type: ignore[no-untyped-def]
-        for _, x, out in _columns(builder, call, source, target):
-            simd.store(simd.load(builder, x, element.stored, 1, 1), out, 1)
-
-    return copy_row
-
-
-def _columns(builder: ir.IRBuilder, call: ir.Value, source: ir.Value, target: ir.Value) -> Iterator[tuple[ir.Value, ...]]:
-    x_stride, out_stride = (load_word(builder, call, index) for index in (at.x_column_stride, at.out_column_stride))
-    for index in steps(builder, I64(0), load_word(builder, call, at.width), 1):
-        x, out = builder.mul(index, x_stride), builder.mul(index, out_stride)
-        yield index, builder.add(source, x), builder.add(target, out)
+    for interleaved in columns.interleaved():
+        for fractional in either(builder, functions.fractional):
+            for f, count in vectors(builder, columns.pairs, element.per_vector):
+                columns.add(f, pair(f, count, fractional), interleaved)
+    columns.add_tail(pair)

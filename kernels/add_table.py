@@ -9,8 +9,6 @@ from typing import Any
 
 from . import gather_sum
 
-SIGNATURE = gather_sum.SIGNATURE
-
 
 def build(x: str, learned: str) -> Any:
     """Return the kernel, not compiled yet, of these element types; the result has that of x."""

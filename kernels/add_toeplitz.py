@@ -27,10 +27,10 @@ import numpy as np
 from . import abi, scheduler
 from . import add_toeplitz_loops as loops
 from . import arithmetic as a
+from .loops import add_run, add_strided, fill_strided
 from .scheduler import number, set_word, word
 
 at, ctl = abi.ADD_TOEPLITZ.index, abi.CONTROL.index
-SIGNATURE = scheduler.SIGNATURE
 
 # The caller chooses how the kernel goes about its work, by these words of the control block (`abi.py`); rows_per_chunk counts rows of all
 # heads and sequences:
@@ -60,11 +60,11 @@ def build(dtype: str) -> Any:
     """Return the kernel, not compiled yet, of an element type."""
     element = a.ELEMENTS[dtype]
     real, size, item = element.number, element.real_bytes, element.itemsize
-    add_values, add_constant = loops.run_adder(element, False, False), loops.run_adder(element, True, False)
-    stream_values, stream_constant = loops.run_adder(element, False, True), loops.run_adder(element, True, True)
-    fill, stream_fill = loops.run_filler(element, False), loops.run_filler(element, True)
-    add_strided, fill_strided = loops.strided_adder(element), loops.strided_filler(element)
-    gather_values, fill_future = loops.value_gatherer(element), loops.future_filler(element)
+    add_values, add_constant = add_run(element, True, False, False), add_run(element, True, True, False)
+    stream_values, stream_constant = add_run(element, True, False, True), add_run(element, True, True, True)
+    fill, stream_fill = loops.fill_run(element, False), loops.fill_run(element, True)
+    add_apart, fill_apart = add_strided(element, True), fill_strided(element, -np.inf)
+    gather_values, fill_future = loops.gather_values(element), loops.fill_future(element)
     inline = scheduler.inline_as(f"toeplitz_{element.suffix}")
 
     @inline
@@ -72,7 +72,7 @@ def build(dtype: str) -> Any:
         """Add contiguous values, or one value, to so many columns."""
         if word(control, ctl.contiguous) == 0:
             x_step, out_step = word(call, at.x_column_stride), word(call, at.out_column_stride)
-            add_strided(values, np.int64(0) if is_constant else np.int64(size), source, x_step, target, out_step, count, scale)
+            add_apart(values, np.int64(0) if is_constant else np.int64(size), source, x_step, target, out_step, count, scale)
         elif word(control, ctl.streams) == 2:
             if is_constant:
                 stream_constant(values, source, target, count, scale, ahead)
@@ -86,7 +86,7 @@ def build(dtype: str) -> Any:
     @inline
     def fill_piece(call, control, target, count):
         if word(control, ctl.contiguous) == 0:
-            fill_strided(target, word(call, at.out_column_stride), count)
+            fill_apart(target, word(call, at.out_column_stride), count)
         elif word(control, ctl.streams) != 0:
             stream_fill(target, count)
         else:

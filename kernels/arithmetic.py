@@ -16,69 +16,34 @@ from numba import types
 from numba.core.registry import cpu_target
 
 from . import abi, simd
-from .simd import F16, F32, F64, I8, I16, I32, Vector, fma, polynomial
+from .simd import F16, F32, F64, I8, I16, I32, I64, Vector, fma, polynomial
+
+
+def _reals(hexadecimal: str) -> tuple[float, ...]:
+    return tuple(float.fromhex(number) for number in hexadecimal.split())
+
 
 # sin(2 pi r) = r (SIN_HIGH + SIN[0] + SIN[1] z + ...), cos(2 pi r) = COS[0] + COS[1] z + ...; z = r*r, |r| <= 1/8 turn.
 # float32: polynomial errors 3.2e-9 (relative) and 5.4e-11; with roundings the result errs by at most 7.4e-8.
 SIN_HIGH_32 = float.fromhex("0x1.921fb6p+2")
-SIN_32 = tuple(float.fromhex(c) for c in ("-0x1.a32b8ap-23", "-0x1.4abbbap+5", "0x1.465e92p+6", "-0x1.2d9302p+6"))
-COS_32 = tuple(float.fromhex(c) for c in ("1", "-0x1.3bd3ccp+4", "0x1.03c1dep+6", "-0x1.55c664p+6", "0x1.d9f7b8p+5"))
+SIN_32 = _reals("-0x1.a32b8ap-23 -0x1.4abbbap+5 0x1.465e92p+6 -0x1.2d9302p+6")
+COS_32 = _reals("1 -0x1.3bd3ccp+4 0x1.03c1dep+6 -0x1.55c664p+6 0x1.d9f7b8p+5")
 # float64: polynomial errors 3.3e-18 and 3.3e-20.
 SIN_HIGH_64 = float.fromhex("0x1.921fb54442d18p+2")
-SIN_64 = tuple(
-    float.fromhex(c)
-    for c in (
-        "0x1.026565a2ab64ap-52",
-        "-0x1.4abbce625be41p+5",
-        "0x1.466bc67758700p+6",
-        "-0x1.32d2cce2d538ap+6",
-        "0x1.50782fca3af0ap+5",
-        "-0x1.e30063a1b8bb9p+3",
-        "0x1.e3eed62bb3a55p+1",
-    )
+SIN_64 = _reals(
+    "0x1.026565a2ab64ap-52 -0x1.4abbce625be41p+5 0x1.466bc67758700p+6 -0x1.32d2cce2d538ap+6 0x1.50782fca3af0ap+5"
+    " -0x1.e30063a1b8bb9p+3 0x1.e3eed62bb3a55p+1"
 )
-COS_64 = tuple(
-    float.fromhex(c)
-    for c in (
-        "1",
-        "-0x1.3bd3cc9be45dep+4",
-        "0x1.03c1f081b5ab0p+6",
-        "-0x1.55d3c7e3c95bcp+6",
-        "0x1.e1f50683b4301p+5",
-        "-0x1.a6d1ecb743441p+4",
-        "0x1.f9cc6ad2607f8p+2",
-        "-0x1.b26fe92617f8cp+0",
-    )
+COS_64 = _reals(
+    "1 -0x1.3bd3cc9be45dep+4 0x1.03c1f081b5ab0p+6 -0x1.55d3c7e3c95bcp+6 0x1.e1f50683b4301p+5 -0x1.a6d1ecb743441p+4"
+    " 0x1.f9cc6ad2607f8p+2 -0x1.b26fe92617f8cp+0"
 )
 # 2^r = EXP2[0] + EXP2[1] r + ..., |r| <= 1/2. Polynomial errors 1.9e-9 and 3.1e-18 (relative).
-EXP2_32 = tuple(
-    float.fromhex(c)
-    for c in (
-        "1",
-        "0x1.62e43p-1",
-        "0x1.ebfbdap-3",
-        "0x1.c6aed4p-5",
-        "0x1.3b2dbcp-7",
-        "0x1.5f456ap-10",
-        "0x1.41d314p-13",
-    )
-)
-EXP2_64 = tuple(
-    float.fromhex(c)
-    for c in (
-        "1",
-        "0x1.62e42fefa39efp-1",
-        "0x1.ebfbdff82c5adp-3",
-        "0x1.c6b08d7049fd1p-5",
-        "0x1.3b2ab6fb9f412p-7",
-        "0x1.5d87fe78cf231p-10",
-        "0x1.43091310bf95dp-13",
-        "0x1.ffcbfba7c5eb8p-17",
-        "0x1.62bfc3c154df1p-20",
-        "0x1.b5267873093f1p-24",
-        "0x1.e620fc49ec411p-28",
-        "0x1.e7aa32c48dcfcp-32",
-    )
+EXP2_32 = _reals("1 0x1.62e43p-1 0x1.ebfbdap-3 0x1.c6aed4p-5 0x1.3b2dbcp-7 0x1.5f456ap-10 0x1.41d314p-13")
+EXP2_64 = _reals(
+    "1 0x1.62e42fefa39efp-1 0x1.ebfbdff82c5adp-3 0x1.c6b08d7049fd1p-5 0x1.3b2ab6fb9f412p-7 0x1.5d87fe78cf231p-10"
+    " 0x1.43091310bf95dp-13 0x1.ffcbfba7c5eb8p-17 0x1.62bfc3c154df1p-20 0x1.b5267873093f1p-24 0x1.e620fc49ec411p-28"
+    " 0x1.e7aa32c48dcfcp-32"
 )
 
 # A row's position is int64 in units of 2^-32. This value stands for "not a position" and makes a NaN row; no integer and no
@@ -100,27 +65,18 @@ def phase(whole: Vector, part: Vector, fraction_of_turn: Vector, whole_turns: Ve
     return whole * fraction_of_turn + ((part * whole_turns) << 32) + part * high + ((part * low) >> 32)
 
 
-def sincos_32(turns: Vector) -> tuple[Vector, Vector]:
-    """Sine and cosine (float32) of ``turns / 2^32`` turns (uint32)."""
-    shifted = turns + 0x20000000
-    r = ((shifted & 0x3FFFFFFF) - 0x20000000).to(F32) * 2.0**-32
+def sincos(turns: Vector) -> tuple[Vector, Vector]:
+    """Sine and cosine of ``turns / 2^32`` turns (uint32) in float32, or of ``turns / 2^64`` turns (uint64) in float64."""
+    bits = turns.element.width
+    real, high, sines, cosines = (F64, SIN_HIGH_64, SIN_64, COS_64) if bits == 64 else (F32, SIN_HIGH_32, SIN_32, COS_32)
+    eighth, half = 1 << (bits - 3), 1 << (bits - 1)
+    shifted = turns + eighth
+    r = ((shifted & (2 * eighth - 1)) - eighth).to(real) * 2.0**-bits
     z = r * r
-    sine = fma(r, SIN_HIGH_32, polynomial(z, SIN_32) * r)
-    cosine = polynomial(z, COS_32)
-    odd = (shifted & 0x40000000).compare("!=", 0)
-    sine_sign, cosine_sign = shifted & 0x80000000, (shifted + 0x40000000) & 0x80000000
-    return _signed(odd.choose(cosine, sine), sine_sign), _signed(odd.choose(sine, cosine), cosine_sign)
-
-
-def sincos_64(turns: Vector) -> tuple[Vector, Vector]:
-    """Sine and cosine (float64) of ``turns / 2^64`` turns (uint64)."""
-    shifted = turns + (1 << 61)
-    r = ((shifted & ((1 << 62) - 1)) - (1 << 61)).to(F64) * 2.0**-64
-    z = r * r
-    sine = fma(r, SIN_HIGH_64, polynomial(z, SIN_64) * r)
-    cosine = polynomial(z, COS_64)
-    odd = (shifted & (1 << 62)).compare("!=", 0)
-    sine_sign, cosine_sign = shifted & (1 << 63), (shifted + (1 << 62)) & (1 << 63)
+    sine = fma(r, high, polynomial(z, sines) * r)
+    cosine = polynomial(z, cosines)
+    odd = (shifted & (2 * eighth)).compare("!=", 0)
+    sine_sign, cosine_sign = shifted & half, (shifted + 2 * eighth) & half
     return _signed(odd.choose(cosine, sine), sine_sign), _signed(odd.choose(sine, cosine), cosine_sign)
 
 
@@ -140,22 +96,14 @@ def exponent(whole: Vector, part: Vector, growth: Vector) -> tuple[Vector, Vecto
     return integer, fraction
 
 
-def exp2_32(integer: Vector, fraction: Vector, rises: Vector) -> Vector:
-    """Two to the power of integer + fraction (the fraction as a signed number), or of its negative, in float32; 0 and inf beyond."""
-    r = (fraction >> 32).to(I32).to(F32) * 2.0**-32
+def exp2(integer: Vector, fraction: Vector, rises: Vector, real: ir.Type) -> Vector:
+    """Two to the power of integer + fraction (the fraction as a signed number), or of its negative; 0 and inf beyond."""
+    word, bias, mantissa, coefficients = (I64, 1023, 52, EXP2_64) if real is F64 else (I32, 127, 23, EXP2_32)
+    r = (fraction >> (64 - word.width)).to(word).to(real) * 2.0**-word.width
     r = rises.choose(r, -r)
-    up, down = (integer.compare("<", most).choose(integer, integer.like(most)).to(I32) for most in (128, 127))
-    scale = rises.choose(up + 127, up.like(127) - down) << 23
-    return polynomial(r, EXP2_32) * scale.as_float()
-
-
-def exp2_64(integer: Vector, fraction: Vector, rises: Vector) -> Vector:
-    """As ``exp2_32``, in float64."""
-    r = fraction.to(F64) * 2.0**-64
-    r = rises.choose(r, -r)
-    up, down = (integer.compare("<", most).choose(integer, integer.like(most)) for most in (1024, 1023))
-    scale = rises.choose(up + 1023, up.like(1023) - down) << 52
-    return polynomial(r, EXP2_64) * scale.as_float()
+    up, down = (integer.compare("<", most).choose(integer, integer.like(most)).to(word) for most in (bias + 1, bias))
+    scale = rises.choose(up + bias, up.like(bias) - down) << mantissa
+    return polynomial(r, coefficients) * scale.as_float()
 
 
 def _signed(value: Vector, sign: Vector) -> Vector:

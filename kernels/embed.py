@@ -12,8 +12,6 @@ from typing import Any
 
 from . import gather_sum
 
-SIGNATURE = gather_sum.SIGNATURE
-
 
 def build(table: str, types: str | None, learned: str | None, out: str, adds: str) -> Any:
     """Return the kernel, not compiled yet."""

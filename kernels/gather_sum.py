@@ -19,16 +19,13 @@ from typing import Any
 import numpy as np
 
 from . import abi, scheduler, simd
-from . import add_sinusoidal_loops as row_loops
 from . import arithmetic as a
 from . import gather_sum_loops as loops
-from .add_sinusoidal import anchor_of, is_kept, position_of, target_of
-from .add_sinusoidal_loops import ANCHOR_ROWS
-from .scheduler import number, word
+from .add_sinusoidal import block_maker, is_kept, position_of, target_of
+from .loops import copy_columns, fill_strided
+from .scheduler import number, rows_of_chunk, word
 
 at, ctl = abi.GATHER_SUM.index, abi.CONTROL.index
-
-SIGNATURE = scheduler.SIGNATURE
 
 # What is added according to a row's position.
 NOTHING, SINUSOIDAL, LEARNED = "nothing", "sinusoidal", "learned"
@@ -41,18 +38,6 @@ def id_of(call, ids, b, t, h):
     return word(word(call, ids) + b * strides[0] + t * strides[1] + h * strides[2], 0)
 
 
-@scheduler.inline
-def anchored_until(call, b, t, last, h):
-    """The first row after t whose position has another anchor, or ``last``."""
-    position = position_of(call, b, t, h)
-    if word(call, at.positions) == 0:
-        return min(last, t + ANCHOR_ROWS - ((position >> 32) & (ANCHOR_ROWS - 1)))
-    end = t + 1
-    while end < last and anchor_of(position_of(call, b, end, h)) == anchor_of(position):
-        end += 1
-    return end
-
-
 def build(name: str, first: str, second: str | None, learned: str | None, out: str, adds: str) -> Any:
     """Return the kernel, not compiled yet, for these element types; ``first`` is that of x or of the table."""
     present = [dtype for dtype in (first, second, learned, out) if dtype is not None]
@@ -62,34 +47,13 @@ def build(name: str, first: str, second: str | None, learned: str | None, out: s
     x_element, target_element = a.mixed(first, real_type), a.mixed(out, real_type)
     second_element = None if second is None else a.mixed(second, real_type)
     values_element = plain if adds == SINUSOIDAL else None if learned is None else a.mixed(learned, real_type)
-    elements = x_element, second_element, values_element, target_element
-    is_anchored, is_embedding, has_integers = real_type is simd.F32, name == "embed", x_element.stored is simd.I8
-    sum_row, stream_row = loops.row_summer(*elements, False), loops.row_summer(*elements, True)
-    sum_strided, zero_row = loops.strided_summer(*elements), loops.row_filler(target_element)
-    evaluate = row_loops.evaluator(plain)
-    write_row = (row_loops.rotated_adder if is_anchored else row_loops.evaluated_adder)(plain, False)
-    copy_row = row_loops.row_copier(target_element)
+    terms = loops.Terms(x_element, second_element, values_element, target_element)
+    is_embedding, has_integers = name == "embed", x_element.stored is simd.I8
+    sum_row, stream_row, sum_apart = loops.sum_row(terms, False), loops.sum_row(terms, True), loops.sum_strided(terms)
+    fill_0, copy = fill_strided(target_element, 0.0), copy_columns(target_element)
     adds_sinusoidal, adds_learned, has_second = adds == SINUSOIDAL, adds == LEARNED, second is not None
     inline = scheduler.inline_as("_".join((name, first, second or "", learned or "", out, adds)))
-
-    @inline
-    def functions_bytes(call):
-        """Bytes of one function of all frequencies in a scratch slot."""
-        return ((word(call, at.width) + 1) // 2 + abi.MARGIN) * size
-
-    @inline
-    def make_block(call, scratch, block_at, b, h, t0, t1):
-        """Make rows t0 ... t1 - 1 of PE."""
-        row_bytes, amplitude = word(call, at.width) * size, real(number(call, at.amplitude))
-        first_at, second_at = scratch, scratch + functions_bytes(call)
-        anchored = t0
-        for t in range(t0, t1):
-            position = position_of(call, b, t, h)
-            if is_anchored and t == anchored:
-                anchored = anchored_until(call, b, t, t1, h)
-                evaluate(call, anchor_of(position), amplitude, first_at, second_at)
-            row_at = block_at + (t - t0) * row_bytes
-            write_row(call, position, amplitude, first_at, second_at, row_at, row_at, real(1), 0)
+    make_block, functions_bytes = block_maker(plain, inline)
 
     @inline
     def source_of(call, b, t, h):
@@ -105,7 +69,7 @@ def build(name: str, first: str, second: str | None, learned: str | None, out: s
     @inline
     def sum_one(call, control, b, t, h, values_at, scale, source, following):
         """Sum one row; ``following`` is the address of the row to prefetch."""
-        target, second_at, valid = target_of(call, b, t, h), np.int64(0), source != 0
+        target, second_at, valid, width = target_of(call, b, t, h), np.int64(0), source != 0, word(call, at.width)
         if is_kept(call, b, t):
             if has_second:
                 kind = id_of(call, at.type_ids, b, t, h)
@@ -126,27 +90,22 @@ def build(name: str, first: str, second: str | None, learned: str | None, out: s
             if not valid:
                 scale, source = real(np.nan), word(call, at.x)
             if word(control, ctl.contiguous) == 0:
-                sum_strided(call, source, zero, row_scale, scale, second_at, values_at, target)
+                sum_apart(call, source, zero, row_scale, scale, second_at, values_at, target)
             elif word(control, ctl.streams) != 0:
-                stream_row(
-                    word(call, at.width), source, zero, row_scale, scale, second_at, values_at, target, following - source
-                )
+                stream_row(width, source, zero, row_scale, scale, second_at, values_at, target, following - source)
             else:
-                sum_row(word(call, at.width), source, zero, row_scale, scale, second_at, values_at, target, following - source)
+                sum_row(width, source, zero, row_scale, scale, second_at, values_at, target, following - source)
         elif is_embedding:
-            zero_row(call, target)
+            fill_0(target, word(call, at.out_column_stride), width)
         elif source != target:
-            copy_row(call, source, target)
+            copy(0, width, source, target, word(call, at.x_column_stride), word(call, at.out_column_stride))
 
     @inline
     def work(call, control, scratch, chunk):
         """Sum a chunk: some rows of some sequences."""
         scale = real(number(call, at.input_scale))
-        batch, batch_per_chunk = word(call, at.batch), word(control, ctl.batch_per_chunk)
-        heads, rows_per_chunk = word(call, at.heads), word(control, ctl.rows_per_chunk)
-        batch_chunks = (batch + batch_per_chunk - 1) // batch_per_chunk
-        t_first, b_first = (chunk // batch_chunks) * rows_per_chunk, (chunk % batch_chunks) * batch_per_chunk
-        t_last, b_last = min(word(call, at.rows), t_first + rows_per_chunk), min(batch, b_first + batch_per_chunk)
+        heads = word(call, at.heads)
+        t_first, t_last, b_first, b_last = rows_of_chunk(word(call, at.rows), word(call, at.batch), control, chunk)
         same_positions = word(call, at.positions_batch_stride) == 0 and word(call, at.positions_head_stride) == 0
         block_at, row_bytes = scratch + 2 * functions_bytes(call), word(call, at.width) * size
         rows_ahead = word(control, ctl.ahead)
@@ -156,7 +115,7 @@ def build(name: str, first: str, second: str | None, learned: str | None, out: s
             for b in range(b_first, b_last):
                 for h in range(heads):
                     if adds_sinusoidal and (not same_positions or (b == b_first and h == 0)):
-                        make_block(call, scratch, block_at, b, h, t0, t1)
+                        make_block(call, control, scratch, b, t0, t1, h, t0, block_at, row_bytes)
                     for t in range(t0, t1):
                         source = source_of(call, b, t, h)
                         following = source_of(call, b, min(t + rows_ahead, t1 - 1), h)

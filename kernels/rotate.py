@@ -24,14 +24,12 @@ from .scheduler import number, word
 
 at = abi.ROTATE.index
 
-SIGNATURE = rotate_pairs.SIGNATURE
-
 
 def build(dtype: str, mode: int) -> Any:
     """Return the kernel, not compiled yet, of an element type and a mode."""
     element = a.ELEMENTS[dtype]
     real = element.number
-    evaluate_angles, scale_angles = loops.angle_evaluator(element), loops.angle_scaler(element)
+    evaluate_angles, scale_angles = loops.evaluate_angles(element), loops.scale_angles(element)
     inline = scheduler.inline_as(f"rotate_{element.suffix}_{abi.MODES[mode]}")
 
     @inline

@@ -20,12 +20,11 @@ from . import abi, scheduler
 from . import arithmetic as a
 from . import rotate_loops as loops
 from .abi import MODES, OUT_OF_PLACE
-from .scheduler import byte, word
+from .loops import copy_columns
+from .scheduler import byte, rows_of_chunk, word
 
 at, rotated, ctl = abi.ROTATE_PAIRS.index, abi.ROTATED.index, abi.CONTROL.index
 HEADS_AT_ONCE = 4
-
-SIGNATURE = scheduler.SIGNATURE
 
 
 @scheduler.inline
@@ -55,8 +54,8 @@ def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
     """
     element = a.ELEMENTS[dtype]
     size, itemsize = element.real_bytes, element.itemsize
-    rotate_row, rotate_rows = loops.pair_rotator(element, 1), loops.pair_rotator(element, HEADS_AT_ONCE)
-    copy_channels = loops.channel_copier(element)
+    rotate_row, rotate_rows = loops.rotate_row(element, 1), loops.rotate_row(element, HEADS_AT_ONCE)
+    copy_channels = copy_columns(element)
     inline = scheduler.inline_as(f"{name}_{element.suffix}_{MODES[mode]}")
 
     @inline
@@ -104,12 +103,8 @@ def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
     def work(call, control, scratch, chunk):
         """Rotate a chunk: some rows of some sequences."""
         pairs, block_rows = word(call, at.pairs), word(control, ctl.block_rows)
-        rows_per_chunk, batch_per_chunk = word(control, ctl.rows_per_chunk), word(control, ctl.batch_per_chunk)
         cosines_at, sines_at = scratch, scratch + (block_rows * pairs + abi.MARGIN) * size
-        batch_chunks = (word(call, at.batch) + batch_per_chunk - 1) // batch_per_chunk
-        t_first, b_first = (chunk // batch_chunks) * rows_per_chunk, (chunk % batch_chunks) * batch_per_chunk
-        t_last = min(word(call, at.rows), t_first + rows_per_chunk)
-        b_last = min(word(call, at.batch), b_first + batch_per_chunk)
+        t_first, t_last, b_first, b_last = rows_of_chunk(word(call, at.rows), word(call, at.batch), control, chunk)
         same_positions = word(call, at.positions_batch_stride) == 0
         t1 = t_first
         while t1 < t_last:

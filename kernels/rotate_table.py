@@ -17,13 +17,11 @@ from .scheduler import word
 
 at = abi.ROTATE_TABLE.index
 
-SIGNATURE = rotate_pairs.SIGNATURE
-
 
 def build(dtype: str, mode: int) -> Any:
     """Return the kernel, not compiled yet, of an element type and a mode."""
     element = a.ELEMENTS[dtype]
-    copy_angles = loops.angle_copier(element)
+    copy_angles = loops.copy_angles(element)
     inline = scheduler.inline_as(f"rotate_table_{element.suffix}_{abi.MODES[mode]}")
 
     @inline

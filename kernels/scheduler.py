@@ -11,6 +11,7 @@ while another one ends ``tracemalloc`` crashes the process (with Python 3.11; py
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -42,9 +43,29 @@ def emitted(result: Any, *kinds: Any) -> Callable[[Any], Any]:
 
             return result(*kinds), generate
 
-        typing.__name__ = emit.__name__
+        typing.__name__ = getattr(emit, "func", emit).__name__
         typing.__signature__ = inspect.signature(emit)  # type: ignore[attr-defined]
         return intrinsic(typing)
+
+    return decorate
+
+
+REAL = object()  # among the kinds of ``variants``: the type of an element's arithmetic
+
+
+def variants(result: Any, *kinds: Any) -> Callable[[Any], Callable[..., Any]]:
+    """As ``emitted``, where the instructions depend on an element type and perhaps on more.
+
+    ``emit(element, *others, builder, *values)`` becomes a function that takes the first of these, ``element, *others``, and makes what
+    is callable from Numba.
+    """
+
+    def decorate(emit: Any) -> Callable[..., Any]:
+        def make(element: Any, *others: Any) -> Any:
+            its_kinds = [element.numba_real if kind is REAL else kind for kind in kinds]
+            return emitted(result, *its_kinds)(functools.partial(emit, element, *others))
+
+        return make
 
     return decorate
 
@@ -240,6 +261,15 @@ def claim_chunk(control, which):
     claimed = fetch_add(control, ctl.range_0 + RANGE_WORDS * which + chunk_range.claimed, 1)
     chunk = which * chunks // ranges + claimed
     return chunk if chunk < (which + 1) * chunks // ranges else -1
+
+
+@inline
+def rows_of_chunk(rows, batch, control, chunk):
+    """The first row and the end of a chunk's rows, and the first and the end of its sequences."""
+    rows_per_chunk, batch_per_chunk = word(control, ctl.rows_per_chunk), word(control, ctl.batch_per_chunk)
+    batch_chunks = (batch + batch_per_chunk - 1) // batch_per_chunk
+    t_first, b_first = (chunk // batch_chunks) * rows_per_chunk, (chunk % batch_chunks) * batch_per_chunk
+    return t_first, min(rows, t_first + rows_per_chunk), b_first, min(batch, b_first + batch_per_chunk)
 
 
 # ---- the kernel around the work ----------------------------------------------------------------------------------------------

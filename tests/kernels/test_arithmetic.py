@@ -34,8 +34,8 @@ def emitted(function, result, *arguments):
 
 
 pair_of = types.UniTuple
-one_sincos_32 = emitted(a.sincos_32, pair_of(types.float32, 2), types.uint32)
-one_sincos_64 = emitted(a.sincos_64, pair_of(types.float64, 2), types.uint64)
+one_sincos_32 = emitted(a.sincos, pair_of(types.float32, 2), types.uint32)
+one_sincos_64 = emitted(a.sincos, pair_of(types.float64, 2), types.uint64)
 one_phase = emitted(a.phase, types.uint64, types.uint64, types.uint64, types.uint64, types.uint64)
 f16_to_f32, f16_to_f32_integer = (emitted(f, types.float32, types.uint16) for f in (a.f16_to_f32, a.f16_to_f32_integer))
 f32_to_f16, f32_to_f16_integer, f32_to_bf16 = (

@@ -27,6 +27,7 @@ from fastpe.kernels import (
     locate_rows,
     rotate,
     rotate_table,
+    scheduler,
 )
 
 from fastpe._arrays.dtypes import ELEMENT_TYPES
@@ -164,7 +165,7 @@ def functions_of(module, dtype):
 
     def make():
         variant = () if module is add_toeplitz else (add_sinusoidal.OUT_OF_PLACE,)
-        kernel = numba.njit(module.SIGNATURE, nogil=True, error_model="numpy")(module.build(dtype, *variant))
+        kernel = numba.njit(scheduler.SIGNATURE, nogil=True, error_model="numpy")(module.build(dtype, *variant))
         (source,) = kernel.inspect_llvm().values()
         functions = {text.split("@")[1].split("(")[0]: text for text in re.findall(r"^define .*?^\}", source, re.M | re.S)}
         return json.dumps({name: text for name, text in functions.items() if name.startswith("_ZN6fastpe")})

@@ -47,7 +47,7 @@ class GatherSum(NamedTuple):
         axes = outer_axes(out.shape, t, *strides)
         batch, heads = axes[-2:]
         arguments = sum_arguments(first._replace(strides=first_strides), out, rows, t, axes, self.scale)
-        pairwise = {"interleaved": 1, "tail_column": out.shape[-1] - 1}  # how columns are divided among threads where no plan says it
+        pairwise = {"interleaved": 1, "tail_column": out.shape[-1] - 1}  # threads of a GPU take columns by pairs
         arguments.update(pairwise if self.plan is None else self.plan.columns)
         arguments.update(tables._asdict())
         arguments.update(

@@ -43,8 +43,10 @@ def _compile(name: str, *variant: Any) -> Kernel:
             return stored
     import numba
 
+    from ...kernels import scheduler
+
     module = importlib.import_module(f"fastpe.kernels.{name}")
-    compiled = numba.njit(module.SIGNATURE, nogil=True, error_model="numpy", boundscheck=False)(module.build(*variant))
+    compiled = numba.njit(scheduler.SIGNATURE, nogil=True, error_model="numpy", boundscheck=False)(module.build(*variant))
     (result,) = compiled.overloads.values()
     with contextlib.suppress(Exception):
         _store(name, variant, result)

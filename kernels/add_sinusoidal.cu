@@ -1,12 +1,5 @@
-// x*input_scale + amplitude*PE(position), in place, out of place, or PE alone: the CUDA twin of add_sinusoidal.py.
-//
-// PE[p, sine column f] = sin(p w_f), PE[p, cosine column f] = cos(p w_f)  (Vaswani et al. 2017, section 3.5).
-//
-//     x, out: (B, T, H, D), byte strides of any sign, f16 | bf16 | f32 | f64, aligned to the element; x may be out, or 0 (PE alone)
-//     positions: (B, T, H) i64 in units of 2^-32, byte strides, or 0: row t is at start + t
-//     mask: (B, T) bytes, byte strides, or 0; a row whose byte is 0 keeps x unscaled
-//     frequencies, whole_turns: (F,) u64, the fraction (2^-64 turn) and the integer part of a frequency in turns, F = ceil(D/2)
-//     cosines, sines: (8, F) f32, cos(j w_f) and sin(j w_f) for j = 0 ... 7; sines negated where the cosine is the first function
+// x*input_scale + amplitude*PE(position), in place, out of place, or PE alone: the CUDA twin of add_sinusoidal.py, which describes the
+// arguments. Here arrays are aligned to the element, and frequencies have no margin.
 //
 // The variants `_vec16_*` need x, out and all their outer strides aligned to 16 bytes, contiguous columns, and whole vectors in D
 // (interleaved) or D/2 (concatenated); `_columns` takes anything else, one pair of columns a thread, and the column without partner.

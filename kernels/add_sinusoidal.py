@@ -32,7 +32,7 @@ from . import arithmetic as a
 from .abi import ENCODING_ONLY, IN_PLACE, MODES, OUT_OF_PLACE
 from .add_sinusoidal_loops import ANCHOR_ROWS
 from .loops import add_run, add_strided, copy_columns
-from .scheduler import byte, number, rows_of_chunk, word
+from .scheduler import byte, number, row_at, rows_of_chunk, word
 
 # The caller chooses how the kernel goes about its work, by these words of the control block (`abi.py`):
 #   contiguous   whether the elements of a row are contiguous
@@ -55,8 +55,7 @@ PART_BYTES = abi.ADD_SINUSOIDAL.nbytes
 def position_of(call, b, t, h):
     if word(call, at.positions) == 0:
         return word(call, at.start) + (t << 32)
-    strides = word(call, at.positions_batch_stride), word(call, at.positions_row_stride), word(call, at.positions_head_stride)
-    return word(word(call, at.positions) + b * strides[0] + t * strides[1] + h * strides[2], 0)
+    return word(row_at(call, word(call, at.positions), at.positions_batch_stride, b, t, h), 0)
 
 
 @scheduler.inline
@@ -83,8 +82,7 @@ def first_column_of(control, part):
 
 @scheduler.inline
 def target_of(call, b, t, h):
-    strides = word(call, at.out_batch_stride), word(call, at.out_row_stride), word(call, at.out_head_stride)
-    return word(call, at.out) + b * strides[0] + t * strides[1] + h * strides[2]
+    return row_at(call, word(call, at.out), at.out_batch_stride, b, t, h)
 
 
 @scheduler.inline
@@ -137,8 +135,7 @@ def build(dtype: str, mode: int) -> Any:
     @inline
     def source_of(call, b, t, h):
         if mode == OUT_OF_PLACE:
-            strides = word(call, at.x_batch_stride), word(call, at.x_row_stride), word(call, at.x_head_stride)
-            return word(call, at.x) + b * strides[0] + t * strides[1] + h * strides[2]
+            return row_at(call, word(call, at.x), at.x_batch_stride, b, t, h)
         return target_of(call, b, t, h)
 
     @inline

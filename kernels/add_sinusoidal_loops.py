@@ -112,9 +112,8 @@ class _Columns:
         if interleaved:
             self._add(simd.interleave(*both), self._builder.mul(f, I64(2 * self._element.itemsize)))
             return
-        skipped = self._builder.mul(f, I64(self._element.itemsize))
-        self._add(both[0], skipped)
-        self._add(both[1], self._builder.add(skipped, self._apart))
+        for values, second in zip(both, (False, True), strict=True):
+            self.add_one(f, values, second)
 
     def add_one(self, f: ir.Value, values: Vector, second: bool) -> None:
         """Add the first or the second functions of the pairs f, f + 1, ..., which are not interleaved."""

@@ -1,14 +1,5 @@
-// x*input_scale + f_h(key - query), and -inf where the key comes after the query: the CUDA twin of add_toeplitz.py.
-//
-// A bias of a distance is a vector f for each head, along which row after row moves by one: no matrix of them is ever made.
-//
-//     x, out: (B, H, Tq, Tk), byte strides of any sign, f16 | bf16 | f32 | f64, aligned to the element; x may be out
-//     values: f_h(low), f_h(low + 1), ..., f_h(high), f32, or f64 of f64 arrays, by batch, head and row (byte strides, which may be 0);
-//         what lies below or above counts as low or high. With `by_column` f_h is not of the distance but of the number of the column
-//     slopes: (H,) f64, or 0; then f_h is slope*distance, or with `symmetric` -slope*abs(distance), and there are no values
-//     queries: (B, Tq) i64 in units of 2^-32, byte strides, or 0: row i is at start + i
-//     keys: (B, Tk) i64 in units of 2^-32, byte strides, or 0: column j is at j
-//     causal: whether columns whose position is above their row's become -inf; vectors of nothing else are not read
+// x*input_scale + f_h(key - query), and -inf where the key comes after the query: the CUDA twin of add_toeplitz.py, which describes the
+// arguments. Here arrays are aligned to the element, and vectors of columns that become -inf are not read.
 //
 // A multiply, then an add, each rounded in f32, or f64 of f64 arrays, and once more at the store. What is not a position makes NaN; no
 // value makes an access out of bounds.

@@ -28,7 +28,7 @@ from . import abi, scheduler
 from . import add_toeplitz_loops as loops
 from . import arithmetic as a
 from .loops import add_run, add_strided, fill_strided
-from .scheduler import number, set_word, word
+from .scheduler import number, row_at, set_word, word
 
 at, ctl = abi.ADD_TOEPLITZ.index, abi.CONTROL.index
 
@@ -51,9 +51,6 @@ def query_of(call, b, i):
 @scheduler.inline
 def between(value, low, high):
     return min(max(value, low), high)
-
-
-# ---- rows --------------------------------------------------------------------------------------------------------------------
 
 
 def build(dtype: str) -> Any:
@@ -126,17 +123,8 @@ def build(dtype: str) -> Any:
             elif begin >= first:
                 index = begin if word(call, at.by_column) != 0 else min(begin - row, word(call, at.high)) - low
                 value_at = values + index * size
-            add_piece(
-                call,
-                control,
-                value_at,
-                is_constant,
-                source + begin * x_step,
-                target + begin * out_step,
-                end - begin,
-                scale,
-                ahead,
-            )
+            x, out = source + begin * x_step, target + begin * out_step
+            add_piece(call, control, value_at, is_constant, x, out, end - begin, scale, ahead)
             begin = end
         if limit < columns:
             fill_piece(call, control, target + limit * out_step, columns - limit)
@@ -162,11 +150,10 @@ def build(dtype: str) -> Any:
 
     @inline
     def add_row(call, control, scratch, b, h, i, scale):
-        source = word(call, at.x) + b * word(call, at.x_batch_stride) + h * word(call, at.x_head_stride)
-        target = word(call, at.out) + b * word(call, at.out_batch_stride) + h * word(call, at.out_head_stride)
-        source, target = source + i * word(call, at.x_row_stride), target + i * word(call, at.out_row_stride)
-        values = word(call, at.values) + b * word(call, at.values_batch_stride) + h * word(call, at.values_head_stride)
-        values, query = values + i * word(call, at.values_row_stride), query_of(call, b, i)
+        source = row_at(call, word(call, at.x), at.x_batch_stride, b, h, i)
+        target = row_at(call, word(call, at.out), at.out_batch_stride, b, h, i)
+        values = row_at(call, word(call, at.values), at.values_head_stride, h, b, i)
+        query = query_of(call, b, i)
         if word(call, at.keys) == 0 and word(call, at.slopes) == 0:
             add_in_order(call, control, scratch, values, query, source, target, scale)
         else:

@@ -1,8 +1,5 @@
-// Phase, sine and cosine, 16-bit conversion and fused multiply-add for CUDA: the twin of arithmetic.py, bit for bit.
-//
-// Every float operation is a plain multiply, a plain add or an explicit fused multiply-add, in a fixed order: no fast intrinsics, no
-// libdevice trigonometry, no flush to zero. Angles are in turns: a phase is the fraction of a turn in fixed point, and integer
-// wrap-around is the range reduction. tests/helpers/fit_polynomials.py derives the constants. No header is needed.
+// Phase, sine and cosine, 16-bit conversion and fused multiply-add for CUDA: the twin of arithmetic.py, bit for bit. No fast intrinsics, no
+// libdevice trigonometry, no flush to zero; no header is needed.
 
 typedef unsigned char u8;
 typedef unsigned short u16;

@@ -1,11 +1,5 @@
-// Rows gathered from tables and summed: what `embed.cu` and `add_table.cu` have in common; the CUDA twin of gather_sum.py.
-//
-//     out[b, t] = ((table[ids[b, t]] - zero) * row_scale) * scale + types[type_ids[b, t]] + (amplitude*PE(position) or learned[position])
-//
-//     out: (B, T, H, D), byte strides of any sign, f16 | bf16 | f32 | f64, aligned to the element
-//     ids, type_ids: (B, T, H) i64, byte strides; the table, types and learned: rows of contiguous elements, byte strides from row to row
-//     row_scales, zero_points: (V,) f64, of i8 and u8 tables
-//     positions, mask and the functions of PE as in sinusoidal_rows.cuh
+// Rows gathered from tables and summed: what `embed.cu` and `add_table.cu` have in common; the CUDA twin of gather_sum.py, which describes
+// the arguments. Here the result is aligned to the element.
 //
 // Compiled for each combination of FIRST, SECOND, LEARNED and OUT, which are element types (any for an array that the call does not have),
 // and of HAS_SECOND, ADDS_LEARNED, ADDS_SINUSOIDAL and IS_EMBEDDING, which are 0 or 1; REAL is double if any array is f64, else float.

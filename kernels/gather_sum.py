@@ -23,7 +23,7 @@ from . import arithmetic as a
 from . import gather_sum_loops as loops
 from .add_sinusoidal import block_maker, is_kept, position_of, target_of
 from .loops import copy_columns, fill_strided
-from .scheduler import number, rows_of_chunk, word
+from .scheduler import number, row_at, rows_of_chunk, word
 
 at, ctl = abi.GATHER_SUM.index, abi.CONTROL.index
 
@@ -34,8 +34,7 @@ NOTHING, SINUSOIDAL, LEARNED = "nothing", "sinusoidal", "learned"
 @scheduler.inline
 def id_of(call, ids, b, t, h):
     """The id of a row; ``ids`` is the index of an array's address in the block, followed by its three strides."""
-    strides = word(call, ids + 1), word(call, ids + 2), word(call, ids + 3)
-    return word(word(call, ids) + b * strides[0] + t * strides[1] + h * strides[2], 0)
+    return word(row_at(call, word(call, ids), ids + 1, b, t, h), 0)
 
 
 def build(name: str, first: str, second: str | None, learned: str | None, out: str, adds: str) -> Any:
@@ -63,8 +62,7 @@ def build(name: str, first: str, second: str | None, learned: str | None, out: s
             if token < 0 or token >= word(call, at.table_rows):
                 return np.int64(0)
             return word(call, at.x) + token * word(call, at.x_row_stride)
-        strides = word(call, at.x_batch_stride), word(call, at.x_row_stride), word(call, at.x_head_stride)
-        return word(call, at.x) + b * strides[0] + t * strides[1] + h * strides[2]
+        return row_at(call, word(call, at.x), at.x_batch_stride, b, t, h)
 
     @inline
     def sum_one(call, control, b, t, h, values_at, scale, source, following):

@@ -1,10 +1,6 @@
 """Positions of rows as int64 in units of 2^-32 from whatever the caller gave: the CPU twin of ``locate_rows.cu``, in NumPy.
 
-    given:   P = round(position * 2^32), ties to even
-    ragged:  P = (t - boundary of t's sequence + offset) * 2^32
-    counted: P = (kept rows of t's sequence before t + offset) * 2^32
-
-What is not a position in [-2^31, 2^31) becomes NOT_A_POSITION, whose row is NaN. Bytes moved: 8 written a row, and what is read.
+The formulas are there. What is not a position in [-2^31, 2^31) becomes NOT_A_POSITION, whose row is NaN.
 """
 
 from __future__ import annotations

@@ -1,10 +1,4 @@
-// Rotary positions: pairs of channels of q and k rotated by position * frequency: the CUDA twin of rotate.py.
-//
-// c = factor cos(p w_f), s = factor sin(p w_f); with growths (xPos) both times 2^(+-(p - centre) growth_f), + where `grows`.
-//
-//     frequencies, whole_turns: (F,) u64, the fraction (2^-64 turn) and the integer part of a frequency in turns
-//     axes: (F,) i64, which of the A axes of the positions belongs to a frequency, or 0 where there is one
-//     growths: (F,) u64 in units of 2^-64, or 0 for none; centre: a position in units of 2^-32
+// Rotary positions: pairs of channels of q and k rotated by position * frequency: the CUDA twin of rotate.py, which describes the arguments.
 //
 // See rotate_pairs.cuh for everything else.
 

@@ -1,12 +1,5 @@
 // Pairs of channels of q and k rotated by the angles of their rows: what `rotate.cu` and `rotate_table.cu` have in common; the CUDA twin of
-// rotate_pairs.py.
-//
-// (u, v) -> (u c - v s, v c + u s), back where `inverse`  (Su et al. 2021, equation 34)
-//
-//     q, k: (B, T, H, D), byte strides of any sign, f16 | bf16 | f32 | f64, aligned to the element; their out: themselves, or another array;
-//         0 for none
-//     positions: (A, B, T) i64 in units of 2^-32, byte strides, or 0: row t is at start + t
-//     mask: (B, T) bytes, byte strides, or 0; a row whose byte is 0 is left as it is
+// rotate_pairs.py, which describes the arguments. Here arrays are aligned to the element.
 //
 // Grid: x over the pairs of a row (with, in the kernels named `pairs` and out of place, the channels that are not rotated) times groups of
 // heads, as many as fit; y over rows, z over sequences. A thread owns its pairs in every head of its group: it makes their cosines and
@@ -39,77 +32,39 @@ DEVICE void rotate(Real& u, Real& v, Real cosine, Real sine) {
     u = first;
 }
 
-// One pair, or one channel that is not rotated, a thread; any strides.
-template <class E>
-struct OnePair {
+// Rotate a unit in some heads: V words, in which the pairs lie side by side if there is one, else an element of each word is a pair. Units
+// of single elements have any strides, and may be one channel that is not rotated.
+template <class E, int V>
+struct Unit {
     typedef typename E::real Real;
-    typedef typename E::storage Storage;
-    enum { N = 1 };
+    typedef typename E::word Word;
+    enum { N = V * E::N / 2 };
 
     static DEVICE void run(const RotatePairs& call, const Heads& at, i64 unit, bool kept, i64 group, i64 step, const Real* cosine,
                            const Real* sine) {
-        const bool rotates = unit < call.pairs;
+        const bool rotates = E::N > 1 || unit < call.pairs;
         const i64 other = unit - call.pairs;
-        const i64 one = rotates ? call.first_channel + (call.interleaved ? 2 * unit : unit)
+        const i64 one = rotates ? call.first_channel + unit * E::N * (V == 2 && call.interleaved ? 2 : 1)
                               : other < call.first_channel ? other : other + 2 * call.pairs;
-        const i64 two = rotates ? one + (call.interleaved ? 1 : call.pairs) : one;
+        const i64 channels[2] = {one, one + (call.interleaved ? 1 : call.pairs)}, size = sizeof(typename E::storage);
+        const i64 x_step = E::N == 1 ? at.column : size, out_step = E::N == 1 ? at.column_out : size;
         for (i64 h = group; h < at.heads; h += step) {
             const i64 from = at.from + h * at.stride, to = at.to + h * at.stride_out;
-            const Storage a = *(const Storage*)(from + one * at.column), b = *(const Storage*)(from + two * at.column);
-            Real u = E::load(a), v = E::load(b);
-            rotate(u, v, cosine[0], sine[0]);
-            *(Storage*)(to + one * at.column_out) = kept && rotates ? E::store(u) : a;
-            if (rotates) *(Storage*)(to + two * at.column_out) = kept ? E::store(v) : b;
-        }
-    }
-};
-
-// 16 bytes of u and of v, which lie `pairs` channels apart.
-template <class E>
-struct TwoVectors {
-    typedef typename E::real Real;
-    enum { N = E::N };
-
-    static DEVICE void run(const RotatePairs& call, const Heads& at, i64 unit, bool kept, i64 group, i64 step, const Real* cosine,
-                           const Real* sine) {
-        const i64 one = call.first_channel * at.column + unit * 16, two = one + call.pairs * at.column;
-        for (i64 h = group; h < at.heads; h += step) {
-            const i64 from = at.from + h * at.stride, to = at.to + h * at.stride_out;
-            uint4 a = *(const uint4*)(from + one), b = *(const uint4*)(from + two);
-            if (kept) {
-                Real u[N], v[N];
-                E::unpack(a, u);
-                E::unpack(b, v);
+            Word words[V];
 #pragma unroll
-                for (int i = 0; i < N; i++) rotate(u[i], v[i], cosine[i], sine[i]);
-                a = E::pack(u);
-                b = E::pack(v);
-            }
-            *(uint4*)(to + one) = a;
-            *(uint4*)(to + two) = b;
-        }
-    }
-};
-
-// 16 bytes of pairs that lie side by side.
-template <class E>
-struct OneVector {
-    typedef typename E::real Real;
-    enum { N = E::N / 2 };
-
-    static DEVICE void run(const RotatePairs& call, const Heads& at, i64 unit, bool kept, i64 group, i64 step, const Real* cosine,
-                           const Real* sine) {
-        const i64 column = call.first_channel * at.column + unit * 16;
-        for (i64 h = group; h < at.heads; h += step) {
-            uint4 both = *(const uint4*)(at.from + h * at.stride + column);
-            if (kept) {
-                Real x[2 * N];
-                E::unpack(both, x);
+            for (int k = 0; k < V; k++) words[k] = k == 0 || rotates ? *(const Word*)(from + channels[k] * x_step) : Word();
+            if (kept && rotates) {
+                Real x[V * E::N];
 #pragma unroll
-                for (int i = 0; i < N; i++) rotate(x[2 * i], x[2 * i + 1], cosine[i], sine[i]);
-                both = E::pack(x);
+                for (int k = 0; k < V; k++) E::unpack(words[k], x + k * E::N);
+#pragma unroll
+                for (int i = 0; i < N; i++) rotate(x[V == 1 ? 2 * i : i], x[V == 1 ? 2 * i + 1 : N + i], cosine[i], sine[i]);
+#pragma unroll
+                for (int k = 0; k < V; k++) words[k] = E::pack(x + k * E::N);
             }
-            *(uint4*)(at.to + h * at.stride_out + column) = both;
+#pragma unroll
+            for (int k = 0; k < V; k++)
+                if (k == 0 || rotates) *(Word*)(to + channels[k] * out_step) = words[k];
         }
     }
 };
@@ -150,13 +105,13 @@ DEVICE void rotate_pairs(const Arguments& call, i64 units) {
 
 // Three kernels for an element type. Seven blocks a multiprocessor leave a thread 72 registers, with which none spills on any architecture;
 // without a number ptxas spills two on sm_100. `pairs` has a thread for every channel that is not rotated too.
-#define KERNEL(NAME, E, VARIANT, UNIT, UNITS)                                                     \
-    extern "C" __global__ void __launch_bounds__(128, 7)                                          \
-        NAME##_##E##_##VARIANT(const __grid_constant__ Arguments call) {                          \
-        rotate_pairs<E, UNIT<E>, Angles<E> >(call, UNITS);                                        \
+#define KERNEL(NAME, E, VARIANT, ELEMENT, V, UNITS)                       \
+    extern "C" __global__ void __launch_bounds__(128, 7)                  \
+        NAME##_##E##_##VARIANT(const __grid_constant__ Arguments call) {  \
+        rotate_pairs<E, Unit<ELEMENT, V>, Angles<E> >(call, UNITS);       \
     }
-#define KERNELS(NAME, E)                                                                          \
-    KERNEL(NAME, E, pairs, OnePair, call.head_dim - call.pairs)                             \
-    KERNEL(NAME, E, vec16_half, TwoVectors, call.pairs / E::N)                                 \
-    KERNEL(NAME, E, vec16_interleaved, OneVector, 2 * call.pairs / E::N)
+#define KERNELS(NAME, E)                                                  \
+    KERNEL(NAME, E, pairs, One<E>, 2, call.head_dim - call.pairs)         \
+    KERNEL(NAME, E, vec16_half, E, 2, call.pairs / E::N)                  \
+    KERNEL(NAME, E, vec16_interleaved, E, 1, 2 * call.pairs / E::N)
 #define ALL_KERNELS(NAME) KERNELS(NAME, f32) KERNELS(NAME, f64) KERNELS(NAME, f16) KERNELS(NAME, bf16)

@@ -1,7 +1,5 @@
 // Rotary positions by a caller's table: pairs of channels of q and k rotated by the cosines and sines of row p: the CUDA twin of
-// rotate_table.py.
-//
-//     cosines, sines: (table_rows, F) f32 for 16- and 32-bit arrays, f64 for f64; rows table_row_stride bytes apart
+// rotate_table.py, which describes the arguments.
 //
 // A position outside [0, table_rows) makes a NaN row and reads nothing. See rotate_pairs.cuh for everything else.
 

@@ -123,6 +123,12 @@ def byte(builder, address):  # type: ignore[no-untyped-def]
     return builder.load(builder.inttoptr(address, ir.IntType(8).as_pointer()))
 
 
+@inline
+def row_at(call, base, strides, i, j, k):
+    """Address of a row at three indices; ``strides`` is the index of their strides in the block, which follow each other."""
+    return base + i * word(call, strides) + j * word(call, strides + 1) + k * word(call, strides + 2)
+
+
 @emitted(WORD, WORD, WORD, WORD)
 def fetch_add(builder, block, index, value):  # type: ignore[no-untyped-def]
     """Add to a word of a block atomically; return the word before."""

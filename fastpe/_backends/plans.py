@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import decimal
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from .._arrays.dtypes import ELEMENT_TYPES
 
 DIGITS = 60
 TWO_PI = "6.28318530717958647692528676655900576839433879875021164194988918461563281"
@@ -55,17 +58,21 @@ class SinusoidalPlan:
             "amplitude": self.amplitude,
         }
 
-    # No cached_property: before Python 3.12 it holds a lock, which a fork could leave locked. The backends keep what they need.
-    @property
-    def rotations(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """cos(j w_f) and sin(j w_f), each (8, F) float32, for j = 0 ... 7.
+    # Nothing here is a cached_property: before Python 3.12 it holds a lock, which a fork could leave locked. Backends keep what they need.
+    def tables(self) -> dict[str, Any]:
+        """The kernels' tables, by the names that their addresses have in the argument block.
 
-        The sines are negated where the cosine comes first: then one rotation serves both orders,
-        ``first' = first cos + second sin`` and ``second' = second cos - first sin``.
+        The last two are cos(j w_f) and sin(j w_f), each (8, F) float32, for j = 0 ... 7. The sines are negated where the cosine comes
+        first: then one rotation serves both orders, ``first' = first cos + second sin`` and ``second' = second cos - first sin``.
         """
         rows = np.arange(ANCHOR_ROWS, dtype=np.uint64)[:, None]
         sine, cosine = sine_cosine(rows * self.turns.fraction[None, :])
-        return cosine.astype(np.float32), (-sine if self.cosine_first else sine).astype(np.float32)
+        return {
+            "frequencies": self.turns.fraction,
+            "whole_turns": self.turns.whole,
+            "cosines": cosine.astype(np.float32),
+            "sines": (-sine if self.cosine_first else sine).astype(np.float32),
+        }
 
 
 class GridPart(NamedTuple):
@@ -105,6 +112,15 @@ class RotaryPlan:
 
     kernel = "rotate"
 
+    def tables(self) -> dict[str, Any]:
+        """The kernels' tables, by the names that their addresses have in the argument block."""
+        tables: dict[str, Any] = {"frequencies": self.turns.fraction, "whole_turns": self.turns.whole}
+        if self.axes.any():
+            tables["axes"] = np.asarray(self.axes, np.int64)
+        if self.growths is not None:
+            tables["growths"] = self.growths
+        return tables
+
 
 @dataclass(eq=False, repr=False)  # never written; frozen, with a repr, they would take 2 ms to import
 class TablePlan:
@@ -120,6 +136,17 @@ class TablePlan:
     attention_factor = 1.0
     growths = None
     centre = 0
+
+    def addresses(self, library: ModuleType, device: int | None, dtype: str) -> tuple[dict[str, int], Any]:
+        """What the argument block says of the table on a device, for an element type, and what owns that memory."""
+        cosines, sines = self.table.on(library, device, ELEMENT_TYPES[dtype].arithmetic)
+        fields = {
+            "cosines": cosines.address,
+            "sines": sines.address,
+            "table_rows": self.table.rows,
+            "table_row_stride": cosines.strides[0],
+        }
+        return fields, (cosines, sines)
 
 
 def sine_cosine(phase: UInt64s) -> tuple[Float64s, Float64s]:

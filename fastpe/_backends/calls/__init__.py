@@ -6,7 +6,7 @@ dictionary whose keys are the field names of the kernel's layout in ``fastpe.ker
 
 from .add_sinusoidal import AddGrid, AddSinusoidal
 from .add_toeplitz import AddToeplitz, QueryKeyRows
-from .axes import Arguments, CallerTable, RotaryTables, Rows, Tables
+from .axes import Arguments, Rows
 from .gather_sum import GatherSum
 from .rotate import Pair, RotaryRows, Rotate
 
@@ -18,13 +18,10 @@ __all__ = [
     "AddToeplitz",
     "Arguments",
     "Call",
-    "CallerTable",
     "GatherSum",
     "Pair",
     "QueryKeyRows",
     "RotaryRows",
-    "RotaryTables",
     "Rotate",
     "Rows",
-    "Tables",
 ]

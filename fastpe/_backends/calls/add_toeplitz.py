@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..._arrays import Memory
-from .axes import Arguments, Axis
+from .axes import Arguments, Axis, each_call, merged, stride_fields
 
 
 class QueryKeyRows(NamedTuple):
@@ -39,18 +38,15 @@ class AddToeplitz(NamedTuple):
     key: Any = None
 
     def arguments(self, values: int, slopes: int) -> Iterator[Arguments]:
-        """Yield the arguments of every kernel call (``ADD_TOEPLITZ``), with the addresses of values or slopes."""
-        x, out, queries, keys = self.x, self.out, self.rows.queries, self.rows.keys
-        query_strides, key_strides = _strides(queries), _strides(keys)
-        varies = query_strides[0] != 0 or key_strides[0] != 0
-        axes = [
-            Axis(size, (step, out_step)) for size, step, out_step in zip(out.shape[:-3], x.strides, out.strides, strict=False)
-        ]
-        batch, extra = _batch(axes, varies)
-        table = self.values
+        """The arguments of every kernel call (``ADD_TOEPLITZ``), with the addresses of values or slopes."""
+        x, out, table = self.x, self.out, self.values
+        queries, queries_batch_stride, queries_row_stride = _placed(self.rows.queries)
+        keys, keys_batch_stride, keys_column_stride = _placed(self.rows.keys)
+        varies = queries_batch_stride != 0 or keys_batch_stride != 0
+        steps = zip(out.shape[:-3], zip(x.strides, out.strides, strict=True), strict=False)
+        axes = merged((Axis(size, strides) for size, strides in steps if size != 1), varies) or [Axis(1, (0, 0))]
+        batch = axes.pop(0 if varies else -1)
         heads, rows, columns = out.shape[-3:]
-        x_head_stride, x_row_stride, x_column_stride = x.strides[-3:]
-        out_head_stride, out_row_stride, out_column_stride = out.strides[-3:]
         arguments: Arguments = {
             "x": x.address,
             "out": out.address,
@@ -58,14 +54,6 @@ class AddToeplitz(NamedTuple):
             "heads": heads,
             "rows": rows,
             "columns": columns,
-            "x_batch_stride": batch.strides[0],
-            "x_head_stride": x_head_stride,
-            "x_row_stride": x_row_stride,
-            "x_column_stride": x_column_stride,
-            "out_batch_stride": batch.strides[1],
-            "out_head_stride": out_head_stride,
-            "out_row_stride": out_row_stride,
-            "out_column_stride": out_column_stride,
             "values": values,
             "values_head_stride": 0 if table is None else table.strides[0],
             "values_row_stride": table.strides[-2] if table is not None and self.by_column else 0,
@@ -73,45 +61,26 @@ class AddToeplitz(NamedTuple):
             "high": self.high,
             "slopes": slopes,
             "symmetric": self.symmetric,
-            "queries": 0 if queries is None else queries.address,
-            "queries_batch_stride": query_strides[0],
-            "queries_row_stride": query_strides[1],
+            "queries": queries,
+            "queries_batch_stride": queries_batch_stride,
+            "queries_row_stride": queries_row_stride,
             "start": self.rows.start << 32,
-            "keys": 0 if keys is None else keys.address,
-            "keys_batch_stride": key_strides[0],
-            "keys_column_stride": key_strides[1],
+            "keys": keys,
+            "keys_batch_stride": keys_batch_stride,
+            "keys_column_stride": keys_column_stride,
             "by_column": self.by_column,
             "causal": self.causal,
             "input_scale": self.input_scale,
         }
-        for indices in itertools.product(*(range(axis.size) for axis in extra)):
-            call = arguments.copy()
-            for index, axis in zip(indices, extra, strict=True):
-                call["x"] += index * axis.strides[0]
-                call["out"] += index * axis.strides[1]
-            yield call
+        for name, memory, by_batch in zip(("x", "out"), (x, out), batch.strides, strict=True):
+            head, row, column = memory.strides[-3:]
+            arguments.update(stride_fields(name, by_batch, row, head, column))
+        return each_call(arguments, axes, ("x", "out"))
 
 
-def _batch(axes: list[Axis], varies: bool) -> tuple[Axis, list[Axis]]:
-    """The axis that the kernel takes for the batch, and the axes that need a call for each index; merged where one stride serves.
-
-    Where sequences differ (``varies``), the batch is the first axis.
-    """
-    merged: list[Axis] = []
-    for number, axis in enumerate(axes):
-        if axis.size == 1 and not (varies and number == 0):
-            continue
-        if merged and not varies and merged[-1].continues(axis):
-            axis = axis._replace(size=axis.size * merged.pop().size)
-        merged.append(axis)
-    if not merged:
-        return Axis(1, (0, 0)), []
-    return (merged[0], merged[1:]) if varies else (merged[-1], merged[:-1])
-
-
-def _strides(table: Memory | None) -> tuple[int, int]:
-    """Strides of a (T,) or (B, T) table from sequence to sequence, and from row to row."""
+def _placed(table: Memory | None) -> tuple[int, int, int]:
+    """Address of a (T,) or (B, T) table, and its strides from sequence to sequence and from row to row."""
     if table is None:
-        return 0, 0
+        return 0, 0, 0
     by_batch = table.strides[0] if len(table.shape) == 2 and table.shape[0] > 1 else 0
-    return by_batch, table.strides[-1]
+    return table.address, by_batch, table.strides[-1]

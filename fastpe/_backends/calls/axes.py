@@ -1,10 +1,12 @@
-"""What calls have in common: positions of rows, addresses of tables, and the axes of arrays as the kernels' batch and heads."""
+"""What calls have in common: positions of rows, and the axes of arrays as the kernels' batch and heads."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
+
+from ..._arrays import Memory
 
 Arguments = dict[str, Any]  # of one kernel call, by the names of its layout's fields
 
@@ -25,33 +27,6 @@ class Rows(NamedTuple):
     keepalive: tuple[Any, ...]
 
 
-class Tables(NamedTuple):
-    """Addresses of a sinusoidal plan's tables, in the memory of the device that will read them; named as in the argument block."""
-
-    frequencies: int = 0
-    whole_turns: int = 0
-    cosines: int = 0
-    sines: int = 0
-
-
-class RotaryTables(NamedTuple):
-    """As ``Tables``, of a rotary plan; ``axes`` and ``growths`` are 0 where it has none."""
-
-    frequencies: int
-    whole_turns: int
-    axes: int
-    growths: int
-
-
-class CallerTable(NamedTuple):
-    """As ``Tables``, of a caller's table of cosines and sines."""
-
-    cosines: int
-    sines: int
-    table_rows: int
-    table_row_stride: int
-
-
 class Axis(NamedTuple):
     """An axis other than T and D: its size, and its stride in bytes in each array."""
 
@@ -63,29 +38,58 @@ class Axis(NamedTuple):
         return all(outer == stride * inner.size for outer, stride in zip(self.strides, inner.strides, strict=True))
 
 
-def outer_axes(shape: tuple[int, ...], seq_axis: int, *strides: tuple[int, ...]) -> list[Axis]:
-    """The axes other than T and D, outermost first, merged where one stride serves; two at least."""
-    axes: list[Axis] = []
-    for number, (size, *steps) in enumerate(zip(shape[:-1], *strides, strict=False)):
-        axis = Axis(size, tuple(steps))
-        if number == seq_axis or size == 1:
-            continue
-        if axes and axes[-1].continues(axis):
-            axis = axis._replace(size=size * axes.pop().size)
-        axes.append(axis)
+def merged(axes: Iterable[Axis], first_varies: bool = False) -> list[Axis]:
+    """Axes, outermost first, as one where one stride serves; the first stays alone where its sequences differ."""
+    found: list[Axis] = []
+    for axis in axes:
+        if found and (len(found) > 1 or not first_varies) and found[-1].continues(axis):
+            axis = axis._replace(size=axis.size * found.pop().size)
+        found.append(axis)
+    return found
+
+
+def stride_fields(array: str, batch: int, row: int, head: int, column: int) -> Arguments:
+    """The fields of an array's strides."""
+    return {
+        f"{array}_batch_stride": batch,
+        f"{array}_row_stride": row,
+        f"{array}_head_stride": head,
+        f"{array}_column_stride": column,
+    }
+
+
+def sum_calls(
+    x: Memory | None, out: Memory, rows: Rows, seq_axis: int, fields: Arguments, **ids: tuple[int, tuple[int, ...]]
+) -> Iterator[Arguments]:
+    """The arguments of every kernel call that writes to the rows of out, with these fields; ``ids``: addresses and strides."""
+    source = out if x is None else x
+    arrays = {
+        "x": (0 if x is None else x.address, source.strides),
+        "out": (out.address, out.strides),
+        "positions": (rows.table, rows.table_strides),
+        "mask": (rows.mask, rows.mask_strides),
+        **ids,
+    }
+    steps = zip(out.shape[:-1], *(strides for _, strides in arrays.values()), strict=False)
+    outer = (Axis(size, tuple(strides)) for axis, (size, *strides) in enumerate(steps) if axis != seq_axis and size != 1)
+    none = Axis(1, (0,) * len(arrays))
+    axes = merged(outer)
     # The kernel's heads axis has no mask: only the batch axis may have one, and with a second axis it comes first.
-    none = Axis(1, (0,) * len(strides))
-    return axes if len(axes) >= 2 else [*axes, none, none][:2]
+    *extra, batch, heads = axes if len(axes) >= 2 else [*axes, none, none][:2]
+    arguments = {**fields, "batch": batch.size, "rows": out.shape[seq_axis], "heads": heads.size, "start": rows.start}
+    for (name, (address, strides)), by_batch, by_head in zip(arrays.items(), batch.strides, heads.strides, strict=True):
+        arguments[name], arguments[f"{name}_batch_stride"] = address, by_batch
+        arguments[f"{name}_row_stride"], arguments[f"{name}_head_stride"] = strides[seq_axis], by_head
+    del arguments["mask_head_stride"]
+    arguments.update(x_column_stride=source.strides[-1], out_column_stride=out.strides[-1])
+    return each_call(arguments, extra, tuple(arrays))
 
 
 def each_call(arguments: Arguments, axes: list[Axis], addresses: tuple[str, ...]) -> Iterator[Arguments]:
-    """The arguments for every index of all axes but the last two, which the kernel has itself: with these addresses moved along."""
-    if len(axes) == 2:
-        yield arguments
-        return
-    for indices in itertools.product(*(range(axis.size) for axis in axes[:-2])):
+    """The arguments for every index of axes that the kernel does not have itself: with these addresses moved along."""
+    for indices in itertools.product(*(range(axis.size) for axis in axes)):
         moved = arguments.copy()
-        for index, axis in zip(indices, axes, strict=False):
+        for index, axis in zip(indices, axes, strict=True):
             for name, stride in zip(addresses, axis.strides, strict=True):
                 moved[name] += index * stride if moved[name] else 0
         yield moved

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..._arrays import Memory
 from ..plans import RotaryPlan, TablePlan
-from .axes import Arguments, CallerTable, RotaryTables
+from .axes import Arguments, Axis, each_call, merged, stride_fields
 
 
 class Pair(NamedTuple):
@@ -58,18 +57,18 @@ class Rotate(NamedTuple):
         """q and k, without None."""
         return [pair for pair in (self.q, self.k) if pair is not None]
 
-    def arguments(self, tables: RotaryTables | CallerTable) -> Iterator[Arguments]:
-        """Yield the arguments of every kernel call (``ROTATE`` or ``ROTATE_TABLE``)."""
+    def arguments(self, tables: Arguments) -> Iterator[Arguments]:
+        """Yield the arguments of every kernel call (``ROTATE`` or ``ROTATE_TABLE``), with the addresses of the plan's tables."""
         rows, plan = self.rows, self.plan
-        given = {"q": self.q, "k": self.k}
-        arrays = {name: _Heads.of(pair, self.seq_axis, rows.vary) for name, pair in given.items() if pair is not None}
-        first, *others = arrays.values()
-        if others and (first.extra or others[0].extra or first.batch != others[0].batch):
+        given = {name: pair for name, pair in (("q", self.q), ("k", self.k)) if pair is not None}
+        axes = [_axes(pair, self.seq_axis, rows.vary) for pair in given.values()]
+        batch, _, extra = axes[0]
+        if len(axes) > 1 and (extra or axes[1][2] or batch.size != axes[1][0].size):
             for alone in (self._replace(k=None), self._replace(q=None)):
                 yield from alone.arguments(tables)
             return
         arguments = {
-            "batch": first.batch,
+            "batch": batch.size,
             "rows": self.pairs[0].out.shape[self.seq_axis],
             "positions": rows.table,
             "positions_batch_stride": rows.strides[0],
@@ -84,63 +83,28 @@ class Rotate(NamedTuple):
             "first_channel": plan.first_channel,
             "interleaved": plan.interleaved,
             "inverse": self.inverse,
-            **tables._asdict(),
+            **tables,
         }
-        if isinstance(tables, RotaryTables):
+        if isinstance(plan, RotaryPlan):
             arguments.update(grows=self.grows, centre=self.centre << 32, factor=self.factor)
-        for indices in itertools.product(*(range(size) for size, _, _ in first.extra)):
-            call = arguments.copy()
-            for name, heads in arrays.items():
-                call.update(heads.arguments(name, indices))
-            yield call
+        for (name, pair), (by_batch, heads, _) in zip(given.items(), axes, strict=True):
+            arguments.update(_fields(name, pair, self.seq_axis, by_batch, heads))
+        yield from each_call(arguments, extra, tuple(f"{name}_{part}" for name in given for part in ("x", "out")))
 
 
-class _Heads(NamedTuple):
-    """q or k as (B, T, H, D), and the axes that are neither and cannot be merged: (size, stride of x, stride of out)."""
+def _axes(pair: Pair, seq_axis: int, vary: bool) -> tuple[Axis, Axis, list[Axis]]:
+    """The axes of q or k that are the kernel's batch and heads, and those that are neither and cannot be merged."""
+    steps = enumerate(zip(pair.out.shape[:-1], pair.x.strides, pair.out.strides, strict=False))
+    axes = merged((Axis(size, tuple(strides)) for axis, (size, *strides) in steps if axis != seq_axis), vary)
+    none = Axis(1, (0, 0))
+    batch = axes.pop(0) if axes and (vary or len(axes) > 1) else none
+    heads = axes.pop() if axes else none
+    return batch, heads, axes
 
-    pair: Pair
-    batch: int
-    heads: int
-    strides: tuple[int, ...]
-    out_strides: tuple[int, ...]
-    extra: list[tuple[int, int, int]]
 
-    @classmethod
-    def of(cls, pair: Pair, seq_axis: int, vary: bool) -> _Heads:
-        axes: list[tuple[int, int, int]] = []
-        last = len(pair.out.shape) - 1
-        for axis, step in enumerate(zip(pair.out.shape, pair.x.strides, pair.out.strides, strict=True)):
-            if axis in (seq_axis, last):
-                continue
-            mergeable = axes and (len(axes) > 1 or not vary) and all(axes[-1][i] == step[i] * step[0] for i in (1, 2))
-            axes[-1:] = [(axes[-1][0] * step[0], *step[1:])] if mergeable else [*axes[-1:], step]
-        batch, heads = (1, 0, 0), (1, 0, 0)
-        if axes and (vary or len(axes) > 1):
-            batch = axes.pop(0)
-        if axes:
-            heads = axes.pop()
-        x, out = (
-            (batch[i], memory.strides[seq_axis], heads[i], memory.strides[last]) for i, memory in ((1, pair.x), (2, pair.out))
-        )
-        return cls(pair, batch[0], heads[0], x, out, axes)
-
-    def arguments(self, name: str, indices: tuple[int, ...]) -> Arguments:
-        """The fields of the group of this name, at these indices of the extra axes."""
-        x, out = self.pair.x.address, self.pair.out.address
-        for index, (_, x_stride, out_stride) in zip(indices, self.extra, strict=True):
-            x, out = x + index * x_stride, out + index * out_stride
-        batch_stride, row_stride, head_stride, column_stride = self.strides
-        out_batch_stride, out_row_stride, out_head_stride, out_column_stride = self.out_strides
-        return {
-            f"{name}_x": x,
-            f"{name}_out": out,
-            f"{name}_heads": self.heads,
-            f"{name}_batch_stride": batch_stride,
-            f"{name}_row_stride": row_stride,
-            f"{name}_head_stride": head_stride,
-            f"{name}_column_stride": column_stride,
-            f"{name}_out_batch_stride": out_batch_stride,
-            f"{name}_out_row_stride": out_row_stride,
-            f"{name}_out_head_stride": out_head_stride,
-            f"{name}_out_column_stride": out_column_stride,
-        }
+def _fields(name: str, pair: Pair, seq_axis: int, batch: Axis, heads: Axis) -> Arguments:
+    """The fields of q or k."""
+    fields: Arguments = {f"{name}_x": pair.x.address, f"{name}_out": pair.out.address, f"{name}_heads": heads.size}
+    for array, memory, by_batch, by_head in zip((name, f"{name}_out"), pair, batch.strides, heads.strides, strict=True):
+        fields.update(stride_fields(array, by_batch, memory.strides[seq_axis], by_head, memory.strides[-1]))
+    return fields

@@ -11,7 +11,7 @@ from typing import Any
 from ..._arrays import ITEMSIZE, Memory, errors
 from ..._arrays.dtypes import ELEMENT_TYPES
 from ...kernels import abi
-from ..calls import AddSinusoidal, AddToeplitz, Arguments, Call, GatherSum, Rotate, Tables
+from ..calls import AddSinusoidal, AddToeplitz, Arguments, Call, GatherSum, Rotate
 from ..plans import RotaryPlan
 from . import tables
 from .available import require
@@ -65,7 +65,7 @@ def _add(call: AddSinusoidal) -> None:
         if memory is not None:
             _check_alignment("encode" if call.x is None else "add_encoding", memory)
     suffix, itemsize = ELEMENT_TYPES[call.out.dtype].suffix, ITEMSIZE[call.out.dtype]
-    for arguments in call.arguments(tables.sinusoidal(call.plan, device)):
+    for arguments in call.arguments(tables.of(call.plan, device, call.out.dtype)):
         variant = _variant(arguments, itemsize)
         pairs = (arguments["width"] + 1) // 2
         units = pairs if variant == "columns" else pairs * itemsize // _PAIR_BYTES[variant]
@@ -120,7 +120,7 @@ def _rotate(call: Rotate) -> None:
             _check_alignment("apply_rotary", memory)
     itemsize, suffix = ITEMSIZE[dtype], ELEMENT_TYPES[dtype].suffix
     layout = abi.ROTATE if isinstance(plan, RotaryPlan) else abi.ROTATE_TABLE
-    addresses = tables.rotary(plan, device) if isinstance(plan, RotaryPlan) else tables.caller_table(plan, device, dtype)
+    addresses = tables.of(plan, device, dtype)
     for arguments in call.arguments(addresses):
         variant = _rotate_variant(arguments, itemsize)
         units = {
@@ -186,7 +186,7 @@ def _gather_sum(call: GatherSum) -> None:
             _check_alignment(function, memory)
     names = [None if memory is None else memory.dtype for memory in (types, learned)]
     options = gather_sum_options(first.dtype, names[0], names[1], out.dtype, plan is not None)
-    addresses = Tables() if plan is None else tables.sinusoidal(plan, device)
+    addresses = {} if plan is None else tables.of(plan, device, out.dtype)
     sizes = {name: memory.array.dtype.itemsize for name, memory in (("x", first), ("out", out))}
     others = [
         (memory.address, memory.strides[0], memory.array.dtype.itemsize) for memory in (types, learned) if memory is not None

@@ -6,25 +6,31 @@ from collections.abc import Callable
 from typing import Any
 
 from ..._arrays.dtypes import ELEMENT_TYPES
-from ..calls import CallerTable, RotaryTables, Tables
 from ..plans import RotaryPlan, SinusoidalPlan, TablePlan
 from .available import require
 from .compile import FIRST_CALL, lock, refuse_capture
 
-_uploaded: dict[tuple[object, int], tuple[list[int], Any]] = {}
+_uploaded: dict[tuple[object, int], tuple[dict[str, int], Any]] = {}
 
 
-def sinusoidal(plan: SinusoidalPlan, device: int) -> Tables:
-    return Tables(*upload(plan.key, device, lambda: (plan.turns.fraction, plan.turns.whole, *plan.rotations)))
+def of(plan: SinusoidalPlan | RotaryPlan | TablePlan, device: int, dtype: str) -> dict[str, int]:
+    """Addresses of a plan's tables for an element type, by their names in the argument block."""
+    if not isinstance(plan, TablePlan):
+        return _upload(plan.key, device, plan.tables)
+    if (device, ELEMENT_TYPES[dtype].arithmetic) not in plan.table._copies:
+        refuse_capture(device, FIRST_CALL)
+    from ..._arrays import cupy as cupy_arrays
+
+    return plan.addresses(cupy_arrays, device, dtype)[0]
 
 
 def kept(key: Any, device: int, array: Any) -> int:
     """Address of a copy of an array on a device, made once."""
-    return upload(key, device, lambda: (array,))[0]
+    return _upload(key, device, lambda: {"array": array})["array"]
 
 
-def upload(key: Any, device: int, arrays: Callable[[], tuple[Any, ...]]) -> list[int]:
-    """Addresses of arrays on a device, uploaded once for a key; 0 for None."""
+def _upload(key: Any, device: int, arrays: Callable[[], dict[str, Any]]) -> dict[str, int]:
+    """Addresses of arrays on a device, uploaded once for a key."""
     with lock:
         if (key, device) not in _uploaded:
             import cupy
@@ -32,22 +38,7 @@ def upload(key: Any, device: int, arrays: Callable[[], tuple[Any, ...]]) -> list
             require()
             refuse_capture(device, FIRST_CALL)
             with cupy.cuda.Device(device):
-                uploaded = [None if array is None else cupy.asarray(array) for array in arrays()]
+                uploaded = {name: cupy.asarray(array) for name, array in arrays().items()}
                 cupy.cuda.get_current_stream().synchronize()  # once: any stream may read them from now on
-            _uploaded[key, device] = [0 if array is None else array.data.ptr for array in uploaded], uploaded
+            _uploaded[key, device] = {name: array.data.ptr for name, array in uploaded.items()}, uploaded
         return _uploaded[key, device][0]
-
-
-def rotary(plan: RotaryPlan, device: int) -> RotaryTables:
-    axes = plan.axes if plan.axes.any() else None
-    return RotaryTables(*upload(plan.key, device, lambda: (plan.turns.fraction, plan.turns.whole, axes, plan.growths)))
-
-
-def caller_table(plan: TablePlan, device: int, dtype: str) -> CallerTable:
-    real = ELEMENT_TYPES[dtype].arithmetic
-    if (device, real) not in plan.table._copies:
-        refuse_capture(device, FIRST_CALL)
-    from ..._arrays import cupy as cupy_arrays
-
-    cosines, sines = plan.table.on(cupy_arrays, device, real)
-    return CallerTable(cosines.address, sines.address, plan.table.rows, cosines.strides[0])

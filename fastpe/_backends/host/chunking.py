@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..._arrays.dtypes import ELEMENT_TYPES
-from ...kernels.abi import AHEAD_BYTES, GATHERED_VALUES, IN_PLACE, LINE_BYTES, MARGIN, OUT_OF_PLACE
+from ...kernels.abi import AHEAD_BYTES, GATHERED_VALUES, IN_PLACE, LINE_BYTES, MARGIN, MOST_THREADS, OUT_OF_PLACE
 from ..calls import Arguments
 
 Control = dict[str, int]
@@ -35,29 +35,44 @@ def cache_bytes() -> int:
     return 32 << 20
 
 
-def bytes_added(arguments: Arguments, itemsize: int) -> int:
-    """Bytes of x."""
-    return int(arguments["batch"] * arguments["rows"] * arguments["heads"] * arguments["width"] * itemsize)
+def _divided(rows: int, rows_per_chunk: int, batch: int, batch_per_chunk: int, nbytes: int, slot_bytes: int) -> Control:
+    """Chunks of so many rows of so many sequences, and how many helpers so many bytes of x are worth."""
+    chunks = -(-rows // rows_per_chunk) * -(-batch // batch_per_chunk)
+    return {
+        "chunks": chunks,
+        "rows_per_chunk": rows_per_chunk,
+        "batch_per_chunk": batch_per_chunk,
+        "helpers": min(chunks - 1, nbytes // BYTES_PER_HELPER, MOST_THREADS - 1),
+        "slot_bytes": -(-slot_bytes // LINE_BYTES) * LINE_BYTES,
+    }
+
+
+def _chunk(arguments: Arguments, row_bytes: int, shared_rows: int | None) -> tuple[int, int]:
+    """Rows and sequences of a chunk; ``shared_rows``, where sequences share the making of a row, are those made at a time."""
+    batch, rows, heads = (arguments[name] for name in ("batch", "rows", "heads"))
+    most_bytes = CHUNK_BYTES if shared_rows is None else LARGEST_CHUNK_BYTES
+    chunk_bytes = min(max(batch * rows * heads * row_bytes // CHUNKS, CHUNK_BYTES), most_bytes)
+    rows_per_chunk = chunk_bytes // (row_bytes * heads) if shared_rows is None else shared_rows
+    rows_per_chunk = min(rows, max(8, rows_per_chunk // 8 * 8))
+    return rows_per_chunk, min(batch, max(1, chunk_bytes // (row_bytes * heads * rows_per_chunk)))
 
 
 def of_addition(arguments: Arguments, dtype: str, mode: int, part_widths: Sequence[int]) -> Control:
     """Of ``add_sinusoidal``. ``part_widths``: the widths of a grid's parts; none for a plain encoding."""
     batch, rows, heads, width = (arguments[name] for name in ("batch", "rows", "heads", "width"))
     itemsize, real_bytes = ELEMENT_TYPES[dtype].itemsize, ELEMENT_TYPES[dtype].arithmetic_itemsize
-    row_bytes, nbytes = width * itemsize, bytes_added(arguments, itemsize)
+    row_bytes = width * itemsize
+    nbytes = batch * rows * heads * row_bytes
     source = "x" if mode == OUT_OF_PLACE else "out"
     contiguous = arguments[f"{source}_column_stride"] == arguments["out_column_stride"] == itemsize
     row_stride = arguments[f"{source}_row_stride"]
     dense = contiguous and not arguments["mask"] and row_stride == arguments["out_row_stride"] == row_bytes
-    streams = mode != IN_PLACE and contiguous and nbytes > cache_bytes() and has_whole_strides(arguments, itemsize)
+    streams = mode != IN_PLACE and contiguous and nbytes > cache_bytes() and _has_whole_strides(arguments, itemsize)
     # Sequences that share their positions share the making of a row: a chunk takes a few rows of many sequences.
     sequences_share = batch > 1 and arguments["positions_batch_stride"] == 0
     heads_share = heads > 1 and arguments["positions_head_stride"] == 0
     shared_rows, streamed_rows = (size // (width * real_bytes) for size in (SHARED_BYTES, STREAMED_BYTES))
-    chunk_bytes = min(max(nbytes // CHUNKS, CHUNK_BYTES), LARGEST_CHUNK_BYTES if sequences_share else CHUNK_BYTES)
-    rows_per_chunk = shared_rows if sequences_share else chunk_bytes // (row_bytes * heads)
-    rows_per_chunk = min(rows, max(8, rows_per_chunk // 8 * 8))
-    batch_per_chunk = min(batch, max(1, chunk_bytes // (row_bytes * heads * rows_per_chunk)))
+    rows_per_chunk, batch_per_chunk = _chunk(arguments, row_bytes, shared_rows if sequences_share else None)
     if sequences_share or heads_share:
         block_rows = min(max(1, shared_rows), rows_per_chunk)
     elif streams:
@@ -66,11 +81,9 @@ def of_addition(arguments: Arguments, dtype: str, mode: int, part_widths: Sequen
         block_rows = 0 if contiguous else 1
     functions = sum((columns + 1) // 2 + MARGIN for columns in part_widths or (width,))
     functions_bytes = 0 if dtype == "float64" else 2 * real_bytes * functions
+    slot_bytes = functions_bytes + block_rows * width * real_bytes
     return {
-        "chunks": -(-rows // rows_per_chunk) * -(-batch // batch_per_chunk),
-        "rows_per_chunk": rows_per_chunk,
-        "batch_per_chunk": batch_per_chunk,
-        "slot_bytes": _whole_lines(functions_bytes + block_rows * width * real_bytes),
+        **_divided(rows, rows_per_chunk, batch, batch_per_chunk, nbytes, slot_bytes),
         "contiguous": contiguous,
         "dense": dense,
         "streams": streams,
@@ -80,7 +93,7 @@ def of_addition(arguments: Arguments, dtype: str, mode: int, part_widths: Sequen
     }
 
 
-def has_whole_strides(arguments: Arguments, itemsize: int) -> bool:
+def _has_whole_strides(arguments: Arguments, itemsize: int) -> bool:
     """Whether the strides of the result are whole elements."""
     return not any(arguments[f"out_{axis}_stride"] % itemsize for axis in ("batch", "row", "head", "column"))
 
@@ -92,60 +105,49 @@ def of_gather_sum(arguments: Arguments, first_bytes: int, out_bytes: int, real_b
     nbytes = batch * rows * heads * row_bytes
     same_positions = arguments["positions_batch_stride"] == arguments["positions_head_stride"] == 0
     is_shared = same_positions and makes_rows and batch * heads > 1
-    chunk_bytes = min(max(nbytes // CHUNKS, CHUNK_BYTES), LARGEST_CHUNK_BYTES if is_shared else CHUNK_BYTES)
     block_rows = (SHARED_BYTES if is_shared else SUMMED_BYTES) // (width * real_bytes)
-    rows_per_chunk = block_rows if is_shared else chunk_bytes // (row_bytes * heads)
-    rows_per_chunk = min(rows, max(8, rows_per_chunk // 8 * 8))
-    batch_per_chunk = min(batch, max(1, chunk_bytes // (row_bytes * heads * rows_per_chunk)))
+    rows_per_chunk, batch_per_chunk = _chunk(arguments, row_bytes, block_rows if is_shared else None)
     block_rows = min(rows_per_chunk, max(8, block_rows // 8 * 8)) if makes_rows else rows_per_chunk
     contiguous = arguments["x_column_stride"] == first_bytes and arguments["out_column_stride"] == out_bytes
-    aligned = not any(arguments[name] % out_bytes for name in ("out", "out_batch_stride", "out_row_stride", "out_head_stride"))
     in_place = arguments["x"] == arguments["out"]
-    made_bytes = real_bytes * (2 * ((width + 1) // 2 + MARGIN) + (block_rows * width if makes_rows else 0))
+    slot_bytes = real_bytes * (2 * ((width + 1) // 2 + MARGIN) + (block_rows * width if makes_rows else 0))
     return {
-        "chunks": -(-rows // rows_per_chunk) * -(-batch // batch_per_chunk),
-        "rows_per_chunk": rows_per_chunk,
-        "batch_per_chunk": batch_per_chunk,
+        **_divided(rows, rows_per_chunk, batch, batch_per_chunk, nbytes, slot_bytes),
         "block_rows": block_rows,
-        "slot_bytes": _whole_lines(made_bytes),
         "contiguous": contiguous,
-        "streams": contiguous and aligned and not in_place and nbytes > cache_bytes(),
+        "streams": contiguous and not in_place and nbytes > cache_bytes() and _has_whole_strides(arguments, out_bytes),
         "ahead": AHEAD_BYTES // (width * first_bytes) + 1,
     }
 
 
-def of_rotation(arguments: Arguments, row_bytes: int, real_bytes: int) -> Control:
-    """Of ``rotate`` and ``rotate_table``. ``row_bytes`` are those of all heads of q and k at a position."""
+def of_rotation(arguments: Arguments, dtype: str) -> Control:
+    """Of ``rotate`` and ``rotate_table``."""
     batch, rows, pairs = arguments["batch"], arguments["rows"], arguments["pairs"]
+    heads = arguments.get("q_heads", 0) + arguments.get("k_heads", 0)
+    row_bytes, real_bytes = (
+        heads * arguments["head_dim"] * ELEMENT_TYPES[dtype].itemsize,
+        ELEMENT_TYPES[dtype].arithmetic_itemsize,
+    )
     block_rows = min(rows, max(1, ANGLES_BYTES // (2 * pairs * real_bytes)))
     is_shared = batch > 1 and arguments["positions_batch_stride"] == 0
     rows_per_chunk = max(1, CHUNK_BYTES // row_bytes)
     rows_per_chunk = min(rows, block_rows if is_shared or rows_per_chunk < block_rows else rows_per_chunk)
     batch_per_chunk = min(batch, max(1, (LARGEST_CHUNK_BYTES if is_shared else CHUNK_BYTES) // (row_bytes * rows_per_chunk)))
-    return {
-        "chunks": -(-rows // rows_per_chunk) * -(-batch // batch_per_chunk),
-        "rows_per_chunk": rows_per_chunk,
-        "batch_per_chunk": batch_per_chunk,
-        "block_rows": block_rows,
-        "slot_bytes": _whole_lines(2 * real_bytes * (block_rows * pairs + MARGIN)),
-    }
+    slot_bytes = 2 * real_bytes * (block_rows * pairs + MARGIN)
+    divided = _divided(rows, rows_per_chunk, batch, batch_per_chunk, batch * rows * row_bytes, slot_bytes)
+    return {**divided, "block_rows": block_rows}
 
 
 def of_bias(arguments: Arguments, itemsize: int) -> Control:
-    """Of ``add_toeplitz``, without streaming, which depends on where the arrays are."""
-    all_rows = arguments["batch"] * arguments["heads"] * arguments["rows"]
+    """Of ``add_toeplitz``. It streams -inf where it works in place (1), else all that it writes (2)."""
+    rows = arguments["batch"] * arguments["heads"] * arguments["rows"]
     row_bytes = arguments["columns"] * itemsize
-    rows_per_chunk = max(1, CHUNK_BYTES // row_bytes)
     contiguous = arguments["x_column_stride"] == arguments["out_column_stride"] == itemsize
+    streams = contiguous and rows * row_bytes > cache_bytes() and _has_whole_strides(arguments, itemsize)
     return {
-        "chunks": -(-all_rows // rows_per_chunk),
-        "rows_per_chunk": rows_per_chunk,
-        "slot_bytes": _whole_lines(8 * GATHERED_VALUES),
+        **_divided(rows, max(1, CHUNK_BYTES // row_bytes), 1, 1, rows * row_bytes, 8 * GATHERED_VALUES),
         "contiguous": contiguous,
         "dense": contiguous and arguments["x_row_stride"] == arguments["out_row_stride"] == row_bytes,
+        "streams": 0 if not streams else 1 if arguments["x"] == arguments["out"] else 2,
         "ahead": -(-AHEAD_BYTES // row_bytes) * arguments["x_row_stride"],
     }
-
-
-def _whole_lines(nbytes: int) -> int:
-    return int(-(-nbytes // LINE_BYTES) * LINE_BYTES)

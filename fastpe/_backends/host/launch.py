@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..._arrays import Memory
+from ..._arrays import numpy as numpy_arrays
+from ..._arrays.dtypes import ELEMENT_TYPES
 from ...kernels import abi
 from ..base import Prepared
-from ..calls import AddGrid, AddSinusoidal, AddToeplitz, Call, GatherSum, Rotate, Tables
-from ..plans import RotaryPlan
-from . import row_cache, tables
+from ..calls import AddGrid, AddSinusoidal, AddToeplitz, Arguments, Call, GatherSum, Rotate
+from ..plans import RotaryPlan, SinusoidalPlan
+from . import chunking, row_cache
 from .compile import kernel
 from .prepared import Addition, Bias, PreparedCall, Rotation, Summation
 
@@ -52,25 +56,44 @@ def _mode(x: Memory | None, out: Memory) -> int:
     return mode
 
 
+@functools.lru_cache(maxsize=64)
+def _tables(plan: SinusoidalPlan | RotaryPlan) -> tuple[Arguments, Any]:
+    """Addresses of a plan's tables, by their names in the argument block, and the arrays that own them."""
+    arrays = {name: np.pad(table.ravel(), (0, abi.MARGIN)) for name, table in plan.tables().items()}
+    return {name: array.ctypes.data for name, array in arrays.items()}, arrays
+
+
 def _additions(call: AddSinusoidal) -> Iterator[PreparedCall]:
     dtype, plan, mode = call.out.dtype, call.plan, _mode(call.x, call.out)
-    compiled = kernel("add_sinusoidal", dtype, mode)
-    addresses, keepalive = tables.sinusoidal(plan)
+    addresses, owners = _tables(plan)
     for arguments in call.arguments(addresses):
-        yield Addition(compiled, arguments, dtype, mode, row_cache.of(plan, dtype), (keepalive, call.rows.keepalive))
+        prepared = _addition(arguments, dtype, mode, (owners, call.rows.keepalive))
+        nbytes = math.prod(arguments[name] for name in ("batch", "rows", "heads", "width")) * ELEMENT_TYPES[dtype].itemsize
+        if not arguments["positions"] and nbytes <= row_cache.RowCache.MOST_BYTES_OF_X:
+            prepared.row_cache = row_cache.of(plan, dtype)
+        yield prepared
+
+
+def _addition(arguments: Arguments, dtype: str, mode: int, keepalive: Any, parts: Sequence[Arguments] = ()) -> Addition:
+    control = chunking.of_addition(arguments, dtype, mode, [part["width"] for part in parts])
+    if parts:
+        packed = np.frombuffer(b"".join(abi.ADD_SINUSOIDAL.pack(part) for part in parts), np.int64)
+        control.update(parts=packed.ctypes.data, part_count=len(parts))
+        keepalive = packed, keepalive
+    itemsize = ELEMENT_TYPES[dtype].itemsize
+    return Addition(kernel("add_sinusoidal", dtype, mode), abi.ADD_SINUSOIDAL, arguments, control, itemsize, keepalive)
 
 
 def _grids(call: AddGrid) -> Iterator[PreparedCall]:
     """One pass over whole rows, which the parts make up: a pass over each part's channels would take 1.5 times as long."""
     dtype, mode = call.out.dtype, _mode(call.x, call.out)
-    compiled = kernel("add_sinusoidal", dtype, mode)
-    plan_tables = [tables.sinusoidal(part.plan) for part in call.plan.parts]
+    plan_tables = [_tables(part.plan) for part in call.plan.parts]
     slices = [one.arguments(addresses) for one, (addresses, _) in zip(call.slices, plan_tables, strict=True)]
     keepalive = plan_tables, [rows.keepalive for rows in call.rows]
     for arguments, *parts in zip(call.whole_rows(), *slices, strict=True):
         for part, described in zip(parts, call.plan.parts, strict=True):
             part["out"] = described.first_column
-        yield Addition(compiled, arguments, dtype, mode, None, keepalive, parts)
+        yield _addition(arguments, dtype, mode, keepalive, parts)
 
 
 def _summations(call: GatherSum) -> Iterator[PreparedCall]:
@@ -81,29 +104,33 @@ def _summations(call: GatherSum) -> Iterator[PreparedCall]:
     else:
         adds = "sinusoidal" if plan is not None else "nothing" if learned is None else "learned"
         compiled = kernel("embed", first, types, learned, out, adds)
-    addresses, keepalive = tables.sinusoidal(plan) if plan is not None else (Tables(), None)
+    addresses, owners = _tables(plan) if plan is not None else ({}, None)
     real_bytes = 8 if "float64" in (first, out, types, learned) else 4
+    first_bytes, out_bytes = call.first.array.dtype.itemsize, ELEMENT_TYPES[out].itemsize
     # Arrays that a run may replace are not kept alive.
-    kept = call.types, call.learned, call.row_scales, call.zero_points
+    keepalive = owners, call.rows.keepalive, (call.types, call.learned, call.row_scales, call.zero_points)
     for arguments in call.arguments(addresses):
-        yield Summation(compiled, arguments, call, real_bytes, (keepalive, call.rows.keepalive, kept))
+        control = chunking.of_gather_sum(arguments, first_bytes, out_bytes, real_bytes, plan is not None)
+        yield Summation(compiled, abi.GATHER_SUM, arguments, control, out_bytes, keepalive)
 
 
 def _rotations(call: Rotate) -> Iterator[PreparedCall]:
     pairs, plan = call.pairs, call.plan
     dtype = pairs[0].out.dtype
     mode = abi.IN_PLACE if all(pair.x.same_elements(pair.out) for pair in pairs) else abi.OUT_OF_PLACE
-    compiled = kernel(plan.kernel, dtype, mode)
+    compiled, itemsize = kernel(plan.kernel, dtype, mode), ELEMENT_TYPES[dtype].itemsize
     layout = abi.ROTATE if isinstance(plan, RotaryPlan) else abi.ROTATE_TABLE
-    addresses, keepalive = tables.rotary(plan) if isinstance(plan, RotaryPlan) else tables.caller_table(plan, dtype)
+    addresses, owners = _tables(plan) if isinstance(plan, RotaryPlan) else plan.addresses(numpy_arrays, None, dtype)
     for arguments in call.arguments(addresses):
-        yield Rotation(compiled, layout, arguments, dtype, (keepalive, call.rows.keepalive))
+        control = chunking.of_rotation(arguments, dtype)
+        yield Rotation(compiled, layout, arguments, control, itemsize, (owners, call.rows.keepalive))
 
 
 def _biases(call: AddToeplitz) -> Iterator[PreparedCall]:
-    compiled = kernel("add_toeplitz", call.out.dtype)
+    compiled, itemsize = kernel("add_toeplitz", call.out.dtype), ELEMENT_TYPES[call.out.dtype].itemsize
     slopes = None if call.slopes is None else np.ascontiguousarray(call.slopes, np.float64)
     values_at = 0 if call.values is None else call.values.address
     # The call owns the values, not the prepared calls: a cache of those must not keep values alive.
     for arguments in call.arguments(values_at, 0 if slopes is None else slopes.ctypes.data):
-        yield Bias(compiled, arguments, call.out.dtype, (slopes, call.rows))
+        control = chunking.of_bias(arguments, itemsize)
+        yield Bias(compiled, abi.ADD_TOEPLITZ, arguments, control, itemsize, (slopes, call.rows))

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..._arrays.dtypes import ELEMENT_TYPES
 from ...kernels import abi
-from ..calls import Arguments, GatherSum
+from ..calls import Arguments
 from . import chunking, pool, scratch
 from .compile import Kernel
 from .row_cache import RowCache
@@ -45,46 +44,30 @@ class Blocks:
 class PreparedCall:
     """A call whose arguments are checked and packed (`fastpe._backends.base.Prepared`).
 
-    Parameters
-    ----------
-    kernel : Kernel
-    layout : Layout
-        Of the argument block.
-    arguments, control : dict
-        The fields of both blocks that are not 0.
-    nbytes : int
-        Bytes of x, which decide how many helpers are called.
-    offsets : int
-        How many positions a run may be given; 0 for none.
-    keepalive : object
-        Owns what the arguments point to.
+    ``arguments`` and ``control`` are the fields of both blocks that are not 0, ``itemsize`` is that of an element that is written, and
+    ``keepalive`` owns what the arguments point to.
     """
 
-    rows: int
-    addresses: tuple[int, ...]
+    arrays: tuple[str, ...] = ("x", "out")  # whose addresses ``run`` takes
 
     def __init__(
-        self,
-        kernel: Kernel,
-        layout: abi.Layout,
-        arguments: Arguments,
-        control: chunking.Control,
-        nbytes: int,
-        offsets: int,
-        keepalive: Any,
+        self, kernel: Kernel, layout: abi.Layout, arguments: Arguments, control: chunking.Control, itemsize: int, keepalive: Any
     ) -> None:
         self._kernel, self._layout, self._arguments, self._keepalive = kernel, layout, arguments, keepalive
-        self._control = control
-        control["yield_function"], control["called"] = pool.yield_function(), 1
-        self._slot_bytes = control["slot_bytes"]
-        self._helpers = min(control["chunks"] - 1, nbytes // chunking.BYTES_PER_HELPER, abi.MOST_THREADS - 1)
+        self._control = {**control, "yield_function": pool.yield_function(), "called": 1}
+        self._itemsize, self._slot_bytes, self._helpers = itemsize, control["slot_bytes"], control["helpers"]
+        self._streams = control.get("streams", 0)
         self._owns_scratch = self._helpers <= 0 and self._slot_bytes <= OWN_SCRATCH_BYTES
-        self._offsets = offsets
+        self.rows, self.columns = arguments["rows"], arguments.get("columns", 0)  # of a bias
+        self.addresses = tuple(arguments[array] for array in self.arrays if array in arguments)
+        # How many positions a run may be given: one for each sequence of a single row, if there is a table of positions.
+        self._offsets = arguments["batch"] if arguments.get("positions") and self.rows == 1 else 0
+        self._positions_word = _behind + getattr(layout.index, "positions", 0)
         self._idle: list[Blocks] = []  # blocks that no thread reads any more
 
     def again(self) -> None:
         """Run on the arrays that it was made for."""
-        self._compute(self._blocks())
+        self._compute(self._blocks(), self.addresses[-1])
 
     def _blocks(self) -> Blocks:
         """Blocks of this thread's own, in which only the fields that differ from run to run are left to write."""
@@ -94,8 +77,13 @@ class PreparedCall:
             scratch_bytes = self._slot_bytes if self._owns_scratch else 0
             return Blocks(self._layout, self._control, self._arguments, self._offsets, scratch_bytes)
 
-    def _compute(self, blocks: Blocks, keepalive: Any = None) -> None:
-        """Run the kernel on these blocks; ``keepalive`` owns what only this run points to."""
+    def _compute(self, blocks: Blocks, target: int, offsets: Any = None, keepalive: Any = None) -> None:
+        """Run the kernel on these blocks, which write to ``target``; ``keepalive`` owns what only this run points to."""
+        if self._streams:  # past the caches only whole elements can go
+            blocks.words[ctl.streams] = 0 if target % self._itemsize else self._streams
+        if offsets is not None:
+            np.left_shift(offsets, 32, out=blocks.positions)
+            blocks.words[self._positions_word] = blocks.positions_at
         if self._owns_scratch:
             self._kernel(blocks.call, blocks.control, abi.ALONE)
             self._idle.append(blocks)
@@ -135,49 +123,23 @@ def _reset_counters(blocks: Blocks, slots: int) -> None:
         words[claimed + skipped] = words[taken + skipped] = 0
 
 
-def _offsets(arguments: Arguments) -> int:
-    """How many positions a run may be given: one for each sequence of a single row, if there is a table of positions."""
-    return arguments["batch"] if arguments["positions"] and arguments["rows"] == 1 else 0
-
-
 # ---- the calls of each kernel ------------------------------------------------------------------------------------------------
 
-_sum, _rotate, _bias = (layout.index for layout in (abi.GATHER_SUM, abi.ROTATE_PAIRS, abi.ADD_TOEPLITZ))
 _behind = abi.CONTROL.words  # the argument block lies behind the control block
-_X, _OUT, _START, _POSITIONS, _IDS = (_behind + at for at in (_sum.x, _sum.out, _sum.start, _sum.positions, _sum.ids))
-_ROTATE_START, _ROTATE_POSITIONS = _behind + _rotate.start, _behind + _rotate.positions
-_BIAS_X, _BIAS_OUT, _BIAS_START = _behind + _bias.x, _behind + _bias.out, _behind + _bias.start
+_sum, _rotate, _bias = (layout.index for layout in (abi.GATHER_SUM, abi.ROTATE_PAIRS, abi.ADD_TOEPLITZ))
+_X, _OUT, _START, _IDS = (_behind + at for at in (_sum.x, _sum.out, _sum.start, _sum.ids))
+_Q_OUT, _K_OUT, _ROTATE_START = (_behind + at for at in (_rotate.q_out, _rotate.k_out, _rotate.start))
+_BIAS_X, _BIAS_OUT, _BIAS_START = (_behind + at for at in (_bias.x, _bias.out, _bias.start))
 
 
 class Addition(PreparedCall):
-    """A call of ``add_sinusoidal``. Addresses: source, target."""
+    """A call of ``add_sinusoidal``."""
 
-    def __init__(
-        self,
-        kernel: Kernel,
-        arguments: Arguments,
-        dtype: str,
-        mode: int,
-        row_cache: RowCache | None,
-        keepalive: Any,
-        parts: Sequence[Arguments] = (),
-    ) -> None:
-        self.addresses, self._start, self.rows = (arguments["x"], arguments["out"]), arguments["start"], arguments["rows"]
-        self._itemsize, self.is_placed = ELEMENT_TYPES[dtype].itemsize, bool(parts)
-        nbytes = chunking.bytes_added(arguments, self._itemsize)
-        control = chunking.of_addition(arguments, dtype, mode, [part["width"] for part in parts])
-        self._streams = control["streams"]
-        if parts:
-            packed = np.frombuffer(b"".join(abi.ADD_SINUSOIDAL.pack(part) for part in parts), np.int64)
-            control.update(parts=packed.ctypes.data, part_count=len(parts))
-            keepalive = packed, keepalive
-        super().__init__(kernel, abi.ADD_SINUSOIDAL, arguments, control, nbytes, _offsets(arguments), keepalive)
-        is_cached = row_cache is not None and not arguments["positions"] and nbytes <= RowCache.MOST_BYTES_OF_X
-        self._row_cache = row_cache if is_cached else None
+    row_cache: RowCache | None = None  # the one that it uses
 
     def again(self) -> None:
         """Run on the arrays that it was made for."""
-        self.run(self.addresses, self._start)
+        self.run(self.addresses, self._arguments["start"])
 
     def run(self, addresses: Sequence[int], start: int, offsets: Any = None) -> None:
         """Run on the arrays at these addresses."""
@@ -185,15 +147,10 @@ class Addition(PreparedCall):
         words = blocks.words
         words[_X], words[_OUT] = addresses
         words[_START] = start
-        if self._row_cache is not None:
-            cached = self._row_cache.rows(start, self.rows, self._fill)
+        if self.row_cache is not None:
+            cached = self.row_cache.rows(start, self.rows, self._fill)
             words[ctl.cached_rows] = 0 if cached is None else cached.address
-        if self._streams:
-            words[ctl.streams] = addresses[1] % self._itemsize == 0
-        if offsets is not None:
-            np.left_shift(offsets, 32, out=blocks.positions)
-            words[_POSITIONS] = blocks.positions_at
-        self._compute(blocks, cached)
+        self._compute(blocks, addresses[1], offsets, cached)
 
     def _fill(self, address: int, first: int, rows: int) -> None:
         """Write the rows of the positions first, first + 1, ... to where they belong in a row cache at this address."""
@@ -204,15 +161,9 @@ class Addition(PreparedCall):
 
 
 class Summation(PreparedCall):
-    """A call of ``embed`` or ``add_table``. Addresses: table (or x of add_table), ids (or 0), target."""
+    """A call of ``embed`` or ``add_table``; x of embed is the table."""
 
-    def __init__(self, kernel: Kernel, arguments: Arguments, call: GatherSum, real_bytes: int, keepalive: Any) -> None:
-        self.addresses, self.rows = (arguments["x"], arguments["ids"], arguments["out"]), arguments["rows"]
-        first_bytes, self._itemsize = call.first.array.dtype.itemsize, ELEMENT_TYPES[call.out.dtype].itemsize
-        control = chunking.of_gather_sum(arguments, first_bytes, self._itemsize, real_bytes, call.plan is not None)
-        self._streams = control["streams"]
-        nbytes = chunking.bytes_added(arguments, max(first_bytes, self._itemsize))
-        super().__init__(kernel, abi.GATHER_SUM, arguments, control, nbytes, _offsets(arguments), keepalive)
+    arrays = ("x", "ids", "out")
 
     def run(self, addresses: Sequence[int], start: int, offsets: Any = None) -> None:
         """Run on the arrays at these addresses."""
@@ -220,60 +171,28 @@ class Summation(PreparedCall):
         words = blocks.words
         words[_X], words[_IDS], words[_OUT] = addresses
         words[_START] = start
-        if self._streams:
-            words[ctl.streams] = addresses[2] % self._itemsize == 0
-        if offsets is not None:
-            np.left_shift(offsets, 32, out=blocks.positions)
-            words[_POSITIONS] = blocks.positions_at
-        self._compute(blocks)
+        self._compute(blocks, addresses[2], offsets)
 
 
 class Rotation(PreparedCall):
-    """A call of ``rotate`` or ``rotate_table``. Addresses: q, k, in place, as far as they were given."""
+    """A call of ``rotate`` or ``rotate_table``. The kernels in place read no other address than those that they write to."""
 
-    def __init__(self, kernel: Kernel, layout: abi.Layout, arguments: Arguments, dtype: str, keepalive: Any) -> None:
-        given = [name for name in ("q", "k") if arguments.get(f"{name}_out")]
-        self.addresses, self.rows = tuple(arguments[f"{name}_x"] for name in given), arguments["rows"]
-        self._words = [(_behind + vars(_rotate)[f"{name}_x"], _behind + vars(_rotate)[f"{name}_out"]) for name in given]
-        heads = sum(arguments[f"{name}_heads"] for name in given)
-        element = ELEMENT_TYPES[dtype]
-        row_bytes = heads * arguments["head_dim"] * element.itemsize
-        control = chunking.of_rotation(arguments, row_bytes, element.arithmetic_itemsize)
-        nbytes = arguments["batch"] * self.rows * row_bytes
-        super().__init__(kernel, layout, arguments, control, nbytes, _offsets(arguments), keepalive)
+    arrays = ("q_out", "k_out")
 
     def run(self, addresses: Sequence[int], start: int, offsets: Any = None) -> None:
         """Run in place on the arrays at these addresses."""
         blocks = self._blocks()
         words = blocks.words
-        for (x, out), address in zip(self._words, addresses):  # noqa: B905 (0.1 us)
-            words[x] = words[out] = address
+        if len(addresses) == 2:
+            words[_Q_OUT], words[_K_OUT] = addresses
+        else:
+            words[_Q_OUT if "q_out" in self._arguments else _K_OUT] = addresses[0]
         words[_ROTATE_START] = start
-        if offsets is not None:
-            np.left_shift(offsets, 32, out=blocks.positions)
-            words[_ROTATE_POSITIONS] = blocks.positions_at
-        self._compute(blocks)
+        self._compute(blocks, addresses[0], offsets)
 
 
 class Bias(PreparedCall):
-    """A call of ``add_toeplitz``. Addresses: source, target. Its values are the caller's to keep alive while it runs."""
-
-    def __init__(self, kernel: Kernel, arguments: Arguments, dtype: str, keepalive: Any) -> None:
-        self.rows, self.columns = arguments["rows"], arguments["columns"]
-        self.addresses, self._dtype = (arguments["x"], arguments["out"]), dtype
-        self._itemsize, self._in_place = ELEMENT_TYPES[dtype].itemsize, arguments["x"] == arguments["out"]
-        control = chunking.of_bias(arguments, self._itemsize)
-        nbytes = arguments["batch"] * arguments["heads"] * self.rows * self.columns * self._itemsize
-        is_large = control["contiguous"] and nbytes > chunking.cache_bytes()
-        self._streams = is_large and chunking.has_whole_strides(arguments, self._itemsize)
-        control["streams"] = self._streaming(self.addresses[1])
-        super().__init__(kernel, abi.ADD_TOEPLITZ, arguments, control, nbytes, 0, keepalive)
-
-    def _streaming(self, target: int) -> int:
-        """0: all stores go to the caches; 1: -inf goes past them; 2: everything does."""
-        if not self._streams or target % self._itemsize:
-            return 0
-        return 1 if self._in_place else 2
+    """A call of ``add_toeplitz``. Its values are the caller's to keep alive while it runs."""
 
     def run(self, addresses: Sequence[int], start: int, values: Any = None) -> None:
         """Run on the arrays at these addresses; ``values`` owns the values that the call was made with."""
@@ -281,9 +200,7 @@ class Bias(PreparedCall):
         words = blocks.words
         words[_BIAS_X], words[_BIAS_OUT] = addresses
         words[_BIAS_START] = start
-        if self._streams:
-            words[ctl.streams] = self._streaming(addresses[1])
-        self._compute(blocks, values)
+        self._compute(blocks, addresses[1], None, values)
 
     def resized(self, columns: int, x_is_dense: bool, out_is_dense: bool) -> Bias:
         """The same call for arrays of so many columns: dense ones, or of the same strides."""
@@ -293,4 +210,5 @@ class Bias(PreparedCall):
         for name, is_dense in (("x", x_is_dense), ("out", out_is_dense)):
             if is_dense:
                 arguments.update({f"{name}_{axis}_stride": stride for axis, stride in dense.items()})
-        return Bias(self._kernel, arguments, self._dtype, self._keepalive)
+        control = chunking.of_bias(arguments, self._itemsize)
+        return Bias(self._kernel, self._layout, arguments, control, self._itemsize, self._keepalive)

@@ -29,9 +29,6 @@ def _multiprocessors(device: int) -> int:
     return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
 
 
-_PAIR_BYTES = {"vec16_interleaved": 8, "vec16_concatenated": 16}  # of a thread: one element of each of its pairs
-
-
 def warmup(dtype: str, device: int) -> None:
     """Compile and load every kernel for a device (the element types share one module)."""
     require()
@@ -58,32 +55,15 @@ def run(call: Call) -> None:
             _add(part)
 
 
-def _add(call: AddSinusoidal) -> None:
-    device = call.out.device
-    assert device is not None
-    for memory in (call.x, call.out):
+def _device_of(function: str, *arrays: Memory | None) -> int:
+    """The device of arrays, which must be aligned to their elements."""
+    device = None
+    for memory in arrays:
         if memory is not None:
-            _check_alignment("encode" if call.x is None else "add_encoding", memory)
-    suffix, itemsize = ELEMENT_TYPES[call.out.dtype].suffix, ITEMSIZE[call.out.dtype]
-    for arguments in call.arguments(tables.of(call.plan, device, call.out.dtype)):
-        variant = _variant(arguments, itemsize)
-        pairs = (arguments["width"] + 1) // 2
-        units = pairs if variant == "columns" else pairs * itemsize // _PAIR_BYTES[variant]
-        grid, block = _grid(arguments, units, device)
-        element = abi.ADD_SINUSOIDAL.element(arguments)
-        launch("add_sinusoidal", f"add_sinusoidal_{suffix}_{variant}", device, grid, block, element)
-
-
-def _variant(call: Arguments, itemsize: int) -> str:
-    """The 16-byte vector kernels where address, outer strides and width allow, else one pair of columns a thread."""
-    arrays = ("x", "out") if call["x"] else ("out",)
-    outer = [call[f"{array}{part}"] for array in arrays for part in ("", "_batch_stride", "_row_stride", "_head_stride")]
-    contiguous = all(call[f"{array}_column_stride"] == itemsize for array in arrays)
-    blocks = [call["width"]] if call["interleaved"] else [call["second_half"], call["width"] // 2]
-    unaligned = any(block * itemsize % 16 for block in blocks)
-    if not contiguous or call["width"] % 2 or unaligned or any(value % 16 for value in outer):
-        return "columns"
-    return "vec16_interleaved" if call["interleaved"] else "vec16_concatenated"
+            _check_alignment(function, memory)
+            device = memory.device
+    assert device is not None
+    return device
 
 
 def _check_alignment(function: str, memory: Memory) -> None:
@@ -92,6 +72,76 @@ def _check_alignment(function: str, memory: Memory) -> None:
     if any(value % itemsize for value in (memory.address, *strides)):
         rule = "an array on a GPU must be aligned to its elements"
         raise ValueError(errors.message(function, rule, f"{memory.dtype} with strides {memory.strides}", "Pass a copy."))
+
+
+def _takes_vectors(call: Arguments, sizes: dict[str, int], places: list[tuple[int, int]]) -> bool:
+    """Whether 16 bytes of the result can be written at a time: columns are contiguous, and all that is read is aligned too.
+
+    ``sizes``: the bytes of an element of each array, the result the last. ``places``: addresses, and distances in bytes beside the
+    arrays' strides, each with the bytes of an element there.
+    """
+    elements = 16 // list(sizes.values())[-1]
+    contiguous = all(call[f"{array}_column_stride"] == size for array, size in sizes.items())
+    strides = [(call[f"{array}_{axis}_stride"], size) for array, size in sizes.items() for axis in ("batch", "row", "head")]
+    return contiguous and not any(value % min(16, elements * size) for value, size in (*strides, *places))
+
+
+# ---- sums of rows ------------------------------------------------------------------------------------------------------------
+
+
+def _add(call: AddSinusoidal) -> None:
+    device = _device_of("encode" if call.x is None else "add_encoding", call.x, call.out)
+    suffix, itemsize = ELEMENT_TYPES[call.out.dtype].suffix, ITEMSIZE[call.out.dtype]
+    sizes = {"out": itemsize} if call.x is None else {"x": itemsize, "out": itemsize}
+    for arguments in call.arguments(tables.of(call.plan, device, call.out.dtype)):
+        variant, units = _sum_variant(arguments, sizes, [])
+        element = abi.ADD_SINUSOIDAL.element(arguments)
+        entry = f"add_sinusoidal_{suffix}_{variant}"
+        launch("add_sinusoidal", entry, device, *_grid(arguments, units, device), element)
+
+
+def gather_sum_options(first: str, second: str | None, learned: str | None, out: str, adds_sinusoidal: bool) -> tuple[str, ...]:
+    """The definitions by which `gather_sum.cuh` is compiled for these element types."""
+    types = {"FIRST": first, "SECOND": second or "float32", "LEARNED": learned or "float32", "OUT": out}
+    # The struct that stands for an element type, or for the int8 and uint8 of tables, in the sources.
+    structs = {name: ELEMENT_TYPES[dtype].suffix if dtype in ELEMENT_TYPES else dtype for name, dtype in types.items()}
+    real = "double" if "float64" in types.values() else "float"
+    truths = {"HAS_SECOND": second is not None, "ADDS_LEARNED": learned is not None, "ADDS_SINUSOIDAL": adds_sinusoidal}
+    defined = {**structs, "REAL": real, **{name: int(truth) for name, truth in truths.items()}}
+    return tuple(f"-D{name}={value}" for name, value in defined.items())
+
+
+def _gather_sum(call: GatherSum) -> None:
+    first, out, plan, types, learned = call.first, call.out, call.plan, call.types, call.learned
+    device = _device_of("embed" if call.kernel == "embed" else "add_encoding", first, out, types, learned)
+    names = [None if memory is None else memory.dtype for memory in (types, learned)]
+    options = gather_sum_options(first.dtype, names[0], names[1], out.dtype, plan is not None)
+    sizes = {name: memory.array.dtype.itemsize for name, memory in (("x", first), ("out", out))}
+    others = [
+        (place, memory.array.dtype.itemsize)
+        for memory in (types, learned)
+        if memory is not None
+        for place in (memory.address, memory.strides[0])
+    ]
+    for arguments in call.arguments({} if plan is None else tables.of(plan, device, out.dtype)):
+        if plan is None:
+            arguments["interleaved"] = 1
+        variant, units = _sum_variant(arguments, sizes, others)
+        element = abi.GATHER_SUM.element(arguments)
+        launch(call.kernel, f"{call.kernel}_{variant}", device, *_grid(arguments, units, device), element, options)
+
+
+def _sum_variant(call: Arguments, sizes: dict[str, int], others: list[tuple[int, int]]) -> tuple[str, int]:
+    """The vector kernels where they can be used, else one pair of columns a thread; and how many threads a row takes."""
+    out_bytes, pairs = sizes["out"], (call["width"] + 1) // 2
+    blocks = [call["width"]] if call["interleaved"] else [call["second_half"], call["width"] // 2]
+    places = [(call[array], size) for array, size in sizes.items()] + [(block * out_bytes, out_bytes) for block in blocks]
+    if call["width"] % 2 or not _takes_vectors(call, sizes, places + others):
+        return "columns", pairs
+    # A thread takes one element of each of its pairs: 8 bytes of interleaved ones, 16 in each half.
+    if call["interleaved"]:
+        return "vec16_interleaved", pairs * out_bytes // 8
+    return "vec16_concatenated", pairs * out_bytes // 16
 
 
 def _grid(call: Arguments, units: int, device: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
@@ -112,16 +162,11 @@ def _grid(call: Arguments, units: int, device: int) -> tuple[tuple[int, int, int
 
 
 def _rotate(call: Rotate) -> None:
-    pairs, plan = call.pairs, call.plan
-    device, dtype = pairs[0].out.device, pairs[0].out.dtype
-    assert device is not None
-    for pair in pairs:
-        for memory in pair:
-            _check_alignment("apply_rotary", memory)
+    plan, arrays = call.plan, [memory for pair in call.pairs for memory in pair]
+    device, dtype = _device_of("apply_rotary", *arrays), arrays[0].dtype
     itemsize, suffix = ITEMSIZE[dtype], ELEMENT_TYPES[dtype].suffix
     layout = abi.ROTATE if isinstance(plan, RotaryPlan) else abi.ROTATE_TABLE
-    addresses = tables.of(plan, device, dtype)
-    for arguments in call.arguments(addresses):
+    for arguments in call.arguments(tables.of(plan, device, dtype)):
         variant = _rotate_variant(arguments, itemsize)
         units = {
             "pairs": arguments["head_dim"] - arguments["pairs"],
@@ -133,15 +178,13 @@ def _rotate(call: Rotate) -> None:
 
 
 def _rotate_variant(call: Arguments, itemsize: int) -> str:
-    """The 16-byte vector kernels where addresses, strides and channels allow, else one pair a thread."""
+    """The vector kernels where they can be used, else one pair a thread."""
     given = [array for array in ("q", "k") if call.get(f"{array}_out")]
-    arrays = [f"{array}{part}" for array in given for part in ("", "_out")]
-    outer = [call[f"{array}_{axis}_stride"] for array in arrays for axis in ("batch", "row", "head")]
-    outer += [call[f"{array}_{end}"] for array in given for end in ("x", "out")] + [call["first_channel"] * itemsize]
+    sizes = {f"{array}{part}": itemsize for array in given for part in ("", "_out")}
     block = call["pairs"] * itemsize * (2 if call["interleaved"] else 1)
-    contiguous = all(call[f"{array}_column_stride"] == itemsize for array in arrays)
+    places = [call["first_channel"] * itemsize, block, *(call[f"{array}_{end}"] for array in given for end in ("x", "out"))]
     copies = call["head_dim"] > 2 * call["pairs"] and any(call[f"{array}_x"] != call[f"{array}_out"] for array in given)
-    if not contiguous or copies or block % 16 or any(value % 16 for value in outer):
+    if copies or not _takes_vectors(call, sizes, [(place, itemsize) for place in places]):
         return "pairs"
     return "vec16_interleaved" if call["interleaved"] else "vec16_half"
 
@@ -157,65 +200,6 @@ def _rotate_grid(call: Arguments, units: int, device: int) -> tuple[tuple[int, i
     return (columns * groups, down, deep), (wide, tall)
 
 
-# ---- sums of rows ------------------------------------------------------------------------------------------------------------
-
-
-def gather_sum_options(first: str, second: str | None, learned: str | None, out: str, adds_sinusoidal: bool) -> tuple[str, ...]:
-    """The definitions by which `gather_sum.cuh` is compiled for these element types."""
-    types = {"FIRST": first, "SECOND": second, "LEARNED": learned, "OUT": out}
-    defined = {name: _struct(dtype or "float32") for name, dtype in types.items()}
-    defined["REAL"] = "double" if "float64" in types.values() else "float"
-    truths = {"HAS_SECOND": second is not None, "ADDS_LEARNED": learned is not None, "ADDS_SINUSOIDAL": adds_sinusoidal}
-    return tuple(
-        f"-D{name}={int(value) if isinstance(value, bool) else value}" for name, value in {**defined, **truths}.items()
-    )
-
-
-def _struct(dtype: str) -> str:
-    """The struct that stands for an element type, or for the int8 and uint8 of tables, in the sources."""
-    return ELEMENT_TYPES[dtype].suffix if dtype in ELEMENT_TYPES else dtype
-
-
-def _gather_sum(call: GatherSum) -> None:
-    first, out, plan, types, learned = call.first, call.out, call.plan, call.types, call.learned
-    device = out.device
-    assert device is not None
-    function = "embed" if call.kernel == "embed" else "add_encoding"
-    for memory in (first, out, types, learned):
-        if memory is not None:
-            _check_alignment(function, memory)
-    names = [None if memory is None else memory.dtype for memory in (types, learned)]
-    options = gather_sum_options(first.dtype, names[0], names[1], out.dtype, plan is not None)
-    addresses = {} if plan is None else tables.of(plan, device, out.dtype)
-    sizes = {name: memory.array.dtype.itemsize for name, memory in (("x", first), ("out", out))}
-    others = [
-        (memory.address, memory.strides[0], memory.array.dtype.itemsize) for memory in (types, learned) if memory is not None
-    ]
-    for arguments in call.arguments(addresses):
-        variant = _gather_sum_variant(arguments, sizes, others)
-        pairs = (arguments["width"] + 1) // 2
-        units = pairs if variant == "columns" else pairs * sizes["out"] // _PAIR_BYTES[variant]
-        grid, block = _grid(arguments, units, device)
-        element = abi.GATHER_SUM.element(arguments)
-        launch(call.kernel, f"{call.kernel}_{variant}", device, grid, block, element, options)
-
-
-def _gather_sum_variant(call: Arguments, sizes: dict[str, int], tables: list[tuple[int, int, int]]) -> str:
-    """The kernels that write 16 bytes at a time where all that they read is aligned too, else one pair of columns a thread."""
-    elements = 16 // sizes["out"]
-    block = call["width"] if call["interleaved"] else call["second_half"]
-    offsets = [
-        call[f"{array}{part}"] % min(16, elements * size)
-        for array, size in sizes.items()
-        for part in ("", "_batch_stride", "_row_stride", "_head_stride")
-    ]
-    offsets += [value % min(16, elements * size) for address, stride, size in tables for value in (address, stride)]
-    contiguous = all(call[f"{array}_column_stride"] == size for array, size in sizes.items())
-    if not contiguous or call["width"] % 2 or block % elements or any(offsets):
-        return "columns"
-    return "vec16_interleaved" if call["interleaved"] else "vec16_concatenated"
-
-
 # ---- biases on scores --------------------------------------------------------------------------------------------------------
 
 _VALUES = (
@@ -226,10 +210,7 @@ _VALUES = (
 
 def _add_toeplitz(call: AddToeplitz) -> None:
     out, key = call.out, call.key
-    device, itemsize = out.device, ITEMSIZE[out.dtype]
-    assert device is not None
-    for memory in (call.x, out):
-        _check_alignment("add_bias", memory)
+    device, itemsize = _device_of("add_bias", call.x, out), ITEMSIZE[out.dtype]
     values, is_table = call.values, call.slopes is None
     array = call.slopes if values is None else values.array
     if values is not None and values.device is not None:
@@ -245,20 +226,13 @@ def _add_toeplitz(call: AddToeplitz) -> None:
             keepalive = cupy.asarray(array)
         address = keepalive.data.ptr
     for arguments in call.arguments(address if is_table else 0, 0 if is_table else address):
-        variant = _toeplitz_variant(arguments, itemsize)
-        columns = arguments["columns"] if variant == "columns" else arguments["columns"] * itemsize // 16
-        grid, block = _toeplitz_grid(arguments, columns)
-        entry = f"add_toeplitz_{ELEMENT_TYPES[out.dtype].suffix}_{variant}"
+        row_bytes = arguments["columns"] * itemsize
+        places = [(place, itemsize) for place in (arguments["x"], arguments["out"], row_bytes)]
+        are_vectors = _takes_vectors(arguments, {"x": itemsize, "out": itemsize}, places)
+        grid, block = _toeplitz_grid(arguments, row_bytes // 16 if are_vectors else arguments["columns"])
+        entry = f"add_toeplitz_{ELEMENT_TYPES[out.dtype].suffix}_{'vec16' if are_vectors else 'columns'}"
         launch("add_toeplitz", entry, device, grid, block, abi.ADD_TOEPLITZ.element(arguments))
     del keepalive
-
-
-def _toeplitz_variant(call: Arguments, itemsize: int) -> str:
-    """The 16-byte vector kernel where addresses, outer strides and columns allow, else one column a thread."""
-    outer = [call[f"{array}{part}"] for array in ("x", "out") for part in ("", "_batch_stride", "_head_stride", "_row_stride")]
-    contiguous = all(call[f"{array}_column_stride"] == itemsize for array in ("x", "out"))
-    aligned = not any(value % 16 for value in (*outer, call["columns"] * itemsize))
-    return "vec16" if contiguous and aligned else "columns"
 
 
 def _toeplitz_grid(call: Arguments, columns: int) -> tuple[tuple[int, int, int], tuple[int, int]]:

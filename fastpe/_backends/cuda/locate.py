@@ -51,47 +51,34 @@ def locate_rows_given(library: ModuleType, positions: Memory) -> Memory:
 
 
 def locate_rows_ragged(library: ModuleType, rows: int, offsets: Memory | int, boundaries: Memory | None) -> Memory:
-    batch = 1 if isinstance(offsets, int) or boundaries is not None else offsets.shape[0]
-    return _counted(library, "ragged", batch, rows, None, offsets, boundaries)
+    return _counted(library, "ragged", rows, None, offsets, boundaries)
 
 
 def locate_rows_counted(library: ModuleType, mask: Memory, offsets: Memory | int, boundaries: Memory | None) -> Memory:
-    batch = mask.shape[0] if len(mask.shape) == 2 else 1
-    if isinstance(offsets, Memory) and boundaries is None:
-        batch = offsets.shape[0]
-    return _counted(library, "counted", batch, mask.shape[-1], mask, offsets, boundaries)
+    return _counted(library, "counted", mask.shape[-1], mask, offsets, boundaries)
 
 
 def _counted(
-    library: ModuleType,
-    variant: str,
-    batch: int,
-    rows: int,
-    mask: Memory | None,
-    offsets: Memory | int,
-    boundaries: Memory | None,
+    library: ModuleType, variant: str, rows: int, mask: Memory | None, offsets: Memory | int, boundaries: Memory | None
 ) -> Memory:
     require()
+    batch = mask.shape[0] if mask is not None and len(mask.shape) == 2 else 1
+    if isinstance(offsets, Memory) and boundaries is None:
+        batch = offsets.shape[0]
     arguments = {"batch": batch, "rows": rows, "segment": -(-rows // THREADS)}
-    memories = [memory for memory in (mask, offsets, boundaries) if isinstance(memory, Memory)]
-    device = memories[0].device
-    assert device is not None
+    given = {"offsets": offsets, "boundaries": boundaries}
+    integers = {name: _integers(library, array) for name, array in given.items() if isinstance(array, Memory)}
+    for name, array in integers.items():
+        arguments |= {name: array.address, f"{name}_kind": _KINDS[array.dtype], f"{name}_stride": array.strides[0]}
+    if isinstance(offsets, int):
+        arguments["offset"] = offsets
+    if boundaries is not None:
+        arguments["sequences"] = boundaries.shape[0] - 1
     if mask is not None:
         by_batch = mask.strides[0] if len(mask.shape) == 2 else 0
         arguments |= {"mask": mask.address, "mask_batch_stride": by_batch, "mask_row_stride": mask.strides[-1]}
-    if isinstance(offsets, int):
-        arguments["offset"] = offsets
-    else:
-        offsets = _integers(library, offsets)
-        arguments |= {"offsets": offsets.address, "offsets_kind": _KINDS[offsets.dtype], "offsets_stride": offsets.strides[0]}
-    if boundaries is not None:
-        boundaries = _integers(library, boundaries)
-        arguments |= {
-            "boundaries": boundaries.address,
-            "boundaries_kind": _KINDS[boundaries.dtype],
-            "boundaries_stride": boundaries.strides[0],
-            "sequences": boundaries.shape[0] - 1,
-        }
+    device = (mask or next(iter(integers.values()))).device
+    assert device is not None
     table: Memory = library.memory(library.empty((batch, rows), "int64", device))
     if batch * rows:
         grid = (batch, 1) if variant == "counted" else (-(-rows // THREADS), min(batch, MOST_BLOCKS_Y))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fastpe._backends import host
-from fastpe._backends.host import pool
+from fastpe._backends.host import chunking, pool
 
 from ..registry import MB
 from .table import Claim, Measuring, at_least
@@ -19,9 +18,9 @@ CORE_BYTES, SOCKET_BYTES = 25e9, 200e9  # bytes of x a second that a core and al
 
 def simulate(nbytes: int, cores: int, asleep: bool) -> float:
     """Seconds of a call on so many cores: helpers come one after the other, and claims are served one at a time."""
-    chunk = host.CHUNK_BYTES
+    chunk = chunking.CHUNK_BYTES
     chunks = -(-nbytes // chunk)
-    helpers = max(0, min(chunks - 1, nbytes // host.BYTES_PER_HELPER, min(cores, pool.MOST_THREADS) - 1))
+    helpers = max(0, min(chunks - 1, nbytes // chunking.BYTES_PER_HELPER, min(cores, pool.MOST_THREADS) - 1))
     calling = WAKE_SECONDS if asleep else HAND_OVER_SECONDS
     coming = COME_SECONDS if asleep else 0.0
     free = [calling * helpers, *(calling * (number + 1) + coming for number in range(helpers))]

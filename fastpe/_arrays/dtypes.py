@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 
 class ElementType(NamedTuple):
@@ -29,3 +31,12 @@ ELEMENT_TYPES = {
     )
 }
 ITEMSIZE = {name: element.itemsize for name, element in ELEMENT_TYPES.items()}
+
+
+def bfloat16(missing: str) -> Any:
+    """The NumPy type of bfloat16, which ml_dtypes has; ImportError with this text without it."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError(missing) from None
+    return np.dtype(ml_dtypes.bfloat16)

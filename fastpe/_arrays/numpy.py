@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from . import Memory
+from .dtypes import bfloat16
 
 NAME = "numpy"
 
+_NO_BFLOAT16 = "encode: NumPy has no bfloat16 of its own. Install ml_dtypes (pip install ml_dtypes), or pass out=."
 _names: dict[Any, str] = {}  # of dtypes: NumPy makes the name anew each time (1.5 us)
 
 
@@ -25,19 +27,7 @@ def memory(array: Any) -> Memory:
 
 def empty(shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
     """Allocate a new array (the host is the only device here)."""
-    return np.empty(shape, _dtype(dtype))
-
-
-def _dtype(name: str) -> Any:
-    if name != "bfloat16":
-        return np.dtype(name)
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise ImportError(
-            "encode: NumPy has no bfloat16 of its own. Install ml_dtypes (pip install ml_dtypes), or pass out=."
-        ) from None
-    return np.dtype(ml_dtypes.bfloat16)
+    return np.empty(shape, bfloat16(_NO_BFLOAT16) if dtype == "bfloat16" else dtype)
 
 
 def as_host(array: Any) -> Any:

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from .dtypes import bfloat16
 from .errors import message
 
 NAME = "torch"
 
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
+_NO_BFLOAT16 = "{}: bfloat16 tensors need ml_dtypes: pip install ml_dtypes, or pip install 'fastpe[torch]'."
 _SUPPORTED = "fastpe knows dense tensors on the CPU and on CUDA devices."
 
 
@@ -47,17 +49,11 @@ def _check(function: str, name: str, tensor: Any) -> None:
     """TypeError for a tensor that has no memory as kernels know it."""
     found = None if type(tensor) in _PLAIN else _subclass(tensor)
     if found is None and is_batched(tensor):
-        rule, remedy = (
-            (
-                "batched gradients (is_grads_batched=True, vectorize=True) cannot be used",
-                "Use torch.func.jacrev, or vmap of vjp.",
-            )
-            if torch._C._functorch.is_legacy_batchedtensor(tensor)
-            else (
-                "transforms of torch.func need functions that do not write in place",
-                "Call those of fastpe.torch.functional.",
-            )
-        )
+        rule = "transforms of torch.func need functions that do not write in place"
+        remedy = "Call those of fastpe.torch.functional."
+        if torch._C._functorch.is_legacy_batchedtensor(tensor):
+            rule = "batched gradients (is_grads_batched=True, vectorize=True) cannot be used"
+            remedy = "Use torch.func.jacrev, or vmap of vjp."
         raise TypeError(message(function, rule, f"{name} inside one", remedy))
     if found is None and tensor.layout is not torch.strided:
         found = f"a {str(tensor.layout).removeprefix('torch.')} tensor", f"Pass {name}.to_dense()."
@@ -101,7 +97,9 @@ def _subclass(tensor: Any) -> tuple[str, str] | None:
 
 
 def _on_host(function: str, tensor: Any) -> Any:
-    return tensor.numpy() if tensor.dtype is not torch.bfloat16 else tensor.view(torch.int16).numpy().view(_bfloat16(function))
+    if tensor.dtype is not torch.bfloat16:
+        return tensor.numpy()
+    return tensor.view(torch.int16).numpy().view(bfloat16(_NO_BFLOAT16.format(function)))
 
 
 def _on_device(tensor: Any) -> Any:
@@ -114,17 +112,8 @@ def _on_device(tensor: Any) -> Any:
     device, itemsize = tensor.device.index, tensor.element_size()
     span = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     memory = cupy.cuda.UnownedMemory(tensor.data_ptr(), span * itemsize if tensor.numel() else 0, tensor, device)
-    dtype = _bfloat16("fastpe") if tensor.dtype is torch.bfloat16 else np.dtype(str(tensor.dtype).removeprefix("torch."))
+    name = str(tensor.dtype).removeprefix("torch.")
+    dtype = bfloat16(_NO_BFLOAT16.format("fastpe")) if name == "bfloat16" else np.dtype(name)
     strides = tuple(stride * itemsize for stride in tensor.stride())
     with cupy.cuda.Device(device):
         return cupy.ndarray(tuple(tensor.shape), dtype, cupy.cuda.MemoryPointer(memory, 0), strides)
-
-
-def _bfloat16(function: str) -> Any:
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise ImportError(
-            f"{function}: bfloat16 tensors need ml_dtypes: pip install ml_dtypes, or pip install 'fastpe[torch]'."
-        ) from None
-    return np.dtype(ml_dtypes.bfloat16)

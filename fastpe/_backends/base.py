@@ -68,7 +68,7 @@ class Backend(Protocol):
         """A table (1 or B, T) of positions that count the rows kept by a mask, anew from each boundary."""
 
 
-BACKENDS = {"host": "fastpe._backends.host", "cuda": "fastpe._backends.cuda"}
+BACKENDS = {"host": "fastpe._backends.host.launch", "cuda": "fastpe._backends.cuda"}
 _loaded: dict[str, Backend] = {}
 
 

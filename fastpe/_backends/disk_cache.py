@@ -57,12 +57,8 @@ def _roots() -> Iterator[Path]:
     if os.environ.get("XDG_CACHE_HOME"):
         yield Path(os.environ["XDG_CACHE_HOME"]) / "fastpe"
     with contextlib.suppress(RuntimeError):  # no home
-        home = Path.home()
-        yield (
-            home
-            / ("Library/Caches" if sys.platform == "darwin" else "AppData/Local" if os.name == "nt" else ".cache")
-            / "fastpe"
-        )
+        caches = "Library/Caches" if sys.platform == "darwin" else "AppData/Local" if os.name == "nt" else ".cache"
+        yield Path.home() / caches / "fastpe"
 
 
 def _is_private(path: Path) -> bool:

@@ -306,8 +306,9 @@ def test_quota_of_a_container(tmp_path, name):
 
 def test_quota_is_read_once(monkeypatch):
     reads = []
-    monkeypatch.setattr(pool, "_quota_read", [])
+    pool._quota.cache_clear()
     monkeypatch.setattr(pool, "_read_quota", lambda root: reads.append(root))
     assert pool._quota() is None
     assert pool._quota() is None
     assert reads == ["/sys/fs/cgroup"]
+    pool._quota.cache_clear()

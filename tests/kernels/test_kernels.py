@@ -140,7 +140,7 @@ def test_backends_offer_what_is_documented():
         members = [member for member in vars(base.Backend) if not member.startswith("_")]
         assert len(members) == 6
         assert all(callable(getattr(module, member)) for member in members), name
-    assert base.backend_on(None) is importlib.import_module("fastpe._backends.host")
+    assert base.backend_on(None) is importlib.import_module("fastpe._backends.host.launch")
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,12 @@ def stride_fields(array: str, batch: int, row: int, head: int, column: int) -> A
 
 
 def sum_calls(
-    x: Memory | None, out: Memory, rows: Rows, seq_axis: int, fields: Arguments, **ids: tuple[int, tuple[int, ...]]
+    x: Memory | None, out: Memory, rows: Rows, seq_axis: int, arguments: Arguments, **ids: tuple[int, tuple[int, ...]]
 ) -> Iterator[Arguments]:
-    """The arguments of every kernel call that writes to the rows of out, with these fields; ``ids``: addresses and strides."""
+    """These arguments for every kernel call that writes to the rows of out, with the fields that say where arrays are.
+
+    ``ids``: addresses and strides of arrays that have no columns.
+    """
     source = out if x is None else x
     arrays = {
         "x": (0 if x is None else x.address, source.strides),
@@ -70,23 +73,34 @@ def sum_calls(
         "mask": (rows.mask, rows.mask_strides),
         **ids,
     }
-    steps = zip(out.shape[:-1], *(strides for _, strides in arrays.values()), strict=False)
-    outer = (Axis(size, tuple(strides)) for axis, (size, *strides) in enumerate(steps) if axis != seq_axis and size != 1)
+    steps = zip(*[strides for _, strides in arrays.values()], strict=False)
+    outer = enumerate(zip(out.shape[:-1], steps, strict=False))
+    axes = merged(Axis(size, strides) for axis, (size, strides) in outer if axis != seq_axis and size != 1)
     none = Axis(1, (0,) * len(arrays))
-    axes = merged(outer)
     # The kernel's heads axis has no mask: only the batch axis may have one, and with a second axis it comes first.
     *extra, batch, heads = axes if len(axes) >= 2 else [*axes, none, none][:2]
-    arguments = {**fields, "batch": batch.size, "rows": out.shape[seq_axis], "heads": heads.size, "start": rows.start}
-    for (name, (address, strides)), by_batch, by_head in zip(arrays.items(), batch.strides, heads.strides, strict=True):
-        arguments[name], arguments[f"{name}_batch_stride"] = address, by_batch
-        arguments[f"{name}_row_stride"], arguments[f"{name}_head_stride"] = strides[seq_axis], by_head
+    arguments["batch"], arguments["rows"], arguments["heads"] = batch.size, out.shape[seq_axis], heads.size
+    arguments["start"] = rows.start
+    for number, (name, (address, strides)) in enumerate(arrays.items()):
+        by_batch, by_row, by_head = _STRIDES[name]
+        arguments[name], arguments[by_row] = address, strides[seq_axis]
+        arguments[by_batch], arguments[by_head] = batch.strides[number], heads.strides[number]
     del arguments["mask_head_stride"]
-    arguments.update(x_column_stride=source.strides[-1], out_column_stride=out.strides[-1])
+    arguments["x_column_stride"], arguments["out_column_stride"] = source.strides[-1], out.strides[-1]
     return each_call(arguments, extra, tuple(arrays))
+
+
+_STRIDES = {
+    name: tuple(f"{name}_{axis}_stride" for axis in ("batch", "row", "head"))
+    for name in ("x", "out", "positions", "mask", "ids", "type_ids")
+}
 
 
 def each_call(arguments: Arguments, axes: list[Axis], addresses: tuple[str, ...]) -> Iterator[Arguments]:
     """The arguments for every index of axes that the kernel does not have itself: with these addresses moved along."""
+    if not axes:
+        yield arguments
+        return
     for indices in itertools.product(*(range(axis.size) for axis in axes)):
         moved = arguments.copy()
         for index, axis in zip(indices, axes, strict=True):

@@ -67,15 +67,10 @@ def _key(name: str, variant: tuple[Any, ...]) -> str:
     from numba.core.registry import cpu_target
 
     settings = [getattr(numba.config, setting, None) for setting in ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK")]
-    facts = [
-        sys.version,
-        sys.platform,
-        numba.__version__,
-        llvmlite.__version__,
-        cpu_target.target_context.codegen().magic_tuple(),
-    ]
+    machine = cpu_target.target_context.codegen().magic_tuple()
+    facts = sys.version, sys.platform, numba.__version__, llvmlite.__version__, machine, settings
     sources = [path.read_text() for path in sorted(Path(abi.__file__).parent.glob("*.py"))]
-    return cache.key("-".join((name, *(str(part) for part in variant))), *facts, settings, *sources)
+    return cache.key("-".join((name, *(str(part) for part in variant))), *facts, *sources)
 
 
 def _load(name: str, variant: tuple[Any, ...]) -> Kernel | None:

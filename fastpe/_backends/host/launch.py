@@ -1,4 +1,4 @@
-"""Run calls on host memory: choose the kernel, prepare its calls, run them to the end."""
+"""The backend of host memory: choose a call's kernel, prepare its kernel calls, run them to the end."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from ..calls import AddGrid, AddSinusoidal, AddToeplitz, Arguments, Call, Gather
 from ..plans import RotaryPlan, SinusoidalPlan
 from . import chunking, row_cache
 from .compile import kernel
+from .locate import locate_rows_counted as locate_rows_counted
+from .locate import locate_rows_given as locate_rows_given
+from .locate import locate_rows_ragged as locate_rows_ragged
 from .prepared import Addition, Bias, PreparedCall, Rotation, Summation
 
 
@@ -66,11 +69,11 @@ def _tables(plan: SinusoidalPlan | RotaryPlan) -> tuple[Arguments, Any]:
 def _additions(call: AddSinusoidal) -> Iterator[PreparedCall]:
     dtype, plan, mode = call.out.dtype, call.plan, _mode(call.x, call.out)
     addresses, owners = _tables(plan)
+    nbytes = math.prod(call.out.shape) * ELEMENT_TYPES[dtype].itemsize
+    is_cached = not call.rows.table and nbytes <= row_cache.RowCache.MOST_BYTES_OF_X
     for arguments in call.arguments(addresses):
         prepared = _addition(arguments, dtype, mode, (owners, call.rows.keepalive))
-        nbytes = math.prod(arguments[name] for name in ("batch", "rows", "heads", "width")) * ELEMENT_TYPES[dtype].itemsize
-        if not arguments["positions"] and nbytes <= row_cache.RowCache.MOST_BYTES_OF_X:
-            prepared.row_cache = row_cache.of(plan, dtype)
+        prepared.row_cache = row_cache.of(plan, dtype) if is_cached else None
         yield prepared
 
 

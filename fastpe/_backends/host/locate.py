@@ -17,15 +17,15 @@ def locate_rows_given(library: ModuleType, positions: Memory) -> Memory:
 
 
 def locate_rows_ragged(library: ModuleType, rows: int, offsets: Memory | int, boundaries: Memory | None) -> Memory:
-    table = locate_rows.locate_rows_ragged(rows, _int64(offsets), None if boundaries is None else _int64(boundaries))
-    return numpy_arrays.memory(table)
+    return numpy_arrays.memory(locate_rows.locate_rows_ragged(rows, _int64(offsets), _int64(boundaries)))
 
 
 def locate_rows_counted(library: ModuleType, mask: Memory, offsets: Memory | int, boundaries: Memory | None) -> Memory:
     kept = np.atleast_2d(mask.array)
-    table = locate_rows.locate_rows_counted(kept, _int64(offsets), None if boundaries is None else _int64(boundaries))
-    return numpy_arrays.memory(table)
+    return numpy_arrays.memory(locate_rows.locate_rows_counted(kept, _int64(offsets), _int64(boundaries)))
 
 
-def _int64(value: Memory | int) -> Any:
-    return np.array([value], np.int64) if isinstance(value, int) else value.array.astype(np.int64, copy=False)
+def _int64(value: Memory | int | None) -> Any:
+    if isinstance(value, Memory):
+        return value.array.astype(np.int64, copy=False)
+    return None if value is None else np.array([value], np.int64)

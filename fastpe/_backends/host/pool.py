@@ -248,14 +248,10 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-_quota_read: list[int | None] = []
-
-
+@functools.lru_cache(maxsize=1)
 def _quota() -> int | None:
     """The container's CPU quota in whole CPUs (cgroup v2, then v1), read once."""
-    if not _quota_read:
-        _quota_read.append(_read_quota("/sys/fs/cgroup"))
-    return _quota_read[0]
+    return _read_quota("/sys/fs/cgroup")
 
 
 def _read_quota(root: str) -> int | None:

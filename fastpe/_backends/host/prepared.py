@@ -54,15 +54,16 @@ class PreparedCall:
         self, kernel: Kernel, layout: abi.Layout, arguments: Arguments, control: chunking.Control, itemsize: int, keepalive: Any
     ) -> None:
         self._kernel, self._layout, self._arguments, self._keepalive = kernel, layout, arguments, keepalive
-        self._control = {**control, "yield_function": pool.yield_function(), "called": 1}
+        control["yield_function"], control["called"] = pool.yield_function(), 1
+        self._control = control
         self._itemsize, self._slot_bytes, self._helpers = itemsize, control["slot_bytes"], control["helpers"]
         self._streams = control.get("streams", 0)
         self._owns_scratch = self._helpers <= 0 and self._slot_bytes <= OWN_SCRATCH_BYTES
         self.rows, self.columns = arguments["rows"], arguments.get("columns", 0)  # of a bias
-        self.addresses = tuple(arguments[array] for array in self.arrays if array in arguments)
+        self.addresses = tuple([arguments[array] for array in self.arrays if array in arguments])
         # How many positions a run may be given: one for each sequence of a single row, if there is a table of positions.
         self._offsets = arguments["batch"] if arguments.get("positions") and self.rows == 1 else 0
-        self._positions_word = _behind + getattr(layout.index, "positions", 0)
+        self._positions_word = _behind + layout.index.positions if self._offsets else 0
         self._idle: list[Blocks] = []  # blocks that no thread reads any more
 
     def again(self) -> None:

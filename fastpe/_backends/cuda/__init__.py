@@ -1,6 +1,6 @@
 """CUDA memory: kernels compiled by NVRTC, launched on the caller's stream."""
 
-from .available import problem, require
+from .available import problem
 from .compile import compile_source, source
 from .launch import gather_sum_options, prepare, run, warmup
 from .locate import locate_rows_counted, locate_rows_given, locate_rows_ragged
@@ -15,7 +15,6 @@ __all__ = [
     "locate_rows_ragged",
     "prepare",
     "problem",
-    "require",
     "run",
     "source",
     "warmup",

@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,12 @@ import numpy as np
 from ..._arrays import Memory
 from ..._arrays import numpy as numpy_arrays
 from ..._arrays.dtypes import ELEMENT_TYPES
-from ...kernels import abi
+from ...kernels import abi, locate_rows
 from ..base import Prepared
 from ..calls import AddGrid, AddSinusoidal, AddToeplitz, Arguments, Call, GatherSum, Rotate
 from ..plans import RotaryPlan, SinusoidalPlan
 from . import chunking, row_cache
 from .compile import kernel
-from .locate import locate_rows_counted as locate_rows_counted
-from .locate import locate_rows_given as locate_rows_given
-from .locate import locate_rows_ragged as locate_rows_ragged
 from .prepared import Addition, Bias, PreparedCall, Rotation, Summation
 
 
@@ -137,3 +135,25 @@ def _biases(call: AddToeplitz) -> Iterator[PreparedCall]:
     for arguments in call.arguments(values_at, 0 if slopes is None else slopes.ctypes.data):
         control = chunking.of_bias(arguments, itemsize)
         yield Bias(compiled, abi.ADD_TOEPLITZ, arguments, control, itemsize, (slopes, call.rows))
+
+
+# ---- tables of positions -----------------------------------------------------------------------------------------------------
+
+
+def locate_rows_given(library: ModuleType, positions: Memory) -> Memory:
+    return numpy_arrays.memory(locate_rows.locate_rows_given(positions.array))
+
+
+def locate_rows_ragged(library: ModuleType, rows: int, offsets: Memory | int, boundaries: Memory | None) -> Memory:
+    return numpy_arrays.memory(locate_rows.locate_rows_ragged(rows, _int64(offsets), _int64(boundaries)))
+
+
+def locate_rows_counted(library: ModuleType, mask: Memory, offsets: Memory | int, boundaries: Memory | None) -> Memory:
+    kept = np.atleast_2d(mask.array)
+    return numpy_arrays.memory(locate_rows.locate_rows_counted(kept, _int64(offsets), _int64(boundaries)))
+
+
+def _int64(value: Memory | int | None) -> Any:
+    if isinstance(value, Memory):
+        return value.array.astype(np.int64, copy=False)
+    return None if value is None else np.array([value], np.int64)

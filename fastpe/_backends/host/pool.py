@@ -140,7 +140,7 @@ def _renew() -> None:
     global _pool
     _pool = Pool()
     _spin_slots.clear()
-    _settings.clear()
+    _settings.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -186,11 +186,9 @@ def set_num_threads(count: int | None) -> None:
         If ``count`` is no integer of at least 1.
     """
     global _chosen
-    _chosen = None if count is None else _checked(count)
-
-
-def _checked(count: Any) -> int:
-    """The number of threads that a caller gave."""
+    if count is None:
+        _chosen = None
+        return
     try:
         if isinstance(count, bool) or getattr(getattr(count, "dtype", None), "kind", "") == "b":
             raise TypeError
@@ -200,7 +198,7 @@ def _checked(count: Any) -> int:
         raise TypeError(errors.message("set_num_threads", rule, errors.describe(count))) from None
     if number < 1:
         raise ValueError(errors.message("set_num_threads", "count must be at least 1", str(number)))
-    return number
+    _chosen = number
 
 
 def get_num_threads() -> int:
@@ -210,7 +208,7 @@ def get_num_threads() -> int:
     smallest of ``OMP_NUM_THREADS``, the cores this process may run on, the container's CPU quota, and 16. This function and a
     process's first call read the environment and the cores.
     """
-    _settings.clear()
+    _settings.cache_clear()
     return threads()
 
 
@@ -218,10 +216,7 @@ def threads() -> int:
     """What ``get_num_threads`` returned last, or torch's number now: asking the system takes longer (4 us) than adding 256 KiB."""
     if _chosen is not None:
         return _chosen
-    if not _settings:
-        limits = [MOST_THREADS, _cores(), _quota(), _positive(os.environ.get("OMP_NUM_THREADS"))]
-        _settings.append((_positive(os.environ.get("FASTPE_NUM_THREADS")), min(limit for limit in limits if limit is not None)))
-    wanted, default = _settings[0]
+    wanted, default = _settings()
     if wanted is not None:
         return wanted
     torch = sys.modules.get("torch")
@@ -230,7 +225,11 @@ def threads() -> int:
     return default
 
 
-_settings: list[tuple[int | None, int]] = []  # FASTPE_NUM_THREADS, and the number without it and torch
+@functools.lru_cache(maxsize=1)
+def _settings() -> tuple[int | None, int]:
+    """FASTPE_NUM_THREADS, and the number without it and torch."""
+    limits = [MOST_THREADS, _cores(), _quota(), _positive(os.environ.get("OMP_NUM_THREADS"))]
+    return _positive(os.environ.get("FASTPE_NUM_THREADS")), min(limit for limit in limits if limit is not None)
 
 
 def _positive(text: str | None) -> int | None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...kernels import abi
 from ..calls import Arguments
-from . import chunking, pool, scratch
+from . import chunking, pool
 from .compile import Kernel
 from .row_cache import RowCache
 
 OWN_SCRATCH_BYTES = 1 << 15  # up to so many stay with a call's blocks; more are borrowed for each run
+MOST_KEPT, MOST_KEPT_BYTES = 4, 1 << 21  # pieces of scratch memory kept between runs, and bytes of the largest
 
 ctl = abi.CONTROL.index
 _control_words: dict[str, int] = vars(ctl)
@@ -90,7 +91,7 @@ class PreparedCall:
             self._idle.append(blocks)
             return
         helpers = min(self._helpers, pool.threads() - 1) if self._helpers > 0 else 0
-        borrowed = scratch.borrow((1 + helpers) * self._slot_bytes)
+        borrowed = _borrow((1 + helpers) * self._slot_bytes)
         blocks.words[ctl.scratch] = borrowed.address
         if helpers <= 0:
             self._kernel(blocks.call, blocks.control, abi.ALONE)
@@ -98,7 +99,8 @@ class PreparedCall:
         elif self._compute_with(helpers, blocks, (self._keepalive, keepalive)):
             _reset_counters(blocks, 1 + helpers)
             self._idle.append(blocks)
-        scratch.give_back(borrowed)
+        if len(_kept) < MOST_KEPT and borrowed.nbytes <= MOST_KEPT_BYTES:
+            _kept.append(borrowed)
 
     def _compute_with(self, helpers: int, blocks: Blocks, keepalive: Any) -> bool:
         """Run the kernel with up to so many helpers; return whether no thread will read the blocks again."""
@@ -113,6 +115,30 @@ class PreparedCall:
         pool.run(self._kernel, (blocks.call, blocks.control), asleep, blocks, slots)
         slots.release(blocks)
         return False  # a helper from the queue that comes late will read them
+
+
+class Piece(NamedTuple):
+    """Scratch memory; ``array`` owns it."""
+
+    nbytes: int
+    address: int
+    array: Any
+
+
+_kept: list[Piece] = []
+
+
+def _borrow(nbytes: int) -> Piece:
+    """A piece of at least so many bytes, which nobody else uses until it is kept again."""
+    try:
+        piece = _kept.pop()
+    except IndexError:
+        piece = Piece(0, 0, None)
+    if piece.nbytes < nbytes:
+        array = np.empty(nbytes + abi.LINE_BYTES, np.uint8)
+        address = array.ctypes.data
+        piece = Piece(nbytes, address + -address % abi.LINE_BYTES, array)
+    return piece
 
 
 def _reset_counters(blocks: Blocks, slots: int) -> None:

@@ -57,21 +57,16 @@ def run(call: Call) -> None:
 
 def _device_of(function: str, *arrays: Memory | None) -> int:
     """The device of arrays, which must be aligned to their elements."""
-    device = None
-    for memory in arrays:
-        if memory is not None:
-            _check_alignment(function, memory)
-            device = memory.device
+    given = [memory for memory in arrays if memory is not None]
+    for memory in given:
+        itemsize = memory.array.dtype.itemsize
+        strides = [stride for stride, size in zip(memory.strides, memory.shape, strict=True) if size > 1]
+        if any(value % itemsize for value in (memory.address, *strides)):
+            rule = "an array on a GPU must be aligned to its elements"
+            raise ValueError(errors.message(function, rule, f"{memory.dtype} with strides {memory.strides}", "Pass a copy."))
+    device = given[0].device
     assert device is not None
     return device
-
-
-def _check_alignment(function: str, memory: Memory) -> None:
-    itemsize = memory.array.dtype.itemsize
-    strides = [stride for stride, size in zip(memory.strides, memory.shape, strict=True) if size > 1]
-    if any(value % itemsize for value in (memory.address, *strides)):
-        rule = "an array on a GPU must be aligned to its elements"
-        raise ValueError(errors.message(function, rule, f"{memory.dtype} with strides {memory.strides}", "Pass a copy."))
 
 
 def _takes_vectors(call: Arguments, sizes: dict[str, int], places: list[tuple[int, int]]) -> bool:
@@ -219,11 +214,10 @@ def _add_toeplitz(call: AddToeplitz) -> None:
     elif key is not None:
         address, keepalive = tables.kept(key, device, array), None
     else:
-        import cupy
+        from ..._arrays import cupy as cupy_arrays
 
         refuse_capture(device, _VALUES)
-        with cupy.cuda.Device(device):
-            keepalive = cupy.asarray(array)
+        keepalive = cupy_arrays.from_host(array, device)
         address = keepalive.data.ptr
     for arguments in call.arguments(address if is_table else 0, 0 if is_table else address):
         row_bytes = arguments["columns"] * itemsize

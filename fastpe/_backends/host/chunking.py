@@ -47,14 +47,16 @@ def _divided(rows: int, rows_per_chunk: int, batch: int, batch_per_chunk: int, n
     }
 
 
-def _chunk(arguments: Arguments, row_bytes: int, shared_rows: int | None) -> tuple[int, int]:
-    """Rows and sequences of a chunk; ``shared_rows``, where sequences share the making of a row, are those made at a time."""
-    batch, rows, heads = (arguments[name] for name in ("batch", "rows", "heads"))
+def _chunk(rows: int, batch: int, row_bytes: int, shared_rows: int | None) -> tuple[int, int]:
+    """Rows and sequences of a chunk. ``row_bytes``: of all heads of a row of x.
+
+    ``shared_rows``, where sequences share the making of a row, are those made at a time.
+    """
     most_bytes = CHUNK_BYTES if shared_rows is None else LARGEST_CHUNK_BYTES
-    chunk_bytes = min(max(batch * rows * heads * row_bytes // CHUNKS, CHUNK_BYTES), most_bytes)
-    rows_per_chunk = chunk_bytes // (row_bytes * heads) if shared_rows is None else shared_rows
+    chunk_bytes = min(max(batch * rows * row_bytes // CHUNKS, CHUNK_BYTES), most_bytes)
+    rows_per_chunk = chunk_bytes // row_bytes if shared_rows is None else shared_rows
     rows_per_chunk = min(rows, max(8, rows_per_chunk // 8 * 8))
-    return rows_per_chunk, min(batch, max(1, chunk_bytes // (row_bytes * heads * rows_per_chunk)))
+    return rows_per_chunk, min(batch, max(1, chunk_bytes // (row_bytes * rows_per_chunk)))
 
 
 def of_addition(arguments: Arguments, dtype: str, mode: int, part_widths: Sequence[int]) -> Control:
@@ -72,7 +74,7 @@ def of_addition(arguments: Arguments, dtype: str, mode: int, part_widths: Sequen
     sequences_share = batch > 1 and arguments["positions_batch_stride"] == 0
     heads_share = heads > 1 and arguments["positions_head_stride"] == 0
     shared_rows, streamed_rows = (size // (width * real_bytes) for size in (SHARED_BYTES, STREAMED_BYTES))
-    rows_per_chunk, batch_per_chunk = _chunk(arguments, row_bytes, shared_rows if sequences_share else None)
+    rows_per_chunk, batch_per_chunk = _chunk(rows, batch, heads * row_bytes, shared_rows if sequences_share else None)
     if sequences_share or heads_share:
         block_rows = min(max(1, shared_rows), rows_per_chunk)
     elif streams:
@@ -106,7 +108,7 @@ def of_gather_sum(arguments: Arguments, first_bytes: int, out_bytes: int, real_b
     same_positions = arguments["positions_batch_stride"] == arguments["positions_head_stride"] == 0
     is_shared = same_positions and makes_rows and batch * heads > 1
     block_rows = (SHARED_BYTES if is_shared else SUMMED_BYTES) // (width * real_bytes)
-    rows_per_chunk, batch_per_chunk = _chunk(arguments, row_bytes, block_rows if is_shared else None)
+    rows_per_chunk, batch_per_chunk = _chunk(rows, batch, heads * row_bytes, block_rows if is_shared else None)
     block_rows = min(rows_per_chunk, max(8, block_rows // 8 * 8)) if makes_rows else rows_per_chunk
     contiguous = arguments["x_column_stride"] == first_bytes and arguments["out_column_stride"] == out_bytes
     in_place = arguments["x"] == arguments["out"]

@@ -70,19 +70,27 @@ def _additions(call: AddSinusoidal) -> Iterator[PreparedCall]:
     nbytes = math.prod(call.out.shape) * ELEMENT_TYPES[dtype].itemsize
     is_cached = not call.rows.table and nbytes <= row_cache.RowCache.MOST_BYTES_OF_X
     for arguments in call.arguments(addresses):
-        prepared = _addition(arguments, dtype, mode, (owners, call.rows.keepalive))
-        prepared.row_cache = row_cache.of(plan, dtype) if is_cached else None
-        yield prepared
+        cache = row_cache.of(plan, dtype) if is_cached else None
+        yield _addition(arguments, dtype, mode, (owners, call.rows.keepalive), cache)
 
 
-def _addition(arguments: Arguments, dtype: str, mode: int, keepalive: Any, parts: Sequence[Arguments] = ()) -> Addition:
+def _addition(
+    arguments: Arguments,
+    dtype: str,
+    mode: int,
+    keepalive: Any,
+    cache: row_cache.RowCache | None,
+    parts: Sequence[Arguments] = (),
+) -> Addition:
     control = chunking.of_addition(arguments, dtype, mode, [part["width"] for part in parts])
     if parts:
         packed = np.frombuffer(b"".join(abi.ADD_SINUSOIDAL.pack(part) for part in parts), np.int64)
         control.update(parts=packed.ctypes.data, part_count=len(parts))
         keepalive = packed, keepalive
     itemsize = ELEMENT_TYPES[dtype].itemsize
-    return Addition(kernel("add_sinusoidal", dtype, mode), abi.ADD_SINUSOIDAL, arguments, control, itemsize, keepalive)
+    prepared = Addition(kernel("add_sinusoidal", dtype, mode), abi.ADD_SINUSOIDAL, arguments, control, itemsize, keepalive)
+    prepared.row_cache = cache
+    return prepared
 
 
 def _grids(call: AddGrid) -> Iterator[PreparedCall]:
@@ -94,7 +102,7 @@ def _grids(call: AddGrid) -> Iterator[PreparedCall]:
     for arguments, *parts in zip(call.whole_rows(), *slices, strict=True):
         for part, described in zip(parts, call.plan.parts, strict=True):
             part["out"] = described.first_column
-        yield _addition(arguments, dtype, mode, keepalive, parts)
+        yield _addition(arguments, dtype, mode, keepalive, None, parts)
 
 
 def _summations(call: GatherSum) -> Iterator[PreparedCall]:

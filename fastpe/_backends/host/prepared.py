@@ -162,7 +162,7 @@ _BIAS_X, _BIAS_OUT, _BIAS_START = (_behind + at for at in (_bias.x, _bias.out, _
 class Addition(PreparedCall):
     """A call of ``add_sinusoidal``."""
 
-    row_cache: RowCache | None = None  # the one that it uses
+    row_cache: RowCache | None  # the one that it uses
 
     def again(self) -> None:
         """Run on the arrays that it was made for."""

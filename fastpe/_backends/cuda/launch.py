@@ -119,8 +119,6 @@ def _gather_sum(call: GatherSum) -> None:
         for place in (memory.address, memory.strides[0])
     ]
     for arguments in call.arguments({} if plan is None else tables.of(plan, device, out.dtype)):
-        if plan is None:
-            arguments["interleaved"] = 1
         variant, units = _sum_variant(arguments, sizes, others)
         element = abi.GATHER_SUM.element(arguments)
         launch(call.kernel, f"{call.kernel}_{variant}", device, *_grid(arguments, units, device), element, options)

@@ -150,7 +150,8 @@ class LearnedEncoding(torch.nn.Module):
     ) -> None:
         super().__init__()
         checks.one_of("LearnedEncoding", "out_of_range", out_of_range, ("error", "clip"))
-        self.weight = _weight("LearnedEncoding", "(P, D)", num_embeddings, embedding_dim, device, dtype)
+        _check_sizes("LearnedEncoding", "(P, D)", num_embeddings, embedding_dim)
+        self.weight = torch.nn.Parameter(torch.empty(num_embeddings, embedding_dim, device=device, dtype=dtype))
         self.out_of_range, self.input_scale, self.seq_axis, self.inplace = out_of_range, input_scale, seq_axis, inplace
         self.reset_parameters()
 
@@ -172,7 +173,7 @@ class LearnedEncoding(torch.nn.Module):
         return f"{rows}, {width}, out_of_range={self.out_of_range!r}, input_scale={self.input_scale}"
 
 
-class TokenEmbedding(torch.nn.Module):
+class TokenEmbedding(torch.nn.Embedding):
     """Token embeddings with their positions, in one pass: the first layer of a model.
 
     ``forward(ids, *, token_types=None, offset=0, positions=None, cu_seqlens=None, mask=None, seq_len=None)`` returns (..., T, D) of the
@@ -181,7 +182,7 @@ class TokenEmbedding(torch.nn.Module):
     Parameters
     ----------
     num_embeddings, embedding_dim
-        V tokens of width D. ``weight`` is (V, D), drawn as ``torch.nn.Embedding``'s, whose state dicts fit.
+        V tokens of width D. ``weight`` is (V, D); it is drawn, and ``from_pretrained`` takes one, as ``torch.nn.Embedding`` does.
     encoding
         A ``Sinusoidal`` or its name, a ``LearnedEncoding`` (a child module, ``positions.weight``), or None for tokens alone.
     scale
@@ -194,8 +195,8 @@ class TokenEmbedding(torch.nn.Module):
         Tokens of ``padding_idx`` become zero rows and are not counted, as ``fastpe.embed(padding_idx=...)`` has it.
     sparse, deterministic
         Of the weight's gradient, as ``fastpe.torch.functional.embed``.
-    device, dtype
-        Of the weights.
+    **options
+        ``max_norm``, ``norm_type``, ``device`` and ``dtype`` as for ``torch.nn.Embedding``. ``scale_grad_by_freq`` must be False.
 
     Examples
     --------
@@ -215,38 +216,39 @@ class TokenEmbedding(torch.nn.Module):
         num_token_types: int = 0,
         padding_idx: int | None = None,
         skip_padding: bool = False,
-        sparse: bool = False,
         deterministic: bool = False,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        super().__init__()
         function = "TokenEmbedding"
-        if padding_idx is not None:
-            if not -num_embeddings <= padding_idx < num_embeddings:
-                rule = f"padding_idx must lie in [{-num_embeddings}, {num_embeddings})"
-                raise ValueError(message(function, rule, str(padding_idx)))
-            padding_idx %= num_embeddings
-        elif skip_padding:
+        _check_sizes(function, "(V, D)", num_embeddings, embedding_dim)
+        if padding_idx is None and skip_padding:
             raise ValueError(message(function, "skip_padding needs padding_idx", "None"))
-        self.weight = _weight(function, "(V, D)", num_embeddings, embedding_dim, device, dtype)
-        self.types = torch.nn.Embedding(num_token_types, embedding_dim, device=device, dtype=dtype) if num_token_types else None
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            rule = f"padding_idx must lie in [{-num_embeddings}, {num_embeddings})"
+            raise ValueError(message(function, rule, str(padding_idx)))
+        if options.get("scale_grad_by_freq", False):
+            raise ValueError(message(function, "scale_grad_by_freq must be False", "True", "Gradients are sums over all rows."))
+        like: dict[str, Any] = {name: options.get(name) for name in ("device", "dtype")}
+        types = torch.nn.Embedding(num_token_types, embedding_dim, **like) if num_token_types else None
+        super().__init__(num_embeddings, embedding_dim, padding_idx, **options)
+        self.types = types
         self.positions = encoding if isinstance(encoding, LearnedEncoding) else None
         self._encoding: Additive | None = None
         if isinstance(encoding, LearnedEncoding):
             _check_learned(function, encoding, embedding_dim)
         elif encoding is not None:
             self._encoding = _additive(function, encoding, "embeds")
-        self.scale, self.padding_idx, self.skip_padding = scale, padding_idx, skip_padding
-        self.sparse, self.deterministic = sparse, deterministic
-        self.reset_parameters()
+        self.scale, self.skip_padding, self.deterministic = scale, skip_padding, deterministic
 
-    def reset_parameters(self) -> None:
-        """Draw the weight anew; the row of padding is zero."""
-        torch.nn.init.normal_(self.weight)
-        if self.padding_idx is not None:
-            with torch.no_grad():
-                self.weight[self.padding_idx].fill_(0)
+    @classmethod
+    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, **options: Any) -> TokenEmbedding:  # type: ignore[override]
+        """Return a module whose weight is this (V, D) tensor, which is not trained unless ``freeze`` is False.
+
+        ``options`` are the other arguments of the class, such as ``encoding``.
+        """
+        rows, width = embeddings.shape
+        given = {"_weight": embeddings, "_freeze": freeze, "device": embeddings.device, "dtype": embeddings.dtype}
+        return cls(rows, width, **{**given, **options})
 
     @property
     def encoding(self) -> Additive | None:
@@ -258,6 +260,9 @@ class TokenEmbedding(torch.nn.Module):
         if (token_types is None) != (self.types is None):
             rule = "token_types must be given where the module has types, and only there"
             raise ValueError(message("TokenEmbedding", rule, describe(token_types)))
+        if self.max_norm is not None:
+            with torch.no_grad():
+                torch.embedding_renorm_(self.weight, ids.contiguous(), self.max_norm, self.norm_type)
         return functional.embed(
             ids,
             self.weight,
@@ -272,13 +277,8 @@ class TokenEmbedding(torch.nn.Module):
         )
 
     def extra_repr(self) -> str:
-        rows, width = self.weight.shape
-        told = f"{rows}, {width}, scale={self.scale}"
-        if self._encoding is not None:
-            told += f", encoding={self._encoding}"
-        if self.padding_idx is not None:
-            told += f", padding_idx={self.padding_idx}" + (", skip_padding=True" if self.skip_padding else "")
-        return told
+        encoding = "" if self._encoding is None else f", encoding={self._encoding}"
+        return f"{super().extra_repr()}, scale={self.scale}{encoding}{', skip_padding=True' if self.skip_padding else ''}"
 
 
 def _add(module: Any, x: Tensor, where: Any) -> Tensor:
@@ -287,11 +287,9 @@ def _add(module: Any, x: Tensor, where: Any) -> Tensor:
     return add(x, module.encoding, seq_axis=module.seq_axis, input_scale=module.input_scale, **where)
 
 
-def _weight(module: str, letters: str, rows: int, width: int, device: Any, dtype: Any) -> torch.nn.Parameter:
-    """A table to be drawn."""
+def _check_sizes(module: str, letters: str, rows: int, width: int) -> None:
     if min(rows, width) < 1:
         raise ValueError(message(module, f"weight must have shape {letters}, at least 1 of each", str((rows, width))))
-    return torch.nn.Parameter(torch.empty(rows, width, device=device, dtype=dtype))
 
 
 def _check_learned(function: str, encoding: LearnedEncoding, width: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cases
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -103,6 +104,49 @@ def test_padding():
     assert not skipping(IDS)[IDS == 3].any()
 
 
+def test_tokens_are_an_embedding():
+    """What looks for ``torch.nn.Embedding``, to initialise, resize or adapt it, finds one."""
+    weight = torch.arange(88.0).reshape(11, 8)
+    plain, own = (kind.from_pretrained(weight, padding_idx=3) for kind in (torch.nn.Embedding, TokenEmbedding))
+    assert isinstance(own, torch.nn.Embedding)
+    assert own.weight is not weight
+    assert own.weight.data_ptr() == weight.data_ptr()
+    assert not own.weight.requires_grad
+    assert torch.equal(own(IDS), plain(IDS))
+    assert {name: vars(own)[name] for name in plain.__constants__} == {name: vars(plain)[name] for name in plain.__constants__}
+    trained = TokenEmbedding.from_pretrained(weight, False, encoding="sinusoidal", scale=2.0, num_token_types=2)
+    assert trained.weight.requires_grad
+    assert trained.types.weight.shape == (2, 8)
+    assert torch.equal(
+        trained(IDS, token_types=IDS * 0),
+        trained.types.weight[0] + functional.embed(IDS, weight, scale=2.0) + fastpe.encode(torch.arange(IDS.shape[-1]), 8),
+    )
+
+
+def test_rows_of_a_largest_norm():
+    plain, own = torch.nn.Embedding(11, 8, max_norm=1.5, norm_type=1.0), TokenEmbedding(11, 8, max_norm=1.5, norm_type=1.0)
+    own.load_state_dict(plain.state_dict())
+    assert torch.equal(own(IDS), plain(IDS))
+    assert torch.equal(own.weight, plain.weight)
+    assert own.weight[IDS].abs().sum(-1).max() < 1.51
+
+
+def test_transformers_resizes_and_initialises_tokens():
+    transformers = cases.transformers()
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 11}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**size, initializer_range=0.001, tie_word_embeddings=True))
+    own = TokenEmbedding(11, 8, scale=2.0)
+    model.set_input_embeddings(own)
+    model._init_weights(own)
+    assert 0 < own.weight.abs().max() < 0.01
+    before = own.weight.detach().clone()
+    model.resize_token_embeddings(13)
+    assert model.get_input_embeddings() is own
+    assert (own.num_embeddings, own.weight.shape) == (13, (13, 8))
+    ids = torch.tensor([[4, 10]])
+    assert torch.equal(own(ids), before[ids] * 2)
+
+
 def test_sparse_and_deterministic_gradients():
     found = []
     for options in ({}, {"sparse": True}, {"deterministic": True}):
@@ -176,6 +220,7 @@ def test_in_place(name):
         (lambda: TokenEmbedding(11, 8, padding_idx=11), ValueError, r"padding_idx must lie in \[-11, 11\), got 11"),
         (lambda: TokenEmbedding(11, 8, padding_idx=-12), ValueError, r"padding_idx must lie in \[-11, 11\), got -12"),
         (lambda: TokenEmbedding(11, 8, skip_padding=True), ValueError, "skip_padding needs padding_idx"),
+        (lambda: TokenEmbedding(11, 8, scale_grad_by_freq=True), ValueError, "scale_grad_by_freq must be False"),
         (lambda: LearnedEncoding(4, 8, out_of_range="wrap"), ValueError, "out_of_range must be one of 'error', 'clip'"),
         (lambda: LearnedEncoding(0, 8), ValueError, r"weight must have shape \(P, D\), at least 1 of each, got \(0, 8\)"),
         (lambda: TokenEmbedding(0, 8), ValueError, r"weight must have shape \(V, D\), at least 1 of each, got \(0, 8\)"),

@@ -136,8 +136,8 @@ def test_repr():
     assert "seq_axis=1, inplace=False" in repr(RotaryEmbedding(seq_axis=1))
     assert repr(make("learned")) == "LearnedEncoding(40, 8, out_of_range='error', input_scale=1.0)"
     told = repr(TokenEmbedding(11, 8, "sinusoidal", scale=2.0, padding_idx=3, skip_padding=True))
-    assert told.startswith("TokenEmbedding(11, 8, scale=2.0, encoding=Sinusoidal(")
-    assert told.endswith("padding_idx=3, skip_padding=True)")
+    assert told.startswith("TokenEmbedding(11, 8, padding_idx=3, scale=2.0, encoding=Sinusoidal(")
+    assert told.endswith("), skip_padding=True)")
     told = repr(make("tokens_learned"))
     assert "(types): Embedding(2, 8)" in told
     assert "(positions): LearnedEncoding(40, 8" in told

@@ -155,13 +155,10 @@ class DynamicNTK(Scaling):
 
     factor: float
     original_max_position: int
+    needs_length = True
 
     def __post_init__(self) -> None:
         self._check(least_factor=1.0)
-
-    @property
-    def needs_length(self) -> bool:
-        return True
 
     def apply(self, plain: Plain) -> tuple[list[Decimal], float]:
         length = max(plain.seq_len or 0, self.original_max_position)

@@ -128,7 +128,9 @@ def argument(target: Target, name: str, value: Any, kinds: str) -> Memory:
 
 
 def host_numbers(function: str, name: str, value: Any) -> Any:
-    """Numbers, sequences and ranges as a NumPy array."""
+    """Numbers, sequences and ranges as a NumPy array; arrays as they are."""
+    if is_known(value):
+        return value
     if not isinstance(value, (int, float, list, tuple, range)) and not isinstance(value, np.generic):
         got = f"{type(value).__module__}.{type(value).__qualname__}"
         raise TypeError(message(function, f"{name} must be a number, a sequence of numbers or an array", got))

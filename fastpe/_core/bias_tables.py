@@ -154,17 +154,21 @@ def _host(work: Work, name: str, value: Any) -> npt.NDArray[np.float64]:
     """A parameter as float64 on the host; arrays must be where the scores are."""
     if isinstance(value, (tuple, float, int)):
         return np.array(value, np.float64)
-    return np.asarray(work.library.as_host(own_memory(work, name, value).array)).astype(np.float64)
+    return np.asarray(work.library.as_host(parameter_memory(work, name, value).array)).astype(np.float64)
 
 
-def own_memory(work: Work, name: str, value: Any) -> Memory:
-    """A parameter's memory, which must be of the scores' library and on their device."""
-    library, found = dispatch.memory(FUNCTION, f"the bias's {name}", value, tensors=True)
-    if library is not work.library or found.device != work.source.device:
-        got = f"{library.NAME} on {device_name(found.device)}"
-        rule = f"the bias's {name} must be of the scores' library and on their device"
+def own_memory(library: ModuleType, scores: Memory, name: str, value: Any, tensors: bool = False) -> Memory:
+    """The memory of an array, which must be of the scores' library and on their device."""
+    own_library, found = dispatch.memory(FUNCTION, name, value, tensors)
+    if own_library is not library or found.device != scores.device:
+        rule = f"{name} must be of the scores' library and on their device"
+        got = f"{own_library.NAME} on {device_name(found.device)}"
         raise TypeError(message(FUNCTION, rule, got, "Nothing is copied between devices silently."))
     return found
+
+
+def parameter_memory(work: Work, name: str, value: Any) -> Memory:
+    return own_memory(work.library, work.source, f"the bias's {name}", value, tensors=True)
 
 
 def _length(work: Work) -> float:
@@ -190,7 +194,7 @@ def table_of(work: Work, low: int, high: int) -> tuple[Memory, Any]:
     table = parameters.get("table")
     if table is not None and device is not None:
         rows = work.library.from_host(work.bias.rows(distances), device)
-        found = work.library.contiguous(own_memory(work, "table", table).array.T[:, rows], real)
+        found = work.library.contiguous(parameter_memory(work, "table", table).array.T[:, rows], real)
         return work.library.memory(found), None
     return work.library.memory(work.library.from_host(_evaluate(work, distances), device)), None
 

@@ -97,6 +97,12 @@ def width(function: str, name: str, value: Any) -> int:
     return result
 
 
+def positions(function: str, first: int, count: int, got: str) -> None:
+    """Refuse so many rows from a first position on, of which one stands at no position."""
+    if first < -POSITION_LIMIT or first + max(count - 1, 0) >= POSITION_LIMIT:
+        raise ValueError(message(function, "every position must lie in [-2^31, 2^31)", got))
+
+
 def sequence_length(function: str, value: Any) -> None:
     if value is not None:
         width(function, "seq_len", value)

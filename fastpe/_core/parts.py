@@ -9,7 +9,7 @@ import numpy as np
 
 from .._arrays import Memory
 from .._arrays import numpy as numpy_arrays
-from .arguments import Target, host_numbers, is_known
+from .arguments import Target, host_numbers
 from .checks import message
 from .where import Where, length_of, resolve, row_positions
 
@@ -37,21 +37,17 @@ def _cut(target: Target, where: Where, block: Block) -> Where:
     """The same rows, counted from where the block begins."""
     batch_axis, first = target.batch_axis, block[target.seq_axis][0]
     sequences = slice(None) if batch_axis is None else slice(*block[batch_axis])
-    mask = None if where.mask is None else _rows_of(target, _array("mask", where.mask), block)
+    mask = None if where.mask is None else _rows_of(target, host_numbers("part", "mask", where.mask), block)
     if where.positions is not None:
-        return Where(0, _rows_of(target, _array("positions", where.positions), block), None, mask, where.seq_axis)
+        return Where(0, _rows_of(target, host_numbers("part", "positions", where.positions), block), None, mask, where.seq_axis)
     if where.cu_seqlens is None and where.mask is None:
         if type(where.offset) is int:
             return where._replace(offset=where.offset + first)
-        return where._replace(offset=_array("offset", where.offset)[sequences] + first)
+        return where._replace(offset=host_numbers("part", "offset", where.offset)[sequences] + first)
     positions = np.broadcast_to(row_positions(target, resolve(target, where)), target.memory.shape[:-1])
     axes = (target.seq_axis, batch_axis)  # heads share positions that are counted
     index = tuple([slice(*ends) if axis in axes else 0 for axis, ends in enumerate(block[:-1])])
     return Where(0, positions[index], None, mask, where.seq_axis)
-
-
-def _array(name: str, value: Any) -> Any:
-    return value if is_known(value) else host_numbers("part", name, value)
 
 
 def _rows_of(target: Target, array: Any, block: Block) -> Any:

@@ -64,7 +64,7 @@ def resolve(target: Target, where: Where) -> Rows:
     if positions is None and cu_seqlens is None and mask is None:
         if type(offset) is int:
             return _consecutive(target, offset)
-        if not _is_array(offset):
+        if not is_array(offset):
             return _consecutive(target, checks.integer(target.function, "offset", offset))
     if positions is not None:
         _refuse_beside_positions(target.function, offset, cu_seqlens)
@@ -135,21 +135,19 @@ def rows_of_positions(function: str, library: ModuleType, given: Memory, validat
 
 
 def _refuse_beside_positions(function: str, offset: Any, cu_seqlens: Any) -> None:
-    counts = _is_array(offset) or checks.integer(function, "offset", offset) != 0
+    counts = is_array(offset) or checks.integer(function, "offset", offset) != 0
     for name, is_given in (("cu_seqlens", cu_seqlens is not None), ("offset", counts)):
         if is_given:
             remedy = f"Give positions alone, or {name} alone."
             raise ValueError(message(function, f"positions and {name} contradict each other", "both", remedy))
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
     return isinstance(value, (list, tuple, range)) or getattr(value, "ndim", 0) > 0
 
 
 def _consecutive(target: Target, offset: int) -> Rows:
-    if offset < -POSITION_LIMIT or offset + max(target.rows - 1, 0) >= POSITION_LIMIT:
-        got = f"offset {offset} with {target.rows} rows"
-        raise ValueError(message(target.function, "every position must lie in [-2^31, 2^31)", got))
+    checks.positions(target.function, offset, target.rows, f"offset {offset} with {target.rows} rows")
     none = (0,) * (len(target.memory.shape) - 1)
     return Rows(offset * ONE, 0, none, 0, none, ())
 
@@ -157,10 +155,9 @@ def _consecutive(target: Target, offset: int) -> Rows:
 def _offsets(target: Target, offset: Any, sequences: int | None) -> Memory | int:
     """One offset, or the memory of (B,) or, with cu_seqlens, (n,) of them."""
     function = target.function
-    if not _is_array(offset):
+    if not is_array(offset):
         value = checks.integer(function, "offset", offset, "One offset a sequence is an array of shape (B,).")
-        if not -POSITION_LIMIT <= value < POSITION_LIMIT:
-            raise ValueError(message(function, "every position must lie in [-2^31, 2^31)", f"offset {value}"))
+        checks.positions(function, value, 1, f"offset {value}")
         return value
     expected, what = (sequences, "(n,), one a sequence of cu_seqlens") if sequences is not None else (target.batch, "(B,)")
     if sequences is None and target.batch_axis is None:
@@ -241,11 +238,8 @@ def mask_memory(target: Target, mask: Any, accepted: list[tuple[int, ...]]) -> M
 
 def row_shapes(target: Target) -> list[tuple[int, ...]]:
     """(T,) and, where there is a batch axis, (B, T) in x's axis order."""
-    shapes: list[tuple[int, ...]] = [(target.rows,)]
-    if target.batch_axis is not None:
-        order = sorted((target.batch_axis, target.seq_axis))
-        shapes.append(tuple(target.memory.shape[axis] for axis in order))
-    return shapes
+    counts = (1,) if target.batch_axis is None else (1, 2)
+    return [tuple(target.memory.shape[axis] for axis in _axes(target, ndim)) for ndim in counts]
 
 
 def spread(target: Target, shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:

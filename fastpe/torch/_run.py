@@ -138,4 +138,4 @@ def _positions(function: str, positions: Any) -> Tensor:
     """Numbers or an array of NumPy as a tensor; real ones in float64, as NumPy has them."""
     if is_compiling():
         return from_numbers(positions)
-    return torch.as_tensor(positions if is_known(positions) else host_numbers(function, "positions", positions))
+    return torch.as_tensor(host_numbers(function, "positions", positions))

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..._arrays import Memory, dispatch
 from .. import checks
-from ..arguments import Target, device_name, host_numbers, is_known, output, overlap
+from ..arguments import Target, device_name, host_numbers, output, overlap
 from ..checks import message
 from ..where import Where
 from .base import Job, Operation, Spec, offset_kind
@@ -137,8 +137,7 @@ class Encode(_Encode, Operation):
 
 def _beside(function: str, positions: Any, example: Any, name: str) -> Any:
     """Positions as an array in the library and on the device of an example (if there is one)."""
-    if not is_known(positions):
-        positions = host_numbers(function, "positions", positions)
+    positions = host_numbers(function, "positions", positions)
     if example is None:
         return positions
     library, near = dispatch.memory(function, name, example)

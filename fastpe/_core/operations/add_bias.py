@@ -12,12 +12,12 @@ from ..._arrays import numpy as numpy_arrays
 from ..._backends import backend_of
 from ..._backends.calls import QueryKeyRows
 from .. import checks
-from ..arguments import check_apart, device_name, either, host_numbers, is_known, output, overlap
-from ..bias_tables import FUNCTION, Work, is_value, own_memory, positions_of
+from ..arguments import check_apart, either, host_numbers, output, overlap
+from ..bias_tables import FUNCTION, Work, is_value, own_memory, parameter_memory, positions_of
 from ..checks import POSITION_LIMIT, describe, message
 from ..parts import Block
 from ..text import says_all
-from ..where import first_bad
+from ..where import first_bad, is_array
 from .base import Job, Operation
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class AddBias(_AddBias, Operation):
         work = Work(library, source, target, places, self.bias, self.causal, scale, validate)
         for name, value in self.bias.parameters.items():
             if not isinstance(value, (tuple, float, int)):
-                check_apart(FUNCTION, target, {f"the bias's {name}": own_memory(work, name, value)})
+                check_apart(FUNCTION, target, {f"the bias's {name}": parameter_memory(work, name, value)})
         return work
 
     def part(self, where: Between, shape: tuple[int, ...], block: Block) -> tuple[AddBias, Between]:
@@ -164,12 +164,10 @@ def resolve(library: ModuleType, scores: Memory, where: Between, validate: bool)
         first = keys_count - queries_count
         shape, address = (*keys.shape[:-1], queries_count), keys.address + first * keys.strides[-1]
         return QueryKeyRows(0, keys._replace(array=keys.array[..., first:], address=address, shape=shape), keys)
-    if isinstance(q_offset, (list, tuple, range)) or getattr(q_offset, "ndim", 0) > 0:
+    if is_array(q_offset):
         return QueryKeyRows(0, _position_table(library, scores, "q_offset", q_offset, queries_count, validate), keys)
     start = checks.integer(FUNCTION, "q_offset", q_offset, "One offset a sequence is an array of shape (B,).")
-    if start < -POSITION_LIMIT or start + max(queries_count - 1, 0) >= POSITION_LIMIT:
-        got = f"q_offset {start} with {queries_count} queries"
-        raise ValueError(message(FUNCTION, "every position must lie in [-2^31, 2^31)", got))
+    checks.positions(FUNCTION, start, queries_count, f"q_offset {start} with {queries_count} queries")
     return QueryKeyRows(start, None, keys)
 
 
@@ -180,13 +178,9 @@ def _position_table(library: ModuleType, scores: Memory, name: str, value: Any, 
     if counts and not batch:
         remedy = "Scores of shape (H, Tq, Tk) have no batch axis; give an int."
         raise ValueError(message(FUNCTION, "q_offset must be an integer", describe(value), remedy))
-    if not is_known(value) and scores.device is None:
+    if scores.device is None:
         value = host_numbers(FUNCTION, name, value)
-    own_library, given = dispatch.memory(FUNCTION, name, value)
-    if own_library is not library or given.device != scores.device:
-        rule = f"{name} must be of the scores' library and on their device"
-        got = f"{own_library.NAME} on {device_name(given.device)}"
-        raise TypeError(message(FUNCTION, rule, got, "Nothing is copied between devices silently."))
+    given = own_memory(library, scores, name, value)
     if given.array.dtype.kind not in "iu":
         remedy = "Round them first." if given.array.dtype.kind == "f" else ""
         raise TypeError(message(FUNCTION, f"{name} must be integers", describe(value), remedy))

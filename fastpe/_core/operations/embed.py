@@ -166,7 +166,7 @@ def _ids(
     library: ModuleType, table: Memory, name: str, ids: Any, validate: bool, shape: tuple[int, ...] | None = None
 ) -> Memory:
     """Ids as int64, checked to be rows of the table where they are on the host, or to validate."""
-    if not is_known(ids) and table.device is None:
+    if table.device is None:
         ids = host_numbers(FUNCTION, name, ids)
     own_library, given = dispatch.memory(FUNCTION, name, ids)
     if own_library is not library or given.device != table.device:

@@ -68,11 +68,6 @@ def _with_table(operation: Any, table: Any) -> Any:
     return operation if table is None else operation._replace(encoding=operation.encoding.with_arrays(table=table))
 
 
-def _own(where: Any) -> Any:
-    """Where rows stand, with nothing that the caller could change before the way back; tensors are watched by their versions."""
-    return type(where)(*map(_memory.fixed, where))
-
-
 # ---- what is linear in an array ----------------------------------------------------------------------------------------------
 
 
@@ -157,10 +152,9 @@ linear: Any = Linear.apply
 
 def _apply(operation: Any, index: int, arrays: tuple[Any, ...], where: Any, validate: bool, in_place: bool = False) -> Any:
     """``Linear`` of one of an operation's arrays."""
-    own = _own(where)
     delta = _memory.fixed(arrays[1]) if operation.function == "rerotate" else None
     call = _Linear(operation, index, where.seq_axis, validate, in_place)
-    return linear(arrays[index], _learned(operation), delta, *own[:4], call)
+    return linear(arrays[index], _learned(operation), delta, *_memory.fixed_where(where)[:4], call)
 
 
 def _scaled(grad: Tensor, mask: Any, factor: float, seq_axis: int) -> Tensor:
@@ -223,4 +217,6 @@ lookup: Any = Lookup.apply
 
 def _lookup(operation: Embed, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
     table, ids, type_ids, types, *scales = arrays
-    return lookup(table, types, _learned(operation), ids, type_ids, *scales, *_own(where)[:4], operation, validate)
+    return lookup(
+        table, types, _learned(operation), ids, type_ids, *scales, *_memory.fixed_where(where)[:4], operation, validate
+    )

@@ -33,7 +33,7 @@ ROW_VALUES = 1 << 16  # of each head made at a time on the way back
 def differentiable(operation: AddBias, scores: Tensor, where: Between, validate: bool, in_place: bool) -> Tensor:
     """Scores with a bias added that have a history."""
     check_bias(operation.bias)
-    where = Between(*map(_memory.fixed, where))
+    where = _memory.fixed_where(where)
     tensors, table, span, traced = tensors_of(operation.bias), None, None, is_traced()
     if not traced and any(value.requires_grad or in_transform() or has_tangent(value) for value in tensors.values()):
         span = _span(operation, scores, where, validate)

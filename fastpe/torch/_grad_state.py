@@ -32,7 +32,7 @@ def is_scripted() -> bool:
 def is_watched(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any) -> bool:
     """Whether a gradient, in either direction, may be asked of what this call makes."""
     if torch.autograd.forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None:
-        return True
+        return True  # as `in_forward_mode_or_transform`, written out for each call's sake
     if not torch.is_grad_enabled():
         return False
     for x in arrays:
@@ -54,14 +54,9 @@ def requires_gradient(*values: Any) -> bool:
     return False
 
 
-def forward_mode() -> bool:
-    """Whether forward-mode differentiation is going on."""
-    return torch.autograd.forward_ad._current_level >= 0
-
-
 def has_tangent(x: Tensor) -> bool:
     """Whether forward-mode differentiation follows this tensor."""
-    if not (forward_mode() or in_transform()):
+    if not in_forward_mode_or_transform():
         return False
     unpack: Any = torch.autograd.forward_ad.unpack_dual
     return unpack(x).tangent is not None
@@ -70,6 +65,10 @@ def has_tangent(x: Tensor) -> bool:
 def in_transform() -> bool:
     """Whether a transform of ``torch.func`` is going on."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def in_forward_mode_or_transform() -> bool:
+    return torch.autograd.forward_ad._current_level >= 0 or in_transform()
 
 
 _AUTOGRAD = [
@@ -119,7 +118,7 @@ def refuse_out(function: str, out: Any) -> None:
 
 def check_in_place(function: str, *targets: Tensor) -> None:
     """The error that PyTorch would raise for tensors that must not be written, before anything is written."""
-    if forward_mode() or in_transform():
+    if in_forward_mode_or_transform():
         rule = "forward-mode differentiation and torch.func need functions that do not write in place"
         raise RuntimeError(message(function, rule, "a tensor in place", f"Call fastpe.torch.functional.{function}."))
     for x in targets:

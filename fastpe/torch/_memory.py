@@ -230,6 +230,11 @@ def fixed(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
+def fixed_where(where: Any) -> Any:
+    """Where rows stand, with nothing that the caller could change before the way back; tensors are watched by their versions."""
+    return type(where)(*map(fixed, where))
+
+
 def on_stream(device: torch.device) -> Any:
     """Make torch's current stream of a device, if it is a GPU, the one that kernels are launched on."""
     return contextlib.nullcontext() if device.type == "cpu" else _on_stream(device)
@@ -281,9 +286,6 @@ def new_like(x: Tensor) -> Tensor:
     return new((x.numel(),), x.dtype, x.device).as_strided(x.shape, strides)
 
 
-_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
-
-
 def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -291,10 +293,11 @@ def name_of(dtype: torch.dtype) -> str:
 def dtype_of(function: str, dtype: Any) -> torch.dtype:
     """A floating-point dtype of torch, given as one, as a name or as NumPy's."""
     if isinstance(dtype, torch.dtype):
-        if dtype not in _DTYPES.values():
-            raise TypeError(message(function, f"dtype must be one of {', '.join(_DTYPES)}", str(dtype)))
+        if name_of(dtype) not in checks.FLOATS:
+            raise TypeError(message(function, f"dtype must be one of {', '.join(checks.FLOATS)}", str(dtype)))
         return dtype
-    return _DTYPES[checks.dtype_name(function, dtype)]
+    found: torch.dtype = getattr(torch, checks.dtype_name(function, dtype))
+    return found
 
 
 def resampled(operation: Any, table: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ..encodings import Rotary
 from ..scaling import DynamicNTK, LongRoPE
 from ..verbs import apply_rotary
 from . import functional
-from ._grad_state import forward_mode, in_transform, requires_gradient
+from ._grad_state import in_forward_mode_or_transform, requires_gradient
 from ._memory import wrong_type
 
 __all__ = ["Patched", "patch_transformers"]
@@ -35,20 +35,16 @@ _FUNCTION = "patch_transformers"
 
 
 class _Family(NamedTuple):
-    """How one type of models rotates, in ``transformers.models.<name>.modeling_<name>``.
+    """How the models of one modelling module of ``transformers`` rotate.
 
     ``classes`` are the modules, as ``_plain`` writes them, whose ``method`` computes cosines and sines. ``cut``: q and k hold only the
     channels that rotate.
     """
 
-    name: str
+    modelling: str
     classes: tuple[str, ...]
     method: str = "forward"
     cut: bool = False
-
-    @property
-    def modelling(self) -> str:
-        return f"transformers.models.{self.name}.modeling_{self.name}"
 
 
 def _plain(name: str) -> str:
@@ -57,9 +53,10 @@ def _plain(name: str) -> str:
 
 
 def _family(name: str) -> _Family:
+    modelling = f"transformers.models.{name}.modeling_{name}"
     if name == "gptj":
-        return _Family(name, ("gptjattention", "gptjflashattention2"), _TABLE, cut=True)
-    return _Family(name, (_plain(f"{name}RotaryEmbedding"),), cut=name in ("phi", "stablelm"))
+        return _Family(modelling, ("gptjattention", "gptjflashattention2"), _TABLE, cut=True)
+    return _Family(modelling, (_plain(f"{name}RotaryEmbedding"),), cut=name in ("phi", "stablelm"))
 
 
 _TABLE = "_get_embed_positions"
@@ -67,8 +64,7 @@ _NAMES = (
     "cohere cohere2 deepseek_v3 ernie4_5 gemma gemma2 gemma3 glm glm4 gpt_neox gptj granite helium llama mistral mixtral olmo2 phi phi3 "
     "qwen2 qwen2_moe qwen3 qwen3_moe smollm3 stablelm starcoder2"
 )
-_FAMILIES = tuple(map(_family, _NAMES.split()))
-_BY_NAME = {family.modelling: family for family in _FAMILIES}
+_FAMILIES = {family.modelling: family for family in map(_family, _NAMES.split())}
 _ROTATING = ("apply_rotary_pos_emb", "apply_rotary_pos_emb_interleave")
 
 
@@ -205,7 +201,7 @@ class Patched:
                 delattr(module, source.method)
                 if source.previous is not None:
                     setattr(module, source.method, source.previous)
-                source.release()
+                source.release()  # its wrappers are taken off now, if no other source needs them
 
     def _take(self, path: str, module: Module, family: _Family) -> None:
         """Patch one module. A copy of a patched one is taken over; one that already has an owner is left alone."""
@@ -237,7 +233,7 @@ class Patched:
 
 def _known_modules(model: Module) -> Iterator[tuple[str, Module, _Family]]:
     for path, module in model.named_modules():
-        family = _BY_NAME.get(type(module).__module__)
+        family = _FAMILIES.get(type(module).__module__)
         if family is not None and _plain(type(module).__name__) in family.classes:
             yield path, module, family
 
@@ -249,7 +245,7 @@ def _refuse(model: Module) -> None:
     if not models:
         raise wrong_type(_FUNCTION, "model must be, or contain, a model of transformers", model)
     kinds = ", ".join(dict.fromkeys(f"model_type {one.config.model_type!r}" for one in models))
-    known = ", ".join(family.name for family in _FAMILIES)
+    known = ", ".join(_NAMES.split())
     raise ValueError(message(_FUNCTION, f"model must have a decoder of one of these types: {known}", kinds))
 
 
@@ -317,7 +313,7 @@ class _Rotation:
     def rotate(self, q: Any, k: Any, seq_axis: int) -> Any:
         """Rotate q and k: into new tensors if a gradient may be needed, else in place, as they are fresh outputs of projections."""
         # A graph cannot be traced through the question whether forward mode is on
-        new = requires_gradient(q, k) or (not is_compiling() and (forward_mode() or in_transform()))
+        new = requires_gradient(q, k) or (not is_compiling() and in_forward_mode_or_transform())
         run = functional.apply_rotary if new else apply_rotary
         return run(q, k, self.encoding, offset=self.offset, positions=self.positions, seq_axis=seq_axis, seq_len=self.seq_len)
 
@@ -360,11 +356,8 @@ class _Source:
         self.modelling, self.encodings, self.previous = modelling, encodings, previous
         self.module: Any = None
         self.method = self.text = ""
-        self._finish = weakref.finalize(self, _release, modelling, _hold(modelling))
-        self._finish.atexit = False
-
-    def release(self) -> None:
-        self._finish()
+        self.release = weakref.finalize(self, _release, modelling, _hold(modelling))  # runs once at most
+        self.release.atexit = False
 
     def forward(self, x: Any, position_ids: Any, layer_type: str | None = None) -> tuple[_Rotation, _Rotation]:
         """What the layers get in place of (cos, sin)."""
@@ -426,7 +419,7 @@ def _source_of(module: Module, method: str) -> _Source | None:
 # ---- functions that rotate ---------------------------------------------------------------------------------------------------
 
 _lock = threading.RLock()  # for what follows; reentrant, as garbage collection may release a source at any point
-_holders: dict[str, set[object]] = {}
+_holders: dict[str, set[object]] = {}  # sets, not counts: a collection amid an addition would lose one
 _wrapped: dict[tuple[str, str], tuple[Any, Any]] = {}  # the wrapper of a function, and the function
 
 
@@ -442,7 +435,7 @@ def _hold(modelling: str) -> object:
         for name in _functions(modelling):
             current = getattr(module, name)
             if _wrapped.get((modelling, name), (None, None))[0] is not current:
-                wrapper = (_single if _BY_NAME[modelling].method == _TABLE else _pair)(current)
+                wrapper = (_single if _FAMILIES[modelling].method == _TABLE else _pair)(current)
                 _wrapped[modelling, name] = wrapper, current
                 setattr(module, name, wrapper)
     return holder

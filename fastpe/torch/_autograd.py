@@ -45,7 +45,9 @@ def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) ->
     if isinstance(operation, Encode):
         return evaluate(operation, arrays, where, validate)
     if isinstance(operation, Embed):
-        return _lookup(operation, arrays, where, validate)
+        table, ids, type_ids, types, *scales = arrays
+        places = _memory.fixed_where(where)[:4]
+        return lookup(table, types, _learned(operation), ids, type_ids, *scales, *places, operation, validate)
     made = [_apply(operation, i, arrays, where, validate) for i in range(operation.writes) if arrays[i] is not None]
     return made[0] if len(made) == 1 else tuple(made)
 
@@ -213,10 +215,3 @@ class Lookup(torch.autograd.Function):
 
 
 lookup: Any = Lookup.apply
-
-
-def _lookup(operation: Embed, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
-    table, ids, type_ids, types, *scales = arrays
-    return lookup(
-        table, types, _learned(operation), ids, type_ids, *scales, *_memory.fixed_where(where)[:4], operation, validate
-    )

@@ -122,7 +122,10 @@ def _encoded(operation: Encode, arrays: tuple[Any, ...], out: Any) -> tuple[Enco
         if array is not None and not isinstance(array, Tensor):
             raise TypeError(message(function, f"{name} must be a tensor like the others", describe(array)))
     if positions is not None and not isinstance(positions, Tensor):  # None: all rows of a grid
-        positions = _positions(function, positions)
+        if is_compiling():
+            positions = from_numbers(positions)
+        else:  # real ones in float64, as NumPy has them
+            positions = torch.as_tensor(host_numbers(function, "positions", positions))
     if positions is not None and positions.device != example.device and positions.device.type == "cpu":
         if not is_compiling():
             as_array(function, "out" if like is None else "like", example)  # before anything is copied there
@@ -132,10 +135,3 @@ def _encoded(operation: Encode, arrays: tuple[Any, ...], out: Any) -> tuple[Enco
     if operation.dtype is not None:
         operation = operation._replace(dtype=_memory.name_of(_memory.dtype_of(function, operation.dtype)))
     return operation, (example if positions is None else None, positions)
-
-
-def _positions(function: str, positions: Any) -> Tensor:
-    """Numbers or an array of NumPy as a tensor; real ones in float64, as NumPy has them."""
-    if is_compiling():
-        return from_numbers(positions)
-    return torch.as_tensor(host_numbers(function, "positions", positions))

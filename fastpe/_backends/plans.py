@@ -101,13 +101,13 @@ class RotaryPlan:
     key: tuple[Any, ...]
     head_dim: int
     rotary_dim: int
-    first_channel: int
-    interleaved: bool
     angular: npt.NDArray[np.float64]
     turns: Turns
     axes: npt.NDArray[np.int64]
-    attention_factor: float
-    growths: npt.NDArray[np.uint64] | None
+    first_channel: int = 0
+    interleaved: bool = False
+    attention_factor: float = 1.0
+    growths: npt.NDArray[np.uint64] | None = None
     centre: int = 0
 
     kernel = "rotate"

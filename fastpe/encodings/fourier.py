@@ -232,7 +232,7 @@ def _plans(fourier: Fourier) -> tuple[SinusoidalPlan, tuple[RotaryPlan, ...]]:
     (turns, _), *others = (_turns(row) for row in fourier.rows())
     first = replace(Sinusoidal(layout="concatenated", cos_first=True).plan(width), key=("fourier", fourier, 0), turns=turns)
     rotations = (
-        RotaryPlan(("fourier", fourier, axis), width, width, 0, False, angular, turns, axes, 1.0, None)
+        RotaryPlan(key=("fourier", fourier, axis), head_dim=width, rotary_dim=width, angular=angular, turns=turns, axes=axes)
         for axis, (turns, angular) in enumerate(others, 1)
     )
     return first, tuple(rotations)

@@ -221,5 +221,14 @@ def rotations(
         raise ValueError(message("rotations", "the channels that rotate must lie in the head", got))
     with phase.precise():
         angular, turns = phase.rounded([Decimal(frequency) for frequency in frequencies])
-    axes = np.zeros(len(frequencies), np.int64)
-    return RotaryPlan(key, head_dim, width, rotary_offset, interleaved, angular, turns, axes, float(attention_factor), None)
+    return RotaryPlan(
+        key=key,
+        head_dim=head_dim,
+        rotary_dim=width,
+        angular=angular,
+        turns=turns,
+        axes=np.zeros(len(frequencies), np.int64),
+        first_channel=rotary_offset,
+        interleaved=interleaved,
+        attention_factor=float(attention_factor),
+    )

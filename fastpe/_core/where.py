@@ -14,7 +14,7 @@ import numpy as np
 
 from .._arrays import Memory
 from .._backends import backend_of
-from .._backends.calls import RotaryRows, Rows
+from .._backends.calls import Rows
 from . import checks
 from .arguments import WANTED, Target, argument, either, host_numbers, is_known, kind_of
 from .checks import POSITION_LIMIT, describe, message
@@ -113,7 +113,7 @@ def rows_of_table(target: Target, table: Memory, strides: tuple[int, ...], kept:
     return Rows(0, table.address + skipped, strides, address, mask_strides, (table, kept))
 
 
-def length_of(function: str, rows: Rows | RotaryRows, count: int) -> int:
+def length_of(function: str, rows: Rows, count: int) -> int:
     """The largest position + 1 of so many rows."""
     if not rows.table:
         return max(1, (rows.start >> 32) + count)

@@ -12,4 +12,4 @@ from fastpe._core import call_cache
 def nothing_known() -> None:
     """Start without known calls and cached rows."""
     call_cache.clear()
-    row_cache._of.cache_clear()
+    row_cache.of.cache_clear()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..._arrays import Memory
 from ..plans import RotaryPlan, TablePlan
-from .axes import Arguments, Axis, each_call, merged, stride_fields
+from .axes import Arguments, Axis, Rows, each_call, merged, stride_fields
 
 
 class Pair(NamedTuple):
@@ -17,23 +17,15 @@ class Pair(NamedTuple):
     out: Memory
 
 
-class RotaryRows(NamedTuple):
-    """Positions and mask of the rows of q and k.
+class RotaryRows(Rows):
+    """The rows of q and k, with strides along the batch, the rows and, of the table alone, the axes of positions."""
 
-    As ``Rows``, with strides along the batch, the rows and the axes of positions.
-    """
-
-    start: int
-    table: int
-    strides: tuple[int, int, int]
-    mask: int
-    mask_strides: tuple[int, int]
-    keepalive: tuple[object, ...]
+    __slots__ = ()
 
     @property
     def vary(self) -> bool:
         """Whether sequences differ in positions or mask."""
-        return self.strides[0] != 0 or self.mask_strides[0] != 0
+        return self.table_strides[0] != 0 or self.mask_strides[0] != 0
 
 
 class Rotate(NamedTuple):
@@ -71,9 +63,9 @@ class Rotate(NamedTuple):
             "batch": batch.size,
             "rows": self.pairs[0].out.shape[self.seq_axis],
             "positions": rows.table,
-            "positions_batch_stride": rows.strides[0],
-            "positions_row_stride": rows.strides[1],
-            "positions_axis_stride": rows.strides[2],
+            "positions_batch_stride": rows.table_strides[0],
+            "positions_row_stride": rows.table_strides[1],
+            "positions_axis_stride": rows.table_strides[2],
             "start": rows.start,
             "mask": rows.mask,
             "mask_batch_stride": rows.mask_strides[0],

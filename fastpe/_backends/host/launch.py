@@ -70,7 +70,7 @@ def _additions(call: AddSinusoidal) -> Iterator[PreparedCall]:
     nbytes = math.prod(call.out.shape) * ELEMENT_TYPES[dtype].itemsize
     is_cached = not call.rows.table and nbytes <= row_cache.RowCache.MOST_BYTES_OF_X
     for arguments in call.arguments(addresses):
-        cache = row_cache.of(plan, dtype) if is_cached else None
+        cache = row_cache.of(plan, ELEMENT_TYPES[dtype].arithmetic) if is_cached else None
         yield _addition(arguments, dtype, mode, (owners, call.rows.keepalive), cache)
 
 

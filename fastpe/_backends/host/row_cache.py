@@ -91,10 +91,6 @@ _filled: collections.deque[RowCache] = collections.deque()  # caches that hold r
 
 
 @functools.lru_cache(maxsize=64)
-def _of(plan: SinusoidalPlan, real: str) -> RowCache:
+def of(plan: SinusoidalPlan, real: str) -> RowCache:
+    """The row cache of a plan, whose rows are of this type of the arithmetic."""
     return RowCache(plan.width, real)
-
-
-def of(plan: SinusoidalPlan, dtype: str) -> RowCache:
-    """The row cache of a plan, in the arithmetic of an element type."""
-    return _of(plan, ELEMENT_TYPES[dtype].arithmetic)

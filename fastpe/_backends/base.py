@@ -59,13 +59,10 @@ class Backend(Protocol):
     def locate_rows_given(self, library: ModuleType, positions: Memory, /) -> Memory:
         """A table of positions of any shape from integers or reals."""
 
-    def locate_rows_ragged(self, library: ModuleType, rows: int, offsets: Memory | int, boundaries: Memory | None, /) -> Memory:
-        """A table (1 or B, T) of positions that count from the offsets, anew from each boundary."""
-
     def locate_rows_counted(
-        self, library: ModuleType, mask: Memory, offsets: Memory | int, boundaries: Memory | None, /
+        self, library: ModuleType, rows: int, mask: Memory | None, offsets: Memory | int, boundaries: Memory | None, /
     ) -> Memory:
-        """A table (1 or B, T) of positions that count the rows kept by a mask, anew from each boundary."""
+        """A table (1 or B, T) of positions that count the rows, or those kept by a mask, from the offsets, anew from each boundary."""
 
 
 BACKENDS = {"host": "fastpe._backends.host.launch", "cuda": "fastpe._backends.cuda"}

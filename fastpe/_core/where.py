@@ -181,16 +181,12 @@ def _offsets(target: Target, offset: Any, sequences: int | None) -> Memory | int
 def _counted(target: Target, offset: Any, cu_seqlens: Any, mask: Memory | None) -> tuple[Memory, tuple[int, ...]]:
     boundaries = None if cu_seqlens is None else _boundaries(target, cu_seqlens)
     offsets = _offsets(target, offset, None if boundaries is None else boundaries.shape[0] - 1)
-    backend = backend_of(target.memory)
+    if mask is not None and len(mask.shape) == 2 and target.seq_axis == 0:  # (T, B)
+        mask = mask._replace(shape=mask.shape[::-1], strides=mask.strides[::-1], array=mask.array.T)
+    table = backend_of(target.memory).locate_rows_counted(target.library, target.rows, mask, offsets, boundaries)
     kept = None
-    if mask is None:
-        table = backend.locate_rows_ragged(target.library, target.rows, offsets, boundaries)
-    else:
-        if len(mask.shape) == 2 and target.seq_axis == 0:  # (T, B)
-            mask = mask._replace(shape=mask.shape[::-1], strides=mask.strides[::-1], array=mask.array.T)
-        table = backend.locate_rows_counted(target.library, mask, offsets, boundaries)
-        if target.validate or table.device is None:
-            kept = np.asarray(target.library.as_host(mask.array))
+    if mask is not None and (target.validate or table.device is None):
+        kept = np.asarray(target.library.as_host(mask.array))
     bad = first_bad(target.library, table, target.validate, kept)
     if bad is not None:
         raise ValueError(message(target.function, "every position must lie in [-2^31, 2^31)", f"a row beyond it at {bad}"))

@@ -3,7 +3,7 @@
 from .available import problem
 from .compile import compile_source, source
 from .launch import gather_sum_options, prepare, run, warmup
-from .locate import locate_rows_counted, locate_rows_given, locate_rows_ragged
+from .locate import locate_rows_counted, locate_rows_given
 from .tables import kept
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "kept",
     "locate_rows_counted",
     "locate_rows_given",
-    "locate_rows_ragged",
     "prepare",
     "problem",
     "run",

@@ -50,16 +50,8 @@ def locate_rows_given(library: ModuleType, positions: Memory) -> Memory:
     return table
 
 
-def locate_rows_ragged(library: ModuleType, rows: int, offsets: Memory | int, boundaries: Memory | None) -> Memory:
-    return _counted(library, "ragged", rows, None, offsets, boundaries)
-
-
-def locate_rows_counted(library: ModuleType, mask: Memory, offsets: Memory | int, boundaries: Memory | None) -> Memory:
-    return _counted(library, "counted", mask.shape[-1], mask, offsets, boundaries)
-
-
-def _counted(
-    library: ModuleType, variant: str, rows: int, mask: Memory | None, offsets: Memory | int, boundaries: Memory | None
+def locate_rows_counted(
+    library: ModuleType, rows: int, mask: Memory | None, offsets: Memory | int, boundaries: Memory | None
 ) -> Memory:
     require()
     batch = mask.shape[0] if mask is not None and len(mask.shape) == 2 else 1
@@ -81,6 +73,8 @@ def _counted(
     assert device is not None
     table: Memory = library.memory(library.empty((batch, rows), "int64", device))
     if batch * rows:
-        grid = (batch, 1) if variant == "counted" else (-(-rows // THREADS), min(batch, MOST_BLOCKS_Y))
+        variant, grid = "ragged", (-(-rows // THREADS), min(batch, MOST_BLOCKS_Y))
+        if mask is not None:
+            variant, grid = "counted", (batch, 1)
         _locate(variant, device, grid, {"table": table.address, **arguments})
     return table

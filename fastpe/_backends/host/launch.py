@@ -152,13 +152,13 @@ def locate_rows_given(library: ModuleType, positions: Memory) -> Memory:
     return numpy_arrays.memory(locate_rows.locate_rows_given(positions.array))
 
 
-def locate_rows_ragged(library: ModuleType, rows: int, offsets: Memory | int, boundaries: Memory | None) -> Memory:
-    return numpy_arrays.memory(locate_rows.locate_rows_ragged(rows, _int64(offsets), _int64(boundaries)))
-
-
-def locate_rows_counted(library: ModuleType, mask: Memory, offsets: Memory | int, boundaries: Memory | None) -> Memory:
-    kept = np.atleast_2d(mask.array)
-    return numpy_arrays.memory(locate_rows.locate_rows_counted(kept, _int64(offsets), _int64(boundaries)))
+def locate_rows_counted(
+    library: ModuleType, rows: int, mask: Memory | None, offsets: Memory | int, boundaries: Memory | None
+) -> Memory:
+    start = _int64(offsets), _int64(boundaries)
+    if mask is None:
+        return numpy_arrays.memory(locate_rows.locate_rows_ragged(rows, *start))
+    return numpy_arrays.memory(locate_rows.locate_rows_counted(np.atleast_2d(mask.array), *start))
 
 
 def _int64(value: Memory | int | None) -> Any:

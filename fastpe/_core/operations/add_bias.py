@@ -189,7 +189,7 @@ def _position_table(library: ModuleType, scores: Memory, name: str, value: Any, 
         raise ValueError(message(FUNCTION, f"{name} must have shape {either(accepted)}", f"shape {given.shape}"))
     backend = backend_of(scores)
     table: Memory = (
-        backend.locate_rows_ragged(library, count, given, None) if counts else backend.locate_rows_given(library, given)
+        backend.locate_rows_counted(library, count, None, given, None) if counts else backend.locate_rows_given(library, given)
     )
     bad = first_bad(library, table, validate)
     if bad is not None:

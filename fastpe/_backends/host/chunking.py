@@ -126,10 +126,8 @@ def of_rotation(arguments: Arguments, dtype: str) -> Control:
     """Of ``rotate`` and ``rotate_table``."""
     batch, rows, pairs = arguments["batch"], arguments["rows"], arguments["pairs"]
     heads = arguments.get("q_heads", 0) + arguments.get("k_heads", 0)
-    row_bytes, real_bytes = (
-        heads * arguments["head_dim"] * ELEMENT_TYPES[dtype].itemsize,
-        ELEMENT_TYPES[dtype].arithmetic_itemsize,
-    )
+    row_bytes = heads * arguments["head_dim"] * ELEMENT_TYPES[dtype].itemsize
+    real_bytes = ELEMENT_TYPES[dtype].arithmetic_itemsize
     block_rows = min(rows, max(1, ANGLES_BYTES // (2 * pairs * real_bytes)))
     is_shared = batch > 1 and arguments["positions_batch_stride"] == 0
     rows_per_chunk = max(1, CHUNK_BYTES // row_bytes)

@@ -122,10 +122,8 @@ def _encoded(operation: Encode, arrays: tuple[Any, ...], out: Any) -> tuple[Enco
         if array is not None and not isinstance(array, Tensor):
             raise TypeError(message(function, f"{name} must be a tensor like the others", describe(array)))
     if positions is not None and not isinstance(positions, Tensor):  # None: all rows of a grid
-        if is_compiling():
-            positions = from_numbers(positions)
-        else:  # real ones in float64, as NumPy has them
-            positions = torch.as_tensor(host_numbers(function, "positions", positions))
+        numbers = positions  # real ones become float64, as NumPy has them
+        positions = from_numbers(numbers) if is_compiling() else torch.as_tensor(host_numbers(function, "positions", numbers))
     if positions is not None and positions.device != example.device and positions.device.type == "cpu":
         if not is_compiling():
             as_array(function, "out" if like is None else "like", example)  # before anything is copied there

@@ -49,8 +49,8 @@ def module(value: Any) -> Any:
     return sys.modules["torch" if dispatch.is_tensor(value) else name]
 
 
-def counts(value: Any) -> Any:
-    """Booleans as int64."""
+def integers(value: Any) -> Any:
+    """As int64."""
     return value.long() if dispatch.is_tensor(value) else value.astype(np.int64)
 
 

@@ -230,7 +230,7 @@ def detr(mask: Any, *, normalize: bool = True, scale: float = 2 * math.pi, epsil
     least, moved = checks.positive_number(function, "epsilon", epsilon), checks.number(function, "shift", shift)
     if arrays.is_on_host(mask) and mask.shape[-1] * mask.shape[-2] and not bool(mask.any(-1).any(-1).all()):
         raise ValueError(message(function, "mask must keep at least one pixel of every image", "an image of padding alone"))
-    kept = arrays.counts(mask)
+    kept = arrays.integers(mask)
     down, across = kept.cumsum(-2), kept.cumsum(-1)
     rows, columns = arrays.reals(down[..., -1:, :]), arrays.reals(across[..., -1:])
     if normalize or moved != 0:

@@ -28,7 +28,7 @@ def from_mask(mask: Any, *, offset: int = 0, fill: int = 0) -> Any:
     """
     mask = arrays.array("from_mask", "mask", mask, "b", (1, 2))
     offset, fill = checks.integer("from_mask", "offset", offset), checks.integer("from_mask", "fill", fill)
-    kept = arrays.counts(mask)
+    kept = arrays.integers(mask)
     return (kept.cumsum(-1) - 1 + offset) * kept + fill * (1 - kept)
 
 
@@ -44,20 +44,16 @@ def packed(cu_seqlens: Any, *, total: int | None = None) -> Any:
     array([0, 1, 2, 0, 1])
     """
     function = "packed"
-    boundaries = arrays.array(function, "cu_seqlens", cu_seqlens, "i", (1,))
+    boundaries = arrays.integers(arrays.array(function, "cu_seqlens", cu_seqlens, "i", (1,)))
     if arrays.is_on_host(boundaries):
         values = arrays.host(boundaries)
         if values.size == 0 or values[0] != 0 or (np.diff(values) < 0).any():
             raise ValueError(message(function, "cu_seqlens must start at 0 and never decrease", str(values.tolist()[:8])))
     count = int(boundaries[-1]) if total is None else arrays.natural(function, "total", total)
-    if dispatch.is_tensor(boundaries):
-        torch = arrays.module(boundaries)
-        boundaries = boundaries.long()
-        rows = torch.arange(count, device=boundaries.device)
-        return rows - boundaries[torch.searchsorted(boundaries, rows, right=True) - 1]
-    numpy = arrays.module(boundaries)
-    rows = numpy.arange(count)
-    return rows - boundaries[numpy.searchsorted(boundaries, rows, side="right") - 1]
+    library = arrays.module(boundaries)
+    place = {"device": boundaries.device} if dispatch.is_tensor(boundaries) else {}
+    rows = library.arange(count, **place)
+    return rows - boundaries[library.searchsorted(boundaries, rows, side="right") - 1]
 
 
 def fairseq(ids: Any, padding_idx: int = 1) -> Any:
@@ -74,7 +70,7 @@ def fairseq(ids: Any, padding_idx: int = 1) -> Any:
     """
     ids = arrays.array("fairseq", "ids", ids, "i", (1, 2))
     padding = checks.integer("fairseq", "padding_idx", padding_idx)
-    kept = arrays.counts(ids != padding)
+    kept = arrays.integers(ids != padding)
     return kept.cumsum(-1) * kept + padding
 
 
@@ -93,7 +89,7 @@ def abacus(is_digit: Any, *, offset: int = 0) -> Any:
     """
     is_digit = arrays.array("abacus", "is_digit", is_digit, "b", (1, 2))
     offset = arrays.natural("abacus", "offset", offset)
-    digits = arrays.counts(is_digit)
+    digits = arrays.integers(is_digit)
     total = digits.cumsum(-1)
     outside = total * (1 - digits)
     # The largest count outside a run so far is the count before the run.

@@ -42,6 +42,9 @@ def test_packed():
     assert positions.packed(boundaries).tolist() == expected
     assert positions.packed(boundaries.astype(np.int32), total=10).tolist() == expected
     assert positions.packed([0]).tolist() == []
+    unsigned = positions.packed(boundaries.astype(np.uint64))
+    assert unsigned.dtype == np.int64
+    assert unsigned.tolist() == expected
 
 
 def test_fairseq():
@@ -365,6 +368,7 @@ BAD = {
     "ragged": (lambda: positions.from_mask([[True], [True, False]]), ValueError, "regular array"),
     "boundaries": (lambda: positions.packed([1, 3]), ValueError, "start at 0"),
     "falling": (lambda: positions.packed([0, 3, 2]), ValueError, "never decrease"),
+    "falling_unsigned": (lambda: positions.packed(np.array([0, 3, 2], np.uint64)), ValueError, "never decrease"),
     "ids": (lambda: positions.fairseq([1.5]), TypeError, "ids must be integers"),
     "types": (lambda: positions.mrope([0, 3]), ValueError, r"0 \(text\), 1 \(image\) or 2"),
     "no_grid": (lambda: positions.mrope([0, 1, 1]), ValueError, "image_grids must have one entry .* too few"),

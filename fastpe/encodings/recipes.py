@@ -43,6 +43,14 @@ def _axial(*sections: int, **fields: Any) -> dict[str, Any]:
     return {**fields, "sections": sections, "section_frequencies": "own"}
 
 
+def _grid(summary: str, source: str, **fields: Any) -> Entry:
+    return Entry(Grid, fields, summary, source)
+
+
+def _rotary(summary: str, source: str, **fields: Any) -> Entry:
+    return Entry(Rotary, fields, summary, source)
+
+
 CATALOGUE: dict[str, Entry] = {
     # ---- added to embeddings
     "vaswani": Entry(Sinusoidal, {}, "the paper's", "Vaswani et al. 2017, sections 3.4 and 3.5", SQRT),
@@ -76,96 +84,78 @@ CATALOGUE: dict[str, Entry] = {
         "CompVis/latent-diffusion, diffusionmodules/util.py",
     ),
     # ---- grids
-    "mae": Entry(Grid, {"axes": (1, 0)}, "MAE: columns first", "facebookresearch/mae, util/pos_embed.py"),
-    "dit": Entry(Grid, {"axes": (1, 0)}, "DiT, PixArt, Stable Diffusion 3", "facebookresearch/DiT, models.py"),
-    "timm-2d": Entry(
-        Grid, {"layout": "functions"}, "timm: sines of both axes, then cosines", "timm, layers/pos_embed_sincos.py"
-    ),
-    "detr": Entry(
-        Grid,
-        {"sinusoid": Sinusoidal()} | _DETR,
+    "mae": _grid("MAE: columns first", "facebookresearch/mae, util/pos_embed.py", axes=(1, 0)),
+    "dit": _grid("DiT, PixArt, Stable Diffusion 3", "facebookresearch/DiT, models.py", axes=(1, 0)),
+    "timm-2d": _grid("timm: sines of both axes, then cosines", "timm, layers/pos_embed_sincos.py", layout="functions"),
+    "detr": _grid(
         "DETR of unpadded images; padded: positions.detr(mask)",
         "facebookresearch/detr, models/position_encoding.py",
+        sinusoid=Sinusoidal(),
+        **_DETR,
     ),
-    "dab-detr": Entry(Grid, {"sinusoid": Sinusoidal(20.0)} | _DETR, "DAB-DETR: temperature 20", _HF + "dab_detr"),
-    "rt-detr": Entry(Grid, {}, "RT-DETR: rows first", _HF + "rt_detr"),
-    "omdet": Entry(Grid, {"axes": (1, 0), "column_major": True}, "OmDet-Turbo: tokens down the columns", _HF + "omdet_turbo"),
-    "cogvideox": Entry(
-        Grid,
-        {"axes": (0, 2, 1), "shares": (2, 3, 3)},
+    "dab-detr": _grid("DAB-DETR: temperature 20", _HF + "dab_detr", sinusoid=Sinusoidal(20.0), **_DETR),
+    "rt-detr": _grid("RT-DETR: rows first", _HF + "rt_detr"),
+    "omdet": _grid("OmDet-Turbo: tokens down the columns", _HF + "omdet_turbo", axes=(1, 0), column_major=True),
+    "cogvideox": _grid(
         "CogVideoX: a quarter for time, then columns and rows",
         "diffusers, get_3d_sincos_pos_embed",
+        axes=(0, 2, 1),
+        shares=(2, 3, 3),
     ),
-    "positional-encodings": Entry(
-        Grid,
-        {"sinusoid": Sinusoidal(), "remainder": "truncate"},
+    "positional-encodings": _grid(
         "the package positional-encodings, 1-D to 3-D",
         "tatp22/multidim-positional-encoding",
+        sinusoid=Sinusoidal(),
+        remainder="truncate",
     ),
-    "t2t-nd": Entry(
-        Grid,
-        {"sinusoid": Sinusoidal(**_T2T), "remainder": "zero"},
+    "t2t-nd": _grid(
         "tensor2tensor, any number of axes",
         "tensor2tensor, common_attention.add_timing_signal_nd",
+        sinusoid=Sinusoidal(**_T2T),
+        remainder="zero",
     ),
     # ---- rotations
-    "roformer": Entry(
-        Rotary, {"interleaved": True}, "RoFormer: adjacent pairs", "Su et al. 2021; transformers, models/roformer"
+    "roformer": _rotary("RoFormer: adjacent pairs", "Su et al. 2021; transformers, models/roformer", interleaved=True),
+    "hf-llama": _rotary("Llama 1 and 2, Mistral 0.1, Gemma: halves", _HF + "llama"),
+    "llama3": _rotary("Llama 3", _HF + "llama", base=500_000.0),
+    "llama3.1": _rotary("Llama 3.1, 128k", _HF + "llama", base=500_000.0, scaling=Llama3()),
+    "codellama": _rotary("Code Llama", _HF + "llama", base=1e6),
+    "qwen2": _rotary("Qwen2, Qwen2.5, Qwen3", _HF + "qwen2", base=1e6),
+    "gptj": _rotary("GPT-J: 64 channels of 256, adjacent pairs", _HF + "gptj", interleaved=True, rotary_dim=64),
+    "neox": _rotary("GPT-NeoX-20B: a quarter of 96 channels", _HF + "gpt_neox", rotary_dim=24),
+    "phi2": _rotary("Phi-2: 0.4 of 80 channels", _HF + "phi", rotary_dim=32),
+    "phi3": _rotary("Phi-3, 4k; longer ones: Rotary.from_config", _HF + "phi3"),
+    "glm4": _rotary("GLM-4: half of 128 channels, adjacent pairs", _HF + "glm4", interleaved=True, rotary_dim=64),
+    "gemma4": _rotary("Gemma 4, layers of full attention: p-RoPE", _HF + "gemma4", base=1e6, scaling=Proportional(0.25)),
+    "gemma4-sliding": _rotary("Gemma 4, layers of sliding attention", _HF + "gemma4"),
+    "gpt-oss": _rotary(
+        "gpt-oss: YaRN without rounding", _HF + "gpt_oss", base=150_000.0, scaling=YaRN(32.0, 4096, truncate=False)
     ),
-    "hf-llama": Entry(Rotary, {}, "Llama 1 and 2, Mistral 0.1, Gemma: halves", _HF + "llama"),
-    "llama3": Entry(Rotary, {"base": 500_000.0}, "Llama 3", _HF + "llama"),
-    "llama3.1": Entry(Rotary, {"base": 500_000.0, "scaling": Llama3()}, "Llama 3.1, 128k", _HF + "llama"),
-    "codellama": Entry(Rotary, {"base": 1e6}, "Code Llama", _HF + "llama"),
-    "qwen2": Entry(Rotary, {"base": 1e6}, "Qwen2, Qwen2.5, Qwen3", _HF + "qwen2"),
-    "gptj": Entry(Rotary, {"interleaved": True, "rotary_dim": 64}, "GPT-J: 64 channels of 256, adjacent pairs", _HF + "gptj"),
-    "neox": Entry(Rotary, {"rotary_dim": 24}, "GPT-NeoX-20B: a quarter of 96 channels", _HF + "gpt_neox"),
-    "phi2": Entry(Rotary, {"rotary_dim": 32}, "Phi-2: 0.4 of 80 channels", _HF + "phi"),
-    "phi3": Entry(Rotary, {}, "Phi-3, 4k; longer ones: Rotary.from_config", _HF + "phi3"),
-    "glm4": Entry(Rotary, {"interleaved": True, "rotary_dim": 64}, "GLM-4: half of 128 channels, adjacent pairs", _HF + "glm4"),
-    "gemma4": Entry(
-        Rotary, {"base": 1e6, "scaling": Proportional(0.25)}, "Gemma 4, layers of full attention: p-RoPE", _HF + "gemma4"
-    ),
-    "gemma4-sliding": Entry(Rotary, {}, "Gemma 4, layers of sliding attention", _HF + "gemma4"),
-    "gpt-oss": Entry(
-        Rotary,
-        {"base": 150_000.0, "scaling": YaRN(32.0, 4096, truncate=False)},
-        "gpt-oss: YaRN without rounding",
-        _HF + "gpt_oss",
-    ),
-    "deepseek-v3": Entry(
-        Rotary,
-        {"interleaved": True, "scaling": YaRN(40.0, 4096, mscale=1.0, mscale_all_dim=1.0)},
+    "deepseek-v3": _rotary(
         "DeepSeek-V3: YaRN on the 64 channels that rotate",
         _HF + "deepseek_v3",
+        interleaved=True,
+        scaling=YaRN(40.0, 4096, mscale=1.0, mscale_all_dim=1.0),
     ),
-    "xpos": Entry(
-        Rotary, {"interleaved": True, "xpos_scale_base": 512.0}, "xPos, centre 0", "torchscale, xpos_relative_position.py"
+    "xpos": _rotary("xPos, centre 0", "torchscale, xpos_relative_position.py", interleaved=True, xpos_scale_base=512.0),
+    "qwen2-vl": _rotary("Qwen2-VL, Qwen2.5-VL: positions.mrope", _HF + "qwen2_vl", base=1e6, sections=(16, 24, 24)),
+    "qwen3-vl": _rotary(
+        "Qwen3-VL: positions.mrope", _HF + "qwen3_vl", base=5e6, sections=(24, 20, 20), section_layout="interleaved"
     ),
-    "qwen2-vl": Entry(
-        Rotary, {"base": 1e6, "sections": (16, 24, 24)}, "Qwen2-VL, Qwen2.5-VL: positions.mrope", _HF + "qwen2_vl"
-    ),
-    "qwen3-vl": Entry(
-        Rotary,
-        {"base": 5e6, "sections": (24, 20, 20), "section_layout": "interleaved"},
-        "Qwen3-VL: positions.mrope",
-        _HF + "qwen3_vl",
-    ),
-    "ernie4.5-vl": Entry(
-        Rotary,
-        {"base": 500_000.0, "interleaved": True, "sections": (20, 22, 22), "section_layout": "alternating"},
+    "ernie4.5-vl": _rotary(
         "ERNIE 4.5 VL",
         _HF + "ernie4_5_vl_moe",
+        base=500_000.0,
+        interleaved=True,
+        sections=(20, 22, 22),
+        section_layout="alternating",
     ),
-    "qwen2-vl-vision": Entry(Rotary, _axial(20, 20), "Qwen2-VL's vision tower: positions.qwen2_vl", _HF + "qwen2_vl"),
-    "dinov3": Entry(Rotary, _axial(16, 16, base=100.0), "DINOv3: positions.centred(shape, scale=2 * pi)", _HF + "dinov3_vit"),
-    "llama4-vision": Entry(
-        Rotary, _axial(22, 22, interleaved=True), "Llama 4's vision tower: positions.llama4", _HF + "llama4"
-    ),
-    "flux": Entry(
-        Rotary, _axial(8, 28, 28, interleaved=True), "Flux: axes of 16, 56 and 56 channels", "diffusers, FluxPosEmbed"
-    ),
-    "cogvideox-rotary": Entry(
-        Rotary, _axial(8, 12, 12, interleaved=True), "CogVideoX 5B: a quarter for time", "diffusers, get_3d_rotary_pos_embed"
+    "qwen2-vl-vision": _rotary("Qwen2-VL's vision tower: positions.qwen2_vl", _HF + "qwen2_vl", **_axial(20, 20)),
+    "dinov3": _rotary("DINOv3: positions.centred(shape, scale=2 * pi)", _HF + "dinov3_vit", **_axial(16, 16, base=100.0)),
+    "llama4-vision": _rotary("Llama 4's vision tower: positions.llama4", _HF + "llama4", **_axial(22, 22, interleaved=True)),
+    "flux": _rotary("Flux: axes of 16, 56 and 56 channels", "diffusers, FluxPosEmbed", **_axial(8, 28, 28, interleaved=True)),
+    "cogvideox-rotary": _rotary(
+        "CogVideoX 5B: a quarter for time", "diffusers, get_3d_rotary_pos_embed", **_axial(8, 12, 12, interleaved=True)
     ),
     # ---- biases on scores
     "alibi": Entry(ALiBi, {}, "ALiBi", "Press et al. 2021; ofirpress/attention_with_linear_biases"),

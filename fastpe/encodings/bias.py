@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -181,22 +182,16 @@ class ALiBi(Bias):
         return -slopes * (abs(distances) if self.symmetric else distances)
 
 
-_SLOPES: dict[tuple[int, float], tuple[float, ...]] = {}
-
-
-def alibi_slopes(heads: int, max_bias: float = 8) -> tuple[float, ...]:
+@functools.cache
+def alibi_slopes(heads: int, max_bias: float) -> tuple[float, ...]:
     """The slopes of ALiBi, correctly rounded to float64."""
-    found = _SLOPES.get((heads, max_bias))
-    if found is None:
-        power = 1 << (heads.bit_length() - 1)
-        exponents = [(h, power) for h in range(1, power + 1)]
-        exponents += [(h, 2 * power) for h in range(1, 2 * (heads - power), 2)]
-        with localcontext() as context:
-            context.prec = 60
-            bias, two = Decimal(max_bias), Decimal(2)
-            found = tuple(float(two ** (-bias * h / of)) for h, of in exponents)
-        _SLOPES[heads, max_bias] = found
-    return found
+    power = 1 << (heads.bit_length() - 1)
+    exponents = [(h, power) for h in range(1, power + 1)]
+    exponents += [(h, 2 * power) for h in range(1, 2 * (heads - power), 2)]
+    with localcontext() as context:
+        context.prec = 60
+        bias, two = Decimal(max_bias), Decimal(2)
+        return tuple(float(two ** (-bias * h / of)) for h, of in exponents)
 
 
 _LEAST, _LARGEST_POWER = 0.01, 2.0  # what KERPLE's code clamps its parameters to

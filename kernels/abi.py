@@ -30,14 +30,7 @@ class Field(NamedTuple):
 
 
 PADDING = Field("", "8x")
-
-
-class Reals(str):
-    """Names of float64 fields."""
-
-
-class NextLine:
-    """What follows begins on a cache line of its own."""
+NEXT_LINE = "|"  # among the names of fields: what follows begins on a cache line of its own
 
 
 class Layout:
@@ -47,27 +40,25 @@ class Layout:
     ----------
     name : str
         The C++ struct's name.
-    *members
-        Names of fields in one string, ``Reals`` of such names, ``NextLine``, or, first, a layout whose fields come before the others
-        (in C++ the base class).
+    *members : str
+        Names of fields, several in a string, or ``NEXT_LINE``.
+    base : Layout, optional
+        Its fields come before the others; in C++ it is the base class.
+    reals : str
+        Names of float64 fields, which come after the others.
     **groups : Layout
         Blocks at the end, each under a prefix: the field ``heads`` of group ``q`` is ``q_heads`` in Python and ``q.heads`` in C++, and
         ``q`` is the index of the group's first word.
     """
 
-    def __init__(self, name: str, *members: Any, **groups: Layout) -> None:
-        self.name, self._groups = name, groups
-        self._base = members[0] if members and isinstance(members[0], Layout) else None
-        words: list[Field] = list(self._base._words) if self._base is not None else []
-        starts: dict[str, int] = dict(self._base._starts) if self._base is not None else {}
-        self._own: list[Field] = []
-        for member in members:
-            if member is NextLine:
-                words += [PADDING] * (-len(words) % LINE_WORDS)
-            elif member is not self._base:
-                own = [Field(field, "d" if isinstance(member, Reals) else "q") for field in member.split()]
-                self._own += own
-                words += own
+    def __init__(self, name: str, *members: str, base: Layout | None = None, reals: str = "", **groups: Layout) -> None:
+        self.name, self._base, self._groups = name, base, groups
+        words: list[Field] = [] if base is None else list(base._words)
+        starts: dict[str, int] = {} if base is None else dict(base._starts)
+        named = [Field(field) for field in " ".join(members).split()] + [Field(field, "d") for field in reals.split()]
+        for field in named:
+            words += [PADDING] * (-len(words) % LINE_WORDS) if field.name == NEXT_LINE else [field]
+        self._own = [field for field in named if field.name != NEXT_LINE]
         for prefix, group in groups.items():
             starts[prefix] = len(words)
             words += [word if word is PADDING else word._replace(name=f"{prefix}_{word.name}") for word in group._words]
@@ -115,27 +106,35 @@ class Layout:
 
 # ---- argument blocks: addresses, sizes, strides in bytes, numbers ---------------------------------------------------------------
 
-# Positions are int64 in units of 2^-32; an address of 0 says that there is no such array.
+# An address of 0 says that there is no such array.
+
+# What kernels for rows have in common: where the rows are, in units of 2^-32, and which of them are kept. A rotation has
+# positions by axis instead of by head.
+ROWS = Layout(
+    "Rows",
+    "batch rows positions positions_batch_stride positions_row_stride positions_head_stride start",
+    "mask mask_batch_stride mask_row_stride",
+)
+
 ADD_SINUSOIDAL = Layout(
     "AddSinusoidal",
-    "x out batch rows heads width",
+    "x out heads width",
     "x_batch_stride x_row_stride x_head_stride x_column_stride",
     "out_batch_stride out_row_stride out_head_stride out_column_stride",
-    "positions positions_batch_stride positions_row_stride positions_head_stride start",
-    "mask mask_batch_stride mask_row_stride",
     "frequencies whole_turns cosines sines",
     "interleaved cosine_first second_half tail_column tail_is_cosine",
-    Reals("amplitude input_scale"),
+    base=ROWS,
+    reals="amplitude input_scale",
 )
 
 # Of embed and add_table: x of embed is the table of which ids choose rows.
 GATHER_SUM = Layout(
     "GatherSum",
-    ADD_SINUSOIDAL,
     "ids ids_batch_stride ids_row_stride ids_head_stride table_rows row_scales zero_points",
     "type_ids type_ids_batch_stride type_ids_row_stride type_ids_head_stride",
     "types types_row_stride type_rows",
     "learned learned_row_stride learned_rows clips",
+    base=ADD_SINUSOIDAL,
 )
 
 # q or k of a rotation.
@@ -146,16 +145,9 @@ ROTATED = Layout(
     "out_batch_stride out_row_stride out_head_stride out_column_stride",
 )
 # What rotate and rotate_table have in common.
-ROTATE_PAIRS = Layout(
-    "RotatePairs",
-    "batch rows positions positions_batch_stride positions_row_stride positions_axis_stride start",
-    "mask mask_batch_stride mask_row_stride",
-    "pairs head_dim first_channel interleaved inverse",
-    q=ROTATED,
-    k=ROTATED,
-)
-ROTATE = Layout("Rotate", ROTATE_PAIRS, "frequencies whole_turns axes growths grows centre", Reals("factor"))
-ROTATE_TABLE = Layout("RotateTable", ROTATE_PAIRS, "cosines sines table_rows table_row_stride")
+ROTATE_PAIRS = Layout("RotatePairs", "pairs head_dim first_channel interleaved inverse", base=ROWS, q=ROTATED, k=ROTATED)
+ROTATE = Layout("Rotate", "frequencies whole_turns axes growths grows centre", base=ROTATE_PAIRS, reals="factor")
+ROTATE_TABLE = Layout("RotateTable", "cosines sines table_rows table_row_stride", base=ROTATE_PAIRS)
 
 ADD_TOEPLITZ = Layout(
     "AddToeplitz",
@@ -165,7 +157,7 @@ ADD_TOEPLITZ = Layout(
     "values values_head_stride values_batch_stride values_row_stride low high slopes symmetric",
     "queries queries_batch_stride queries_row_stride start",
     "keys keys_batch_stride keys_column_stride by_column causal",
-    Reals("input_scale"),
+    reals="input_scale",
 )
 
 # Read on CUDA only; on the CPU NumPy does it.
@@ -179,7 +171,7 @@ LOCATE_ROWS = Layout(
 
 LAYOUTS = {
     layout.name: layout
-    for layout in (ADD_SINUSOIDAL, GATHER_SUM, ROTATED, ROTATE_PAIRS, ROTATE, ROTATE_TABLE, ADD_TOEPLITZ, LOCATE_ROWS)
+    for layout in (ROWS, ADD_SINUSOIDAL, GATHER_SUM, ROTATED, ROTATE_PAIRS, ROTATE, ROTATE_TABLE, ADD_TOEPLITZ, LOCATE_ROWS)
 }
 
 # ---- the control block ------------------------------------------------------------------------------------------------------------
@@ -187,20 +179,15 @@ LAYOUTS = {
 MOST_THREADS = 16  # of a call
 
 # Each thread computes in a scratch slot of its own, and works off the chunk range of the same number before it helps with the others.
-CHUNK_RANGE = Layout(
-    "ChunkRange",
-    "claimed",  # how many of its chunks are claimed
-    "slot_is_taken",
-    NextLine,
-)
+CHUNK_RANGE = Layout("ChunkRange", "claimed slot_is_taken", NEXT_LINE)  # `claimed`: how many of its chunks
 CONTROL = Layout(
     "Control",
     "completed_chunks",
-    NextLine,
+    NEXT_LINE,
     # How many threads will not read the blocks again, of those counted in `called`: the caller and the helpers that it calls from their
     # spin slots. When both are equal the blocks may be freed or used again.
     "left",
-    NextLine,
+    NEXT_LINE,
     "chunks rows_per_chunk batch_per_chunk",
     "yield_function",  # address of the C function that gives up the processor, or 0
     "spin_slots helpers called",  # address of the spin slots, or 0; how many helpers to call from them at most; how many are called, plus 1
@@ -208,14 +195,14 @@ CONTROL = Layout(
     # How add_sinusoidal and the others go about their work; kernels/add_sinusoidal.py explains them.
     "contiguous dense streams block_rows ahead cached_rows fills_cache",
     "parts part_count buffer",
-    NextLine,
+    NEXT_LINE,
     **{f"range_{number}": CHUNK_RANGE for number in range(MOST_THREADS)},
 )
 
 # ---- spin slots -------------------------------------------------------------------------------------------------------------------
 
 # A helper's mailbox: it spins there for a while to be called to the next call of its kernel, which reaches it sooner than a queue would.
-SPIN_SLOT = Layout("SpinSlot", "state call control", NextLine)
+SPIN_SLOT = Layout("SpinSlot", "state call control", NEXT_LINE)
 SPIN_SLOTS = 16  # of a kernel
 FREE, WAITS, RESERVED, CALLED = range(4)  # states
 
@@ -224,6 +211,10 @@ FREE, WAITS, RESERVED, CALLED = range(4)  # states
 # Where x is. Each mode is a kernel of its own: the compiler must know that a row in place reads what it writes.
 IN_PLACE, OUT_OF_PLACE, ENCODING_ONLY = range(3)
 MODES = {IN_PLACE: "in_place", OUT_OF_PLACE: "out", ENCODING_ONLY: "alone"}  # in the kernels' names
+
+# A row's position is int64 in units of 2^-32. This value stands for "not a position" and makes a NaN row; no integer and no float64 in
+# [-2^31, 2^31) converts to it.
+NOT_A_POSITION = -(2**63) + 1
 
 # The number of a thread that runs a kernel: helpers count from 1. A caller that is ALONE calls no helpers and counts nothing in the control
 # block.

@@ -43,7 +43,7 @@ DEVICE void add(const AddSinusoidal& call) {
 #pragma unroll
                             for (int i = 0; i < P; i++) u[i] = v[i] = 0;
                             if (t0 + r >= 0 && t0 + r < call.rows)
-                                frequencies.row(call, position_of(call, b, t0 + r, h, call.positions_head_stride), unit * P, u, v);
+                                frequencies.row(call, position_of(call, b, t0 + r, h), unit * P, u, v);
                             at.order(u, v, pe[r]);
                         }
                     }

@@ -32,7 +32,7 @@ from . import arithmetic as a
 from .abi import ENCODING_ONLY, IN_PLACE, MODES, OUT_OF_PLACE
 from .add_sinusoidal_loops import ANCHOR_ROWS
 from .loops import add_run, add_strided, copy_columns
-from .scheduler import byte, number, row_at, rows_of_chunk, word
+from .scheduler import is_kept, number, position_of, row_at, rows_of_chunk, word
 
 # The caller chooses how the kernel goes about its work, by these words of the control block (`abi.py`):
 #   contiguous   whether the elements of a row are contiguous
@@ -49,13 +49,6 @@ from .scheduler import byte, number, row_at, rows_of_chunk, word
 
 at, ctl = abi.ADD_SINUSOIDAL.index, abi.CONTROL.index
 PART_BYTES = abi.ADD_SINUSOIDAL.nbytes
-
-
-@scheduler.inline
-def position_of(call, b, t, h):
-    if word(call, at.positions) == 0:
-        return word(call, at.start) + (t << 32)
-    return word(row_at(call, word(call, at.positions), at.positions_batch_stride, b, t, h), 0)
 
 
 @scheduler.inline
@@ -83,12 +76,6 @@ def first_column_of(control, part):
 @scheduler.inline
 def target_of(call, b, t, h):
     return row_at(call, word(call, at.out), at.out_batch_stride, b, t, h)
-
-
-@scheduler.inline
-def is_kept(call, b, t):
-    mask = word(call, at.mask)
-    return mask == 0 or byte(mask + b * word(call, at.mask_batch_stride) + t * word(call, at.mask_row_stride)) != 0
 
 
 def block_maker(element: a.Element, inline: Any) -> tuple[Any, Any]:

@@ -38,7 +38,7 @@ class Functions:
         frequencies: tuple[int, int] = (at.frequencies, at.whole_turns),
     ) -> None:
         self._builder, self._element = builder, element
-        invalid = builder.icmp_signed("==", position, I64(a.NOT_A_POSITION))
+        invalid = builder.icmp_signed("==", position, I64(abi.NOT_A_POSITION))
         self._amplitude = builder.select(invalid, ir.Constant(element.real, np.nan), amplitude)
         position = builder.select(invalid, I64(0), position)
         self._whole, self._part = builder.ashr(position, I64(32)), builder.and_(position, I64(0xFFFFFFFF))

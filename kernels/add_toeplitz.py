@@ -93,7 +93,11 @@ def build(dtype: str) -> Any:
     def add_in_order(call, control, scratch, values, query, source, target, scale):
         """A row whose columns are at 0, 1, ...: f below its low end, f, f above its high end, and -inf."""
         columns, low = word(call, at.columns), word(call, at.low)
-        x_step, out_step, invalid = word(call, at.x_column_stride), word(call, at.out_column_stride), query == a.NOT_A_POSITION
+        x_step, out_step, invalid = (
+            word(call, at.x_column_stride),
+            word(call, at.out_column_stride),
+            query == abi.NOT_A_POSITION,
+        )
         row, limit = query >> 32, columns
         if word(call, at.causal) != 0 and not invalid:
             limit = between(row + 1, 0, columns)
@@ -144,7 +148,7 @@ def build(dtype: str) -> Any:
             out = target + begin * out_step
             gather_values(call, values, slope, keys, query, begin, count, scratch)
             add_piece(call, control, scratch, False, source + begin * x_step, out, count, scale, np.int64(abi.AHEAD_BYTES))
-            if word(call, at.causal) != 0 and query != a.NOT_A_POSITION:
+            if word(call, at.causal) != 0 and query != abi.NOT_A_POSITION:
                 fill_future(call, keys, query, begin, count, out, out_step)
             begin += count
 

@@ -42,7 +42,7 @@ def gather_values(  # type: ignore[no-untyped-def]
     by_column, linear, symmetric = (
         is_set(builder, load_word(builder, call, index)) for index in (at.by_column, at.slopes, at.symmetric)
     )
-    invalid, row = builder.icmp_signed("==", query, I64(a.NOT_A_POSITION)), builder.ashr(query, I64(32))
+    invalid, row = builder.icmp_signed("==", query, I64(abi.NOT_A_POSITION)), builder.ashr(query, I64(32))
 
     def of_distance(distance: ir.Value) -> ir.Value:
         behind = builder.icmp_signed("<", distance, I64(0))
@@ -66,7 +66,7 @@ def gather_values(  # type: ignore[no-untyped-def]
                 key = _key(builder, keys, step, column, tabulated)
                 distance = builder.sub(builder.ashr(key, I64(32)), row)
                 value = of_distance(distance) if is_linear else of_table(distance, column)
-                no_position = builder.or_(invalid, builder.icmp_signed("==", key, I64(a.NOT_A_POSITION)))
+                no_position = builder.or_(invalid, builder.icmp_signed("==", key, I64(abi.NOT_A_POSITION)))
                 value = builder.select(no_position, ir.Constant(real, np.nan), value)
                 target = address_of(builder, buffer, index, size)
                 builder.store(value, builder.inttoptr(target, real.as_pointer()), align=size)

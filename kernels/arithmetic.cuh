@@ -208,14 +208,15 @@ struct One : E {
 
 // ---- rows -------------------------------------------------------------------------------------------------------------------
 
-// The position of a row in units of 2^-32; `other` is its head or axis, in a table of positions so many bytes from the next.
-template <class Call>
-DEVICE i64 position_of(const Call& call, i64 b, i64 t, i64 other, i64 stride) {
+#include "Rows.abi"
+
+// The position of a row in units of 2^-32; `other` is its head or an axis.
+DEVICE i64 position_of(const Rows& call, i64 b, i64 t, i64 other) {
     if (call.positions == 0) return call.start + (t << 32);
-    return *(const i64*)(call.positions + b * call.positions_batch_stride + t * call.positions_row_stride + other * stride);
+    return *(const i64*)(call.positions + b * call.positions_batch_stride + t * call.positions_row_stride +
+                         other * call.positions_head_stride);
 }
 
-template <class Call>
-DEVICE bool is_kept(const Call& call, i64 b, i64 t) {
+DEVICE bool is_kept(const Rows& call, i64 b, i64 t) {
     return call.mask == 0 || *(const u8*)(call.mask + b * call.mask_batch_stride + t * call.mask_row_stride) != 0;
 }

@@ -46,10 +46,6 @@ EXP2_64 = _reals(
     " 0x1.e7aa32c48dcfcp-32"
 )
 
-# A row's position is int64 in units of 2^-32. This value stands for "not a position" and makes a NaN row; no integer and no
-# float64 in [-2^31, 2^31) converts to it.
-NOT_A_POSITION = -(2**63) + 1
-
 
 # ---- phase, sine and cosine --------------------------------------------------------------------------------------------------
 
@@ -260,13 +256,11 @@ def mixed(dtype: str, real: ir.Type) -> Element:
     narrow = f32_to_bf16_any if dtype == "bfloat16" else own.write
     if own.real is real:
         return own._replace(write=narrow)
-    if real is F64:
-        return own._replace(
-            real=F64,
-            read=lambda value: own.read(value).to(F64),
-            write=(lambda value: value.to(F32)) if dtype == "float32" else (lambda value: narrow(f64_to_f32_odd(value))),
-        )
-    raise ValueError("float64 is computed in float64")
+    return own._replace(
+        real=F64,
+        read=lambda value: own.read(value).to(F64),
+        write=(lambda value: value.to(F32)) if dtype == "float32" else (lambda value: narrow(f64_to_f32_odd(value))),
+    )
 
 
 def add(

@@ -105,7 +105,7 @@ struct Sources {
             second = call.types + (inside ? kind : 0) * call.types_row_stride;
         }
         if (ADDS_LEARNED) {
-            const i64 position = position_of(call, b, t, h, call.positions_head_stride);
+            const i64 position = position_of(call, b, t, h);
             i64 row = position >> 32;
             if (call.clips && position != NOT_A_POSITION) row = row < 0 ? 0 : row >= call.learned_rows ? call.learned_rows - 1 : row;
             const bool inside = row >= 0 && row < call.learned_rows;
@@ -150,7 +150,7 @@ DEVICE void sum(const GatherSum& call) {
                     if (ADDS_SINUSOIDAL && (!ready || varies(call))) {
                         ready = true;
                         Real u[P], v[P];
-                        frequencies.row(call, position_of(call, b, t, h, call.positions_head_stride), unit * P, u, v);
+                        frequencies.row(call, position_of(call, b, t, h), unit * P, u, v);
                         at.order(u, v, pe);
                     }
                     const Sources row(call, b, t, h);

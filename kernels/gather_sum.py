@@ -21,9 +21,9 @@ import numpy as np
 from . import abi, scheduler, simd
 from . import arithmetic as a
 from . import gather_sum_loops as loops
-from .add_sinusoidal import block_maker, is_kept, position_of, target_of
+from .add_sinusoidal import block_maker, target_of
 from .loops import copy_columns, fill_strided
-from .scheduler import number, row_at, rows_of_chunk, word
+from .scheduler import is_kept, number, position_of, row_at, rows_of_chunk, word
 
 at, ctl = abi.GATHER_SUM.index, abi.CONTROL.index
 
@@ -76,7 +76,7 @@ def build(name: str, first: str, second: str | None, learned: str | None, out: s
             if adds_learned:
                 position, last = position_of(call, b, t, h), word(call, at.learned_rows) - 1
                 row = position >> 32
-                if word(call, at.clips) != 0 and position != a.NOT_A_POSITION:
+                if word(call, at.clips) != 0 and position != abi.NOT_A_POSITION:
                     row = min(max(row, 0), last)
                 valid = valid and 0 <= row <= last
                 values_at = word(call, at.learned) + (row if valid else 0) * word(call, at.learned_row_stride)

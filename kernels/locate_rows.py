@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-NOT_A_POSITION = -(2**63) + 1
+from .abi import NOT_A_POSITION
+
 LIMIT = 2**31
 
 Int64s = npt.NDArray[np.int64]
@@ -40,19 +41,20 @@ def locate_rows_given(positions: Any) -> Int64s:
 
 def locate_rows_ragged(rows: int, offsets: Int64s, boundaries: Int64s | None) -> Int64s:
     """Rows that restart at boundaries (n+1,) with offsets (n,) or (1,), or else all start at offsets (B,); -> (1, T) or (B, T)."""
-    t = np.arange(rows, dtype=np.int64)
-    if boundaries is None:
-        return locate_rows_given(offsets[:, None] + t)
-    sequence = np.searchsorted(boundaries, t, side="right") - 1
-    return locate_rows_given(t - boundaries[sequence] + (offsets[sequence] if offsets.size > 1 else offsets[:1]))[None, :]
+    return _restarted(np.arange(rows, dtype=np.int64)[None, :], offsets, boundaries)
 
 
 def locate_rows_counted(mask: npt.NDArray[np.bool_], offsets: Int64s, boundaries: Int64s | None) -> Int64s:
     """Count the kept rows of a mask (B, T) or (1, T) -> (B, T) or (1, T)."""
     count = np.cumsum(mask, axis=-1, dtype=np.int64)
     count -= mask
+    return _restarted(count, offsets, boundaries)
+
+
+def _restarted(count: Int64s, offsets: Int64s, boundaries: Int64s | None) -> Int64s:
+    """From the number of rows before each, (B, T) or (1, T), that from where its sequence begins, plus the sequence's offset."""
     if boundaries is None:
         return locate_rows_given(count + offsets[:, None])
-    sequence = np.searchsorted(boundaries, np.arange(mask.shape[-1]), side="right") - 1
+    sequence = np.searchsorted(boundaries, np.arange(count.shape[-1]), side="right") - 1
     first = boundaries[sequence]
     return locate_rows_given(count - count[:, first] + (offsets[sequence] if offsets.size > 1 else offsets[:1]))

@@ -13,7 +13,7 @@ struct Angles {
 
     static DEVICE void at(const Arguments& call, i64 f, i64 b, i64 t, Real& cosine, Real& sine) {
         const i64 axis = call.axes != 0 ? ((const i64*)call.axes)[f] : 0;
-        const i64 position = position_of(call, b, t, axis, call.positions_axis_stride);
+        const i64 position = position_of(call, b, t, axis);
         sincos_of(phase(position, ((const u64*)call.frequencies)[f], ((const u64*)call.whole_turns)[f]), sine, cosine);
         if (position == NOT_A_POSITION) {
             set_nan(sine);

@@ -19,8 +19,7 @@ import numpy as np
 from . import abi, rotate_pairs, scheduler
 from . import arithmetic as a
 from . import rotate_loops as loops
-from .rotate_pairs import rotary_position_of
-from .scheduler import number, word
+from .scheduler import number, position_of, word
 
 at = abi.ROTATE.index
 
@@ -43,7 +42,7 @@ def build(dtype: str, mode: int) -> Any:
                 axis, end = word(axes, f), f + 1
                 while end < pairs and word(axes, end) == axis:
                     end += 1
-            position = rotary_position_of(call, b, t, axis)
+            position = position_of(call, b, t, axis)
             evaluate_angles(call, position, factor, f, end, cosines_at, sines_at)
             if word(call, at.growths) != 0:
                 scale_angles(call, position - word(call, at.centre), f, end, cosines_at, sines_at)

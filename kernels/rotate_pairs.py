@@ -21,23 +21,10 @@ from . import arithmetic as a
 from . import rotate_loops as loops
 from .abi import MODES, OUT_OF_PLACE
 from .loops import copy_columns
-from .scheduler import byte, row_at, rows_of_chunk, word
+from .scheduler import is_kept, row_at, rows_of_chunk, word
 
 at, rotated, ctl = abi.ROTATE_PAIRS.index, abi.ROTATED.index, abi.CONTROL.index
 HEADS_AT_ONCE = 4
-
-
-@scheduler.inline
-def rotary_position_of(call, b, t, axis):
-    if word(call, at.positions) == 0:
-        return word(call, at.start) + (t << 32)
-    return word(row_at(call, word(call, at.positions), at.positions_batch_stride, b, t, axis), 0)
-
-
-@scheduler.inline
-def is_row_kept(call, b, t):
-    mask = word(call, at.mask)
-    return mask == 0 or byte(mask + b * word(call, at.mask_batch_stride) + t * word(call, at.mask_row_stride)) != 0
 
 
 def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
@@ -70,7 +57,7 @@ def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
         for i in range(outer):
             for j in range(inner):
                 g, t = (j, t0 + i) if heads_inside else (i, t0 + j)
-                h, kept = g * HEADS_AT_ONCE, is_row_kept(call, b, t)
+                h, kept = g * HEADS_AT_ONCE, is_kept(call, b, t)
                 target = row_at(call, out_at, out_strides, b, t, h)
                 source = row_at(call, x_at, strides, b, t, h) if mode == OUT_OF_PLACE else target
                 cosines, sines = cosines_at + (t - t0) * angle_bytes, sines_at + (t - t0) * angle_bytes

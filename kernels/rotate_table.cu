@@ -13,7 +13,7 @@ struct Angles {
     typedef typename E::real Real;
 
     static DEVICE void at(const Arguments& call, i64 f, i64 b, i64 t, Real& cosine, Real& sine) {
-        const i64 row = position_of(call, b, t, 0, 0) >> 32;
+        const i64 row = position_of(call, b, t, 0) >> 32;
         if (row < 0 || row >= call.table_rows) {
             set_nan(cosine);
             set_nan(sine);

@@ -12,8 +12,7 @@ from typing import Any
 from . import abi, rotate_pairs, scheduler
 from . import arithmetic as a
 from . import rotate_loops as loops
-from .rotate_pairs import rotary_position_of
-from .scheduler import word
+from .scheduler import position_of, word
 
 at = abi.ROTATE_TABLE.index
 
@@ -27,7 +26,7 @@ def build(dtype: str, mode: int) -> Any:
     @inline
     def make_angles(call, b, t, cosines_at, sines_at):
         """Cosines and sines of one row, from the table."""
-        row = rotary_position_of(call, b, t, 0) >> 32
+        row = position_of(call, b, t, 0) >> 32
         valid = 0 <= row < word(call, at.table_rows)
         skipped = row * word(call, at.table_row_stride) if valid else 0
         copy_angles(call, skipped, valid, cosines_at, sines_at)

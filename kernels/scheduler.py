@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 from . import abi
 from .simd import F64, I32, I64
 
-ctl, spin, chunk_range = abi.CONTROL.index, abi.SPIN_SLOT.index, abi.CHUNK_RANGE.index
+at, ctl, spin, chunk_range = (layout.index for layout in (abi.ROWS, abi.CONTROL, abi.SPIN_SLOT, abi.CHUNK_RANGE))
 SPIN_SLOT_BYTES, RANGE_WORDS = abi.SPIN_SLOT.nbytes, abi.CHUNK_RANGE.words
 WORD = types.int64  # addresses too
 
@@ -121,12 +121,6 @@ def set_word(builder, block, index, value):  # type: ignore[no-untyped-def]
 @emitted(types.uint8, WORD)
 def byte(builder, address):  # type: ignore[no-untyped-def]
     return builder.load(builder.inttoptr(address, ir.IntType(8).as_pointer()))
-
-
-@inline
-def row_at(call, base, strides, i, j, k):
-    """Address of a row at three indices; ``strides`` is the index of their strides in the block, which follow each other."""
-    return base + i * word(call, strides) + j * word(call, strides + 1) + k * word(call, strides + 2)
 
 
 @emitted(WORD, WORD, WORD, WORD)
@@ -276,6 +270,30 @@ def rows_of_chunk(rows, batch, control, chunk):
     batch_chunks = (batch + batch_per_chunk - 1) // batch_per_chunk
     t_first, b_first = (chunk // batch_chunks) * rows_per_chunk, (chunk % batch_chunks) * batch_per_chunk
     return t_first, min(rows, t_first + rows_per_chunk), b_first, min(batch, b_first + batch_per_chunk)
+
+
+# ---- rows --------------------------------------------------------------------------------------------------------------------
+
+
+@inline
+def row_at(call, base, strides, i, j, k):
+    """Address of a row at three indices; ``strides`` is the index of their strides in the block, which follow each other."""
+    return base + i * word(call, strides) + j * word(call, strides + 1) + k * word(call, strides + 2)
+
+
+@inline
+def position_of(call, b, t, other):
+    """The position of a row; ``other`` is its head or an axis."""
+    if word(call, at.positions) == 0:
+        return word(call, at.start) + (t << 32)
+    return word(row_at(call, word(call, at.positions), at.positions_batch_stride, b, t, other), 0)
+
+
+@inline
+def is_kept(call, b, t):
+    """Whether the mask leaves a row in."""
+    mask = word(call, at.mask)
+    return mask == 0 or byte(mask + b * word(call, at.mask_batch_stride) + t * word(call, at.mask_row_stride)) != 0
 
 
 # ---- the kernel around the work ----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ what they say, without fastmath: an element of a vector gets the bits that it wo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -16,6 +17,16 @@ I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 _INTEGER_OF = {F16: I16, F32: I32, F64: I64}
 _FLOAT_OF = {I16: F16, I32: F32, I64: F64}
+
+
+def _operator(of_integers: str, of_floats: str = "") -> Callable[[Vector, Vector | float], Vector]:
+    """An operator of ``Vector``, by the names of the builder's methods; its right side may be a Python number."""
+
+    def emit(left: Vector, right: Vector | float) -> Vector:
+        instruction = getattr(left.builder, of_integers if isinstance(left.element, ir.IntType) else of_floats)
+        return Vector(left.builder, instruction(left.value, left.like(right).value))
+
+    return emit
 
 
 class Vector:
@@ -33,47 +44,23 @@ class Vector:
         kind = self.value.type
         return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
 
-    def _emit(self, integer: str, floating: str | None, other: Vector | float) -> Vector:
-        name = integer if isinstance(self.element, ir.IntType) else floating
-        right = other if isinstance(other, Vector) else self.like(other)
-        return Vector(self.builder, getattr(self.builder, name)(self.value, right.value))
-
-    def like(self, number: float) -> Vector:
-        """A constant of the same type, in every element."""
+    def like(self, number: Vector | float) -> Vector:
+        """A constant of the same type, in every element; a vector as it is."""
+        if isinstance(number, Vector):
+            return number
         kind = self.value.type
         return Vector(self.builder, ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number))
 
-    def __add__(self, other: Vector | float) -> Vector:
-        return self._emit("add", "fadd", other)
-
-    def __sub__(self, other: Vector | float) -> Vector:
-        return self._emit("sub", "fsub", other)
-
-    def __mul__(self, other: Vector | float) -> Vector:
-        return self._emit("mul", "fmul", other)
-
-    def __and__(self, other: Vector | int) -> Vector:
-        return self._emit("and_", None, other)
-
-    def __or__(self, other: Vector | int) -> Vector:
-        return self._emit("or_", None, other)
-
-    def __xor__(self, other: Vector | int) -> Vector:
-        return self._emit("xor", None, other)
-
-    def __lshift__(self, bits: int) -> Vector:
-        return self._emit("shl", None, bits)
-
-    def __rshift__(self, bits: int) -> Vector:
-        return self._emit("lshr", None, bits)
+    __add__, __sub__, __mul__ = _operator("add", "fadd"), _operator("sub", "fsub"), _operator("mul", "fmul")
+    __and__, __or__, __xor__ = _operator("and_"), _operator("or_"), _operator("xor")
+    __lshift__, __rshift__ = _operator("shl"), _operator("lshr")
 
     def __neg__(self) -> Vector:
         return Vector(self.builder, self.builder.fneg(self.value))
 
     def compare(self, relation: str, other: Vector | int) -> Vector:
         """Whether each unsigned integer is ``<``, ``>=``, ``!=`` ... another or a number."""
-        right = other if isinstance(other, Vector) else self.like(other)
-        return Vector(self.builder, self.builder.icmp_unsigned(relation, self.value, right.value))
+        return Vector(self.builder, self.builder.icmp_unsigned(relation, self.value, self.like(other).value))
 
     def same(self, other: Vector) -> Vector:
         """Whether each float equals the other, or either is NaN."""
@@ -105,12 +92,11 @@ class Vector:
 
 def fma(x: Vector, y: Vector | float, z: Vector | float) -> Vector:
     """x*y + z with one rounding."""
-    y, z = (other if isinstance(other, Vector) else x.like(other) for other in (y, z))
     kind = x.value.type
     width = f"v{kind.count}" if isinstance(kind, ir.VectorType) else ""
     name = f"llvm.fma.{width}{'f64' if x.element == F64 else 'f32'}"
     function = cgutils.get_or_insert_function(x.builder.module, ir.FunctionType(kind, [kind] * 3), name)
-    return Vector(x.builder, x.builder.call(function, [x.value, y.value, z.value]))
+    return Vector(x.builder, x.builder.call(function, [x.value, x.like(y).value, x.like(z).value]))
 
 
 def polynomial(z: Vector, coefficients: Any) -> Vector:
@@ -159,13 +145,8 @@ def separate(both: Vector) -> tuple[Vector, Vector]:
     count = both.value.type.count // 2
     undefined = ir.Constant(both.value.type, ir.Undefined)
     kind = ir.VectorType(I32, count)
-    even, odd = (
-        Vector(
-            both.builder,
-            both.builder.shuffle_vector(both.value, undefined, ir.Constant(kind, [2 * i + first for i in range(count)])),
-        )
-        for first in (0, 1)
-    )
+    masks = (ir.Constant(kind, list(range(first, 2 * count, 2))) for first in (0, 1))
+    even, odd = (Vector(both.builder, both.builder.shuffle_vector(both.value, undefined, mask)) for mask in masks)
     return even, odd
 
 

@@ -65,7 +65,7 @@ class Rotate(NamedTuple):
             "positions": rows.table,
             "positions_batch_stride": rows.table_strides[0],
             "positions_row_stride": rows.table_strides[1],
-            "positions_axis_stride": rows.table_strides[2],
+            "positions_head_stride": rows.table_strides[2],  # of axes
             "start": rows.start,
             "mask": rows.mask,
             "mask_batch_stride": rows.mask_strides[0],

@@ -89,9 +89,6 @@ DEVICE void add(const AddSinusoidal& call) {
 #define KERNEL(E, VARIANT, LAYOUT)                                  \
     extern "C" __global__ void __launch_bounds__(128, 3)            \
         add_sinusoidal_##E##_##VARIANT(const __grid_constant__ AddSinusoidal call) { add<LAYOUT<E>>(call); }
-#define ENTRIES(E)                                \
-    KERNEL(E, vec16_interleaved, Interleaved)     \
-    KERNEL(E, vec16_concatenated, Concatenated)   \
-    KERNEL(E, columns, OnePair)
+#define ENTRIES(E) KERNEL(E, vec16_interleaved, Interleaved) KERNEL(E, vec16_concatenated, Concatenated) KERNEL(E, columns, OnePair)
 
 ENTRIES(f32) ENTRIES(f64) ENTRIES(f16) ENTRIES(bf16)

@@ -1,8 +1,6 @@
 // x*input_scale + f_h(key - query), and -inf where the key comes after the query: the CUDA twin of add_toeplitz.py, which describes the
-// arguments. Here arrays are aligned to the element, and vectors of columns that become -inf are not read.
-//
-// A multiply, then an add, each rounded in f32, or f64 of f64 arrays, and once more at the store. What is not a position makes NaN; no
-// value makes an access out of bounds.
+// arguments. Here arrays are aligned to the element, vectors of columns that become -inf are not read, and no value makes an access out of
+// bounds.
 //
 // Grid: x over the columns of a row, y over groups of rows, z over sequences and heads. `vec16` kernels take 16 bytes of columns.
 // Bytes moved per element: read and write of x, and 4 to 8 of f from the caches; one write of what is causal.
@@ -12,8 +10,6 @@
 
 enum { ROWS = 4 };
 
-DEVICE void round_to(double value, float& result) { result = __double2float_rn(value); }
-DEVICE void round_to(double value, double& result) { result = value; }
 DEVICE void set_hidden(float& value) { value = float_of(0xff800000u); }
 DEVICE void set_hidden(double& value) { value = float_of(0xfff0000000000000ULL); }
 
@@ -43,8 +39,7 @@ DEVICE Real value_of(const AddToeplitz& call, const Real* values, double slope, 
     if (call.slopes != 0) {
         const i64 far = distance < 0 ? -distance : distance;
         const double factor = __ll2double_rn(call.symmetric != 0 ? -far : distance);
-        round_to(add_(mul_(slope, factor), 0.0), result);  // no -0
-        return result;
+        return (Real)add_(mul_(slope, factor), 0.0);  // no -0
     }
     const i64 above = distance < call.low ? call.low : distance;
     const i64 inside = above > call.high ? call.high : above;

@@ -161,24 +161,27 @@ struct Pairs {
     typedef uint4 word;
     enum { N = 8 };
     static DEVICE void unpack(uint4 v, float* x) {
-        E::unpack_pair(v.x, x); E::unpack_pair(v.y, x + 2); E::unpack_pair(v.z, x + 4); E::unpack_pair(v.w, x + 6);
+        unpack_pair(v.x, x); unpack_pair(v.y, x + 2); unpack_pair(v.z, x + 4); unpack_pair(v.w, x + 6);
     }
     static DEVICE uint4 pack(const float* x) {
-        return make_uint4(E::pack_pair(x[0], x[1]), E::pack_pair(x[2], x[3]), E::pack_pair(x[4], x[5]), E::pack_pair(x[6], x[7]));
+        return make_uint4(pack_pair(x[0], x[1]), pack_pair(x[2], x[3]), pack_pair(x[4], x[5]), pack_pair(x[6], x[7]));
     }
+    static DEVICE u32 pack_pair(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+        return E::convert_pair(low, high);
+#else
+        return (u32)E::store(low) | (u32)E::store(high) << 16;
+#endif
+    }
+    static DEVICE void unpack_pair(u32 word, float* x) { x[0] = E::load((u16)word); x[1] = E::load((u16)(word >> 16)); }
 };
 
 struct f16 : Pairs<f16> {
     static DEVICE float load(u16 bits) { float x; asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits)); return x; }
     static DEVICE u16 store(float value) { u16 bits; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value)); return bits; }
-    static DEVICE u32 pack_pair(float low, float high) {
-#if __CUDA_ARCH__ >= 800
+    static DEVICE u32 convert_pair(float low, float high) {
         u32 word; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low)); return word;
-#else
-        return (u32)store(low) | (u32)store(high) << 16;
-#endif
     }
-    static DEVICE void unpack_pair(u32 word, float* x) { x[0] = load((u16)word); x[1] = load((u16)(word >> 16)); }
 };
 
 struct bf16 : Pairs<bf16> {
@@ -187,14 +190,9 @@ struct bf16 : Pairs<bf16> {
         const u32 bits = bits_of(value);  // round to nearest even; a NaN stays one
         return (u16)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
     }
-    static DEVICE u32 pack_pair(float low, float high) {
-#if __CUDA_ARCH__ >= 800
+    static DEVICE u32 convert_pair(float low, float high) {
         u32 word; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low)); return word;
-#else
-        return (u32)store(low) | (u32)store(high) << 16;
-#endif
     }
-    static DEVICE void unpack_pair(u32 word, float* x) { x[0] = float_of(word << 16); x[1] = float_of(word & 0xffff0000u); }
 };
 
 // As an element type, one element at a time.

@@ -3,8 +3,6 @@
 //
 // Compiled for each combination of FIRST, SECOND, LEARNED and OUT, which are element types (any for an array that the call does not have),
 // and of HAS_SECOND, ADDS_LEARNED, ADDS_SINUSOIDAL and IS_EMBEDDING, which are 0 or 1; REAL is double if any array is f64, else float.
-// Everything is computed in REAL, one operation after the other, and rounded once at the store. A row whose id, or without `clips` whose
-// position, is outside its table becomes NaN; nothing outside a table is read.
 //
 // Grid: x over the pairs of columns of a row, y over groups of eight rows, z over sequences. `vec16` kernels write 16 bytes at a time.
 // Bytes moved per element: one read of each table's row, one write; an id for each row and thread, from the caches.

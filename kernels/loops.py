@@ -28,8 +28,9 @@ def vectors(builder: ir.IRBuilder, number: ir.Value, count: int) -> Iterator[tup
     whole = builder.and_(number, I64(-count))
     for index in steps(builder, I64(0), whole, count):
         yield index, count
-    for index in steps(builder, whole, number, 1):
-        yield index, 1
+    if count > 1:
+        for index in steps(builder, whole, number, 1):
+            yield index, 1
 
 
 def lines(builder: ir.IRBuilder, target: ir.Value, number: ir.Value, itemsize: int) -> Iterator[tuple[ir.Value, int]]:

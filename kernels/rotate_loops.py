@@ -82,12 +82,7 @@ def rotate_row(  # type: ignore[no-untyped-def]
 
     for interleaved in either(builder, is_set(builder, load_word(builder, call, at.interleaved))):
         for contiguous in either(builder, dense):
-            loop = (
-                vectors(builder, pairs, element.per_vector)
-                if contiguous
-                else ((f, 1) for f in steps(builder, I64(0), pairs, 1))
-            )
-            for f, count in loop:
+            for f, count in vectors(builder, pairs, element.per_vector if contiguous else 1):
                 one = builder.add(first, builder.mul(f, I64(2)) if interleaved else f)
                 other = builder.add(one, I64(1) if interleaved else pairs)
                 cosine, sine = (

@@ -56,8 +56,8 @@ REAL = object()  # among the kinds of ``variants``: the type of an element's ari
 def variants(result: Any, *kinds: Any) -> Callable[[Any], Callable[..., Any]]:
     """As ``emitted``, where the instructions depend on an element type and perhaps on more.
 
-    ``emit(element, *others, builder, *values)`` becomes a function that takes the first of these, ``element, *others``, and makes what
-    is callable from Numba.
+    Where ``fill(element, streams, builder, address)`` is decorated with ``variants(types.void, WORD)``, a kernel is built with
+    ``stream_fill = fill(element, True)`` and calls ``stream_fill(address)``: ``kinds`` are the types of what comes after the builder.
     """
 
     def decorate(emit: Any) -> Callable[..., Any]:

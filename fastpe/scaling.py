@@ -75,6 +75,9 @@ class Scaling:
         super().__init_subclass__(**options)
         text.register(cls)
 
+    def __reduce__(self) -> Any:
+        return text.reduced(self)
+
     @property
     def needs_length(self) -> bool:
         """Whether the frequencies depend on the length of the sequence."""

@@ -14,6 +14,7 @@ NAME = "torch"
 
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 _NO_BFLOAT16 = "{}: bfloat16 tensors need ml_dtypes: pip install ml_dtypes, or pip install 'fastpe[torch]'."
+_RULE = "{} must be a tensor whose memory can be used"
 _SUPPORTED = "fastpe knows dense tensors on the CPU and on CUDA devices."
 
 
@@ -23,13 +24,20 @@ def as_array(function: str, name: str, tensor: Any) -> Any:
     TypeError for a tensor that has no such memory.
     """
     if type(tensor) in _PLAIN and tensor.is_cpu:
-        try:  # PyTorch itself refuses all that is refused below
-            return _on_host(function, tensor.detach() if tensor.requires_grad else tensor)
-        except (TypeError, RuntimeError):
-            pass
+        try:
+            address = tensor.data_ptr()
+        except RuntimeError:  # it has no memory of its own
+            address = 0
+        array = _on_host(function, tensor, address) if address and not tensor.is_neg() else None
+        if array is not None:
+            return array
     with torch._C.DisableTorchFunctionSubclass():
         _check(function, name, tensor)
-        return _on_host(function, tensor.detach().as_subclass(torch.Tensor)) if tensor.is_cpu else _on_device(tensor)
+        array = _on_host(function, tensor, tensor.data_ptr()) if tensor.is_cpu else _on_device(tensor)
+    if array is None:
+        found, remedy = "a tensor whose storage was freed or cut", "Fill it first; sharded parameters must be gathered."
+        raise TypeError(message(function, _RULE.format(name), found, f"{remedy} {_SUPPORTED}"))
+    return array
 
 
 def is_batched(tensor: Any) -> bool:
@@ -39,10 +47,10 @@ def is_batched(tensor: Any) -> bool:
 
 
 def is_finite(tensor: Any) -> bool:
-    """Whether a tensor has neither NaN nor inf. One that is traced has no values, and what lies on a GPU is not read."""
+    """Whether a tensor has neither NaN nor inf. One that is traced or freed has no values, and what lies on a GPU is not read."""
     if torch.compiler.is_compiling() or type(tensor) not in _PLAIN or not tensor.is_cpu:
         return True
-    return bool(tensor.detach().isfinite().all())
+    return tensor.untyped_storage().nbytes() == 0 or bool(tensor.detach().isfinite().all())
 
 
 def _check(function: str, name: str, tensor: Any) -> None:
@@ -73,14 +81,13 @@ def _check(function: str, name: str, tensor: Any) -> None:
     if found is None and tensor.dtype not in _DTYPES:
         found = f"a {tensor.dtype} tensor", f"Convert it first, e.g. {name}.float()."
     if found is not None:
-        rule = f"{name} must be a tensor whose memory can be used"
-        raise TypeError(message(function, rule, found[0], f"{found[1]} {_SUPPORTED}"))
+        raise TypeError(message(function, _RULE.format(name), found[0], f"{found[1]} {_SUPPORTED}"))
 
 
 _QUANTISED = {torch.qint8, torch.quint8, torch.qint32}
-_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-_DTYPES = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, *_FLOATS}
-_DTYPES.update(getattr(torch, name) for name in ("uint16", "uint32", "uint64") if hasattr(torch, name))
+_NAMES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "uint16", "uint32", "uint64")
+_DTYPES = {getattr(torch, name): np.dtype(name) for name in _NAMES if hasattr(torch, name)}
+_DTYPES[torch.bfloat16] = np.dtype(np.int16)  # of the same size
 
 
 def _subclass(tensor: Any) -> tuple[str, str] | None:
@@ -96,10 +103,35 @@ def _subclass(tensor: Any) -> tuple[str, str] | None:
     return None
 
 
-def _on_host(function: str, tensor: Any) -> Any:
-    if tensor.dtype is not torch.bfloat16:
-        return tensor.numpy()
-    return tensor.view(torch.int16).numpy().view(bfloat16(_NO_BFLOAT16.format(function)))
+class _Shared:
+    """A tensor's memory for NumPy, which keeps this alive, and so the tensor."""
+
+    def __init__(self, tensor: Any, interface: dict[str, Any]) -> None:
+        self._tensor, self.__array_interface__ = tensor, interface
+
+
+def over(tensor: Any, address: int, dtype: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
+    """A NumPy array over a tensor's memory, unchecked; strides are in bytes."""
+    place = {"version": 3, "data": (address, False), "shape": shape, "strides": strides, "typestr": dtype.str}
+    return np.asarray(_Shared(tensor, place))
+
+
+def _on_host(function: str, tensor: Any, address: int) -> Any:
+    """The array over a tensor's memory; None if its storage does not hold all elements, or if NumPy does not know its type.
+
+    ``Tensor.numpy()`` takes 2.2 us less, but its storage can never be resized again, as FSDP does.
+    """
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        return None
+    itemsize, shape, strides, end = dtype.itemsize, tuple(tensor.shape), [], 0
+    for size, stride in zip(shape, tensor.stride(), strict=True):
+        strides.append(stride * itemsize)
+        end += (size - 1) * stride
+    if 0 not in shape and (tensor.storage_offset() + end + 1) * itemsize > tensor.untyped_storage().nbytes():
+        return None
+    array = over(tensor, address, dtype, shape, tuple(strides))
+    return array.view(bfloat16(_NO_BFLOAT16.format(function))) if tensor.dtype is torch.bfloat16 else array
 
 
 def _on_device(tensor: Any) -> Any:

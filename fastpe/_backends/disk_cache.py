@@ -77,7 +77,7 @@ def load(folder: Path, key: str) -> Path | None:
     """Return the file stored under a key, if its content is whole."""
     with contextlib.suppress(OSError):
         for path in sorted(folder.glob(f"{key}-*.bin")):
-            if path.name == _file_name(key, path.read_bytes()):
+            if path.is_file() and path.name == _file_name(key, path.read_bytes()):  # reading a FIFO would wait for its writer
                 return path
             path.unlink()
     return None

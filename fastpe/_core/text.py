@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import functools
 import math
@@ -27,6 +28,18 @@ def register(kind: type) -> None:
         name = f"{plain}#{count}"
     kind.name_in_text = name  # type: ignore[attr-defined]
     _kinds[name] = kind
+
+
+def own_kinds() -> list[Any]:
+    """fastpe's own classes, as far as they have been imported."""
+    return [kind for name, kind in _kinds.items() if "." not in name]
+
+
+def reduced(value: Any) -> tuple[Any, ...]:
+    """What ``__reduce__`` returns of a value: copies, and values that are read from a file, are made from fields, with every check."""
+    if not dataclasses.is_dataclass(value):
+        return copyreg.__newobj__, (type(value),), vars(value)  # type: ignore[attr-defined]
+    return type(value), tuple(getattr(value, field.name) for field in dataclasses.fields(value) if field.init)
 
 
 def name_of(kind: type) -> str:

@@ -15,6 +15,12 @@ class _Config:
 
     def __init__(self, config: Any, layer_type: str | None) -> None:
         self._config = config
+        if not self._is_known():
+            self._config = getattr(config, "config", None)  # of a model
+            if not self._is_known():
+                rule = f"config must be a configuration, or a dict, with some of {', '.join(sorted(_KEYS))}"
+                got = f"a dict of {sorted(map(str, config))}" if isinstance(config, Mapping) else checks.describe(config)
+                raise TypeError(message(_FROM_CONFIG, rule, got, "For usual frequencies write Rotary()."))
         found = self.get("rope_parameters") or self.get("rope_scaling") or {}
         if not isinstance(found, Mapping):
             raise TypeError(message(_FROM_CONFIG, "rope_parameters must be a dict", checks.describe(found)))
@@ -25,6 +31,9 @@ class _Config:
         if layer_type is not None and not by_layer:
             raise ValueError(message(_FROM_CONFIG, "layer_type is for dicts by layer type", f"{layer_type!r} for one dict"))
         self.rule: Mapping[str, Any] = by_layer[layer_type] if by_layer else found
+
+    def _is_known(self) -> bool:
+        return any(self.get(key) is not None for key in _KEYS)
 
     def get(self, name: str) -> Any:
         """A key of the configuration; None if it is not there."""
@@ -53,6 +62,11 @@ class _Config:
 
 
 _FROM_CONFIG = "Rotary.from_config"
+# One of these is in every configuration of a model that rotates.
+_KEYS = {
+    *("rope_parameters", "rope_scaling", "rope_theta", "rotary_emb_base", "rotary_dim", "rotary_pct"),
+    *("partial_rotary_factor", "max_position_embeddings", "model_type"),
+}
 
 
 def _ratio(config: _Config) -> float:

@@ -45,6 +45,9 @@ class Value:
         if is_dataclass(self):  # what others hold is not known
             object.__setattr__(self, "text", text.write(self))
 
+    def __reduce__(self) -> Any:
+        return text.reduced(self)
+
     def with_arrays(self, **arrays: Any) -> Any:
         """The same value with other arrays."""
         return replace(self, **arrays)  # type: ignore[type-var]

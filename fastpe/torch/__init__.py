@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import torch
+
+from .._core import text
 from . import functional
 from .modules import LearnedEncoding, RotaryEmbedding, SinusoidalEncoding, TokenEmbedding
 from .transformers import Patched, patch_transformers
@@ -18,3 +21,7 @@ __all__ = [
     "functional",
     "patch_transformers",
 ]
+
+torch.serialization.add_safe_globals(
+    text.own_kinds()
+)  # torch.load(weights_only=True) reads encodings, which are made with every check

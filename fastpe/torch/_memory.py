@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from .._arrays import Memory, dispatch
-from .._arrays.torch import as_array
+from .._arrays.torch import as_array, over
 from .._core import call_cache, checks
 from .._core.checks import message
 from .._core.operations import Add, AddBias, Embed, Rotate, Spec
 from .._core.run import finish
 
 Tensor = torch.Tensor
-_CPU = torch.device("cpu")
+_CPU, _INT64 = torch.device("cpu"), np.dtype(np.int64)
 _PLAIN = {Tensor, torch.nn.Parameter}
 _count_up = torch.autograd.graph.increment_version
 _REPEATED = Add, Rotate, Embed
@@ -186,7 +186,8 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any) -> Any
 
 def _embedded(entry: Any, arrays: tuple[Any, ...], addresses: list[int], offset: int) -> Any:
     table, ids = arrays[:2]
-    if not call_cache.are_rows(ids.numpy(), table.shape[0]):
+    strides = tuple([8 * stride for stride in ids.stride()])
+    if not call_cache.are_rows(over(ids, addresses[1], _INT64, ids.shape, strides), table.shape[0]):
         return call_cache.MISS
     out = new((*ids.shape, table.shape[1]), table.dtype, table.device)
     return out if entry.run((*addresses, out.data_ptr()), offset) else call_cache.MISS

@@ -109,6 +109,17 @@ def test_bad_configurations(config, error, text):
         Rotary.from_config(config)
 
 
+@pytest.mark.parametrize("given", ["llama", None, [], {}, {"theta": 5e5}, object(), 10000.0, SimpleNamespace(config="llama")])
+def test_what_is_no_configuration(given):
+    with pytest.raises(TypeError, match=r"Rotary.from_config: config must be a configuration, .*rope_theta.* got .*Rotary\(\)"):
+        Rotary.from_config(given)
+
+
+def test_a_model_has_a_configuration():
+    config = SimpleNamespace(model_type="gptj", rotary_dim=8)
+    assert Rotary.from_config(SimpleNamespace(config=config)) == Rotary(rotary_dim=8, interleaved=True)
+
+
 # ---- the value ---------------------------------------------------------------------------------------------------------------
 
 

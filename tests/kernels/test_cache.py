@@ -99,6 +99,28 @@ def test_a_whole_file_that_is_no_kernel_is_not_fatal(tmp_path, monkeypatch):
     assert start(tmp_path) == ([expected()], "compiled")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+@pytest.mark.parametrize("kind", ["fifo", "folder", "link_to_fifo"])
+def test_only_regular_files_are_read(tmp_path, monkeypatch, kind):
+    """Reading a FIFO would wait for ever for somebody who writes to it."""
+    monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path))
+    folder = cache.folder("numba")
+    made = cache.store(folder, "key", b"content")
+    assert cache.load(folder, "key") == made
+    made.unlink()
+    if kind == "folder":
+        made.mkdir()
+    else:
+        fifo = made if kind == "fifo" else tmp_path / "fifo"
+        os.mkfifo(fifo)
+        if kind != "fifo":
+            made.symlink_to(fifo)
+    assert cache.load(folder, "key") is None
+    assert kind == "folder" or not made.exists()
+    stored = cache.store(folder, "key", b"other content")
+    assert cache.load(folder, "key") == stored
+
+
 def test_eight_processes_start_at_once(tmp_path):
     with ThreadPoolExecutor(8) as executor:
         results = list(executor.map(lambda _: start(tmp_path), range(8)))

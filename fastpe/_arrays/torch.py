@@ -50,7 +50,8 @@ def is_finite(tensor: Any) -> bool:
     """Whether a tensor has neither NaN nor inf. One that is traced or freed has no values, and what lies on a GPU is not read."""
     if torch.compiler.is_compiling() or type(tensor) not in _PLAIN or not tensor.is_cpu:
         return True
-    return tensor.untyped_storage().nbytes() == 0 or bool(tensor.detach().isfinite().all())
+    freed = not is_batched(tensor) and tensor.untyped_storage().nbytes() == 0
+    return freed or bool(tensor.detach().isfinite().all())
 
 
 def _check(function: str, name: str, tensor: Any) -> None:
@@ -85,7 +86,10 @@ def _check(function: str, name: str, tensor: Any) -> None:
 
 
 _QUANTISED = {torch.qint8, torch.quint8, torch.qint32}
-_NAMES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "uint16", "uint32", "uint64")
+_NAMES = (
+    *("bool", "uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+)
 _DTYPES = {getattr(torch, name): np.dtype(name) for name in _NAMES if hasattr(torch, name)}
 _DTYPES[torch.bfloat16] = np.dtype(np.int16)  # of the same size
 

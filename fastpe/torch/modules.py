@@ -216,6 +216,7 @@ class TokenEmbedding(torch.nn.Embedding):
         num_token_types: int = 0,
         padding_idx: int | None = None,
         skip_padding: bool = False,
+        sparse: bool = False,
         deterministic: bool = False,
         **options: Any,
     ) -> None:
@@ -230,7 +231,7 @@ class TokenEmbedding(torch.nn.Embedding):
             raise ValueError(message(function, "scale_grad_by_freq must be False", "True", "Gradients are sums over all rows."))
         like: dict[str, Any] = {name: options.get(name) for name in ("device", "dtype")}
         types = torch.nn.Embedding(num_token_types, embedding_dim, **like) if num_token_types else None
-        super().__init__(num_embeddings, embedding_dim, padding_idx, **options)
+        super().__init__(num_embeddings, embedding_dim, padding_idx, sparse=sparse, **options)
         self.types = types
         self.positions = encoding if isinstance(encoding, LearnedEncoding) else None
         self._encoding: Additive | None = None

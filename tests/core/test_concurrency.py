@@ -312,3 +312,22 @@ def test_quota_is_read_once(monkeypatch):
     assert pool._quota() is None
     assert reads == ["/sys/fs/cgroup"]
     pool._quota.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind threads to cores")
+def test_helpers_that_do_not_come_are_moved_to_other_cores(monkeypatch):
+    """After two calls in a row, and only for a moment: afterwards they may run on every core again."""
+    allowed, asked = {0, 1, 2}, []
+    monkeypatch.setattr(pool, "_current_core", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: allowed)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: asked.append((thread, cores)))
+    helpers = pool.Pool()
+    helpers._threads = [SimpleNamespace(native_id=7), SimpleNamespace(native_id=8)]
+    missed, taken = (pool.Job(print, (), None) for _ in range(2))
+    taken.taken = True
+    for job in (missed, taken, missed, taken):
+        helpers.move_if_missed(job)
+    assert asked == []
+    for job in (missed, missed, missed):
+        helpers.move_if_missed(job)
+    assert asked == [(7, {0, 2}), (7, allowed), (8, {0, 2}), (8, allowed)]

@@ -247,9 +247,10 @@ class TokenEmbedding(torch.nn.Embedding):
 
         ``options`` are the other arguments of the class, such as ``encoding``.
         """
-        rows, width = embeddings.shape
+        if embeddings.dim() != 2:
+            raise ValueError(message("TokenEmbedding", "embeddings must have shape (V, D)", f"shape {tuple(embeddings.shape)}"))
         given = {"_weight": embeddings, "_freeze": freeze, "device": embeddings.device, "dtype": embeddings.dtype}
-        return cls(rows, width, **{**given, **options})
+        return cls(*embeddings.shape, **{**given, **options})
 
     @property
     def encoding(self) -> Additive | None:

@@ -220,6 +220,11 @@ def test_in_place(name):
         (lambda: TokenEmbedding(11, 8, padding_idx=11), ValueError, r"padding_idx must lie in \[-11, 11\), got 11"),
         (lambda: TokenEmbedding(11, 8, padding_idx=-12), ValueError, r"padding_idx must lie in \[-11, 11\), got -12"),
         (lambda: TokenEmbedding(11, 8, skip_padding=True), ValueError, "skip_padding needs padding_idx"),
+        (
+            lambda: TokenEmbedding.from_pretrained(torch.zeros(8)),
+            ValueError,
+            r"embeddings must have shape \(V, D\), got shape \(8,\)",
+        ),
         (lambda: TokenEmbedding(11, 8, scale_grad_by_freq=True), ValueError, "scale_grad_by_freq must be False"),
         (lambda: LearnedEncoding(4, 8, out_of_range="wrap"), ValueError, "out_of_range must be one of 'error', 'clip'"),
         (lambda: LearnedEncoding(0, 8), ValueError, r"weight must have shape \(P, D\), at least 1 of each, got \(0, 8\)"),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     class RotaryOptions(WhereArguments, total=False):
         """The other arguments of ``apply_rotary``."""
 
+        head_dim: int | None
         inverse: bool
         seq_len: int | None
         out: Any
@@ -235,6 +236,7 @@ def apply_rotary(
     cu_seqlens: Any = None,
     mask: Any = None,
     seq_axis: int = -2,
+    head_dim: int | None = None,
     inverse: bool = False,
     seq_len: int | None = None,
     out: Any = None,
@@ -247,15 +249,17 @@ def apply_rotary(
     Parameters
     ----------
     q, k : (..., T, D) float16, bfloat16, float32 or float64 arrays of NumPy, CuPy or PyTorch, or None
-        As x of ``add_encoding``, such as slices of one packed array. k may have fewer heads than q, and another dtype; B counts where
-        positions, offsets or a mask differ between sequences.
+        As x of ``add_encoding``, such as slices of one packed array. k may have fewer heads than q, and another dtype, but no other width
+        D of a head; B counts where positions, offsets or a mask differ between sequences.
     encoding
         A ``Rotary``, a ``Rotary.tabulated`` table, a ``Rotational`` of your own, or None for ``Rotary()``.
     offset, positions, cu_seqlens, mask
         As for ``add_encoding``; positions have shape (T,) or (B, T), with the axes of ``Rotary.sections`` in front: (A, T) or (A, B, T).
         Rows that the mask protects are left as they are (with ``out``, copied).
     seq_axis
-        The axis of T; -3 for (B, T, H, D).
+        The axis of T; -3 for (B, T, H, D), whose shape does not tell heads from rows.
+    head_dim
+        Width D of a head where the last axis holds all heads, one behind the other: (..., T, heads * D), as projections write them.
     inverse
         Undo the rotation: rotate back, and divide by the attention factor.
     out : an array, or a pair where both q and k are given
@@ -270,8 +274,8 @@ def apply_rotary(
     Raises
     ------
     TypeError, ValueError
-        As for ``add_encoding``. Also: q and k overlap, differ in length, or differ in B although positions depend on it. Nothing has
-        been written.
+        As for ``add_encoding``. Also: q and k overlap, differ in length or width, or differ in B although positions depend on it; the last
+        axis is no multiple of ``head_dim``. Nothing has been written.
     IndexError
         A position is not in the table.
 
@@ -292,7 +296,7 @@ def apply_rotary(
     >>> k[0, 0, 1].round(3)
     array([-0.301,  0.99 ,  1.382,  1.01 ], dtype=float32)
     """
-    operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len)
+    operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len, head_dim)
     return run(operation, (q, k), (offset, positions, cu_seqlens, mask, seq_axis), out, validate)
 
 
@@ -308,6 +312,7 @@ def rerotate(
     cu_seqlens: Any = None,
     mask: Any = None,
     seq_axis: int = -2,
+    head_dim: int | None = None,
     seq_len: int | tuple[int, int] | None = None,
     out: Any = None,
     validate: bool = False,
@@ -329,7 +334,7 @@ def rerotate(
         In place of ``encoding``: the one that k has, and the one that it gets. They may differ in base, scaling and attention factor only.
     offset, positions, cu_seqlens, mask
         The present positions of k; they are needed if source and target differ. Rows that the mask protects are left as they are.
-    seq_axis, out, validate
+    seq_axis, head_dim, out, validate
         As for ``apply_rotary``.
     seq_len
         As for ``add_encoding``, or a pair of lengths: the present one, and the new one.
@@ -350,7 +355,7 @@ def rerotate(
     >>> np.allclose(fastpe.rerotate(k, -100), fastpe.apply_rotary(np.ones((1, 2, 4), np.float32)), atol=1e-6)
     True
     """
-    operation = Rerotate(*source_and_target(encoding, source, target), seq_len)
+    operation = Rerotate(*source_and_target(encoding, source, target), seq_len, head_dim)
     result: Array = run(operation, (k, delta), (offset, positions, cu_seqlens, mask, seq_axis), out, validate)
     return result
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
+from .._core import checks
 from .._core.checks import message
 from .._core.operations import Add, AddBias, Between, Embed, Rerotate, Rotate
 from .._core.operations.embed import pair, quantisation
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ..encodings.bias import Bias
 
     class _Rotated(WhereArguments, total=False):
+        head_dim: int | None
         inverse: bool
         seq_len: int | None
         validate: bool
@@ -114,6 +116,7 @@ def apply_rotary(
     k: Any = None,
     encoding: Rotational | None = None,
     *,
+    head_dim: int | None = None,
     inverse: bool = False,
     seq_len: int | None = None,
     validate: bool = False,
@@ -131,7 +134,7 @@ def apply_rotary(
     if q is None and k is None:
         raise TypeError(message("apply_rotary", "q or k must be a tensor", "None"))
     _check_tensors("apply_rotary", q=q, k=k)
-    operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len)
+    operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len, head_dim)
     return new(operation, (q, k), where_of("apply_rotary", where), validate)
 
 
@@ -140,6 +143,7 @@ def apply_rotary_qkv(
     heads: int | tuple[int, int],
     encoding: Rotational | None = None,
     *,
+    head_dim: int | None = None,
     inverse: bool = False,
     seq_len: int | None = None,
     inplace: bool = False,
@@ -152,15 +156,17 @@ def apply_rotary_qkv(
 
     Parameters
     ----------
-    qkv : (..., T, H, D) tensor
+    qkv : (..., T, H, D) or, with ``head_dim``, (..., T, H * D) tensor
         The heads of q, then those of k, then those of v, as one linear layer writes them.
     heads : int or (int, int)
         How many heads q has, and k; one number for both.
+    head_dim
+        Width D of a head where the last axis holds all heads, one behind the other.
     inplace
         Write into qkv itself. Where autograd watches, its slices could not be rotated one by one; the packed tensor can.
     **where
-        ``offset``, ``positions``, ``cu_seqlens``, ``mask``, and ``seq_axis``, -3 if it is not given: the axis of T; the heads are the axis
-        before the last or, where that is T, the one before it.
+        ``offset``, ``positions``, ``cu_seqlens``, ``mask``, and ``seq_axis``, the axis of T, -3 if it is not given, with ``head_dim`` -2.
+        The heads are the axis before the last or, where that is T, the one before it.
 
     Returns
     -------
@@ -169,30 +175,38 @@ def apply_rotary_qkv(
     Raises
     ------
     ValueError
-        qkv has fewer heads than are to rotate. RuntimeError: ``inplace`` where PyTorch forbids it.
+        qkv has fewer heads than are to rotate, or may be (B, T, H * D). RuntimeError: ``inplace`` where PyTorch forbids it.
     """
     function = "apply_rotary_qkv"
     _check_tensors(function, qkv=qkv)
-    rows = where_of(function, {"seq_axis": -3, **where})
-    packing = _packing(function, qkv, heads, rows.seq_axis)
-    operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len, packing=packing)
+    rows = where_of(function, {"seq_axis": -3 if head_dim is None else -2, **where})
+    packing = _packing(function, qkv, heads, head_dim, rows.seq_axis)
+    operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len, head_dim, packing=packing)
     result: Tensor = (
         run(operation, (qkv, None), rows, None, validate) if inplace else new(operation, (qkv, None), rows, validate)
     )
     return result
 
 
-def _packing(function: str, qkv: Tensor, heads: Any, seq_axis: int) -> tuple[int, int, int]:
-    """How many heads q and k have in a packed tensor, and the axis of the heads."""
-    count = qkv.dim()
-    if count < 3:
-        raise ValueError(message(function, "qkv must have at least 3 axes, (..., T, H, D)", f"shape {tuple(qkv.shape)}"))
+def _packing(function: str, qkv: Tensor, heads: Any, head_dim: Any, seq_axis: int) -> tuple[int, int, int]:
+    """How many heads (with ``head_dim``: channels) q and k have in a packed tensor, and their axis."""
+    count, width = qkv.dim(), 1 if head_dim is None else checks.width(function, "head_dim", head_dim)
+    got = f"shape {tuple(qkv.shape)}"
+    if count < (3 if head_dim is None else 2):
+        rule, remedy = "qkv must have at least 3 axes, (..., T, H, D)", "With head_dim= it is (..., T, H * D)."
+        raise ValueError(message(function, rule, got, remedy))
     q_heads, k_heads = (heads, heads) if isinstance(heads, int) else heads
-    axis = count - 3 if seq_axis in (-2, count - 2) else count - 2
-    if q_heads < 1 or k_heads < 0 or q_heads + k_heads > qkv.shape[axis]:
-        got = f"{q_heads} + {k_heads} of {qkv.shape[axis]}"
-        raise ValueError(message(function, "heads must be those of q and of k, in the axis of heads", got))
-    return q_heads, k_heads, axis
+    axis = count - 1 if head_dim is not None else count - 3 if seq_axis in (-2, count - 2) else count - 2
+    found = qkv.shape[axis] // width
+    if qkv.shape[axis] % width:
+        raise ValueError(message(function, f"the last axis of qkv must hold whole heads of head_dim = {width}", got))
+    if q_heads < 1 or k_heads < 0 or q_heads + k_heads > found:
+        rule = "heads must be those of q and of k, in the axis of heads"
+        raise ValueError(message(function, rule, f"{q_heads} + {k_heads} of {found}"))
+    if count == 3 and head_dim is None and found not in (q_heads + k_heads, q_heads + 2 * k_heads):
+        rule = f"qkv of 3 axes is (T, H, D), with {q_heads} + {k_heads} heads and as many of v as of k, or none"
+        raise ValueError(message(function, rule, got, "If it is (B, T, H * D), give head_dim=."))
+    return q_heads * width, k_heads * width, axis
 
 
 def rerotate(
@@ -202,6 +216,7 @@ def rerotate(
     *,
     source: Rotational | None = None,
     target: Rotational | None = None,
+    head_dim: int | None = None,
     seq_len: int | tuple[int, int] | None = None,
     validate: bool = False,
     **where: Unpack[WhereArguments],
@@ -215,7 +230,7 @@ def rerotate(
     A new tensor like k. Its gradient is moved back.
     """
     _check_tensors("rerotate", k=k)
-    operation = Rerotate(*source_and_target(encoding, source, target), seq_len)
+    operation = Rerotate(*source_and_target(encoding, source, target), seq_len, head_dim)
     result: Tensor = new(operation, (k, delta), where_of("rerotate", where), validate)
     return result
 

@@ -81,6 +81,8 @@ class RotaryEmbedding(torch.nn.Module):
     ----------
     encoding
         A ``Rotary`` or a ``Rotary.tabulated`` table; None for ``Rotary()``.
+    head_dim
+        Width D of a head where the last axis holds all heads, one behind the other; None where it holds one.
     seq_axis
         The axis of T; -3 for (B, T, H, D).
     inplace
@@ -104,18 +106,20 @@ class RotaryEmbedding(torch.nn.Module):
     torch.Size([1, 2, 3, 64])
     """
 
-    def __init__(self, encoding: Any = None, *, seq_axis: int = -2, inplace: bool = False) -> None:
+    def __init__(self, encoding: Any = None, *, head_dim: int | None = None, seq_axis: int = -2, inplace: bool = False) -> None:
         super().__init__()
         self.encoding = rotational("RotaryEmbedding", encoding)
+        self.head_dim = None if head_dim is None else checks.width("RotaryEmbedding", "head_dim", head_dim)
         self.seq_axis, self.inplace = seq_axis, inplace
 
     def forward(self, q: Any, k: Any = None, *, inverse: bool = False, **where: Unpack[Where]) -> Any:
         """Rotate q and k."""
         rotate: Any = apply_rotary if self.inplace else functional.apply_rotary
-        return rotate(q, k, self.encoding, seq_axis=self.seq_axis, inverse=inverse, **where)
+        return rotate(q, k, self.encoding, head_dim=self.head_dim, seq_axis=self.seq_axis, inverse=inverse, **where)
 
     def extra_repr(self) -> str:
-        return f"{self.encoding}, seq_axis={self.seq_axis}, inplace={self.inplace}"
+        head_dim = "" if self.head_dim is None else f", head_dim={self.head_dim}"
+        return f"{self.encoding}{head_dim}, seq_axis={self.seq_axis}, inplace={self.inplace}"
 
 
 class LearnedEncoding(torch.nn.Module):

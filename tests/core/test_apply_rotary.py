@@ -223,8 +223,8 @@ def test_arrays_without_elements():
     cases.assert_same_bits(fastpe.apply_rotary(q, k)[0], expected)
 
 
-def test_dtypes_and_widths_may_differ():
-    q, k = random((1, 4, 6, 32)), random((1, 2, 6, 16), "float16")
+def test_dtypes_may_differ():
+    q, k = random((1, 4, 6, 32)), random((1, 2, 6, 32), "float16")
     alone = fastpe.apply_rotary(q.copy(), None), fastpe.apply_rotary(k.copy(), None)
     fastpe.apply_rotary(q, k)
     cases.assert_same_bits(q, alone[0])

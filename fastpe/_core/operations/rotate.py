@@ -21,6 +21,7 @@ class _Rotate(NamedTuple):
     encoding: Any
     inverse: bool = False
     seq_len: int | None = None
+    head_dim: int | None = None
     transposed: bool = False
     packing: tuple[int, int, int] | None = None
 
@@ -28,8 +29,8 @@ class _Rotate(NamedTuple):
 class Rotate(_Rotate, Operation):
     """Pairs of channels of q and k rotated by position * frequency, times the attention factor.
 
-    ``transposed``: the adjoint, which rotates the other way and multiplies by the same factors. ``packing``: one array holds the heads of
-    q, k and v; how many q and k have, and the axis of the heads.
+    ``head_dim``: the last axis holds heads of this width. ``transposed``: the adjoint, which rotates the other way and multiplies by the
+    same factors. ``packing``: one array holds q, k and v; how many heads (or channels) q and k have, and the axis of these.
     """
 
     __slots__ = ()
@@ -46,7 +47,7 @@ class Rotate(_Rotate, Operation):
         checks.sequence_length(function, self.seq_len)
         checks.boolean(function, "validate", validate)
         checks.boolean(function, "inverse", self.inverse)
-        given = Arrays.check(function, dict(zip(self.names, arrays, strict=True)), out, where.seq_axis)
+        given = Arrays.check(function, dict(zip(self.names, arrays, strict=True)), out, where.seq_axis, self.head_dim)
         rows = _rows(given, encoding, validate, where)
         plans = {}
         for name, (_, memory) in given.pairs.items():
@@ -76,13 +77,14 @@ class Rotate(_Rotate, Operation):
         return self._replace(transposed=not self.transposed)
 
     def repeatable(self, where: Where) -> bool:
-        encoding, inverse, seq_len, _, packing = self
+        encoding, inverse, seq_len, head_dim, _, packing = self
         _, positions, cu_seqlens, mask, axis = where
         return (
             positions is cu_seqlens is mask is packing is None
             and type(inverse) is bool
             and type(axis) is int
             and (seq_len is None or type(seq_len) is int)
+            and (head_dim is None or type(head_dim) is int)
             and hasattr(encoding, "text")
         )
 
@@ -96,7 +98,7 @@ class Rotate(_Rotate, Operation):
         kind = 0 if type(offset) is int else offset_kind(offset, x, axis)
         if kind is None:
             return None
-        encoding, fields = self[0], self[1:4]
+        encoding, fields = self[0], self[1:5]
         if q is None or k is None:
             return Rotate, encoding.text, fields, x.dtype, x.shape, x.strides, axis, kind, q is None
         if type(k) is not np.ndarray:
@@ -109,6 +111,7 @@ class _Rerotate(NamedTuple):
     source: Any
     target: Any
     seq_len: Any = None
+    head_dim: int | None = None
     transposed: bool = False
 
 
@@ -125,7 +128,7 @@ class Rerotate(_Rerotate, Operation):
         source, target = self.source, self.target
         lengths = self._lengths()
         source.check_like(function, target)
-        given = Arrays.check(function, {"k": k}, out, where.seq_axis)
+        given = Arrays.check(function, {"k": k}, out, where.seq_axis, self.head_dim)
         pair, axis = given.pairs["k"], given.axes["k"]
         memory = pair.out
         before, after = (one.plan(memory.shape[-1], length) for one, length in zip((source, target), lengths, strict=True))
@@ -171,9 +174,10 @@ class Arrays(NamedTuple):
     library: ModuleType
     pairs: dict[str, Pair]
     axes: dict[str, int]
+    channel_axes: int  # how many last axes are channels: 2 where ``head_dim`` divided them into heads
 
     @classmethod
-    def check(cls, function: str, given: dict[str, Any], out: Any, seq_axis: Any) -> Arrays:
+    def check(cls, function: str, given: dict[str, Any], out: Any, seq_axis: Any, head_dim: Any) -> Arrays:
         libraries, sources, axes = {}, {}, {}
         for name, array in given.items():
             if array is not None:
@@ -188,7 +192,14 @@ class Arrays(NamedTuple):
             remedy = "Nothing is copied between devices silently."
             raise TypeError(message(function, "q and k must be of one library and on one device", got, remedy))
         library = next(iter(libraries.values()))
-        arrays = cls(function, library, _pairs(function, out, library, sources), axes)
+        pairs = _pairs(function, out, library, sources)
+        if head_dim is not None:
+            pairs = {name: _by_head(function, name, pair, head_dim) for name, pair in pairs.items()}
+        widths = [pair.x.shape[-1] for pair in pairs.values()]
+        if len(set(widths)) > 1:
+            got, remedy = f"{widths[0]} and {widths[1]}", "Where the last axis holds several heads, give head_dim=."
+            raise ValueError(message(function, "q and k must have heads of the same width D", got, remedy))
+        arrays = cls(function, library, pairs, axes, 1 if head_dim is None else 2)
         arrays._check_apart()
         return arrays
 
@@ -223,13 +234,29 @@ def _pairs(function: str, out: Any, library: ModuleType, sources: dict[str, Memo
     return pairs
 
 
+def _by_head(function: str, name: str, pair: Pair, head_dim: Any) -> Pair:
+    """q or k, whose last axis holds heads one behind the other, with an axis for the heads."""
+    width, channels = checks.width(function, "head_dim", head_dim), pair.x.shape[-1]
+    if channels % width:
+        rule = f"the last axis of {name} must hold whole heads of head_dim = {width}"
+        raise ValueError(message(function, rule, f"shape {pair.x.shape}"))
+
+    def divided(memory: Memory) -> Memory:
+        *leading, step = memory.strides
+        shape = (*memory.shape[:-1], channels // width, width)
+        return memory._replace(shape=shape, strides=(*leading, step * width, step))
+
+    x = divided(pair.x)
+    return Pair(x, x if pair.out is pair.x else divided(pair.out))
+
+
 # ---- rows --------------------------------------------------------------------------------------------------------------------
 
 
 def _target(arrays: Arrays, name: str, validate: bool) -> Target:
     """Batch, rows and channels of q or k, without heads: what positions belong to."""
     memory, axis = arrays.pairs[name].x, arrays.axes[name]
-    batch = [other for other in range(len(memory.shape) - 1) if other != axis][:1]
+    batch = [other for other in range(len(memory.shape) - arrays.channel_axes) if other != axis][:1]
     kept = [*sorted([*batch, axis]), len(memory.shape) - 1]
     shape, strides = (tuple(values[i] for i in kept) for values in (memory.shape, memory.strides))
     return Target(arrays.function, arrays.library, memory._replace(shape=shape, strides=strides), kept.index(axis), validate)
@@ -251,8 +278,8 @@ def _rows(arrays: Arrays, encoding: Any, validate: bool, where: Where) -> Rotary
     rows = _rotary_rows(target, *encoding.resolve(target, where))
     for name, one in targets.items():
         if one.rows != target.rows:
-            got = f"{target.rows} and {one.rows}"
-            raise ValueError(message(arrays.function, "q and k must have the same number of rows T", got))
+            got, remedy = f"{target.rows} and {one.rows}", "Where heads come after rows, (..., T, H, D), give seq_axis=-3."
+            raise ValueError(message(arrays.function, "q and k must have the same number of rows T", got, remedy))
         if rows.vary and one.batch != target.batch:
             got = f"q {arrays.pairs['q'].x.shape} and {name} {arrays.pairs[name].x.shape}"
             rule = "q and k must have the same batch B where positions, offsets or a mask differ between sequences"

@@ -371,11 +371,7 @@ class Custom(Scaling):
 
 def _numbers(name: str, field: str, values: Any, zero: bool = False) -> tuple[float, ...]:
     """A sequence or array of positive numbers as a tuple."""
-    if hasattr(values, "tolist"):
-        values = values.tolist()
-    if not isinstance(values, (tuple, list)) or not values:
-        raise TypeError(message(name, f"{field} must be a sequence of numbers", checks.describe(values)))
-    found = tuple(checks.number(name, f"{field}[{i}]", value) for i, value in enumerate(values))
+    found = checks.numbers(name, field, values)
     for i, value in enumerate(found):
         if value < 0 or (value == 0 and not zero):
             rule = f"{field} must be {'0 or more' if zero else 'greater than 0'}"

@@ -42,9 +42,7 @@ def number(function: str, name: str, value: Any) -> float:
         found = math.copysign(value, value)
         if math.isfinite(found):
             return found
-    if type(value) is not int and getattr(value, "requires_grad", False):
-        rule = f"{name} must be a real number, not a tensor that requires a gradient, as there is none for it"
-        raise TypeError(message(function, rule, describe(value), "Pass value.item()."))
+    _no_gradient(function, f"{name} must be a real number", value, "item")
     try:
         if type(value) is int:
             result = float(operator.index(value))
@@ -59,6 +57,28 @@ def number(function: str, name: str, value: Any) -> float:
     if not math.isfinite(result):
         raise ValueError(message(function, f"{name} must be finite", describe(value)))
     return result
+
+
+def numbers(function: str, name: str, values: Any) -> tuple[float, ...]:
+    """A sequence or array of finite real numbers as a tuple."""
+    found = listed(function, name, values)
+    if not isinstance(found, (tuple, list)) or not found:
+        raise TypeError(message(function, f"{name} must be a sequence of numbers", describe(found)))
+    return tuple(number(function, f"{name}[{i}]", value) for i, value in enumerate(found))
+
+
+def listed(function: str, name: str, values: Any) -> Any:
+    """An array as nested lists; anything else as it is."""
+    _no_gradient(function, f"{name} must be numbers", values, "detach")
+    return values.tolist() if hasattr(values, "tolist") else values
+
+
+def _no_gradient(function: str, rule: str, value: Any, method: str) -> None:
+    """Refuse a parameter that would be kept as numbers, and never trained."""
+    if type(value) is not int and getattr(value, "requires_grad", False):
+        rule = f"{rule}, not a tensor that requires a gradient, as there is none for it"
+        remedy = f"Pass value.{method}(). Scales and amplitudes that are trained go to fastpe.torch.functional."
+        raise TypeError(message(function, rule, describe(value), remedy))
 
 
 def _is_boolean(value: Any) -> bool:

@@ -81,14 +81,13 @@ class Fourier(Encoding):
             given = "both" if self.bands is not None else "neither"
             raise ValueError(message("Fourier", "bands or matrix must be given", given))
         if self.bands is not None:
-            found["bands"] = _numbers("bands", self.bands)
+            found["bands"] = checks.numbers("Fourier", "bands", self.bands)
         else:
-            rows: Any = self.matrix
-            rows = rows.tolist() if hasattr(rows, "tolist") else rows
+            rows = checks.listed("Fourier", "matrix", self.matrix)
             if not isinstance(rows, (tuple, list)) or len(rows) != found["axes"]:
                 rule = f"matrix must have {found['axes']} rows: one for each axis"
                 raise ValueError(message("Fourier", rule, checks.describe(rows)))
-            found["matrix"] = tuple(_numbers(f"matrix[{i}]", row) for i, row in enumerate(rows))
+            found["matrix"] = tuple(checks.numbers("Fourier", f"matrix[{i}]", row) for i, row in enumerate(rows))
             if len({len(row) for row in found["matrix"]}) > 1:
                 raise ValueError(message("Fourier", "matrix must have rows of one length", "others"))
         if not isinstance(self.order, (tuple, list)) or sorted(self.order) != list(ORDER):
@@ -130,7 +129,7 @@ class Fourier(Encoding):
         >>> fastpe.encode(points.T, 128, features).shape
         (20, 128)
         """
-        values = np.asarray(matrix, np.float64)
+        values = np.asarray(checks.listed("Fourier.random", "matrix", matrix), np.float64)
         if values.ndim != 2:
             raise ValueError(message("Fourier.random", "matrix must have shape (axes, F)", f"shape {values.shape}"))
         checks.boolean("Fourier.random", "unit_square", unit_square)
@@ -250,10 +249,3 @@ def _turns(row: tuple[float, ...]) -> tuple[Turns, npt.NDArray[np.float64]]:
     fraction = np.where(negative, -turns.fraction, turns.fraction)
     whole = np.where(negative, -turns.whole - (turns.fraction != 0), turns.whole)  # the borrow
     return Turns(fraction, whole), np.where(negative, -angular, angular)
-
-
-def _numbers(name: str, values: Any) -> tuple[float, ...]:
-    values = values.tolist() if hasattr(values, "tolist") else values
-    if not isinstance(values, (tuple, list)) or not values:
-        raise TypeError(message("Fourier", f"{name} must be a sequence of numbers", checks.describe(values)))
-    return tuple(checks.number("Fourier", f"{name}[{k}]", value) for k, value in enumerate(values))

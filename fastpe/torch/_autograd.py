@@ -14,7 +14,8 @@ from .._core.checks import message
 from .._core.operations import Add, AddBias, Embed, Encode, Scale
 from .._core.where import Where
 from . import _bias, _memory
-from ._gather_sum import by_position, embed_gradients, on_rows, row_positions
+from ._factors import times
+from ._gather_sum import by_position, embed_gradients, row_positions
 from ._grad_state import check_in_place, is_mapped, is_traced, keep, kept
 from ._packing import record
 
@@ -119,7 +120,7 @@ class Linear(torch.autograd.Function):
             of_table = by_position(grad, rows, ctx.table, call.operation.encoding.clips, call.seq_axis, places[3])
         if ctx.needs_input_grad[0]:
             if isinstance(adjoint, Scale):
-                of_x = _scaled(grad, places[3], adjoint.factor, call.seq_axis)
+                of_x = times(grad, adjoint.factor, places[3], call.seq_axis)
             else:
                 back = call._replace(operation=adjoint, in_place=False)
                 of_x = linear(grad.resolve_neg(), None, delta, *places, back)
@@ -135,7 +136,7 @@ class Linear(torch.autograd.Function):
         if x is None:
             return None
         if isinstance(call.operation, Add):
-            return _scaled(x, places[3], call.operation.input_scale, call.seq_axis).clone()
+            return times(x, call.operation.input_scale, places[3], call.seq_axis).clone()
         return linear(x, None, delta, *places, call._replace(in_place=False))
 
     @staticmethod
@@ -157,15 +158,6 @@ def _apply(operation: Any, index: int, arrays: tuple[Any, ...], where: Any, vali
     delta = _memory.fixed(arrays[1]) if operation.function == "rerotate" else None
     call = _Linear(operation, index, where.seq_axis, validate, in_place)
     return linear(arrays[index], _learned(operation), delta, *_memory.fixed_where(where)[:4], call)
-
-
-def _scaled(grad: Tensor, mask: Any, factor: float, seq_axis: int) -> Tensor:
-    """A gradient times the rows' factor, which masked rows do not have."""
-    if factor == 1:
-        return grad
-    if mask is None:
-        return grad * factor
-    return torch.where(on_rows(mask, grad, seq_axis)[..., None], grad * factor, grad)
 
 
 # ---- what is looked up -------------------------------------------------------------------------------------------------------

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 
 from .._core import checks
-from .._core.checks import message
+from .._core.checks import describe, message
 from .._core.operations import Add, AddBias, Between, Embed, Rerotate, Rotate
 from .._core.operations.embed import pair, quantisation
 from .._core.where import where_of
 from ..encodings import additive, rotational, source_and_target
+from ._factors import is_trained, times
+from ._gather_sum import on_rows
 from ._memory import wrong_type
 from ._run import embedded, new, run
 
@@ -43,15 +45,23 @@ def add_encoding(
     x: Tensor,
     encoding: Additive | str | None = None,
     *,
-    input_scale: float = 1.0,
+    input_scale: float | Tensor = 1.0,
+    amplitude: Tensor | None = None,
     seq_len: int | None = None,
     validate: bool = False,
     **where: Unpack[WhereArguments],
 ) -> Tensor:
     """Return x with a positional encoding added; x is left alone.
 
-    Parameters and errors are those of ``fastpe.add_encoding``; ``where`` stands for its ``offset``, ``positions``, ``cu_seqlens``,
-    ``mask`` and ``seq_axis``. RuntimeError: real positions that require a gradient; there is none.
+    Parameters and errors that are not named here are those of ``fastpe.add_encoding``; ``where`` stands for its ``offset``,
+    ``positions``, ``cu_seqlens``, ``mask`` and ``seq_axis``. RuntimeError: real positions that require a gradient; there is none.
+
+    Parameters
+    ----------
+    input_scale, amplitude
+        Factors on x and on the encoding. Tensors of one element that require a gradient get it: then PyTorch multiplies by them, and each
+        product is rounded to x's dtype. An amplitude that is not trained is a field of ``Sinusoidal``. Li et al., "Neural Speech Synthesis
+        with Transformer Network", 2019 (arXiv 1809.08895), equation 3.
 
     Returns
     -------
@@ -67,9 +77,18 @@ def add_encoding(
     tensor([3., 3., 3., 3.])
     """
     _check_tensors("add_encoding", x=x)
-    operation = Add(additive("add_encoding", encoding), input_scale, seq_len)
-    result: Tensor = new(operation, (x,), where_of("add_encoding", where), validate)
-    return result
+    function, rows = "add_encoding", where_of("add_encoding", where)
+    scale: Any = input_scale
+    if is_trained(function, "input_scale", scale) or amplitude is not None:
+        x, scale = times(x, scale, rows.mask, rows.seq_axis), 1.0
+    operation = Add(additive(function, encoding), scale, seq_len)
+    if amplitude is None:
+        result: Tensor = new(operation, (x,), rows, validate)
+        return result
+    if not isinstance(amplitude, Tensor):
+        raise TypeError(message(function, "amplitude must be a tensor", describe(amplitude), "Sinusoidal takes numbers."))
+    is_trained(function, "amplitude", amplitude)
+    return x + times(new(operation, (torch.zeros_like(x),), rows, validate), amplitude)
 
 
 def add_bias(
@@ -77,13 +96,14 @@ def add_bias(
     bias: Bias,
     *,
     causal: bool = False,
-    input_scale: float = 1.0,
+    input_scale: float | Tensor = 1.0,
     validate: bool = False,
     **between: Unpack[BetweenArguments],
 ) -> Tensor:
     """Return attention scores with a bias by distance added; they are left alone.
 
     Parameters and errors are those of ``fastpe.add_bias``; ``between`` stands for its ``q_offset``, ``q_positions`` and ``k_positions``.
+    An ``input_scale`` that requires a gradient gets it, as in ``add_encoding``; the scores are then read where ``causal`` writes -inf, too.
 
     Returns
     -------
@@ -99,7 +119,10 @@ def add_bias(
     tensor([1., 0.])
     """
     _check_tensors("add_bias", scores=scores)
-    result: Tensor = new(AddBias(bias, causal, input_scale), (scores,), where_of("add_bias", between, Between), validate)
+    scale: Any = input_scale
+    if is_trained("add_bias", "input_scale", scale):
+        scores, scale = times(scores, scale), 1.0
+    result: Tensor = new(AddBias(bias, causal, scale), (scores,), where_of("add_bias", between, Between), validate)
     return result
 
 
@@ -240,7 +263,7 @@ def embed(
     table: Tensor,
     encoding: Additive | str | None = None,
     *,
-    scale: float = 1.0,
+    scale: Any = 1.0,
     token_types: Any = None,
     row_scale: Any = None,
     padding_idx: int | None = None,
@@ -259,6 +282,8 @@ def embed(
 
     Parameters
     ----------
+    scale
+        Factor on the embedding. A tensor of one element that requires a gradient gets it, as the ``input_scale`` of ``add_encoding``.
     sparse
         The table's gradient is a sparse COO tensor, as ``torch.nn.Embedding(sparse=True)`` makes it.
     deterministic
@@ -273,11 +298,35 @@ def embed(
     that were read, of 16-bit tables in float32.
     """
     _check_tensors("embed", table=table)
+    if is_trained("embed", "scale", scale):
+        where_of("embed", where, seq_axis=-2)
+        options: Any = {"row_scale": row_scale, "dtype": dtype, "validate": validate, "sparse": sparse}
+        options.update(deterministic=deterministic, frozen_idx=frozen_idx, **({} if encoding is not None else where))
+        rows, ids = times(embed(ids, table, **options), scale), torch.as_tensor(ids, device=table.device)
+        return _with_positions(rows, ids, encoding, token_types, padding_idx, seq_len, validate, where)
     chosen = None if encoding is None else additive("embed", encoding, "embeds")
     operation = Embed(chosen, scale, padding_idx, dtype, seq_len, sparse, deterministic, frozen_idx)
     arrays = (table, ids, *pair(token_types), *quantisation(row_scale))
     result: Tensor = new(*embedded(operation, arrays), where_of("embed", where, seq_axis=-2), validate)
     return result
+
+
+def _with_positions(
+    rows: Tensor, ids: Tensor, encoding: Any, token_types: Any, padding_idx: Any, seq_len: Any, validate: bool, where: Any
+) -> Tensor:
+    """Embedded rows with what ``embed`` adds to them; masked ones and those of padding become zero."""
+    if token_types is not None:
+        rows = rows + embed(*pair(token_types), dtype=rows.dtype)
+    mask = where.get("mask")
+    if padding_idx is not None:
+        tokens = ids != padding_idx
+        mask = tokens if mask is None else tokens & torch.as_tensor(mask, device=ids.device)
+    if mask is not None and ids.dim() > 2:
+        rule = "ids must have shape (T,) or (B, T) where the scale is trained and rows are masked"
+        raise ValueError(message("embed", rule, f"shape {tuple(ids.shape)}"))
+    if encoding is not None:
+        rows = add_encoding(rows, encoding, seq_len=seq_len, validate=validate, **{**where, "mask": mask})
+    return rows if mask is None else rows.masked_fill(~on_rows(mask, rows, -2)[..., None], 0)
 
 
 def _check_tensors(function: str, **given: Any) -> None:

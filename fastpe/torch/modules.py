@@ -10,7 +10,7 @@ from .._core import checks
 from .._core.checks import describe, message
 from ..encodings import Additive, Learned, additive, rotational
 from ..verbs import add_encoding, apply_rotary
-from . import functional
+from . import _factors, functional
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,8 +38,9 @@ class SinusoidalEncoding(torch.nn.Module):
     ----------
     encoding
         A ``Sinusoidal``, another additive encoding, or its name; None for ``Sinusoidal()``.
-    input_scale
-        Factor on x, such as ``math.sqrt(D)``.
+    input_scale, amplitude
+        Factors on x, such as ``math.sqrt(D)``, and on the encoding. Parameters of one element are trained, as
+        ``fastpe.torch.functional.add_encoding`` says; without ``inplace``.
     seq_axis
         The axis of T; any but the last.
     inplace
@@ -47,7 +48,7 @@ class SinusoidalEncoding(torch.nn.Module):
 
     Notes
     -----
-    No buffers: the encoding is exact at any position in every dtype, and ``state_dict()`` is empty.
+    No buffers: the encoding is exact at any position in every dtype, and ``state_dict()`` is empty but for trained factors.
 
     Examples
     --------
@@ -57,18 +58,31 @@ class SinusoidalEncoding(torch.nn.Module):
     """
 
     def __init__(
-        self, encoding: Additive | str | None = None, *, input_scale: float = 1.0, seq_axis: int = -2, inplace: bool = False
+        self,
+        encoding: Additive | str | None = None,
+        *,
+        input_scale: float | Tensor = 1.0,
+        amplitude: Tensor | None = None,
+        seq_axis: int = -2,
+        inplace: bool = False,
     ) -> None:
         super().__init__()
         self.encoding = _additive("SinusoidalEncoding", encoding, "adds")
-        self.input_scale, self.seq_axis, self.inplace = input_scale, seq_axis, inplace
+        self.input_scale = _factors.check("SinusoidalEncoding", "input_scale", input_scale, inplace)
+        self.amplitude = None if amplitude is None else _factors.check("SinusoidalEncoding", "amplitude", amplitude, inplace)
+        self.seq_axis, self.inplace = seq_axis, inplace
 
     def forward(self, x: Tensor, **where: Unpack[Where]) -> Tensor:
         """Add the encoding."""
-        return _add(self, x, where)
+        if self.amplitude is None:
+            return _add(self, x, where)
+        add = functional.add_encoding
+        return add(x, self.encoding, seq_axis=self.seq_axis, input_scale=self.input_scale, amplitude=self.amplitude, **where)
 
     def extra_repr(self) -> str:
-        return f"{self.encoding}, input_scale={self.input_scale}, seq_axis={self.seq_axis}, inplace={self.inplace}"
+        scale = _factors.shown(self.input_scale)
+        trained = "" if self.amplitude is None else ", amplitude=trained"
+        return f"{self.encoding}, input_scale={scale}{trained}, seq_axis={self.seq_axis}, inplace={self.inplace}"
 
 
 class RotaryEmbedding(torch.nn.Module):
@@ -146,7 +160,7 @@ class LearnedEncoding(torch.nn.Module):
         embedding_dim: int,
         *,
         out_of_range: str = "error",
-        input_scale: float = 1.0,
+        input_scale: float | Tensor = 1.0,
         seq_axis: int = -2,
         inplace: bool = False,
         device: Any = None,
@@ -155,6 +169,7 @@ class LearnedEncoding(torch.nn.Module):
         super().__init__()
         checks.one_of("LearnedEncoding", "out_of_range", out_of_range, ("error", "clip"))
         _check_sizes("LearnedEncoding", "(P, D)", num_embeddings, embedding_dim)
+        _factors.check("LearnedEncoding", "input_scale", input_scale, inplace)
         self.weight = torch.nn.Parameter(torch.empty(num_embeddings, embedding_dim, device=device, dtype=dtype))
         self.out_of_range, self.input_scale, self.seq_axis, self.inplace = out_of_range, input_scale, seq_axis, inplace
         self.reset_parameters()
@@ -174,7 +189,7 @@ class LearnedEncoding(torch.nn.Module):
 
     def extra_repr(self) -> str:
         rows, width = self.weight.shape
-        return f"{rows}, {width}, out_of_range={self.out_of_range!r}, input_scale={self.input_scale}"
+        return f"{rows}, {width}, out_of_range={self.out_of_range!r}, input_scale={_factors.shown(self.input_scale)}"
 
 
 class TokenEmbedding(torch.nn.Embedding):
@@ -190,7 +205,7 @@ class TokenEmbedding(torch.nn.Embedding):
     encoding
         A ``Sinusoidal`` or its name, a ``LearnedEncoding`` (a child module, ``positions.weight``), or None for tokens alone.
     scale
-        Factor on the token's row, such as ``math.sqrt(D)``.
+        Factor on the token's row, such as ``math.sqrt(D)``. A parameter of one element is trained.
     num_token_types
         How many types of token there are (BERT's segments); 0 for none. Their table is a ``torch.nn.Embedding``, ``types.weight``.
     padding_idx
@@ -216,7 +231,7 @@ class TokenEmbedding(torch.nn.Embedding):
         embedding_dim: int,
         encoding: Additive | LearnedEncoding | str | None = None,
         *,
-        scale: float = 1.0,
+        scale: float | Tensor = 1.0,
         num_token_types: int = 0,
         padding_idx: int | None = None,
         skip_padding: bool = False,
@@ -226,6 +241,7 @@ class TokenEmbedding(torch.nn.Embedding):
     ) -> None:
         function = "TokenEmbedding"
         _check_sizes(function, "(V, D)", num_embeddings, embedding_dim)
+        _factors.check(function, "scale", scale)
         if padding_idx is None and skip_padding:
             raise ValueError(message(function, "skip_padding needs padding_idx", "None"))
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
@@ -284,7 +300,7 @@ class TokenEmbedding(torch.nn.Embedding):
 
     def extra_repr(self) -> str:
         encoding = "" if self._encoding is None else f", encoding={self._encoding}"
-        return f"{super().extra_repr()}, scale={self.scale}{encoding}{', skip_padding=True' if self.skip_padding else ''}"
+        return f"{super().extra_repr()}, scale={_factors.shown(self.scale)}{encoding}{', skip_padding=True' if self.skip_padding else ''}"
 
 
 def _add(module: Any, x: Tensor, where: Any) -> Tensor:
@@ -303,9 +319,9 @@ def _check_learned(function: str, encoding: LearnedEncoding, width: int) -> None
     if encoding.weight.shape[1] != width:
         rule = f"learned positions must have the width of the tokens, {width}"
         raise ValueError(message(function, rule, f"shape {tuple(encoding.weight.shape)}"))
-    if encoding.input_scale != 1:
+    if isinstance(encoding.input_scale, Tensor) or encoding.input_scale != 1:
         rule = "learned positions must have an input_scale of 1"
-        raise ValueError(message(function, rule, str(encoding.input_scale), "Give scale to TokenEmbedding."))
+        raise ValueError(message(function, rule, str(_factors.shown(encoding.input_scale)), "Give scale to TokenEmbedding."))
 
 
 def _additive(module: str, encoding: Any, ability: str) -> Any:

@@ -59,7 +59,7 @@ CALLS: dict[str, Any] = {
     "rerotate_real": lambda i: (Rerotate(INTERLEAVED, INTERLEAVED), (i.k, 1.5)),
     "rerotate_tensor": lambda i: (Rerotate(INTERLEAVED, INTERLEAVED), (i.k, torch.tensor([2, -1]))),
     "rerotate_rules": lambda i: (Rerotate(NTK, YARN, (9, 20)), (i.k, 0)),
-    "rerotate_back": lambda i: (Rerotate(INTERLEAVED, INTERLEAVED, None, True), (i.k, 2)),
+    "rerotate_back": lambda i: (Rerotate(INTERLEAVED, INTERLEAVED, transposed=True), (i.k, 2)),
     "embed": lambda i: (Embed(SINUSOIDAL, 1.5), (i.table, i.ids, None, None, None, None)),
     "embed_everything": lambda i: (
         Embed(Learned(i.learned, "clip"), 2.0, 3, "float32", None, False, True, 1),

@@ -216,13 +216,8 @@ def scale(value: float = 2.0) -> Any:
 
 NUMBERS: dict[str, Callable[[Any], Any]] = {
     "add_encoding": lambda n: fastpe.add_encoding(torch.ones(3, 8), input_scale=n),
-    "F.add_encoding": lambda n: F.add_encoding(torch.ones(3, 8), input_scale=n),
-    "with a gradient": lambda n: F.add_encoding(torch.ones(3, 8).requires_grad_(), input_scale=n),
     "add_bias": lambda n: fastpe.add_bias(torch.ones(3, 4, 5), fastpe.ALiBi(3), input_scale=n),
-    "functional.add_bias": lambda n: F.add_bias(torch.ones(3, 4, 5).requires_grad_(), fastpe.ALiBi(3), input_scale=n),
     "embed": lambda n: fastpe.embed([1, 2], torch.ones(3, 8), scale=n),
-    "functional.embed": lambda n: F.embed([1, 2], torch.ones(3, 8).requires_grad_(), scale=n),
-    "module": lambda n: fastpe.torch.SinusoidalEncoding(input_scale=n)(torch.ones(3, 8)),
     "amplitude": lambda n: fastpe.Sinusoidal(amplitude=n),
     "base": lambda n: fastpe.Sinusoidal(base=n),
     "position_scale": lambda n: fastpe.Sinusoidal(position_scale=n),
@@ -247,7 +242,7 @@ def test_a_number_that_requires_a_gradient_is_refused(name):
         use(value)
 
 
-@pytest.mark.parametrize("name", ["F.add_encoding", "functional.add_bias", "functional.embed", "base"])
+@pytest.mark.parametrize("name", ["add_encoding", "add_bias", "embed", "base"])
 def test_a_number_that_requires_a_gradient_is_refused_in_a_graph(name):
     use = NUMBERS[name]
 

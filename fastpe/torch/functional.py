@@ -303,7 +303,7 @@ def embed(
         options: Any = {"row_scale": row_scale, "dtype": dtype, "validate": validate, "sparse": sparse}
         options.update(deterministic=deterministic, frozen_idx=frozen_idx, **({} if encoding is not None else where))
         rows, ids = times(embed(ids, table, **options), scale), torch.as_tensor(ids, device=table.device)
-        return _with_positions(rows, ids, encoding, token_types, padding_idx, seq_len, validate, where)
+        return with_positions(rows, ids, encoding, token_types, padding_idx, seq_len, validate, where)
     chosen = None if encoding is None else additive("embed", encoding, "embeds")
     operation = Embed(chosen, scale, padding_idx, dtype, seq_len, sparse, deterministic, frozen_idx)
     arrays = (table, ids, *pair(token_types), *quantisation(row_scale))
@@ -311,7 +311,7 @@ def embed(
     return result
 
 
-def _with_positions(
+def with_positions(
     rows: Tensor, ids: Tensor, encoding: Any, token_types: Any, padding_idx: Any, seq_len: Any, validate: bool, where: Any
 ) -> Tensor:
     """Embedded rows with what ``embed`` adds to them; masked ones and those of padding become zero."""

@@ -282,6 +282,9 @@ class TokenEmbedding(torch.nn.Embedding):
         if (token_types is None) != (self.types is None):
             rule = "token_types must be given where the module has types, and only there"
             raise ValueError(message("TokenEmbedding", rule, describe(token_types)))
+        if hasattr(self.weight, "device_mesh"):
+            distributed: Tensor = self._distributed(ids, where)
+            return distributed
         if self.max_norm is not None:
             with torch.no_grad():
                 torch.embedding_renorm_(self.weight, ids.contiguous(), self.max_norm, self.norm_type)
@@ -297,6 +300,14 @@ class TokenEmbedding(torch.nn.Embedding):
             frozen_idx=self.padding_idx,
             **where,
         )
+
+    def _distributed(self, ids: Any, where: Any) -> Any:
+        """PyTorch looks rows up in a DTensor, as RowwiseParallel makes the weight one; every process adds positions to all of them."""
+        found: Any = torch.nn.functional.embedding(ids, self.weight, self.padding_idx)
+        rows, tokens = _factors.times(found.full_tensor(), self.scale), ids.full_tensor()
+        padding = self.padding_idx if self.skip_padding else None
+        added = functional.with_positions(rows, tokens, self.encoding, None, padding, where.pop("seq_len", None), False, where)
+        return type(found).from_local(added, found.device_mesh, run_check=False)
 
     def extra_repr(self) -> str:
         encoding = "" if self._encoding is None else f", encoding={self._encoding}"

@@ -1,0 +1,91 @@
+"""Modules whose weights PyTorch spreads over processes: two of them, on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+import fastpe  # noqa: E402
+import fastpe.torch  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed"),
+]
+
+IDS = torch.arange(24).reshape(2, 12) % 11
+
+
+def tokens_and_positions() -> Any:
+    tokens = fastpe.torch.TokenEmbedding(32, 16, fastpe.torch.LearnedEncoding(12, 16), scale=4.0)
+    return torch.nn.Sequential(tokens, fastpe.torch.LearnedEncoding(12, 16), torch.nn.Linear(16, 16))
+
+
+def tokens() -> Any:
+    return torch.nn.Sequential(fastpe.torch.TokenEmbedding(32, 16, "sinusoidal", scale=2.0, padding_idx=0, skip_padding=True))
+
+
+def fully_sharded(model: Any, mesh: Any) -> Any:
+    from torch.distributed.fsdp import fully_shard
+
+    for module in (*model, model):
+        fully_shard(module, mesh=mesh)
+    return model
+
+
+def row_wise(model: Any, mesh: Any) -> Any:
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
+
+    return parallelize_module(model, mesh, {"0": RowwiseParallel(input_layouts=Replicate(), output_layouts=Replicate())})
+
+
+def column_wise(model: Any, mesh: Any) -> Any:
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    return parallelize_module(model, mesh, {"0": ColwiseParallel(output_layouts=Replicate())})
+
+
+def whole(x: Any) -> Any:
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def train(model: Any) -> list[Any]:
+    """The result and the gradients of the second step, as one that resizes storages again shows more."""
+    for _ in range(2):
+        model.zero_grad()
+        result = model(IDS)
+        result.square().sum().backward()
+    return [whole(result).detach(), *(whole(one.grad) for one in model.parameters())]
+
+
+def work(rank: int, store: str, results: str, make: Any, spread: Any) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    try:
+        torch.manual_seed(0)
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+        torch.save(train(spread(make(), mesh)), f"{results}-{rank}")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("make", "spread"),
+    [(tokens_and_positions, fully_sharded), (tokens, fully_sharded), (tokens, row_wise), (tokens, column_wise)],
+)
+def test_spread_over_two_processes(make: Any, spread: Any, tmp_path: Any) -> None:
+    """The result and the gradients of one process."""
+    store, results = tmp_path / "store", tmp_path / "results"
+    context = torch.multiprocessing.spawn(work, (str(store), str(results), make, spread), nprocs=2, join=False)
+    while not context.join(timeout=100):
+        pass
+    torch.manual_seed(0)
+    expected = train(make())
+    for rank in range(2):
+        for got, wanted in zip(torch.load(f"{results}-{rank}"), expected, strict=True):
+            torch.testing.assert_close(got, wanted)

@@ -19,7 +19,7 @@ from ..encodings import Rotary
 from ..scaling import DynamicNTK, LongRoPE
 from ..verbs import apply_rotary
 from . import functional
-from ._grad_state import in_forward_mode_or_transform, requires_gradient
+from ._grad_state import in_forward_mode_or_transform, is_scripted, requires_gradient
 from ._memory import wrong_type
 
 __all__ = ["Patched", "patch_transformers"]
@@ -311,9 +311,12 @@ class _Rotation:
         self.encoding, self.offset, self.positions, self.seq_len = encoding, offset, positions, seq_len
 
     def rotate(self, q: Any, k: Any, seq_axis: int) -> Any:
-        """Rotate q and k: into new tensors if a gradient may be needed, else in place, as they are fresh outputs of projections."""
+        """Rotate q and k: into new tensors if a gradient may be needed, else in place, as they are fresh outputs of projections.
+
+        ``torch.jit.trace`` compares graphs of runs with and without gradients, which must be equal.
+        """
         # A graph cannot be traced through the question whether forward mode is on
-        new = requires_gradient(q, k) or (not is_compiling() and in_forward_mode_or_transform())
+        new = requires_gradient(q, k) or (not is_compiling() and (in_forward_mode_or_transform() or is_scripted()))
         run = functional.apply_rotary if new else apply_rotary
         return run(q, k, self.encoding, offset=self.offset, positions=self.positions, seq_axis=seq_axis, seq_len=self.seq_len)
 

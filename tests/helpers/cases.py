@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -191,14 +190,6 @@ def assert_close(
 
 
 def transformers() -> Any:
-    """Hugging Face's library, or a skip.
-
-    It looks for a package that is called kernels, as a folder of a checkout is, and remembers whether there is one.
-    """
+    """Hugging Face's library, or a skip."""
     pytest.importorskip("torch")  # without which its models cannot be imported
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "kernels", None)
-        found = pytest.importorskip("transformers")
-        if hasattr(found.utils, "is_kernels_available"):
-            found.utils.is_kernels_available()
-    return found
+    return pytest.importorskip("transformers")

@@ -35,7 +35,8 @@ def from_mask(mask: Any, *, offset: int = 0, fill: int = 0) -> Any:
 def packed(cu_seqlens: Any, *, total: int | None = None) -> Any:
     """Return positions that restart at each boundary, for sequences packed one behind the other.
 
-    ``cu_seqlens`` are (n + 1,) integers, from 0 on. ``total`` is the last of them; None: it is read, which waits for a GPU.
+    ``cu_seqlens`` are (n + 1,) integers, from 0 on. ``total`` is the last of them; None: it is read, which waits for a GPU. On a GPU
+    none of this is checked.
 
     Examples
     --------
@@ -49,6 +50,8 @@ def packed(cu_seqlens: Any, *, total: int | None = None) -> Any:
         values = arrays.host(boundaries)
         if values.size == 0 or values[0] != 0 or (np.diff(values) < 0).any():
             raise ValueError(message(function, "cu_seqlens must start at 0 and never decrease", str(values.tolist()[:8])))
+        if total is not None and total != values[-1]:
+            raise ValueError(message(function, f"total must be the last of cu_seqlens, {values[-1]}", str(total)))
     count = int(boundaries[-1]) if total is None else arrays.natural(function, "total", total)
     library = arrays.module(boundaries)
     place = {"device": boundaries.device} if dispatch.is_tensor(boundaries) else {}

@@ -360,6 +360,17 @@ def test_tensors_in_tensors_out():
         assert made.numpy().tolist() == expected.tolist()
 
 
+def test_what_lies_on_a_gpu_is_not_checked(monkeypatch):
+    """Reading it would wait; nothing raises, and an image of padding alone has coordinates of 0."""
+    kept, bounds = np.zeros((2, 3, 4), bool), [1, 3]
+    for call in (lambda: positions.detr(kept), lambda: positions.packed(bounds, total=3)):
+        with pytest.raises(ValueError, match="must"):
+            call()
+    monkeypatch.setattr(positions.arrays, "is_on_host", lambda value: False)
+    assert not positions.detr(kept).any()
+    assert positions.packed(bounds, total=3).shape == (3,)
+
+
 # ---- errors ------------------------------------------------------------------------------------------------------------------
 
 BAD = {
@@ -368,6 +379,8 @@ BAD = {
     "ragged": (lambda: positions.from_mask([[True], [True, False]]), ValueError, "regular array"),
     "boundaries": (lambda: positions.packed([1, 3]), ValueError, "start at 0"),
     "falling": (lambda: positions.packed([0, 3, 2]), ValueError, "never decrease"),
+    "total": (lambda: positions.packed([0, 3, 5], total=6), ValueError, "total must be the last of cu_seqlens, 5, got 6"),
+    "total_short": (lambda: positions.packed([0, 3, 5], total=3), ValueError, "total must be the last of cu_seqlens, 5, got 3"),
     "falling_unsigned": (lambda: positions.packed(np.array([0, 3, 2], np.uint64)), ValueError, "never decrease"),
     "ids": (lambda: positions.fairseq([1.5]), TypeError, "ids must be integers"),
     "types": (lambda: positions.mrope([0, 3]), ValueError, r"0 \(text\), 1 \(image\) or 2"),

@@ -31,6 +31,7 @@ class _Config:
         if layer_type is not None and not by_layer:
             raise ValueError(message(_FROM_CONFIG, "layer_type is for dicts by layer type", f"{layer_type!r} for one dict"))
         self.rule: Mapping[str, Any] = by_layer[layer_type] if by_layer else found
+        self._by_layer = bool(by_layer)
 
     def _is_known(self) -> bool:
         return any(self.get(key) is not None for key in _KEYS)
@@ -56,6 +57,15 @@ class _Config:
             raise KeyError(message(_FROM_CONFIG, f"rope_type {self.type!r} needs {names[0]}", f"keys {sorted(self.rule)}"))
         return found
 
+    def check(self) -> None:
+        """Refuse what would be left out in silence: a factor of no rule, and bases for other layers or in other units."""
+        if not (self.rule.get("rope_type") or self.rule.get("type")) and self.rule.get("factor") is not None:
+            raise KeyError(message(_FROM_CONFIG, "a dict with a factor needs rope_type", f"keys {sorted(self.rule)}"))
+        other = [] if self._by_layer else [name for name in _OTHER_BASES if self.get(name) not in (None, 1)]
+        if other:
+            remedy = "Give rope_parameters, a dict for each type of layer, or rope_theta alone."
+            raise ValueError(message(_FROM_CONFIG, "a configuration must have one base", other[0], remedy))
+
     @property
     def type(self) -> str:
         return str(self.rule.get("rope_type") or self.rule.get("type") or "default")
@@ -67,6 +77,7 @@ _KEYS = {
     *("rope_parameters", "rope_scaling", "rope_theta", "rotary_emb_base", "rotary_dim", "rotary_pct"),
     *("partial_rotary_factor", "max_position_embeddings", "model_type"),
 }
+_OTHER_BASES = ("rope_local_base_freq", "global_rope_theta", "local_rope_theta", "rope_ratio")
 
 
 def _ratio(config: _Config) -> float:
@@ -92,6 +103,10 @@ def _longrope(config: _Config) -> scaling.Scaling:
     return scaling.LongRoPE(short, long, _original(config), _ratio(config), config.rule.get("attention_factor"))
 
 
+def _mrope(config: _Config) -> None:
+    config.need("mrope_section")
+
+
 def _llama3(config: _Config) -> scaling.Scaling:
     low, high = config.need("low_freq_factor"), config.need("high_freq_factor")
     return scaling.Llama3(config.need("factor"), low, high, int(config.need("original_max_position_embeddings")))
@@ -99,7 +114,7 @@ def _llama3(config: _Config) -> scaling.Scaling:
 
 _RULES: dict[str, Any] = {
     "default": lambda config: None,
-    "mrope": lambda config: None,
+    "mrope": _mrope,
     "linear": lambda config: scaling.Linear(config.need("factor")),
     "dynamic": lambda config: scaling.DynamicNTK(config.need("factor"), int(config.need("max_position_embeddings"))),
     "yarn": _yarn,
@@ -124,6 +139,7 @@ _INTERLEAVED = {
 def fields(given: Any, layer_type: str | None, interleaved: bool | None) -> dict[str, Any]:
     """The fields of ``Rotary`` that a configuration describes."""
     config = _Config(given, layer_type)
+    config.check()
     if config.type not in _RULES:
         known = ", ".join(map(repr, sorted(_RULES)))
         raise ValueError(message(_FROM_CONFIG, f"rope_type must be one of {known}", repr(config.type)))

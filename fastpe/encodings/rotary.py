@@ -183,7 +183,8 @@ class Rotary(Rotational):
         Raises
         ------
         KeyError, ValueError
-            The rule needs a key that is not there, or is unknown (``rope_type``); the message names the key, or the known rules.
+            The rule needs a key that is not there, or is unknown (``rope_type``), or there are bases for several types of layer outside
+            ``rope_parameters`` (``rope_local_base_freq``); the message names the key, or the known rules.
 
         Notes
         -----

@@ -101,12 +101,32 @@ def test_a_dict_for_each_type_of_layer():
         ({"rope_scaling": {**LLAMA3, "low_freq_factor": None}}, KeyError, "'llama3' needs low_freq_factor"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, ValueError, "Linear: factor must be at least 1"),
         ({"rope_scaling": [1]}, TypeError, "rope_parameters must be a dict"),
+        ({"rope_scaling": {"factor": 4.0}}, KeyError, r"a dict with a factor needs rope_type, got keys \['factor'\]"),
+        ({"rope_scaling": {"type": "mrope"}}, KeyError, "rope_type 'mrope' needs mrope_section"),
+        ({"rope_theta": 1e6, "rope_local_base_freq": 1e4}, ValueError, "must have one base, got rope_local_base_freq"),
+        ({"model_type": "modernbert", "global_rope_theta": 1.6e5}, ValueError, "must have one base, got global_rope_theta"),
+        ({"model_type": "chatglm", "rope_ratio": 500}, ValueError, "must have one base, got rope_ratio"),
         ({"partial_rotary_factor": 0.5}, KeyError, "needs hidden_size"),
     ],
 )
 def test_bad_configurations(config, error, text):
     with pytest.raises(error, match=text):
         Rotary.from_config(config)
+
+
+def test_what_a_configuration_leaves_open():
+    """No model is known by its rotations alone, so one that has none looks like one that says nothing of them."""
+    assert Rotary.from_config({"model_type": "bert"}) == Rotary(10000.0, interleaved=False, rotary_dim=None, scaling=None)
+    assert Rotary.from_config({"model_type": "gptj"}) == Rotary(interleaved=True)
+    assert Rotary.from_config({"model_type": "chatglm", "rope_ratio": 1.0}) == Rotary()
+    yarn = {"rope_type": "yarn", "factor": 4.0, "key_of_no_rule": 7}
+    config = {"rope_scaling": yarn, "max_position_embeddings": 4096}
+    assert Rotary.from_config(config) == Rotary(scaling=YaRN(4.0, 4096))
+    divisors = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+    found = Rotary.from_config({"rope_scaling": {**divisors, "factor": 2.0}, "max_position_embeddings": 4096})
+    assert found == Rotary(scaling=LongRoPE((1.0,), (2.0,), 4096, 2.0))
+    partial = {"hidden_size": 100, "num_attention_heads": 3, "partial_rotary_factor": 0.5}
+    assert Rotary.from_config(partial) == Rotary(rotary_dim=16)
 
 
 @pytest.mark.parametrize("given", ["llama", None, [], {}, {"theta": 5e5}, object(), 10000.0, SimpleNamespace(config="llama")])

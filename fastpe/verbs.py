@@ -401,8 +401,8 @@ def embed(
         For int8 and uint8 tables: ``(table - zero_point) * row_scale``. The zero point is one number or (V,) of them; by default 0 for
         int8 and 128 for uint8.
     padding_idx
-        Rows with this id become zero, and are masked: the position of any other row is ``offset`` + the number of such rows before it.
-        fairseq's rule is ``offset=padding_idx + 1``.
+        Rows with this id, in [0, V), become zero, and are masked: the position of any other row is ``offset`` + the number of such rows
+        before it. fairseq's rule is ``offset=padding_idx + 1``.
     offset, positions, cu_seqlens, mask
         As for ``add_encoding``; positions may have the shape of ids. Masked rows become zero. Without an encoding only a mask is
         accepted.

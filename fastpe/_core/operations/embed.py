@@ -77,8 +77,8 @@ class Embed(_Embed, Operation):
             )
             kinds = None if kinds is None else kinds._replace(shape=(1,), strides=(0,))
         place = Target(FUNCTION, library, target, len(target.shape) - 2, validate)
-        if self.padding_idx is not None:
-            padding = checks.integer(FUNCTION, "padding_idx", self.padding_idx)
+        padding, _ = (_row(name, getattr(self, name), words.shape[0]) for name in ("padding_idx", "frozen_idx"))
+        if padding is not None:
             where = where._replace(mask=_without_padding(place, rows_of_ids, padding, where.mask))
         if encoding is None:
             _refuse_positions(where)
@@ -141,7 +141,7 @@ def pair(token_types: Any) -> tuple[Any, Any]:
     """Ids and table of a second embedding; None for both if there is none."""
     if token_types is None:
         return None, None
-    if not isinstance(token_types, (tuple, list)) or len(token_types) != 2:
+    if not isinstance(token_types, (tuple, list)) or len(token_types) != 2 or any(one is None for one in token_types):
         raise TypeError(message(FUNCTION, "token_types must be a pair (ids, table)", describe(token_types)))
     return token_types[0], token_types[1]
 
@@ -186,10 +186,18 @@ def _ids(
     return given if given.dtype == "int64" else library.memory(given.array.astype("int64"))
 
 
+def _row(name: str, value: Any, count: int) -> int | None:
+    """The number of a row of the table, or None."""
+    found = None if value is None else checks.integer(FUNCTION, name, value)
+    if found is not None and not 0 <= found < count:
+        raise ValueError(message(FUNCTION, f"{name} must lie in [0, {count})", str(found), "None: no such id."))
+    return found
+
+
 def _quantisation(library: ModuleType, table: Memory, scales: Any, zeros: Any) -> dict[str, Any]:
     """Scales and zero points of an integer table, float64 each; the kernel's zero point of int8 is 128 more."""
     if table.dtype in ITEMSIZE:
-        if scales is not None:
+        if scales is not None or zeros is not None:
             raise ValueError(message(FUNCTION, "row_scale is for int8 and uint8 tables", f"a {table.dtype} table"))
         return {}
     if scales is None:

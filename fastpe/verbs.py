@@ -333,7 +333,7 @@ def rerotate(
     source, target
         In place of ``encoding``: the one that k has, and the one that it gets. They may differ in base, scaling and attention factor only.
     offset, positions, cu_seqlens, mask
-        The present positions of k; they are needed if source and target differ. Rows that the mask protects are left as they are.
+        The present positions of k; they matter only if source and target differ. Rows that the mask protects are left as they are.
     seq_axis, head_dim, out, validate
         As for ``apply_rotary``.
     seq_len

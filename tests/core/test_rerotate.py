@@ -52,6 +52,20 @@ def test_keys_change_their_rule():
     assert np.abs(back - fastpe.apply_rotary(None, k.copy())).max() < 1e-8  # 2^-64 turn a position
 
 
+def test_positions_matter_only_to_a_new_rule():
+    k = random((2, 4, 6, 16))
+    moved = fastpe.rerotate(k.copy(), 3)
+    for given in ({"offset": 70}, {"positions": np.arange(6) * 9}, {"cu_seqlens": [0, 2, 6]}):
+        cases.assert_same_bits(fastpe.rerotate(k.copy(), 3, **given), moved)
+        change = {"source": Rotary(), "target": Rotary(5e5)}
+        assert (fastpe.rerotate(k.copy(), **change, **given) != fastpe.rerotate(k.copy(), **change)).any()
+    mask = np.arange(6) < 4  # rows that it protects need no position
+    masked = fastpe.rerotate(k.copy(), 3, mask=mask)
+    cases.assert_same_bits(masked, np.where(mask[:, None], moved, k))
+    for given in ({"offset": 2**31 - 4}, {"positions": np.where(mask, 5.0, np.nan)}):
+        cases.assert_same_bits(fastpe.rerotate(k.copy(), 3, mask=mask, **given), masked)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "text"),
     [
@@ -63,6 +77,9 @@ def test_keys_change_their_rule():
         ({"delta": np.arange(5)}, ValueError, r"delta must be one number or have shape \(2,\) or \(2, 6\), got shape \(5,\)"),
         ({"delta": np.nan}, ValueError, "finite"),
         ({"delta": "far"}, TypeError, "delta must be a number"),
+        ({"delta": 1, "positions": np.arange(5)}, ValueError, r"positions must have shape \(6,\) or \(2, 6\)"),
+        ({"delta": 1, "positions": np.arange(6), "offset": 3}, ValueError, "positions and offset contradict each other"),
+        ({"delta": 1, "cu_seqlens": [0, 7]}, ValueError, "end at T, got last value 7 for T = 6"),
         ({"encoding": Rotary.tabulated(*table())}, TypeError, "encoding must be a Rotary"),
     ],
 )

@@ -133,7 +133,7 @@ class Rerotate(_Rerotate, Operation):
         memory = pair.out
         before, after = (one.plan(memory.shape[-1], length) for one, length in zip((source, target), lengths, strict=True))
         change = None if before is after else source.difference(before, after)
-        rows = None if change is None else _rows(given, target, validate, where)
+        rows = _rows(given, target, validate, where)  # checked where they do not matter, too
         moves = not (type(delta) is int and delta == 0)
         moved = None
         if moves or change is None:
@@ -141,7 +141,7 @@ class Rerotate(_Rerotate, Operation):
             moved = _rotary_rows(near, resolve_moves(near, delta, where.mask))
         calls: list[RotateCall] = []
         if 0 not in memory.shape:
-            if change is not None and rows is not None:
+            if change is not None:
                 factor = change.attention_factor
                 checks.fits(function, "the attention factor's change", factor, memory.dtype)
                 calls.append(RotateCall(None, pair, rows, axis, change, self.transposed, factor))

@@ -342,3 +342,6 @@ def test_xpos_scores_depend_on_differences_only_and_saturate():
     far = fastpe.apply_rotary(np.ones((1, 64), np.float32), None, encoding, offset=2**31 - 1)
     assert (far == 0).all()
     assert not np.isfinite(fastpe.apply_rotary(None, np.ones((1, 64), np.float32), encoding, offset=2**31 - 1)).any()
+    for dtype, near, far in (("float32", 35_000, 37_000), ("float16", 4300, 4700)):
+        keys = (fastpe.apply_rotary(None, np.ones((1, 64), dtype), encoding, offset=offset) for offset in (near, far))
+        assert [bool(np.isfinite(key).all()) for key in keys] == [True, False]

@@ -177,6 +177,15 @@ def test_fire(length):
     np.testing.assert_allclose(scores, DATA[f"fire_bias_{length}_last8rows"], atol=NEAR)
 
 
+def test_fire_takes_absolute_values():
+    layers = [DATA[f"fire_{name}"] for name in ("w1", "b1", "w2", "b2")]
+    n, queries = np.arange(-20, 700), np.arange(720)
+    plain = fastpe.FIRE(*layers, c=0.3, length=50.0).values(n, queries)
+    for c, length in ((-0.3, 50.0), (0.3, -50.0), (-0.3, -50.0)):
+        assert (fastpe.FIRE(*layers, c=c, length=length).values(n, queries) == plain).all()
+    assert (fastpe.FIRE(*layers, c=0.2, length=50.0).values(n, queries) != plain).any()
+
+
 @pytest.mark.parametrize("name", BIASES)
 def test_values_are_the_formulas(name):
     bias, formula = BIASES[name]

@@ -18,7 +18,7 @@ import pytest
 from scenario_processes import check, run
 
 import fastpe
-from fastpe._backends.host import pool
+from fastpe._backends.host import chunking, pool
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork on this system")
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
@@ -257,6 +257,13 @@ def test_numbers_that_are_refused(restored, count, error):
     with pytest.raises(error, match=r"^set_num_threads: count must be .*, got "):
         fastpe.set_num_threads(count)
     assert fastpe.get_num_threads() == 5
+
+
+def test_no_call_has_more_than_sixteen_threads(restored):
+    """However many are allowed, and however large the array."""
+    fastpe.set_num_threads(1000)
+    assert fastpe.get_num_threads() == 1000
+    assert chunking._divided(1 << 30, 8, 64, 1, 1 << 40, 0)["helpers"] == 15
 
 
 def test_cores_are_those_the_process_may_use(monkeypatch):

@@ -261,6 +261,52 @@ def test_scaled_input_is_a_multiply_then_an_add():
     cases.assert_same_bits(fastpe.add_encoding(x, input_scale=np.sqrt(64.0)), expected)
 
 
+def test_factors_are_rounded_to_the_type_of_the_arithmetic():
+    """float32 for all but float64 arrays; what float32 cannot hold is 0."""
+    for dtype, real in (("float16", np.float32), ("float32", np.float32), ("float64", np.float64)):
+        x, nothing = cases.random((1, 50, 64), dtype), fastpe.Sinusoidal(amplitude=0.0)
+        got = fastpe.add_encoding(x.copy(), nothing, input_scale=0.1)
+        cases.assert_same_bits(got, (x.astype(real) * real(0.1) + real(0)).astype(dtype))
+        small = 7e-46, 8e-46  # on both sides of half the smallest float32
+        kept = [fastpe.add_encoding(np.ones((1, 2), real), nothing, input_scale=scale)[0, 0] for scale in small]
+        assert [float(one) for one in kept] == [float(real(scale)) for scale in small]
+        drawn = fastpe.encode([0], 2, fastpe.Sinusoidal(amplitude=7e-46), dtype=real)
+        assert drawn[0, 1] == real(7e-46)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_sums_that_a_type_cannot_hold_are_infinite(platform, dtype):
+    kind = cases.DTYPES[dtype]
+    least = 2.0**16 - 2.0**4 if dtype == "float16" else 2.0**128 - 2.0**119 if dtype == "bfloat16" else 2.0**128
+    for sum_of, wanted in ((least, np.inf), (-least, -np.inf), (least * (1 - 2.0**-9), None)):
+        half = np.full((1, 2), sum_of / 2, np.float64).astype(kind)
+        x = platform.array(half)
+        fastpe.add_encoding(x, fastpe.Sinusoidal(cos_first=True, amplitude=sum_of / 2))
+        found = float(platform.host(x)[0, 0])
+        assert np.isfinite(found) if wanted is None else found == wanted
+
+
+def test_types_of_results():
+    """float32 where nothing says otherwise; of a table its own type, which an integer table has not."""
+    positions = np.arange(3.0)
+    assert fastpe.encode(positions, 8).dtype == np.float32
+    assert fastpe.encode(positions, 8, like=np.zeros(1, np.float16)).dtype == np.float32
+    assert fastpe.encode(positions, 8, out=np.empty((3, 8))).dtype == np.float64
+    for dtype in ("float16", "float32", "float64"):
+        assert fastpe.embed([0, 1], np.ones((2, 8), dtype)).dtype == dtype
+    for dtype in ("int8", "uint8"):
+        assert fastpe.embed([0, 1], np.ones((2, 8), dtype), row_scale=[1.0, 2.0]).dtype == np.float32
+
+
+def test_encodings_that_are_assumed():
+    sinusoidal = fastpe.Sinusoidal(10000.0, "interleaved", cos_first=False, frequency_shift=0)
+    cases.assert_same_bits(fastpe.encode(range(40), 16), fastpe.encode(range(40), 16, sinusoidal))
+    q = cases.random((2, 9, 16), "float32")
+    plain = fastpe.apply_rotary(q.copy())
+    cases.assert_same_bits(plain, fastpe.apply_rotary(q.copy(), None, fastpe.Rotary(10000.0, interleaved=False, rotary_dim=16)))
+    assert (plain != fastpe.apply_rotary(q.copy(), None, fastpe.Rotary(interleaved=True))).any()
+
+
 def test_flushing_subnormals_is_the_callers_own_business():
     """The setting belongs to a thread; a result must not depend on which thread computed it. And it is left as it was."""
     torch = pytest.importorskip("torch")

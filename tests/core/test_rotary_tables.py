@@ -14,6 +14,16 @@ from fastpe import Rotary
 DTYPES = tuple(cases.DTYPES)
 
 
+def test_a_table_is_converted_once():
+    """What is written into a table after its first use does not count where it was converted; a new value begins anew."""
+    cos, sin = table(dtype="float64")
+    encoding, x = Rotary.tabulated(cos, sin), random((1, 9, 16))
+    before = fastpe.apply_rotary(x.copy(), None, encoding)
+    cos[:], sin[:] = 1.0, 0.0
+    cases.assert_same_bits(fastpe.apply_rotary(x.copy(), None, encoding), before)
+    cases.assert_same_bits(fastpe.apply_rotary(x.copy(), None, Rotary.tabulated(cos, sin)), x)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_a_callers_table(dtype, interleaved):

@@ -176,6 +176,13 @@ def test_length_counts_where_the_rule_says_so():
     assert (dynamic.frequencies(32, 400)[0] == once).all(), "a rule has no state"
 
 
+@pytest.mark.parametrize(("fraction", "turn"), [(0.25, 2), (0.3, 2), (0.374, 2), (0.376, 3), (0.01, 0), (1.0, 8)])
+def test_a_share_is_cut_to_whole_frequencies(fraction, turn):
+    found, _ = Rotary(scaling=Proportional(fraction)).frequencies(16)
+    assert (found[:turn] == Rotary().frequencies(16)[0][:turn]).all()
+    assert not found[turn:].any()
+
+
 def test_yarn_reads_mscale_as_the_models_do():
     for arguments, expected in (
         ({}, 0.1 * np.log(40) + 1),

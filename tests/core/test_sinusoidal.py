@@ -199,6 +199,15 @@ def test_is_a_value():
         fastpe.Sinusoidal().base = 3.0
 
 
+def test_frequencies_too_slow_to_count_are_zero():
+    """2^-65 turn a position is rounded to 2^-64, and anything less to nothing, even at the last position."""
+    for turns, stands in ((2.0**-65, False), (2.0**-65 * (1 - 2.0**-50), True)):
+        encoding = Sinusoidal(position_scale=2 * np.pi * turns * (1 + 2.0**-51))
+        row = fastpe.encode(2**31 - 1, 2, encoding, dtype="float64")
+        assert (row[0] == 0) == stands
+        assert encoding.frequencies(2)[0][0] > 0
+
+
 @pytest.mark.parametrize("two", [2, np.float32(2), np.int64(2), np.array(2.0), Fraction(2)])
 def test_any_kind_of_number(two):
     encoding = fastpe.Sinusoidal(base=two, amplitude=two, position_scale=two, frequency_shift=two)

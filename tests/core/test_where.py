@@ -155,6 +155,17 @@ def test_empty_sequences(platform):
     assert fastpe.add_encoding(nothing, mask=platform.array(np.zeros((2, 0), bool))) is nothing
 
 
+def test_empty_lists_are_integers():
+    """NumPy makes float64 of them, which offsets, boundaries and ids cannot be."""
+    x = np.zeros((0, 3, 4), np.float32)
+    assert fastpe.add_encoding(x, offset=[]) is x
+    none = np.zeros((2, 0, 4), np.float32)
+    assert fastpe.add_encoding(none, positions=[], mask=[]) is none
+    assert fastpe.embed([], np.ones((5, 4), np.float32)).shape == (0, 4)
+    with pytest.raises(TypeError, match="offset must be integers"):
+        fastpe.add_encoding(x, offset=np.empty(0))
+
+
 def test_masked_rows_keep_their_bits(platform):
     x = cases.random((2, 6, 8), "float32")
     x[:, 1] = np.nan

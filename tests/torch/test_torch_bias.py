@@ -110,3 +110,10 @@ def test_errors():
     with pytest.raises(ValueError, match="8 heads"):
         functional.add_bias(scores, fastpe.T5Bias(torch.zeros(32, 8, requires_grad=True)))
     assert not scores.any()
+
+
+def test_values_that_are_not_there_are_not_checked():
+    """A tensor without values, or one whose values would have to be waited for, may hold NaN."""
+    with pytest.raises(ValueError, match="table must be finite"):
+        fastpe.T5Bias(torch.full((32, 2), torch.nan))
+    assert fastpe.T5Bias(torch.full((32, 2), torch.nan, device="meta")).heads == 2

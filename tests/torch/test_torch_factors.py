@@ -151,3 +151,11 @@ def test_errors(call: Callable[[Any], Any], error: type[Exception], text: str) -
     with pytest.raises(error) as caught:
         call(parameter(1.0))
     assert text in str(caught.value)
+
+
+def test_products_by_trained_factors_are_rounded() -> None:
+    """One rounding more than a number has: PyTorch multiplies, and the sum begins with the product."""
+    x, scale = x_of(torch.bfloat16), parameter(1.1, torch.float32)
+    wanted = fastpe.add_encoding((x * scale.detach()).clone())
+    assert torch.equal(F.add_encoding(x, input_scale=scale), wanted)
+    assert not torch.equal(F.add_encoding(x, input_scale=scale.item()), wanted)

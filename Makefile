@@ -7,7 +7,7 @@ EXTRAS_demo = plot,model
 EXTRAS_lab = torch,lab
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-fast bench lab lab-check lint docs clean
+.PHONY: demo test test-fast mutants bench lab lab-check lint docs clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m fastpe demo
@@ -20,6 +20,10 @@ test: $(VENV)/dev.installed
 # What to run at every save: no processes, no interpreted PTX, no compiled models.
 test-fast: $(VENV)/dev.installed
 	$(BIN)/python -m pytest --fast --numprocesses auto --dist worksteal
+
+# What the tests would not notice: make mutants OPTIONS="--of fastpe/_core --sample 200 --seed 1"; OPTIONS=--help lists them.
+mutants: $(VENV)/dev.installed
+	$(BIN)/python tests/mutants $(OPTIONS)
 
 bench: $(VENV)/dev.installed
 	mkdir -p bench/results

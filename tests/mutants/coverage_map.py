@@ -1,0 +1,120 @@
+"""Which tests run which lines of fastpe, and how long they take: recorded once for each file of tests, then read.
+
+What runs in processes that tests start, and what Numba compiled, is not seen; ``ALSO`` names tests for it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from mutations import Mutation
+
+# Tests that compare processes with each other, time them or read the sources: they say nothing of a mutant, or too late.
+LEFT_OUT = ("tests/core/test_architecture.py", "tests/core/test_costs.py", "tests/core/test_types.py", "tests/tools/*")
+
+SCENARIOS = ("tests/core/test_concurrency.py",)
+GPU = ("tests/kernels/test_same_bits.py", "tests/kernels/test_cuda_backend.py", "tests/core/test_embed_gpu.py")
+HOST = (
+    "tests/kernels/test_arithmetic.py",
+    "tests/core/test_apply_rotary.py",
+    "tests/core/test_bias.py",
+    "tests/core/test_embed.py",
+    "tests/core/test_sinusoidal.py",
+    "tests/core/test_positions.py",
+    "tests/core/test_rotary.py",
+    "tests/core/test_contract.py",
+    "tests/core/test_properties.py",
+)
+ALSO = {
+    "fastpe/_arrays/locks.py": SCENARIOS,
+    "fastpe/_backends/disk_cache.py": ("tests/kernels/test_cache.py", *SCENARIOS),
+    "fastpe/_backends/host/": ("tests/kernels/test_cache.py", *SCENARIOS),
+    "fastpe/_core/call_cache.py": SCENARIOS,
+    "kernels/scheduler.py": (*HOST, *SCENARIOS, "tests/core/test_streaming_stores.py"),
+    "kernels/simd.py": (*HOST, "tests/core/test_streaming_stores.py"),
+    "kernels/abi.py": ("tests/kernels/test_kernels.py", *HOST, *GPU),
+}
+
+
+class Test(NamedTuple):
+    seconds: float
+    node: str
+
+    @property
+    def file(self) -> str:
+        return self.node.partition("::")[0]
+
+    @property
+    def is_near(self) -> bool:
+        """Whether it is a test of the core or of kernels, which need fewer libraries."""
+        return self.node.startswith(("tests/core/", "tests/kernels/"))
+
+
+class Recorder:
+    """A plugin of pytest that says which test runs while coverage.py measures."""
+
+    def __init__(self, coverage: Any, root: Path) -> None:
+        self.coverage, self.root = coverage, root
+        self.seconds: dict[str, float] = {}
+        self.failed: set[str] = set()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.coverage.switch_context(item.nodeid)
+        start = time.perf_counter()
+        result = yield
+        self.seconds[item.nodeid] = time.perf_counter() - start
+        self.coverage.switch_context("")
+        return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if not report.passed:
+            self.failed.add(report.nodeid)
+
+    def write(self, path: Path) -> None:
+        """The tests that passed, and the lines of each, as JSON."""
+        names = [name for name in self.seconds if name not in self.failed]
+        numbers = {name: number for number, name in enumerate(names)}
+        lines: dict[str, dict[int, list[int]]] = {}
+        data = self.coverage.get_data()
+        for file in data.measured_files():
+            found = data.contexts_by_lineno(file).items()
+            of_line = {line: sorted(numbers[name] for name in contexts if name in numbers) for line, contexts in found}
+            lines[str(Path(file).relative_to(self.root))] = {line: tests for line, tests in of_line.items() if tests}
+        record = {"tests": [(self.seconds[name], name) for name in names], "lines": lines, "failed": sorted(self.failed)}
+        path.write_text(json.dumps(record))
+
+
+class Map:
+    """The records of a folder together."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tests: dict[str, list[Test]] = {}  # of each file
+        self.lines: dict[str, dict[int, set[Test]]] = defaultdict(lambda: defaultdict(set))
+        for path in sorted(folder.glob("*.json")):
+            record = json.loads(path.read_text())
+            tests = [Test(*one) for one in record["tests"]]
+            if tests:
+                self.tests[tests[0].file] = tests
+            for file, lines in record["lines"].items():
+                for line, numbers in lines.items():
+                    self.lines[file][int(line)] |= {tests[number] for number in numbers}
+
+    def tests_of(self, file: str, mutation: Mutation) -> list[Test]:
+        """The tests to run for a mutant, quickest first: those of its statement, else of its function, else of its file."""
+        lines = self.lines.get(file, {})
+        chosen: set[Test] = set()
+        for first, last in (mutation.lines, mutation.block, (1, 10**6)):
+            chosen = chosen or {test for line, tests in lines.items() if first <= line <= last for test in tests}
+        also = {
+            test for part, files in ALSO.items() if file.startswith(part) for name in files for test in self.tests.get(name, [])
+        }
+        if file.startswith("kernels/") and not also:
+            also = {test for name in (HOST if file.endswith(".py") else GPU) for test in self.tests.get(name, [])}
+        return sorted(chosen) + sorted(also - chosen)

@@ -1,10 +1,11 @@
 """Which tests run which lines of fastpe, and how long they take: recorded once for each file of tests, then read.
 
-What runs in processes that tests start, and what Numba compiled, is not seen; ``ALSO`` names tests for it.
+What runs in processes that tests start, and what Numba compiled, is not seen; `named_tests.py` names tests for it.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import time
 from collections import defaultdict
@@ -14,32 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from mutations import Mutation
-
-# Tests that compare processes with each other, time them or read the sources: they say nothing of a mutant, or too late.
-LEFT_OUT = ("tests/core/test_architecture.py", "tests/core/test_costs.py", "tests/core/test_types.py", "tests/tools/*")
-
-SCENARIOS = ("tests/core/test_concurrency.py",)
-GPU = ("tests/kernels/test_same_bits.py", "tests/kernels/test_cuda_backend.py", "tests/core/test_embed_gpu.py")
-HOST = (
-    "tests/kernels/test_arithmetic.py",
-    "tests/core/test_apply_rotary.py",
-    "tests/core/test_bias.py",
-    "tests/core/test_embed.py",
-    "tests/core/test_sinusoidal.py",
-    "tests/core/test_positions.py",
-    "tests/core/test_rotary.py",
-    "tests/core/test_contract.py",
-    "tests/core/test_properties.py",
-)
-ALSO = {
-    "fastpe/_arrays/locks.py": SCENARIOS,
-    "fastpe/_backends/disk_cache.py": ("tests/kernels/test_cache.py", *SCENARIOS),
-    "fastpe/_backends/host/": ("tests/kernels/test_cache.py", *SCENARIOS),
-    "fastpe/_core/call_cache.py": SCENARIOS,
-    "kernels/scheduler.py": (*HOST, *SCENARIOS, "tests/core/test_streaming_stores.py"),
-    "kernels/simd.py": (*HOST, "tests/core/test_streaming_stores.py"),
-    "kernels/abi.py": ("tests/kernels/test_kernels.py", *HOST, *GPU),
-}
+from named_tests import patterns_of
 
 
 class Test(NamedTuple):
@@ -112,9 +88,10 @@ class Map:
         chosen: set[Test] = set()
         for first, last in (mutation.lines, mutation.block, (1, 10**6)):
             chosen = chosen or {test for line, tests in lines.items() if first <= line <= last for test in tests}
-        also = {
-            test for part, files in ALSO.items() if file.startswith(part) for name in files for test in self.tests.get(name, [])
-        }
-        if file.startswith("kernels/") and not also:
-            also = {test for name in (HOST if file.endswith(".py") else GPU) for test in self.tests.get(name, [])}
-        return sorted(chosen) + sorted(also - chosen)
+        return [*sorted(chosen), *(test for test in self._named(file) if test not in chosen)]
+
+    def _named(self, file: str) -> Iterator[Test]:
+        """The tests that are named for a file, the quickest of each pattern first."""
+        every = sorted(test for tests in self.tests.values() for test in tests)
+        found = (test for pattern in patterns_of(file) for test in every if fnmatch.fnmatch(test.node, pattern))
+        yield from dict.fromkeys(found)

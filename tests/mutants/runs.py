@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coverage_map import LEFT_OUT, Recorder, Test
+from coverage_map import Recorder, Test
+from named_tests import LEFT_OUT
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("numpy", "numba", "torch", "hypothesis", "hypothesis.strategies", "ml_dtypes", "mpmath", "transformers", "cupy")

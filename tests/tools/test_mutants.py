@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import coverage_map
 import cuda_mutations
 import mutations
+import named_tests
 import pytest
 from sampling import all_mutants, sample
 
@@ -75,9 +77,12 @@ def test_samples_are_the_same_for_a_seed():
     assert sample(mutants, 20, 1) == sample(mutants, 20, 1) != sample(mutants, 20, 2)
 
 
-def test_files_that_are_named_exist():
-    names = {*coverage_map.LEFT_OUT, *(file for files in coverage_map.ALSO.values() for file in files)}
-    assert all(list(ROOT.glob(name)) for name in (*names, *coverage_map.ALSO))
+def test_every_pattern_is_of_something():
+    assert all(list(ROOT.glob(pattern)) for pattern in (*named_tests.LEFT_OUT, *named_tests.NAMED))
+    tests = [file for tests in named_tests.NAMED.values() for pattern in tests for file in [re.split("[*:]", pattern)[0]]]
+    assert all((ROOT / file).is_file() for file in tests)
+    kernels = [f"kernels/{path.name}" for path in (ROOT / "kernels").iterdir() if path.is_file()]
+    assert all(list(named_tests.patterns_of(kernel)) for kernel in kernels)
 
 
 def test_the_quickest_tests_of_the_statement_come_first(tmp_path):

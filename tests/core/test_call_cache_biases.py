@@ -180,8 +180,10 @@ def test_a_known_call_takes_arrays_of_its_layout_only():
         fastpe.add_bias(fresh((2, HEADS + 1, 4, 9)), bias)
 
 
-def test_a_known_call_sees_what_can_change():
-    scores, bias = fresh(), BIASES["kerple"]
+@pytest.mark.parametrize("name", ["kerple", "clipped"])
+def test_a_known_call_sees_what_can_change(name):
+    """A table of values that end serves every distance, so it does not say which positions there are."""
+    scores, bias = fresh(), BIASES[name]
     fastpe.add_bias(scores, bias)
     before = scores.copy()
     for offset in (2**31 - 3, -(2**31) - 1, 2**70):

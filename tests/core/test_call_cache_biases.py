@@ -117,6 +117,17 @@ def test_a_decoder_with_one_more_key_at_each_step(name, how, dtype, hits):
     assert len(call_cache.entries) <= 4
 
 
+@pytest.mark.parametrize("name", BIASES)
+def test_one_more_key_behind_the_queries_at_each_step(name, hits):
+    """Distances grow by one past what a table has, ahead of the queries and behind them."""
+    bias = BIASES[name]
+    for keys in range(3, 303):
+        scores = fresh((HEADS, 2, keys), seed=keys)
+        for offset in (0, keys - 2):
+            cases.assert_same_bits(fastpe.add_bias(scores.copy(), bias, q_offset=offset), expected_of(scores, bias, offset))
+    assert sum(hits) > 200
+
+
 @pytest.mark.parametrize("how", ["dense", "source", "target", "both"])
 def test_out_of_place_with_any_number_of_keys(how, hits):
     bias, buffers = BIASES["kerple"], [np.zeros((2, HEADS, 5, 64), np.float32) for _ in (0, 1)]

@@ -32,14 +32,20 @@ BIASES = {
 class Clipped(Bias):
     """A bias that ends on both sides."""
 
+    near: int = -5
+    far: int = 9
     heads = HEADS
-    reach = (-5, 9)
+
+    @property
+    def reach(self):
+        return self.near, self.far
 
     def evaluate(self, xp, distances, queries=None, **parameters):
-        return np.clip(distances, -5, 9) * np.arange(1, HEADS + 1).reshape((-1,) + (1,) * distances.ndim) / 7
+        return np.clip(distances, self.near, self.far) * np.arange(1, HEADS + 1).reshape((-1,) + (1,) * distances.ndim) / 7
 
 
 BIASES["clipped"] = Clipped()
+BIASES["clipped_beside_a_table"] = Clipped(-129, 129)  # tables of up to 128 distances end one before
 
 
 @pytest.fixture(autouse=True)

@@ -274,7 +274,8 @@ def test_learned_positions_masked_clipped_and_for_every_head():
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"ids": np.ones((2, 5))}, TypeError, "ids must be integers, got float64"),
+        ({"ids": np.ones((2, 5))}, TypeError, "ids must be integers, got float64.* Convert them first"),
+        ({"ids": np.ones((2, 5), bool)}, TypeError, r"ids must be integers, got bool of shape \(2, 5\)\.$"),
         ({"ids": np.array([[0, -1]])}, IndexError, r"ids must lie in \[0, 40\), got -1 at index \(0, 1\)"),
         ({"ids": np.array([[0, 40]])}, IndexError, r"got 40 at index \(0, 1\)"),
         ({"ids": np.array([2**64 - 1], np.uint64)}, IndexError, "got 18446744073709551615"),
@@ -306,6 +307,8 @@ def test_learned_positions_masked_clipped_and_for_every_head():
         ({"padding_idx": 1.5}, TypeError, "padding_idx must be an integer"),
         ({"padding_idx": -1}, ValueError, r"padding_idx must lie in \[0, 40\), got -1"),
         ({"padding_idx": 40}, ValueError, r"padding_idx must lie in \[0, 40\), got 40"),
+        ({"padding_idx": 1, "mask": np.ones((2, 5), int)}, TypeError, "mask must be booleans"),
+        ({"padding_idx": 1, "mask": np.ones((2, 4), bool)}, ValueError, "mask must have shape"),
         ({"padding_idx": 1, "ids": np.zeros((2, 2, 5), int)}, ValueError, "padding_idx needs ids of shape"),
         ({"out": np.zeros((2, 5, 23), np.float32)}, ValueError, r"out must have shape \(2, 5, 24\)"),
         ({"out": np.zeros((2, 5, 24), np.float16), "dtype": "float32"}, TypeError, "out must have dtype float32"),

@@ -141,7 +141,7 @@ def axis(function: str, value: Any, shape: tuple[int, ...]) -> int:
 
 def dtype_name(function: str, dtype: Any) -> str:
     """Name of a floating-point dtype given as a name, a NumPy dtype or a scalar type."""
-    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", None)
+    name = dtype if isinstance(dtype, str) else None
     if name not in FLOATS and dtype is not None:
         with contextlib.suppress(TypeError):
             name = np.dtype(dtype).name if np.dtype(dtype).isnative else None

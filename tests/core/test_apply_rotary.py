@@ -191,6 +191,16 @@ def test_positions_of_each_sequence():
     cases.assert_same_bits(packed[:, :, 3:], fastpe.apply_rotary(x[:1, :, 3:].copy(), None, encoding))
 
 
+def test_one_sequence_of_positions_for_any_batch():
+    """Positions (1, T) of one query sequence do not vary, so the keys may be those of several."""
+    q, k = random((1, 4, 6, 16)), random((3, 2, 6, 16), seed=1)
+    positions = np.array([[5, 0, 7, 7, -3, 100]])
+    for given in ({"positions": positions}, {"offset": np.array([9])}, {"mask": positions > 0}):
+        expected = [fastpe.apply_rotary(x.copy(), None, **{name: one[0] for name, one in given.items()}) for x in (q, k)]
+        for got, wanted in zip(fastpe.apply_rotary(q.copy(), k.copy(), **given), expected, strict=True):
+            cases.assert_same_bits(got, wanted)
+
+
 def test_length_is_the_largest_position_and_one():
     encoding = Rotary(scaling=DynamicNTK(2.0, 10))
     x = random((1, 30, 16))
@@ -238,6 +248,12 @@ def arrays():
     return random((2, 4, 6, 16)), random((2, 2, 6, 16), seed=1)
 
 
+def twice(q, k, first):
+    """Two outs with heads in common."""
+    buffer = np.zeros((2, 8, 6, 16), q.dtype)
+    return buffer[:, : q.shape[1]], buffer[:, first : first + k.shape[1]]
+
+
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
@@ -249,6 +265,16 @@ def arrays():
         (lambda q, k: fastpe.apply_rotary(q, q[:, 1:3]), ValueError, "q, k and out must lie apart"),
         (lambda q, k: fastpe.apply_rotary(q, k, out=np.empty_like(q)), TypeError, "out must be a pair of arrays"),
         (lambda q, k: fastpe.apply_rotary(q, k, out=(np.empty_like(q), q[:, :2])), ValueError, "must lie apart"),
+        (
+            lambda q, k: fastpe.apply_rotary(q, k, out=twice(q, k, 3)),
+            ValueError,
+            "must lie apart.*got out overlaps the other out",
+        ),
+        (
+            lambda q, q2: fastpe.apply_rotary(q, q.copy(), out=twice(q, q, 0)),
+            ValueError,
+            "must lie apart.*overlaps the other out",
+        ),
         (lambda q, k: fastpe.apply_rotary(q.astype(int), k), TypeError, "q must be"),
         (
             lambda q, k: fastpe.apply_rotary(q, k, Rotary(rotary_dim=32)),

@@ -150,6 +150,16 @@ def test_out_of_place_with_any_number_of_keys(how, hits):
     assert sum(hits) >= 5
 
 
+def test_outs_of_one_shape_and_other_strides():
+    """What was prepared for rows of one array does not write to those of another."""
+    bias, scores = BIASES["kerple"], fresh()
+    wanted, buffer = expected_of(scores, bias), np.zeros((2, HEADS, 8, 20), np.float32)
+    for out in (fresh(), buffer[:, :, :4, :9], buffer[:, :, ::2, 1:10], fresh(), buffer[:, :, :4, :9]):
+        buffer.fill(9)
+        cases.assert_same_bits(fastpe.add_bias(scores, bias, out=out).copy(), wanted)
+        assert (buffer == 9).sum() == buffer.size - (out.size if out.base is buffer else 0)
+
+
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 def test_streaming_goes_by_where_the_arrays_lie(monkeypatch, dtype):
     """A streaming store to an address that is no element's own ends the process; the form of the call does not tell."""

@@ -116,6 +116,12 @@ def test_any_integer_type(dtype):
     cases.assert_same_bits(fastpe.embed(ids, table), table[ids])
 
 
+def test_no_ids():
+    """An empty list has no type of its own."""
+    for ids in ([], np.zeros((0, 3), int), range(0)):
+        assert fastpe.embed(ids, words(), Sinusoidal()).shape == (*np.shape(ids), 24)
+
+
 def test_any_rank():
     table = words()
     for shape in ((), (5,), (2, 5), (2, 3, 5), (2, 3, 2, 5), (0,), (3, 0), (0, 4)):

@@ -115,6 +115,27 @@ def test_encode_arguments(arguments, given, kind, text):
         fastpe.encode(*arguments, **given)
 
 
+def test_encode_into_axes_that_are_no_one_axis():
+    """Several kernel calls, each of which begins elsewhere in the result and reads no x."""
+    positions = np.random.default_rng(0).integers(-(2**31), 2**31, (2, 3, 4, 5))
+    buffer = np.zeros((4, 6, 8, 10, 24), np.float32)
+    out = buffer[::2, ::2, ::2, ::2, :16]
+    cases.assert_same_bits(
+        fastpe.encode(positions, 16, out=out).copy(), fastpe.encode(positions.ravel(), 16).reshape(out.shape)
+    )
+    assert np.count_nonzero(buffer) <= out.size
+
+
+def test_dtypes_are_those_of_this_machine():
+    """However they are given: what is written has no other order of bytes."""
+    swapped = np.dtype("float32").newbyteorder()
+    for dtype in (swapped, swapped.str):
+        with pytest.raises(TypeError, match="dtype must be one of float16, bfloat16, float32, float64"):
+            fastpe.encode([1, 2], 4, dtype=dtype)
+    for given in (np.float64, np.dtype("float64"), "float64", "f8", float):
+        assert fastpe.encode([1, 2], 4, dtype=given).dtype == np.float64
+
+
 def test_encode_out_overlapping_positions():
     whole = np.zeros((3, 5))
     with pytest.raises(ValueError, match="out must lie apart from positions"):

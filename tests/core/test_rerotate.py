@@ -39,6 +39,13 @@ def test_keys_change_their_rule():
     assert np.abs(found - fastpe.apply_rotary(None, k.copy(), new, offset=50)).max() < 1e-12
     found = fastpe.rerotate(here.copy(), -4, source=old, target=new, positions=50 + np.arange(9))
     assert np.abs(found - fastpe.apply_rotary(None, k.copy(), new, offset=46)).max() < 1e-12
+    for before, after in (
+        (Rotary(), Rotary(5e5)),
+        (Rotary(5e5), Rotary()),
+    ):  # slower frequencies and faster ones, between integers
+        here = fastpe.apply_rotary(None, k.copy(), before, positions=np.arange(9) / 4)
+        found = fastpe.rerotate(here, source=before, target=after, positions=np.arange(9) / 4)
+        assert np.abs(found - fastpe.apply_rotary(None, k.copy(), after, positions=np.arange(9) / 4)).max() < 1e-12
     dynamic = Rotary(scaling=DynamicNTK(4.0, 16))
     here = fastpe.apply_rotary(None, k.copy(), dynamic, seq_len=40)
     grown = fastpe.rerotate(here.copy(), encoding=dynamic, seq_len=(40, 80))

@@ -184,8 +184,8 @@ def test_special_values_pass_through(platform):
 def test_no_temporary_of_the_size_of_x():
     x = np.zeros((4, 4096, 256), np.float32)  # 16 MB
     positions = np.arange(4096)
-    fastpe.add_encoding(x, positions=positions)
     for given in ({}, {"offset": 9}, {"positions": positions}, {"mask": positions % 2 == 0}, {"out": np.empty_like(x)}):
+        fastpe.add_encoding(x, **given)  # the first call loads its kernel
         tracemalloc.start()
         fastpe.add_encoding(x, **given)
         _, peak = tracemalloc.get_traced_memory()

@@ -77,9 +77,6 @@ def run(chosen: list[Mutant], options: argparse.Namespace) -> None:
     end = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as temporary, (KEPT / "results.jsonl").open("a") as file:
         copy, kernels = runs.copy(Path(temporary) / "copy"), runs.copy_kernels(Path(temporary) / "kernels")
-        original = try_mutant(copy, kernels, tests, waiting[0], options.seconds, mutated=False)
-        if original["failed"] or not original["ran"]:
-            sys.exit(f"the tests do not pass without a mutant: {original}")
         for mutant in waiting:
             if time.monotonic() > end:
                 break
@@ -89,24 +86,43 @@ def run(chosen: list[Mutant], options: argparse.Namespace) -> None:
             print(f"{result['seconds']:6.1f} s {'killed  ' if result['failed'] else 'SURVIVED'} {mutant.name}", flush=True)
 
 
-def try_mutant(copy: Path, kernels: Path, tests: Map, mutant: Mutant, seconds: float, mutated: bool = True) -> dict[str, Any]:
+def try_mutant(copy: Path, kernels: Path, tests: Map, mutant: Mutant, seconds: float) -> dict[str, Any]:
     """Whether tests notice a mutant: first those of the core, then the others."""
     path = copy / mutant.file
     source = path.read_bytes()
-    chosen = tests.tests_of(mutant.file, mutant.mutation)
-    near = [test for test in chosen if test.is_near]
-    far = [test for test in chosen if not test.is_near]
+    mutated = mutant.mutation.apply(source)
+    chosen = [test for test in tests.tests_of(mutant.file, mutant.mutation) if test.node not in _unsound]
     result: dict[str, Any] = {"failed": "", "ran": 0, "seconds": 0.0}
-    try:
-        if mutated:
-            path.write_bytes(mutant.mutation.apply(source))
-        for group in (near, far):
-            if group and not result["failed"]:
-                found = runs.run(copy, kernels, within(group, seconds), seconds)
-                result = {key: found[key] + result[key] for key in result}
-    finally:
-        path.write_bytes(source)
+    for is_near in (True, False):
+        group = within([test for test in chosen if test.is_near is is_near], seconds)
+        while group and not result["failed"]:
+            path.write_bytes(mutated)
+            try:
+                found = runs.run(copy, kernels, group, seconds)
+            finally:
+                path.write_bytes(source)
+            result = {key: found[key] + result[key] for key in result}
+            if not result["failed"] or is_sound(result["failed"], copy, kernels, group, seconds):
+                break
+            group = [test for test in group if test.node != result["failed"]]
+            result["failed"] = ""
     return result
+
+
+_sound: set[str] = set()
+_unsound: set[str] = set()
+
+
+def is_sound(failed: str, copy: Path, kernels: Path, tests: list[Test], seconds: float) -> bool:
+    """Whether a test that failed passes without the mutant, after the same tests. What is no test ended the process."""
+    names = [test.node for test in tests]
+    if failed not in names or failed in _sound:
+        return True
+    found = runs.run(copy, kernels, tests[: names.index(failed) + 1], seconds)
+    (_unsound if found["failed"] else _sound).add(failed)
+    if found["failed"]:
+        print(f"fails without a mutant too: {failed}", flush=True)
+    return not found["failed"]
 
 
 def within(tests: list[Test], seconds: float) -> list[Test]:

@@ -305,6 +305,13 @@ def test_embed_like_pytorch(dtype, sparse, frozen, deterministic):
         torch.optim.SparseAdam([ours]).step()
 
 
+@pytest.mark.parametrize("row", [-1, 50])
+def test_a_frozen_row_is_one_of_the_table(row):
+    """An id that no token can have would freeze nothing."""
+    with pytest.raises(ValueError, match=rf"frozen_idx must lie in \[0, 50\), got {row}"):
+        functional.embed(IDS, random(50, 16), frozen_idx=row)
+
+
 def test_embed_deterministic_algorithms():
     table = random(50, 16)
     torch.use_deterministic_algorithms(True)

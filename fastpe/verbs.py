@@ -348,6 +348,11 @@ def rerotate(
     TypeError, ValueError
         As for ``apply_rotary``. Nothing has been written.
 
+    Notes
+    -----
+    Every move rounds k. 512 moves by 1 of bfloat16 keys err by a quarter of their norm, one by 512 by 0.2 %: move by the sum, from keys
+    that were kept in float32 or unrotated.
+
     Examples
     --------
     >>> import numpy as np, fastpe

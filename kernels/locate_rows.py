@@ -21,8 +21,6 @@ def locate_rows_given(positions: Any) -> Int64s:
     """Convert real or integer positions of any shape."""
     if positions.size == 0:
         return np.zeros(positions.shape, np.int64)
-    if positions.dtype == np.float16:
-        positions = positions.astype(np.float32)  # float16 cannot hold the limits
     low, high = positions.min().item(), positions.max().item()  # NaN if there is one, and then no comparison holds
     valid = None
     if not (low >= -LIMIT and high < LIMIT):

@@ -159,13 +159,15 @@ def _offsets(target: Target, offset: Any, sequences: int | None) -> Memory | int
         value = checks.integer(function, "offset", offset, "One offset a sequence is an array of shape (B,).")
         checks.positions(function, value, 1, f"offset {value}")
         return value
-    expected, what = (sequences, "(n,), one a sequence of cu_seqlens") if sequences is not None else (target.batch, "(B,)")
+    expected, what = (
+        (sequences, "sequences of cu_seqlens") if sequences is not None else (target.batch, "sequences of the batch")
+    )
     if sequences is None and target.batch_axis is None:
         remedy = "A 2-D x of shape (T, D) has no batch axis; give an int."
         raise ValueError(message(function, "offset must be an integer", describe(offset), remedy))
     given = argument(target, "offset", offset, "iu")
     if given.shape != (expected,):
-        rule = f"offset must be an integer or have shape {what} = ({expected},)"
+        rule = f"offset must be an integer, or have shape ({expected},): one for each of the {expected} {what}"
         raise ValueError(message(function, rule, f"shape {given.shape}"))
     if target.validate or given.device is None:
         values = np.asarray(target.library.as_host(given.array))
@@ -287,8 +289,9 @@ def position_table(function: str, library: ModuleType, given: Memory, validate: 
     if kind_of(given) not in "iuf":
         remedy = "bfloat16 holds integers only up to 256; use int64 or float32." if given.dtype == "bfloat16" else ""
         raise TypeError(message(function, f"positions must be {WANTED['iuf']}", describe(given.array), remedy))
-    if given.dtype not in ("float16", "float32", "float64") and kind_of(given) == "f":
-        raise TypeError(message(function, "positions must be integers, float16, float32 or float64", describe(given.array)))
+    if given.dtype not in ("float32", "float64") and kind_of(given) == "f":
+        remedy = "float16 holds integers only up to 2048; use int64 or float32." if given.dtype == "float16" else ""
+        raise TypeError(message(function, "positions must be integers, float32 or float64", describe(given.array), remedy))
     table: Memory = backend_of(given).locate_rows_given(library, given)
     bad = first_bad(library, table, validate, kept)
     if bad is not None:

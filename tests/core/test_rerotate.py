@@ -32,6 +32,22 @@ def test_keys_move(encoding):
     cases.assert_same_bits(fastpe.rerotate(here.copy()), here)
 
 
+def test_many_small_moves_in_sixteen_bits_decay():
+    """Each is rounded, and slow pairs may never move; one move by the sum is as good as rotating there."""
+    k = cases.random((1, 16, 128), "bfloat16")
+    wanted = fastpe.apply_rotary(k.astype(np.float64), offset=512)
+    fastpe.apply_rotary(k)
+    once = fastpe.rerotate(k.copy(), 512)
+    for _ in range(512):
+        fastpe.rerotate(k, 1)
+
+    def error(x):
+        return np.mean(np.linalg.norm(x.astype(np.float64) - wanted, axis=-1) / np.linalg.norm(wanted, axis=-1))
+
+    assert error(once) < 0.004
+    assert error(k) > 20 * error(once)
+
+
 def test_keys_change_their_rule():
     old, new, k = Rotary(), Rotary(scaling=YaRN(8.0, 16)), random((2, 3, 9, 24), "float64")
     here = fastpe.apply_rotary(None, k.copy(), old, offset=50)

@@ -29,9 +29,7 @@ def test_modes(platform, mode):
     cases.assert_close(platform.host(array), expected_sum(x, given), "float32", position_error=rounding)
 
 
-@pytest.mark.parametrize(
-    "dtype", ["int8", "uint8", "int16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64"]
-)
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "uint32", "int64", "uint64", "float32", "float64"])
 def test_position_dtypes(platform, dtype):
     positions = np.array([0, 1, 5, 100], dtype)
     x = np.zeros((1, 4, 8), np.float32)
@@ -62,7 +60,7 @@ def test_every_way_gives_the_same_bits(platform, dtype):
         cases.assert_same_bits(result, results[0])
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_no_position(platform, dtype, value):
     """Refused where values are looked at; a NaN row on a GPU."""
@@ -222,6 +220,7 @@ BAD = [
     ("positions", np.zeros(T, bool), TypeError, "positions must be integers or real numbers, got bool"),
     ("positions", np.zeros(T, complex), TypeError, "positions must be integers or real numbers, got complex128"),
     ("positions", np.zeros(T, cases.DTYPES["bfloat16"]), TypeError, "use int64 or float32"),
+    ("positions", np.zeros(T, np.float16), TypeError, "float16 holds integers only up to 2048; use int64 or float32"),
     ("positions", np.array(["a"] * T), TypeError, "positions must be integers or real numbers"),
     ("positions", "abc", TypeError, "positions must be a number, a sequence of numbers or an array, got builtins.str"),
     ("positions", [[1, 2], [3]], ValueError, "positions must be a regular array of numbers"),
@@ -245,7 +244,7 @@ BAD = [
         "offset",
         np.zeros(B + 1, int),
         ValueError,
-        f"offset must be an integer or have shape (B,) = ({B},), got shape ({B + 1},)",
+        f"offset must be an integer, or have shape ({B},): one for each of the {B} sequences of the batch, got shape ({B + 1},)",
     ),
     (
         "offset",

@@ -1,7 +1,13 @@
-"""A private folder for compiled kernels.
+"""A private folder for compiled kernels: files of machine code, with a header that says what they hold.
 
-Files there are run as code, so the folder must belong to this user and be writable by nobody else. A file's name ends with the hash of its
-content: a truncated or changed file is not used. Without a safe folder every process compiles anew.
+What a file says is run as code, so nobody but this user and root may be able to write it, or to put another one in its place:
+
+- The folder is this user's and writable by nobody else. Symbolic links on the way to it are followed once; every folder above the real
+  one is this user's or root's, and writable by nobody else or sticky, as /tmp is. A group that is the user's own counts as the user.
+- A file is opened once, never through a symbolic link and without waiting. It is a regular file of this user, writable by nobody else.
+- Its header has the length, and the SHA-256 of the key and the content. The bytes that were checked are the bytes that are used.
+
+What fails a check is compiled anew and replaced. Without a safe folder every process compiles. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -9,10 +15,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
+import struct
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+MAGIC = b"fastpe kernel 2\n"
+HEADER = struct.Struct("<16sQ32s")  # MAGIC, bytes of content, their digest
+MOST_BYTES = 1 << 26  # of a file; a kernel has 20 to 300 KB
+OPENED = sum(getattr(os, flag, 0) for flag in ("O_RDONLY", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
 
 
 def folder(name: str) -> Path | None:
@@ -21,9 +34,9 @@ def folder(name: str) -> Path | None:
     ``FASTPE_CACHE_DIR``, else ``XDG_CACHE_HOME/fastpe`` or the user's cache folder.
     """
     for root in _roots():
-        path = root / name
         with contextlib.suppress(OSError, RuntimeError):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path = Path(os.path.realpath(root)) / name  # a link that is changed later leads nowhere else
+            _make(path)
             if _is_private(path) and os.access(path, os.W_OK):
                 return path
     return None
@@ -61,11 +74,46 @@ def _roots() -> Iterator[Path]:
         yield Path.home() / caches / "fastpe"
 
 
+# ---- who may write there -----------------------------------------------------------------------------------------------------
+
+
+def _make(path: Path) -> None:
+    """Make a folder and those above it, for this user alone."""
+    if not path.is_dir():
+        if not path.parent.is_dir():
+            _make(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
 def _is_private(path: Path) -> bool:
+    """Whether nobody else can write to a folder, or rename it or one above it; the path has no symbolic links."""
     if os.name == "nt":
         return True  # profile folders are private there
-    status = path.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & 0o022
+    own = path.lstat()
+    if not stat.S_ISDIR(own.st_mode) or own.st_uid != os.geteuid() or _others_write(own):
+        return False
+    above = [parent.lstat() for parent in path.parents]
+    return all(one.st_uid in (0, os.geteuid()) and (one.st_mode & stat.S_ISVTX or not _others_write(one)) for one in above)
+
+
+def _others_write(status: os.stat_result) -> bool:
+    mode = status.st_mode
+    return bool(mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _is_own_group(status.st_gid)))
+
+
+def _is_own_group(group: int) -> bool:
+    """Whether a group is the one of the user's own name, with nobody else in it, as many systems make it (with umask 002)."""
+    import grp
+    import pwd
+
+    try:
+        user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+    except KeyError:
+        return False
+    return found.gr_gid == user.pw_gid and found.gr_name == user.pw_name and set(found.gr_mem) <= {user.pw_name}
+
+
+# ---- files -------------------------------------------------------------------------------------------------------------------
 
 
 def key(name: str, *facts: object) -> str:
@@ -73,32 +121,44 @@ def key(name: str, *facts: object) -> str:
     return f"{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
 
 
-def load(folder: Path, key: str) -> Path | None:
-    """Return the file stored under a key, if its content is whole."""
+def load(folder: Path, key: str) -> bytes | None:
+    """Return the content stored under a key, if there is a file that passes every check."""
     with contextlib.suppress(OSError):
-        for path in sorted(folder.glob(f"{key}-*.bin")):
-            if path.is_file() and path.name == _file_name(key, path.read_bytes()):  # reading a FIFO would wait for its writer
-                return path
-            path.unlink()
+        found = _read(_path(folder, key))
+        content = found[HEADER.size :]
+        if found == _header(key, content) + content:
+            return content
     return None
 
 
-def store(folder: Path, key: str, content: bytes) -> Path | None:
-    """Write a file in one step, so that no other process reads half of it; None if it cannot be written."""
-    path = folder / _file_name(key, content)
+def _read(path: Path) -> bytes:
+    """The bytes of a file that only this user can have written; none of another."""
+    with os.fdopen(os.open(path, OPENED), "rb") as file:
+        status = os.fstat(file.fileno())
+        is_own = os.name == "nt" or (status.st_uid == os.geteuid() and not _others_write(status))
+        is_whole = stat.S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES
+        return file.read(MOST_BYTES) if is_own and is_whole else b""
+
+
+def _header(key: str, content: bytes) -> bytes:
+    return HEADER.pack(MAGIC, len(content), hashlib.sha256(key.encode() + b"\0" + content).digest())
+
+
+def store(folder: Path, key: str, content: bytes) -> bool:
+    """Write a file in one step, so that no other process reads half of it; return whether it could be written."""
     try:
         handle, temporary = tempfile.mkstemp(dir=folder)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(temporary, path)
+                file.write(_header(key, content) + content)
+            os.replace(temporary, _path(folder, key))
         except OSError:
             os.unlink(temporary)
             raise
     except OSError:
-        return None
-    return path
+        return False
+    return True
 
 
-def _file_name(key: str, content: bytes) -> str:
-    return f"{key}-{hashlib.sha256(content).hexdigest()[:32]}.bin"
+def _path(folder: Path, key: str) -> Path:
+    return folder / f"{key}.bin"

@@ -141,16 +141,15 @@ def ascontiguousarray(array: ndarray, dtype: Any) -> ndarray:
     return asarray(np.ascontiguousarray(array._host, dtype))
 
 
-class RawModule:
-    """Runs the PTX in a file."""
+class LoadedModule:
+    """Runs PTX, where CuPy's ``Module`` has machine code."""
 
-    _parsed: ClassVar[dict[str, Module]] = {}
+    _parsed: ClassVar[dict[bytes, Module]] = {}
 
-    def __init__(self, *, path: str) -> None:
-        text = Path(path).read_text()
-        if text not in self._parsed:
-            self._parsed[text] = Module(text)
-        self._module = self._parsed[text]
+    def load(self, ptx: bytes) -> None:
+        if ptx not in self._parsed:
+            self._parsed[ptx] = Module(ptx.decode())
+        self._module = self._parsed[ptx]
 
     def get_function(self, entry: str) -> Any:
         kernel = self._module.entries[entry]
@@ -216,6 +215,7 @@ def module() -> types.ModuleType:
     cupy.cuda = types.ModuleType("cupy.cuda")
     for name, value in {
         "Device": Device,
+        "Module": LoadedModule,
         "runtime": runtime,
         "nvrtc": nvrtc,
         "get_current_stream": lambda: stream,
@@ -224,7 +224,7 @@ def module() -> types.ModuleType:
         "ExternalStream": external_stream,
     }.items():
         setattr(cupy.cuda, name, value)
-    for value in (ndarray, asarray, asnumpy, empty, ascontiguousarray, RawModule):
+    for value in (ndarray, asarray, asnumpy, empty, ascontiguousarray):
         setattr(cupy, value.__name__, value)
     return cupy
 
@@ -236,12 +236,12 @@ def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
     from fastpe._backends import cuda
     from fastpe._backends.cuda import available, compile, launch, tables
 
-    def as_ptx(name: str, _: str, *options: str) -> Path:
+    def as_ptx(name: str, _: str, *options: str) -> bytes:
         from cupy.cuda import nvrtc
 
         defined = "".join(option.partition("=")[2] for option in options)
         facts = (cuda.source(name), compile.OPTIONS, options, nvrtc.getVersion())
-        return kept.text(folder, f"{name}-{defined}-{architecture}.ptx", facts, lambda: compiled(name, *options))
+        return kept.text(folder, f"{name}-{defined}-{architecture}.ptx", facts, lambda: compiled(name, *options)).read_bytes()
 
     def compiled(name: str, *options: str) -> str:
         ptx, _ = cuda.compile_source(name, f"compute_{architecture}", *options)

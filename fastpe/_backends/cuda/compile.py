@@ -5,10 +5,7 @@ CuPy's own compiler is not used: it appends ``-ftz=true``, with which subnormal 
 
 from __future__ import annotations
 
-import atexit
 import re
-import shutil
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ OPTIONS = ("--std=c++17", "-fmad=false")
 KERNELS = Path(abi.__file__).parent
 
 lock = threading.RLock()
-_modules: dict[tuple[str, str, tuple[str, ...]], Any] = {}
+_modules: dict[tuple[str, int, tuple[str, ...]], Any] = {}
 
 
 def source(name: str) -> str:
@@ -64,13 +61,15 @@ def module(name: str, device: int, options: tuple[str, ...] = ()) -> Any:
     """The loaded module of a kernel file, compiled with these definitions, for a device's architecture."""
     import cupy
 
-    architecture = f"sm_{cupy.cuda.Device(device).compute_capability}"
     with lock:
-        key = (name, architecture, options)
+        key = (name, device, options)
         if key not in _modules:
             require()
             refuse_capture(device, FIRST_CALL)
-            _modules[key] = cupy.RawModule(path=str(_cubin(name, architecture, *options)))
+            with cupy.cuda.Device(device):
+                loaded = cupy.cuda.Module()
+                loaded.load(_cubin(name, f"sm_{cupy.cuda.Device(device).compute_capability}", *options))
+            _modules[key] = loaded
         return _modules[key]
 
 
@@ -90,25 +89,14 @@ def refuse_capture(device: int, reason: str) -> None:
             raise RuntimeError(f"fastpe: {reason}.")
 
 
-def _cubin(name: str, architecture: str, *options: str) -> Path:
+def _cubin(name: str, architecture: str, *options: str) -> bytes:
     from cupy.cuda import nvrtc
 
     key = cache.key(f"{name}-{architecture}", source(name), nvrtc.getVersion(), OPTIONS, options)
     folder = cache.folder("cuda")
-    stored = cache.load(folder, key) if folder is not None else None
-    if stored is not None:
-        return stored
-    content, _ = compile_source(name, architecture, *options)
-    return (folder and cache.store(folder, key, content)) or _temporary(key, content)
-
-
-def _temporary(key: str, content: bytes) -> Path:
-    """A file for this process alone, where there is no cache."""
-    folder = Path(tempfile.mkdtemp(prefix="fastpe-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = cache.store(folder, key, content)
-    if path is None:
-        raise RuntimeError(
-            f"fastpe: no folder can hold a compiled kernel; set FASTPE_CACHE_DIR to one that can be written (tried {folder})."
-        )
-    return path
+    content = None if folder is None else cache.load(folder, key)
+    if content is None:
+        content, _ = compile_source(name, architecture, *options)
+        if folder is not None:
+            cache.store(folder, key, content)
+    return content

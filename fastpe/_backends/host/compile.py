@@ -1,26 +1,35 @@
 """Kernels of the CPU, compiled for their element types on first use and kept on disk.
 
-Numba's own disk cache is not used: a race between processes can leave it permanently wrong, and it fails where no folder is writable.
+Numba's own disk cache is not used: a race between processes can leave it permanently wrong, it fails where no folder is writable, and it
+unpickles what it finds. What is kept here is machine code alone (`machine_code.py`), and loading it takes no Numba.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import pickle
+import importlib.metadata
+import os
 import sys
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 from typing import Any
 
 from ..._arrays.locks import unforkable
 from ...kernels import abi
 from .. import disk_cache as cache
+from . import machine_code
+from .machine_code import Kernel
 
-Kernel = Callable[[int, int, int], None]  # (address of the arguments, address of the control block, number of the thread)
+# Numba's settings on which machine code depends. A program that makes them itself may find code that was compiled without: of another
+# speed, with the same bits.
+SETTINGS = ("CPU_FEATURES", "CPU_NAME", "ENABLE_AVX", "LOOP_VECTORIZE", "OPT", "SLP_VECTORIZE")
 
 _kernels: dict[tuple[Any, ...], Kernel] = {}
-_keepalive: list[Any] = []  # compile results own the machine code
+
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    text = "fastpe is not tested on Python without the GIL, where calls from several threads may go wrong. Set PYTHON_GIL=1."
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def kernel(name: str, *variant: Any) -> Kernel:
@@ -31,67 +40,60 @@ def kernel(name: str, *variant: Any) -> Kernel:
     except KeyError:
         with unforkable:
             if key not in _kernels:
-                _kernels[key] = _compile(name, *variant)
+                _kernels[key] = _load_or_compile(name, *variant)
             return _kernels[key]
 
 
-def _compile(name: str, *variant: Any) -> Kernel:
+def _load_or_compile(name: str, *variant: Any) -> Kernel:
     """Load a kernel from the disk, or compile it and store it there."""
-    with contextlib.suppress(Exception):  # the disk cache uses Numba's internals; whatever fails there, compiling works
-        stored = _load(name, variant)
-        if stored is not None:
-            return stored
+    folder, key = cache.folder("numba"), _key(name, variant)
+    code = None if folder is None else cache.load(folder, key)
+    if code is not None:
+        with contextlib.suppress(ValueError):
+            return machine_code.load(name, code)
+    code = _compile(name, *variant)
+    loaded = machine_code.load(name, code)
+    if folder is not None:
+        cache.store(folder, key, code)
+    return loaded
+
+
+def _compile(name: str, *variant: Any) -> bytes:
     import numba
+    from numba.core.registry import cpu_target
 
     from ...kernels import scheduler
 
-    module = importlib.import_module(f"fastpe.kernels.{name}")
-    compiled = numba.njit(scheduler.SIGNATURE, nogil=True, error_model="numpy", boundscheck=False)(module.build(*variant))
-    (result,) = compiled.overloads.values()
-    with contextlib.suppress(Exception):
-        _store(name, variant, result)
-    return _entry(result)
-
-
-def _entry(result: Any) -> Kernel:
-    """The function that runs the machine code directly, without Numba's dispatch on argument types."""
-    _keepalive.append(result)
-    entry: Kernel = result.entry_point
-    return entry
+    built = importlib.import_module(f"fastpe.kernels.{name}").build(*variant)
+    options: Any = {
+        "nogil": True,
+        "error_model": "numpy",
+        "boundscheck": False,
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+    }
+    compiled: Any = numba.njit(scheduler.SIGNATURE, **options)(built)
+    ((signature, result),) = compiled.overloads.items()
+    _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    level = min(3, int(getattr(numba.config, "OPT", 3)))
+    return machine_code.emit(compiled.inspect_llvm(signature), result.fndesc.mangled_name, cpu, features, level)
 
 
 def _key(name: str, variant: tuple[Any, ...]) -> str:
     """Everything that machine code depends on: versions, the CPU compiled for, Numba's settings, the kernels' sources."""
-    import llvmlite
-    import numba
-    from numba.core.registry import cpu_target
+    from llvmlite import binding as llvm
 
-    settings = [getattr(numba.config, setting, None) for setting in ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK")]
-    machine = cpu_target.target_context.codegen().magic_tuple()
-    facts = sys.version, sys.platform, numba.__version__, llvmlite.__version__, machine, settings
-    sources = [path.read_text() for path in sorted(Path(abi.__file__).parent.glob("*.py"))]
-    return cache.key("-".join((name, *(str(part) for part in variant))), *facts, *sources)
-
-
-def _load(name: str, variant: tuple[Any, ...]) -> Kernel | None:
-    folder = cache.folder("numba")
-    content = None if folder is None else cache.load(folder, _key(name, variant))
-    if content is None:
-        return None
-    from numba.core.compiler import CompileResult
-    from numba.core.registry import cpu_target
-
-    context: Any = cpu_target.target_context
-    context.refresh()  # makes Numba's runtime known; without it the first call of loaded code crashes
-    rebuild: Any = CompileResult._rebuild
-    # Unpickling runs what the file says: the folder is this user's alone, and the file's name is the hash of its content.
-    return _entry(rebuild(context, *pickle.loads(content.read_bytes())))
+    settings = [os.environ.get(f"NUMBA_{setting}") for setting in SETTINGS]
+    machine = llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    versions = sys.version, *(_version(package) for package in ("numba", "llvmlite"))
+    files = [*sorted(Path(abi.__file__).parent.glob("*.py")), Path(__file__), Path(__file__).with_name("machine_code.py")]
+    sources = [path.read_text() for path in files]
+    return cache.key("-".join((name, *(str(part) for part in variant))), versions, machine, settings, *sources)
 
 
-def _store(name: str, variant: tuple[Any, ...], result: Any) -> None:
-    from numba.core import serialize
-
-    folder = cache.folder("numba")
-    if folder is not None:
-        dumps: Any = serialize.dumps
-        cache.store(folder, _key(name, variant), dumps(result._reduce()))
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)  # importing Numba takes half a second
+    except importlib.metadata.PackageNotFoundError:  # in a program that was packed without it
+        found: str = importlib.import_module(package).__version__
+        return found

@@ -10,7 +10,7 @@ import numpy as np
 from ...kernels import abi
 from ..calls import Arguments
 from . import chunking, pool
-from .compile import Kernel
+from .machine_code import Kernel
 from .row_cache import RowCache
 
 OWN_SCRATCH_BYTES = 1 << 15  # up to so many stay with a call's blocks; more are borrowed for each run

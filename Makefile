@@ -7,7 +7,7 @@ EXTRAS_demo = plot,model
 EXTRAS_lab = torch,lab
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-fast mutants bench lab lab-check lint docs clean
+.PHONY: demo test test-fast mutants bench lab lab-check soak lint docs clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m fastpe demo
@@ -36,6 +36,11 @@ lab: $(VENV)/lab.installed
 
 lab-check: $(VENV)/lab.installed
 	$(BIN)/python -m bench.extrapolation --reduced --out $(VENV)/lab
+
+# Changing calls from several threads, for so many minutes: results stay right and memory stays flat.
+MINUTES ?= 10
+soak: $(VENV)/dev.installed
+	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .

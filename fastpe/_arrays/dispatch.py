@@ -26,6 +26,7 @@ _ROWS = {
     ("torch", "Tensor"): Row("fastpe._arrays.torch", runner="fastpe.torch._run"),
     ("numpy", "MaskedArray"): None,  # an ndarray whose hidden elements must not be written: not known
 }
+MOST_TYPES = 256  # whose library is remembered; a remembered class lives on
 _libraries: dict[type, ModuleType | None] = {}
 _TORCH = _ROWS["torch", "Tensor"].runner  # type: ignore[union-attr]
 
@@ -42,6 +43,8 @@ def library_of(value: Any) -> ModuleType | None:
     try:
         return _libraries[kind]
     except KeyError:
+        if len(_libraries) >= MOST_TYPES:
+            _libraries.clear()
         row = _row(kind)
         module = _libraries[kind] = None if row is None else _load(row.arrays)
         return module

@@ -13,6 +13,7 @@ from .dtypes import bfloat16
 NAME = "numpy"
 
 _NO_BFLOAT16 = "encode: NumPy has no bfloat16 of its own. Install ml_dtypes (pip install ml_dtypes), or pass out=."
+MOST_NAMES = 64  # a dtype may be structured: there is no end of them
 _names: dict[Any, str] = {}  # of dtypes: NumPy makes the name anew each time (1.5 us)
 
 
@@ -21,7 +22,8 @@ def memory(array: Any) -> Memory:
     name = _names.get(dtype)
     if name is None:
         name = dtype.name if dtype.isnative else str(dtype)
-        _names[dtype] = name
+        if len(_names) < MOST_NAMES:
+            _names[dtype] = name
     return Memory(array, array.ctypes.data, array.shape, array.strides, name, None, array.flags.writeable)
 
 

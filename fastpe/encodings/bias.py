@@ -182,7 +182,7 @@ class ALiBi(Bias):
         return -slopes * (abs(distances) if self.symmetric else distances)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def alibi_slopes(heads: int, max_bias: float) -> tuple[float, ...]:
     """The slopes of ALiBi, correctly rounded to float64."""
     power = 1 << (heads.bit_length() - 1)

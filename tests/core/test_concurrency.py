@@ -169,6 +169,29 @@ def test_interruption(name):
     check(name)
 
 
+# ---- calls inside calls, and what is not to be had ---------------------------------------------------------------------------
+
+needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how much memory is mapped")
+
+
+@pytest.mark.slow
+def test_calls_inside_calls():
+    check("finalizers_call")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="timers that signal are POSIX's")
+def test_signal_handlers_that_call():
+    check("signal_handlers_call")
+
+
+@needs_linux
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["low_memory", "no_threads_to_be_had"])
+def test_what_is_not_to_be_had(name):
+    check(name)
+
+
 # ---- how many threads --------------------------------------------------------------------------------------------------------
 
 

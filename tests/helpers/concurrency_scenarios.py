@@ -14,6 +14,7 @@ import signal
 import sys
 
 import scenarios_of_endings  # noqa: F401
+import scenarios_of_limits  # noqa: F401
 import scenarios_of_processes  # noqa: F401
 import scenarios_of_threads  # noqa: F401
 from scenario_tools import SCENARIOS, SECONDS

@@ -57,6 +57,11 @@ def sinusoidal(
 ) -> np.ndarray:
     """PE of shape positions.shape + (dim,) in float64."""
     angle = angles(positions, angular_frequencies(dim, base, frequency_shift, position_scale, zero_pad))
+    return amplitude * arranged(angle, dim, layout, cos_first)
+
+
+def arranged(angle: np.ndarray, dim: int, layout: str, cos_first: bool) -> np.ndarray:
+    """The functions of angles (..., F) in the order of their columns, (..., dim); a column that is left over is zero."""
     first, second = (np.cos(angle), np.sin(angle)) if cos_first else (np.sin(angle), np.cos(angle))
     pairs = dim // 2
     if layout == "concatenated":
@@ -67,7 +72,27 @@ def sinusoidal(
         result = result[..., :dim]
     if result.shape[-1] < dim:
         result = np.concatenate([result, np.zeros((*result.shape[:-1], 1))], axis=-1)
-    return amplitude * result
+    return result
+
+
+def turns(frequencies: list[mpmath.mpf]) -> np.ndarray:
+    """Frequencies as whole turns, and the next 64 and 32 bits: (3, F) uint64."""
+    with mpmath.workprec(220):
+        exact = [int(mpmath.nint(w / (2 * mpmath.pi) * mpmath.mpf(2) ** 96)) for w in frequencies]
+    parts = [[(w >> 96) % (1 << 64), (w >> 32) % (1 << 64), w % (1 << 32)] for w in exact]
+    return np.array(parts, np.uint64).reshape(-1, 3).T
+
+
+def many_angles(units: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+    """As ``angles``, vectorised, of int64 positions in units of 2^-32 and of frequencies (3, F); it errs by 2^-60 turn."""
+    units = np.asarray(units, np.int64)[..., None]
+    whole, part = units >> 32, (units & 0xFFFFFFFF).astype(np.uint64)
+    turn, high, low = frequencies
+    half = np.uint64(32)
+    phase = whole.astype(np.uint64) * high + ((whole * low.astype(np.int64)) >> 32).astype(np.uint64)
+    if part.any():
+        phase += ((part * turn) << half) + part * (high >> half) + ((part * (high & np.uint64(0xFFFFFFFF))) >> half)
+    return phase.astype(np.int64) * (2 * np.pi / 2.0**64)
 
 
 def grid(

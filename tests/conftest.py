@@ -24,6 +24,7 @@ SLOW_FILES = (
     "kernels/test_cache.py",
     "kernels/test_cuda_backend.py",
     "kernels/test_kernels.py",
+    "kernels/test_memory.py",
     "kernels/test_same_bits.py",
     "core/test_costs.py",
     "core/test_embed_gpu.py",

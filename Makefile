@@ -7,7 +7,7 @@ EXTRAS_demo = plot,model
 EXTRAS_lab = torch,lab
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-fast mutants bench lab lab-check soak lint docs clean
+.PHONY: demo test test-fast fuzz mutants bench lab lab-check soak lint docs clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m fastpe demo
@@ -24,6 +24,11 @@ test-fast: $(VENV)/dev.installed
 # What the tests would not notice: make mutants OPTIONS="--of fastpe/_core --sample 200 --seed 1"; OPTIONS=--help lists them.
 mutants: $(VENV)/dev.installed
 	$(BIN)/python tests/mutants $(OPTIONS)
+
+# Random examples of every verb, from fresh seeds or from SEED on, for so many minutes.
+MINUTES ?= 15
+fuzz: $(VENV)/dev.installed
+	PYTHONPATH=.:tests/helpers:tests/fuzz $(BIN)/python -X faulthandler tests/fuzz/campaign.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/dev.installed
 	mkdir -p bench/results

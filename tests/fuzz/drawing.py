@@ -64,7 +64,8 @@ class Draw:
             shape[axis] = rows
             if rank > 2:
                 shape[1 if axis == 0 else 0] = sequences
-            return (*shape, self.pick(32, 64, 65, 130, 256)), axis
+            large = (32, 64, 65, 130, 256) if any(width % 2 for width in widths) else (32, 64, 256)
+            return (*shape, self.pick(*large)), axis
         empty = self.once_in(20)
         shape = [self.integer(0 if empty else 1, 4) for _ in range(rank - 1)]
         shape[axis] = self.pick(1, 2, 3, 7, 8, 9, 16, 17, 20) if not self.once_in(40) else 0

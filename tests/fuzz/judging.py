@@ -45,7 +45,9 @@ def assert_within(got: np.ndarray, expected: np.ndarray, error: np.ndarray | flo
         if not right.all():
             right |= (np.isnan(wide) & np.isnan(expected)) | (wide == expected)
             overflows = certain & (np.abs(expected) + limit >= LARGEST[dtype])  # rounds to infinity, or just not
-            right |= overflows & (np.abs(wide) >= LARGEST[dtype] * (1 - 2.0**-7)) & (np.sign(wide) == np.sign(expected))
+            either = np.abs(expected) <= limit  # the sign is the error's
+            near = np.abs(wide) >= LARGEST[dtype] * (1 - 2.0**-7)
+            right |= overflows & near & (either | (np.sign(wide) == np.sign(expected)))
     if not right.all():
         where = tuple(int(i) for i in np.argwhere(~right)[0])
         allowed = np.broadcast_to(limit, expected.shape)[where]

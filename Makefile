@@ -5,6 +5,7 @@ BIN = $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 EXTRAS_demo = plot,model
 EXTRAS_lab = torch,lab
+MINUTES ?= 15
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .PHONY: demo test test-fast fuzz mutants bench lab lab-check soak lint docs clean
@@ -26,7 +27,6 @@ mutants: $(VENV)/dev.installed
 	$(BIN)/python tests/mutants $(OPTIONS)
 
 # Random examples of every verb, from fresh seeds or from SEED on, for so many minutes.
-MINUTES ?= 15
 fuzz: $(VENV)/dev.installed
 	PYTHONPATH=.:tests/helpers:tests/fuzz $(BIN)/python -X faulthandler tests/fuzz/campaign.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
@@ -43,7 +43,6 @@ lab-check: $(VENV)/lab.installed
 	$(BIN)/python -m bench.extrapolation --reduced --out $(VENV)/lab
 
 # Changing calls from several threads, for so many minutes: results stay right and memory stays flat.
-MINUTES ?= 10
 soak: $(VENV)/dev.installed
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 

@@ -7,7 +7,7 @@ import itertools
 import cases
 import numpy as np
 import pytest
-from embed_cases import ROWS, SCALES, some_ids, words
+from embed_cases import ROWS, SCALES, hard_to_round, some_ids, words
 
 import fastpe
 from fastpe import Learned, Sinusoidal
@@ -80,10 +80,7 @@ def test_token_types_come_before_positions():
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_float64_is_rounded_to_sixteen_bits_once(dtype):
     """Halfway cases that two roundings, by way of float32, get wrong; infinities, NaN, numbers too large and too small."""
-    one = np.float64(np.finfo(cases.DTYPES[dtype]).eps if dtype == "float16" else 2.0**-7)
-    halfway = 1 + one / 2 + np.array([0, 2.0**-30, -(2.0**-30), 2.0**-52, one, one + 2.0**-40])
-    special = [np.inf, -np.inf, np.nan, 1e300, -1e300, 65519.99, 65520.0, 3.3961775e38, 1e-8, 6e-8, 1e-45, 0.0, -0.0]
-    table = np.concatenate((halfway, -halfway, special, np.random.default_rng(0).standard_normal(1000)))[None]
+    table = hard_to_round(dtype)
     bits, least = (11, -24) if dtype == "float16" else (8, -133)
     unit = 2.0 ** np.maximum(np.frexp(table)[1] - bits, least)  # of the last place
     with np.errstate(over="ignore", invalid="ignore"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cases
 import numpy as np
 import pytest
-from embed_cases import ROWS, SCALES, some_ids, words
+from embed_cases import ROWS, SCALES, hard_to_round, some_ids, words
 
 import fastpe
 from fastpe import Learned, Sinusoidal
@@ -54,6 +54,13 @@ def test_a_gpu_has_the_same_bits(gpu, dtype, out, encoding, given):
             **{name: on(gpu, value) for name, value in options.items()},
         )
         cases.assert_same_bits(gpu.host(there), here)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_gpu_rounds_float64_to_sixteen_bits_once(gpu, dtype):
+    table = hard_to_round(dtype)
+    there = fastpe.embed(gpu.array(np.array([0])), gpu.array(table), dtype=dtype)
+    cases.assert_same_bits(gpu.host(there), fastpe.embed([0], table, dtype=dtype))
 
 
 @pytest.mark.parametrize("view", cases.VIEWS)

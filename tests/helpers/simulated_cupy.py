@@ -175,6 +175,8 @@ class UnownedMemory:
     """Memory of another library."""
 
     def __init__(self, ptr: int, size: int, owner: Any, device_id: int) -> None:
+        assert type(ptr) is type(size) is type(device_id) is int
+        assert (size == 0) == (0 in owner.shape)
         self.ptr, self.size, self.owner, self.device_id = ptr, size, owner, device_id
 
 

@@ -146,6 +146,63 @@ def test_the_first_call_may_not_be_captured(device, monkeypatch):
     fastpe.add_encoding(x)  # nothing is left to load
 
 
+def test_the_first_use_of_a_table_may_not_be_captured(device, monkeypatch):
+    """Kernels are loaded, but not what a width, a base or a table of the caller's needs."""
+    import cupy
+
+    x, stream = device.array(np.zeros((1, 3, 24), np.float32)), cupy.cuda.get_current_stream()
+    angles = np.random.default_rng(0).standard_normal((9, 12))
+    tabulated = [fastpe.Rotary.tabulated(np.cos(more), np.sin(more)) for more in (angles, angles + 1)]
+    calls = [
+        [lambda base=base: fastpe.add_encoding(x, fastpe.Sinusoidal(base=base)) for base in (7.0, 8.0)],
+        [lambda base=base: fastpe.apply_rotary(x, None, fastpe.Rotary(base=base)) for base in (7.0, 8.0)],
+        [lambda table=table: fastpe.apply_rotary(x, None, table) for table in tabulated],
+    ]
+    for known, new in calls:
+        monkeypatch.setattr(stream, "is_capturing", lambda: False, raising=False)
+        known()
+        monkeypatch.setattr(stream, "is_capturing", lambda: True)
+        known()
+        before = device.host(x).copy()
+        with pytest.raises(RuntimeError, match=r"call fastpe\.warmup"):
+            new()
+        cases.assert_same_bits(device.host(x), before)
+
+
+@pytest.mark.parametrize("given", [{"positions": np.arange(3)}, {"mask": np.ones(3, bool)}, {"cu_seqlens": np.array([0, 3])}])
+def test_what_is_missing_is_said_before_anything_is_made(device, monkeypatch, given):
+    """CuPy would fail at its own conversions, and not say what to install."""
+    from fastpe._arrays import cupy as cupy_arrays
+    from fastpe._backends.cuda import available
+
+    x = device.array(np.zeros((1, 3, 24), np.float32))
+    arguments = device.arguments(given)
+    fastpe.add_encoding(x, **arguments)
+    monkeypatch.setattr(available, "problem", lambda: "NVRTC is missing")
+    for name in ("empty", "contiguous"):
+        monkeypatch.delattr(cupy_arrays, name)
+    with pytest.raises(ImportError, match=r"^fastpe: NVRTC is missing\.$"):
+        fastpe.add_encoding(x, **arguments)
+
+
+def test_slopes_of_one_bias_are_not_those_of_the_next(device):
+    """Arrays that are not kept under a key are uploaded for each call."""
+    keys = np.array([3, 0, 1, 1, 9])
+    for bias in (fastpe.ALiBi(3), fastpe.ALiBi(3, max_bias=4.0), fastpe.ALiBi(3)):
+        scores = cases.random((1, 3, 2, 5), "float32")
+        there = fastpe.add_bias(device.array(scores), bias, k_positions=device.array(keys))
+        cases.assert_same_bits(device.host(there), fastpe.add_bias(scores.copy(), bias, k_positions=keys))
+
+
+def test_boundaries_that_end_too_early(device):
+    """They are not read back to be checked: the last sequence takes the rows that are left, and no offset beyond the last is read."""
+    x = cases.random((1, 7, 8), "float32")
+    given = {"cu_seqlens": np.array([0, 3, 5]), "offset": np.array([10, 20])}
+    there = fastpe.add_encoding(device.array(x), **device.arguments(given))
+    expected = fastpe.add_encoding(x.copy(), positions=np.array([10, 11, 12, 20, 21, 22, 23]))
+    cases.assert_same_bits(device.host(there), expected)
+
+
 @pytest.mark.parametrize("blocks", [0, 1, 32])
 def test_heads_are_shared_out_among_threads(device, monkeypatch, blocks):
     """From one thread for all heads of a pair to one for each; pairs, rows and sequences beyond what a grid takes."""

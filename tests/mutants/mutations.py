@@ -111,6 +111,8 @@ def _is_for_types(node: ast.AST) -> bool:
     if isinstance(node, ast.If):
         return "TYPE_CHECKING" in ast.dump(node.test)
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript | ast.BinOp | ast.Call):
+        if isinstance(node.value, ast.BinOp) and isinstance(node.value.op, ast.BitOr) and node.col_offset == 0:
+            return all(isinstance(one, ast.BinOp | ast.Name | ast.BitOr | ast.Load) for one in ast.walk(node.value))
         words = {one.id for one in ast.walk(node.value) if isinstance(one, ast.Name)}
         return bool(words & {"Callable", "TypeVar", "TypeAlias", "Literal", "Union"})
     return False

@@ -36,7 +36,7 @@ _SINE_BITS = (
     f"{_BITS}fourier*",
 )
 _ROTATION_BITS = (f"{_BITS}rotary*", f"{_BITS}rerotate*", "tests/kernels/test_cuda_backend.py*heads*")
-_BIAS_BITS, _SUM_BITS = (f"{_BITS}bias*",), (f"{_CORE}embed_gpu.py*", f"{_BITS}grids*")
+_BIAS_BITS, _SUM_BITS = (f"{_BITS}bias*",), (f"{_CORE}embed_gpu.py*rounds*", f"{_CORE}embed_gpu.py*", f"{_BITS}grids*")
 _PLACE_BITS = (f"{_BITS}position_modes*", f"{_BITS}not_a*", f"{_CORE}where.py*simulated*", f"{_BITS}rotary_position*")
 
 NAMED = {
@@ -49,14 +49,14 @@ NAMED = {
     "kernels/abi.py": ("tests/kernels/test_kernels.py*", *_SINES, *_ROTATIONS, *_BIASES, *_SUMS, *_SCENARIOS),
     "kernels/add_sinusoidal*.py": (*_SINES, *_TOGETHER),
     "kernels/add_toeplitz*.py": _BIASES,
-    "kernels/arithmetic.py": ("tests/kernels/test_arithmetic.py*", *_SINES, *_ROTATIONS, *_SUMS, *_BIASES),
+    "kernels/arithmetic.py": ("tests/kernels/test_arithmetic.py*", f"{_CORE}embed.py*", *_SINES, *_ROTATIONS, *_BIASES),
     "kernels/add_table.py": _SUMS,
     "kernels/embed.py": _SUMS,
     "kernels/gather_sum*.py": _SUMS,
     "kernels/loops.py": (*_SINES, *_BIASES, *_SUMS, *_ROTATIONS),
     "kernels/rotate*.py": _ROTATIONS,
-    "kernels/locate_rows.py": (f"{_CORE}where.py*numpy*", f"{_CORE}positions.py*", *_ROTATIONS),
-    "kernels/scheduler.py": (*_SINES, *_SCENARIOS, *_ROTATIONS, *_TOGETHER),
+    "kernels/locate_rows.py": (f"{_CORE}where.py*", f"{_CORE}positions.py*", *_ROTATIONS),
+    "kernels/scheduler.py": (f"{_CORE}sinusoidal.py*", *_SCENARIOS, *_SINES, *_ROTATIONS, *_TOGETHER),
     "kernels/simd.py": ("tests/kernels/test_arithmetic.py*", f"{_CORE}streaming_stores.py*", *_SINES, *_BIASES, *_SUMS),
     "kernels/add_sinusoidal.cu": _SINE_BITS,
     "kernels/sinusoidal_rows.cuh": (*_SINE_BITS, *_SUM_BITS),

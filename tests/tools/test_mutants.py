@@ -45,6 +45,7 @@ def mutated(source: str, of_source=mutations.of_source) -> set[str]:
         ("f'{a + 1}'", set()),
         ("if TYPE_CHECKING: a", set()),
         ("A = Callable[[int | None], 3]", set()),
+        ("A = B | C | D", set()),
     ],
 )
 def test_python(source, expected):

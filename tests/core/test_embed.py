@@ -164,6 +164,17 @@ def test_padding():
     cases.assert_same_bits(got[ids != 1], (table[ids] + fastpe.encode(np.arange(5), 24))[ids != 1])
 
 
+def test_masked_rows_are_written_as_zeros():
+    """Also where they would be something else, which new memory seldom is."""
+    table, ids, mask = words(), some_ids(2, 5), np.arange(5) % 2 == 0
+    for out in (np.full((2, 5, 24), np.nan, np.float32), np.full((2, 5, 48), np.nan, np.float32)[..., ::2]):
+        fastpe.embed(ids, table, Sinusoidal(), mask=mask, out=out)
+        assert (out[:, ~mask] == 0).all()
+        cases.assert_same_bits(
+            out[:, mask].copy(), fastpe.embed(ids, table, Sinusoidal(), positions=np.arange(5) // 2)[:, mask]
+        )
+
+
 def test_length_is_the_largest_position_and_one():
     encoding, table, ids = Sinusoidal(scaling=DynamicNTK(2.0, 10)), words(), some_ids(2, 30)
     want = fastpe.add_encoding(table[ids], encoding, seq_len=45, offset=15)

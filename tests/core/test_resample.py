@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import fastpe
+from fastpe._core.operations import Resample
+from fastpe._core.operations.base import Spec
 
 DATA = np.load(Path(__file__).parents[1] / "data" / "resampled.npz")
 
@@ -141,3 +143,18 @@ def test_layouts_of_tensors():
     assert found[:8, 0].tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
     found[3].sum().backward()
     assert weight.grad[6, 0] == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((9, 4), {"new_size": 5}),
+        ((1, 10, 4), {"new_size": 7, "prefix_tokens": 1}),
+        ((9, 4), {"new_size": (2, 5)}),
+        ((1, 14, 4), {"new_size": [5, 6], "prefix_tokens": 2, "grid": (3, 4)}),
+    ],
+)
+def test_what_is_traced_has_the_shape_of_what_is_made(shape, options):
+    table = cases.random(shape, "float32")
+    made = fastpe.resample(table, **options)
+    assert Resample(**options).result((Spec(shape, "float32"),)) == Spec(made.shape, "float32")

@@ -188,10 +188,12 @@ def test_what_is_missing_is_said_before_anything_is_made(device, monkeypatch, gi
 def test_slopes_of_one_bias_are_not_those_of_the_next(device):
     """Arrays that are not kept under a key are uploaded for each call."""
     keys = np.array([3, 0, 1, 1, 9])
-    for bias in (fastpe.ALiBi(3), fastpe.ALiBi(3, max_bias=4.0), fastpe.ALiBi(3)):
+    slopes = [np.array([0.5, 0.25, more]) for more in (0.1, 0.3)]
+    learned = [(fastpe.ALiBi(3, slopes=device.array(one)), fastpe.ALiBi(3, slopes=one)) for one in slopes]
+    for bias, same in (*((one, one) for one in (fastpe.ALiBi(3), fastpe.ALiBi(3, max_bias=4.0))), *learned):
         scores = cases.random((1, 3, 2, 5), "float32")
         there = fastpe.add_bias(device.array(scores), bias, k_positions=device.array(keys))
-        cases.assert_same_bits(device.host(there), fastpe.add_bias(scores.copy(), bias, k_positions=keys))
+        cases.assert_same_bits(device.host(there), fastpe.add_bias(scores.copy(), same, k_positions=keys))
 
 
 def test_boundaries_that_end_too_early(device):

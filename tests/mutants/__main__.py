@@ -32,8 +32,8 @@ def main() -> int:
         "--seconds", type=float, default=45, help="of tests for each mutant, in the core and again in the others"
     )
     parser.add_argument("--minutes", type=float, default=600, help="stop after; what is missing runs next time")
-    parser.add_argument("--again", action="store_true", help="run survivors of before again")
-    parser.add_argument("--report", action="store_true", help="only print what earlier runs found")
+    parser.add_argument("--again", action="store_true", help="only run survivors of before that are not explained")
+    parser.add_argument("--report", action="store_true", help="only print what all earlier runs found")
     options = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
     if options.record:
@@ -41,6 +41,9 @@ def main() -> int:
     for place in options.of:
         mutants = [one for one in all_mutants(runs.ROOT, place) if options.only in one.name]
         chosen = sample(mutants, options.sample, options.seed)
+        if options.again or options.report:  # of all that ran
+            known = results()
+            chosen = [one for one in mutants if one.name in known]
         if not options.report:
             run(chosen, options)
         report(place, chosen)
@@ -67,7 +70,10 @@ def record(pattern: str, minutes: float) -> None:
 def run(chosen: list[Mutant], options: argparse.Namespace) -> None:
     """Run the mutants that have no result yet; each result is a line of a file."""
     known = results()
-    waiting = [one for one in chosen if one.name not in known or (options.again and not known[one.name]["failed"])]
+    waiting = [one for one in chosen if one.name not in known]
+    if options.again:
+        survivors = {name for name, one in known.items() if not one["failed"]} - set(explanations())
+        waiting = [one for one in chosen if one.name in survivors]
     if not waiting:
         return
     runs.preload()
@@ -143,17 +149,23 @@ def results() -> dict[str, dict[str, Any]]:
     return {found["name"]: found for found in map(json.loads, lines)}
 
 
+def explanations() -> dict[str, str]:
+    """Why no test can notice a mutant, by its name."""
+    found: dict[str, str] = json.loads(EXPLAINED.read_text()) if EXPLAINED.exists() else {}
+    return found
+
+
 def report(place: str, chosen: list[Mutant]) -> None:
     """Every survivor, and a line of figures."""
     known = results()
-    explained = json.loads(EXPLAINED.read_text()) if EXPLAINED.exists() else {}
+    explained = explanations()
     ran = [one for one in chosen if one.name in known]
     survived = [one for one in ran if not known[one.name]["failed"]]
     for one in survived:
         print(f"{'explained' if one.name in explained else 'UNEXPLAINED'} line {one.line}: {one.name}")
     open_ones = [one for one in survived if one.name not in explained]
     print(
-        f"{place}: {len(ran)} of {len(chosen)} run, {len(ran) - len(survived)} killed, {len(survived) - len(open_ones)} explained, "
+        f"{place}: {len(ran)} run, {len(ran) - len(survived)} killed, {len(survived) - len(open_ones)} explained, "
         f"{len(open_ones)} not; killed or explained: {1 - len(open_ones) / max(1, len(ran)):.1%}"
     )
 

@@ -53,7 +53,7 @@ NAMED = {
     "kernels/add_table.py": _SUMS,
     "kernels/embed.py": _SUMS,
     "kernels/gather_sum*.py": _SUMS,
-    "kernels/loops.py": (*_SINES, *_BIASES, *_SUMS, *_ROTATIONS),
+    "kernels/loops.py": (*_SUMS, *_BIASES, *_SINES, *_ROTATIONS),
     "kernels/rotate*.py": _ROTATIONS,
     "kernels/locate_rows.py": (f"{_CORE}where.py*", f"{_CORE}positions.py*", *_ROTATIONS),
     "kernels/scheduler.py": (f"{_CORE}sinusoidal.py*", *_SCENARIOS, *_SINES, *_ROTATIONS, *_TOGETHER),

@@ -73,9 +73,12 @@ def test_every_mutant_of_the_library(place):
             ast.parse(changed)
 
 
-def test_samples_are_the_same_for_a_seed():
+def test_samples_depend_on_the_seed_and_little_on_other_mutants():
     mutants = list(all_mutants(ROOT, "fastpe/_arrays"))
-    assert sample(mutants, 20, 1) == sample(mutants, 20, 1) != sample(mutants, 20, 2)
+    first = sample(mutants, 20, 1)
+    assert first == sample(mutants[::-1], 20, 1) != sample(mutants, 20, 2)
+    fewer = [one for one in mutants if one != first[3]]
+    assert sample(fewer, 19, 1) == [one for one in first if one != first[3]]
 
 
 def test_every_pattern_is_of_something():

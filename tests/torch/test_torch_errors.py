@@ -277,6 +277,8 @@ def test_tables_of_another_kind():
     ):
         with pytest.raises(IndexError, match=re.escape(text)):
             call()
+    with pytest.raises(TypeError, match=r"^Rotary\.tabulated: cos must be a tensor whose memory can be used"):
+        fastpe.apply_rotary(x, None, Rotary.tabulated(*[tensor[:, :4].to_sparse()] * 2))
     assert (x == 1).all()
 
 

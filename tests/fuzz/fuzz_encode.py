@@ -43,9 +43,9 @@ def _shape(draw: Draw) -> tuple[int, ...]:
 
 
 def _values(draw: Draw, shape: tuple[int, ...]) -> Any:
-    kind = draw.pick("i8", "i4", "u1", ">i4", "f8", "f4", "f2")
+    kind = draw.pick("i8", "i4", "u1", ">i4", "f8", "f4")
     if kind[-2] == "f":
-        values = draw.rng.standard_normal(shape) * 10.0 ** draw.integer(0, 4 if kind != "f2" else 3)
+        values = draw.rng.standard_normal(shape) * 10.0 ** draw.integer(0, 4)
     else:
         values = draw.rng.integers(0 if kind == "u1" else -100, 256 if kind == "u1" else draw.pick(100, 10**6, 2**31), shape)
     return np.asarray(values).astype(kind)

@@ -83,12 +83,16 @@ class Map:
                     self.lines[file][int(line)] |= {tests[number] for number in numbers}
 
     def tests_of(self, file: str, mutation: Mutation) -> list[Test]:
-        """The tests to run for a mutant, quickest first: those of its statement, else of its function, else of its file."""
+        """The tests to run for a mutant, quickest first: those of its statement, else of its function, else of its file.
+
+        Those that are named come last, but before those of the whole file: what runs as a file is imported is seen by few.
+        """
         lines = self.lines.get(file, {})
         chosen: set[Test] = set()
-        for first, last in (mutation.lines, mutation.block, (1, 10**6)):
+        for first, last in (mutation.lines, mutation.block):
             chosen = chosen or {test for line, tests in lines.items() if first <= line <= last for test in tests}
-        return [*sorted(chosen), *(test for test in self._named(file) if test not in chosen)]
+        every = {test for tests in lines.values() for test in tests} if not chosen else set()
+        return list(dict.fromkeys([*sorted(chosen), *self._named(file), *sorted(every)]))
 
     def _named(self, file: str) -> Iterator[Test]:
         """The tests that are named for a file, the quickest of each pattern first."""

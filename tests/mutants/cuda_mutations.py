@@ -42,10 +42,9 @@ def of_source(source: bytes) -> list[Mutation]:
 
 
 def _mutations(code: str) -> Iterator[Mutation]:
-    last = code.count("\n") + 1
     for pattern in (_OPERATOR, _NUMBER):
         for match in pattern.finditer(code):
             line = code.count("\n", 0, match.start()) + 1
             old = match[1]
             for new in [OPERATORS[old]] if pattern is _OPERATOR else [str(int(old) + 1)]:
-                yield Mutation(match.start(1), match.end(1), new, old, (line, line), (1, last))
+                yield Mutation(match.start(1), match.end(1), new, old, (line, line), (0, 0))

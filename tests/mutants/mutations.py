@@ -44,7 +44,7 @@ class Mutation(NamedTuple):
     new: str
     old: str
     lines: tuple[int, int]  # of the statement around it, or of the head of a compound one
-    block: tuple[int, int]  # of the function around it; the whole file outside functions
+    block: tuple[int, int]  # of the function around it; (0, 0) outside functions
 
     def apply(self, source: bytes) -> bytes:
         return source[: self.start] + self.new.encode() + source[self.end :]
@@ -65,7 +65,7 @@ class _Finder(ast.NodeVisitor):
         for line in source.splitlines(keepends=True):
             self.starts.append(self.starts[-1] + len(line))
         self.found: list[Mutation] = []
-        self.block = self.lines = (1, len(self.starts) - 1)
+        self.block = self.lines = (0, 0)
 
     def visit(self, node: ast.AST) -> None:
         before = self.block, self.lines

@@ -40,7 +40,8 @@ _BIAS_BITS, _SUM_BITS = (f"{_BITS}bias*",), (f"{_CORE}embed_gpu.py*rounds*", f"{
 _PLACE_BITS = (f"{_BITS}position_modes*", f"{_BITS}not_a*", f"{_CORE}where.py*simulated*", f"{_BITS}rotary_position*")
 
 NAMED = {
-    "fastpe/_arrays/locks.py": _SCENARIOS,
+    "fastpe/_arrays/dispatch.py": ("tests/torch/test_torch_compile.py*same*",),
+    "fastpe/_arrays/locks.py": ("tests/core/test_concurrency.py*fork_while*", *_SCENARIOS),
     "fastpe/_arrays/torch.py": ("tests/torch/test_torch_faults.py*", "tests/torch/test_torch_storages.py*"),
     "fastpe/_backends/disk_cache.py": ("tests/kernels/test_cache.py*",),
     "fastpe/_backends/host/*": ("tests/kernels/test_cache.py*", *_SCENARIOS),

@@ -232,9 +232,7 @@ def draw_rows(
 
 
 def _positions(draw: Draw, shape: tuple[int, ...], limit: int | None, real: bool, far: int) -> np.ndarray:
-    kinds = (
-        ("i8", "i4", "i2", "u1", "u8", ">i4") if limit is not None or not real else ("i8", "i4", "u1", ">i4", "f8", "f4")
-    )
+    kinds = ("i8", "i4", "i2", "u1", "u8", ">i4") if limit is not None or not real else ("i8", "i4", "u1", ">i4", "f8", "f4")
     kind = draw.pick(*kinds)
     if kind[-2] == "f":
         return (draw.rng.standard_normal(shape) * min(far / 8, 10.0 ** draw.integer(0, 4))).astype(kind)

@@ -202,9 +202,10 @@ class YaRN(Scaling):
                 object.__setattr__(self, name, None)
         self._check()
         checks.boolean("YaRN", "truncate", self.truncate)
-        if self.beta_fast <= self.beta_slow:
+        if self.beta_fast < self.beta_slow or (self.beta_fast == self.beta_slow and self.ramp == "turns"):
             got = f"{self.beta_fast:g} and {self.beta_slow:g}"
-            raise ValueError(message("YaRN", "beta_fast must be greater than beta_slow", got))
+            rule = "beta_fast must be greater than beta_slow, or equal to it with the ramp by index"
+            raise ValueError(message("YaRN", rule, got))
 
     def apply(self, plain: Plain) -> tuple[list[Decimal], float]:
         frequencies = plain.frequencies()
@@ -256,6 +257,8 @@ class NTKByParts(Scaling):
 
 def _ramp_in_turns(frequencies: list[Decimal], original: int, fast: float, slow: float) -> list[Decimal]:
     """0 for frequencies that make more than ``fast`` turns in the original context, 1 for less than ``slow``, linear in the turns."""
+    if fast == slow:  # a step: Llama 4
+        return [Decimal(original * w / _TWO_PI < Decimal(slow)) for w in frequencies]
     return [_cut((Decimal(fast) - original * w / _TWO_PI) / (Decimal(fast) - Decimal(slow))) for w in frequencies]
 
 
@@ -275,9 +278,9 @@ class Llama3(Scaling):
 
     def __post_init__(self) -> None:
         self._check(least_factor=1.0)
-        if self.high_freq_factor <= self.low_freq_factor:
+        if self.high_freq_factor < self.low_freq_factor:
             got = f"{self.high_freq_factor:g} and {self.low_freq_factor:g}"
-            raise ValueError(message("Llama3", "high_freq_factor must be greater than low_freq_factor", got))
+            raise ValueError(message("Llama3", "high_freq_factor must be at least low_freq_factor", got))
 
     def apply(self, plain: Plain) -> tuple[list[Decimal], float]:
         frequencies = plain.frequencies()

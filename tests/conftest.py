@@ -30,6 +30,7 @@ SLOW_FILES = (
     "core/test_embed_gpu.py",
     "torch/test_torch_bias_graphs.py",
     "torch/test_torch_compile.py",
+    "torch/test_torch_configurations.py",
     "torch/test_torch_graphs.py",
     "torch/test_torch_minilm.py",
     "torch/test_torch_distributed.py",

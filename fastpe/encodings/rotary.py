@@ -166,32 +166,39 @@ class Rotary(Rotational):
         return RotaryTable(cos, sin, interleaved, rotary_offset)
 
     @classmethod
-    def from_config(cls, config: Any, *, layer_type: str | None = None, interleaved: bool | None = None) -> Rotary:
+    def from_config(
+        cls, config: Any, *, part: str | None = None, layer_type: str | None = None, interleaved: bool | None = None
+    ) -> Rotary:
         """Return the encoding that a Hugging Face configuration describes.
 
         Parameters
         ----------
-        config : a configuration object or its dict
-            ``rope_parameters`` or ``rope_scaling`` (None for none), ``rope_theta``, ``head_dim`` or ``hidden_size`` and
-            ``num_attention_heads``, ``partial_rotary_factor`` and ``max_position_embeddings`` are read, each if its rule needs it.
+        config : a configuration object, its dict, or a model
+            Read are the base (``rope_theta`` and its older names), the rule (``rope_parameters`` or ``rope_scaling``), how much of a head
+            rotates (``partial_rotary_factor``, ``rotary_dim``, ...), the layout of pairs, ``mrope_section``, bases by type of layer,
+            and, where a rule needs them, ``max_position_embeddings`` and the width of a head. The rest is what the model's own code does,
+            by ``model_type``.
+        part
+            Which of several configurations inside to read: ``"text"``, ``"vision"``, ``"thinker.vision"``. None: the model itself, else its
+            text.
         layer_type
-            Which of the dicts to read, if ``rope_parameters`` has one for each type of layer.
+            Which type of layer to read, if they differ: ``"full_attention"``, ``"sliding_attention"``.
         interleaved
-            None: ``rope_interleave`` if the configuration has it, else True for the types of models whose code in Hugging Face's library
-            has adjacent pairs (GPT-J, GLM, Cohere, ERNIE, Llama 4, ...), else False.
+            None: ``rope_interleave`` if the configuration has it, else as the code of its ``model_type`` in Hugging Face's library; False
+            for a dict without ``model_type``.
 
         Raises
         ------
         KeyError, ValueError
-            The rule needs a key that is not there, or is unknown (``rope_type``), or there are bases for several types of layer outside
-            ``rope_parameters`` (``rope_local_base_freq``); the message names the key, or the known rules.
+            No key names a base; a rule needs a key that is not there; a key says something of rotation and is not understood; parts or
+            layers differ; the model is not known, or one encoding cannot say what it does. The message names the key.
 
         Notes
         -----
         As Hugging Face does: ``yarn`` ignores ``mscale`` without ``mscale_all_dim``; a missing ``factor`` of ``yarn`` and ``longrope`` is
-        ``max_position_embeddings / original_max_position_embeddings``; ``dynamic`` scales from ``max_position_embeddings``. Where it warns
-        (a factor below 1, keys that no rule knows), the factor is refused and the keys are ignored. DeepSeek's code leaves rotated pairs
-        in half layout; scores are the same.
+        ``max_position_embeddings / original_max_position_embeddings``; ``dynamic`` scales from ``max_position_embeddings``. Vision towers
+        take positions of two axes, in the order of the model's own. DeepSeek's code leaves rotated pairs in half layout; scores are the
+        same. ``llama_4_scaling_beta`` is no rotation: attention multiplies queries by it.
 
         Examples
         --------
@@ -202,7 +209,7 @@ class Rotary(Rotational):
         """
         from .from_config import fields
 
-        return cls(**fields(config, layer_type, interleaved))
+        return cls(**fields(config, part, layer_type, interleaved))
 
 
 def _sections(sections: Any) -> tuple[int, ...]:

@@ -230,7 +230,7 @@ def test_arrays_and_integers_become_plain_numbers():
         (lambda: YaRN(8.0, 4096, truncate=1), TypeError, "truncate"),
         (lambda: YaRN(8.0, 4096, ramp="paper"), ValueError, "ramp must be one of 'index', 'turns'"),
         (lambda: NTKByParts(8.0, beta=(0.75, 1.25)), ValueError, "beta must be two numbers, the greater one first"),
-        (lambda: Llama3(8.0, 4.0, 1.0), ValueError, "high_freq_factor must be greater than low_freq_factor"),
+        (lambda: Llama3(8.0, 4.0, 1.0), ValueError, "high_freq_factor must be at least low_freq_factor"),
         (lambda: Llama3(0.5), ValueError, "Llama3: factor must be at least 1"),
         (lambda: LongRoPE((1, 2), (1, 2, 3), 4096), ValueError, "the same length.*got 2 and 3 numbers"),
         (lambda: LongRoPE((1, 0), (1, 2), 4096), ValueError, r"short_factor must be greater than 0.*got 0 at index 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -35,10 +36,24 @@ def described_by(path: str, module: Any) -> dict[str | None, tuple[Rotary, int]]
     by_layer = isinstance(getattr(module, "rope_type", None), Mapping)
     found: dict[str | None, tuple[Rotary, int]] = {}
     for kind in sorted(module.rope_type) if by_layer else (None,):
-        encoding = Rotary.from_config(module.config, layer_type=kind, interleaved=False)
+        encoding = _read(module.config, kind)
         count = _check_frequencies(path or type(module).__name__, module, encoding, kind)
         found[kind] = encoding, 2 * count
     return found
+
+
+def _read(config: Any, kind: str | None) -> Rotary:
+    """The encoding that a configuration describes, where pairs are seen later.
+
+    What is refused for its type is read without it, as the frequencies are compared and the functions probed: nanochat turns the other way.
+    """
+    try:
+        return Rotary.from_config(config, layer_type=kind, interleaved=False)
+    except ValueError:
+        plain = {name: value for name, value in config.to_dict().items() if name != "model_type"}
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return Rotary.from_config(plain, layer_type=kind, interleaved=False)
+        raise
 
 
 def chosen(own: Rotary, kind: str | None, given: Any, scaling: Any) -> Rotary:

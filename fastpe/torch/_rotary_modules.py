@@ -172,7 +172,7 @@ def _made(module: Any, kind: str | None, encoding: Rotary, width: int) -> tuple[
         return (angles.sin()[None], angles.cos()[None]), positions[0]
     compute, options = type(module)(module.config), {} if kind is None else {"layer_type": kind}
     several = torch.stack([(positions * (axis + 1)) % 13 for axis in range(encoding.position_axes or 3)])
-    made, other = (_tried(compute, [torch.zeros(1, 6, 8), one], options) for one in (positions, several))
+    made, other = (_tried(compute, torch.zeros(1, 6, 8), one, **options) for one in (positions, several))
     if encoding.position_axes is not None and other is not None:
         return other, several[:, 0]
     if made is None or (other is not None and other[0].shape == made[0].shape):
@@ -188,30 +188,23 @@ def _probe(function: Any, place: int, made: tuple[Any, ...], positions: Tensor, 
     for seq_axis, heads in ((-2, (1, 2, 6)), (-3, (1, 6, 2))):
         for extra in (8, 0):  # channels that do not rotate
             given = [torch.randn(*heads, width + extra, generator=draw) for _ in range(place)]
-            theirs = _tried(function, given, made)
-            if theirs is not None and [getattr(one, "shape", None) for one in theirs] != [one.shape for one in given]:
-                theirs = None
-            for site in (
-                Site(*choice) for choice in itertools.product((False, True), (seq_axis,), (False, True), (False, True))
-            ):
-                own = special(
-                    dataclasses.replace(encoding, interleaved=site.interleaved), width + extra, site.at_end, site.back
-                )
-                options = {**where, "seq_axis": seq_axis, "inverse": site.back}
-                if theirs and _same_scores(
-                    [functional.apply_rotary(one, None, own, **options) for one in given], theirs, seq_axis
-                ):
-                    return site
-            if theirs:
-                return None
+            theirs = _tried(function, *given, *made)
+            if theirs is None or [getattr(one, "shape", None) for one in theirs] != [one.shape for one in given]:
+                continue
+            for interleaved, at_end, back in itertools.product((False, True), repeat=3):
+                own = special(dataclasses.replace(encoding, interleaved=interleaved), width + extra, at_end, back)
+                options = {**where, "seq_axis": seq_axis, "inverse": back}
+                ours = [functional.apply_rotary(one, None, own, **options) for one in given]
+                if _same_scores(ours, theirs, seq_axis):
+                    return Site(interleaved, seq_axis, at_end, back)
+            return None
     return None
 
 
-def _tried(function: Any, given: list[Tensor], more: Any) -> tuple[Any, ...] | None:
-    """What a function makes of tensors, and of more arguments; None if it takes other shapes."""
-    by_name = more if isinstance(more, dict) else {}
+def _tried(function: Any, *given: Tensor, **options: Any) -> tuple[Any, ...] | None:
+    """What a function makes of copies of tensors; None if it takes other shapes."""
     try:
-        found = function(*(one.clone() for one in given), *(() if by_name or not more else more), **by_name)
+        found = function(*(one.clone() for one in given), **options)
     except Exception:
         return None
     return found if isinstance(found, tuple) else (found,)

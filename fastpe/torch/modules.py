@@ -283,7 +283,7 @@ class TokenEmbedding(torch.nn.Embedding):
             rule = "token_types must be given where the module has types, and only there"
             raise ValueError(message("TokenEmbedding", rule, describe(token_types)))
         if hasattr(self.weight, "device_mesh"):
-            distributed: Tensor = self._distributed(ids, where)
+            distributed: Tensor = self._distributed(ids, token_types, where)
             return distributed
         if self.max_norm is not None:
             with torch.no_grad():
@@ -301,12 +301,14 @@ class TokenEmbedding(torch.nn.Embedding):
             **where,
         )
 
-    def _distributed(self, ids: Any, where: Any) -> Any:
+    def _distributed(self, ids: Any, token_types: Any, where: Any) -> Any:
         """PyTorch looks rows up in a DTensor, as RowwiseParallel makes the weight one; every process adds positions to all of them."""
-        found: Any = torch.nn.functional.embedding(ids, self.weight, self.padding_idx)
+        options = (self.padding_idx, self.max_norm, self.norm_type, False, self.sparse)
+        found: Any = torch.nn.functional.embedding(ids, self.weight, *options)
         rows, tokens = _factors.times(found.full_tensor(), self.scale), ids.full_tensor()
+        types = None if self.types is None else (token_types, self.types.weight)
         padding = self.padding_idx if self.skip_padding else None
-        added = functional.with_positions(rows, tokens, self.encoding, None, padding, where.pop("seq_len", None), False, where)
+        added = functional.with_positions(rows, tokens, self.encoding, types, padding, where.pop("seq_len", None), False, where)
         return type(found).from_local(added, found.device_mesh, run_check=False)
 
     def extra_repr(self) -> str:

@@ -44,7 +44,8 @@ def check(draw: Draw) -> None:
     cases.assert_same_bits(got[..., :prefix, :], before[..., :prefix, :])
     wide = before.astype(np.float64).reshape(rows, width)
     expected = np.concatenate([wide[:prefix], _interpolated(wide[prefix:], size, new, options["method"], dtype)])
-    longest = size if isinstance(size, int) else max(size)  # PyTorch may round a place up to there otherwise, by 2^-52 of it
+    longest = size if isinstance(size, int) else max(size)
+    # Two roundings of a place, of 2^-53 of it each, times the difference of two rows
     error = (1e-13 + 2.0**-51 * longest if dtype == "float64" else 4e-6) * np.abs(wide).max()
     assert_within(got, expected.reshape(*shape[:-2], *expected.shape), error, dtype)
     count(VERB, got)

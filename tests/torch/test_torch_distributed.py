@@ -28,6 +28,27 @@ def tokens() -> Any:
     return torch.nn.Sequential(fastpe.torch.TokenEmbedding(32, 16, "sinusoidal", scale=2.0, padding_idx=0, skip_padding=True))
 
 
+class Typed(torch.nn.Module):
+    """Tokens with types, whose own table alone is spread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = fastpe.torch.TokenEmbedding(32, 16, "sinusoidal", num_token_types=2)
+
+    def forward(self, ids: Any) -> Any:
+        weight = self.tokens.weight
+        if hasattr(weight, "device_mesh"):
+            ids = torch.distributed.tensor.DTensor.from_local(ids, weight.device_mesh)
+        return self.tokens(ids, token_types=IDS % 2)
+
+
+def table_alone(model: Any, mesh: Any) -> Any:
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    model.tokens.weight = torch.nn.Parameter(distribute_tensor(model.tokens.weight, mesh, [Shard(0)]))
+    return model
+
+
 def fully_sharded(model: Any, mesh: Any) -> Any:
     from torch.distributed.fsdp import fully_shard
 
@@ -76,7 +97,13 @@ def work(rank: int, store: str, results: str, make: Any, spread: Any) -> None:
 
 @pytest.mark.parametrize(
     ("make", "spread"),
-    [(tokens_and_positions, fully_sharded), (tokens, fully_sharded), (tokens, row_wise), (tokens, column_wise)],
+    [
+        (tokens_and_positions, fully_sharded),
+        (tokens, fully_sharded),
+        (tokens, row_wise),
+        (tokens, column_wise),
+        (Typed, table_alone),
+    ],
 )
 def test_spread_over_two_processes(make: Any, spread: Any, tmp_path: Any) -> None:
     """The result and the gradients of one process."""

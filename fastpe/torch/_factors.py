@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .._core import checks
-from .._core.checks import message
+from .._core.checks import describe, message
 from ._gather_sum import on_rows
 
 Tensor = torch.Tensor
@@ -16,18 +16,30 @@ Tensor = torch.Tensor
 def is_trained(function: str, name: str, factor: Any) -> bool:
     """Whether a factor is a tensor that requires a gradient, which must then have one element."""
     found = isinstance(factor, Tensor) and factor.requires_grad
-    if found and factor.numel() != 1:
-        raise ValueError(message(function, f"{name} must be one number", f"shape {tuple(factor.shape)}"))
+    if found:
+        check_tensor(function, name, factor)
     return found
+
+
+def check_tensor(function: str, name: str, factor: Any, inplace: bool = False) -> Any:
+    """Return a factor that PyTorch multiplies by; it is refused if it is no tensor of one element, or where x is written in place."""
+    if not isinstance(factor, Tensor):
+        raise TypeError(
+            message(function, f"{name} must be a tensor", describe(factor), "Sinusoidal(amplitude=...) takes numbers.")
+        )
+    if factor.numel() != 1:
+        raise ValueError(message(function, f"{name} must be one number", f"shape {tuple(factor.shape)}"))
+    if inplace:
+        rule = f"{name} must be a number where x is written in place, as its gradient needs x"
+        raise ValueError(message(function, rule, "a tensor"))
+    return factor
 
 
 def check(module: str, name: str, factor: Any, inplace: bool = False) -> Any:
     """Return a factor of a module; it is refused if it is no number, or trained where the module writes in place."""
-    if not is_trained(module, name, factor):
-        checks.number(module, name, factor)
-    elif inplace:
-        rule = f"{name} must be a number where x is written in place, as its gradient needs x"
-        raise ValueError(message(module, rule, "a tensor that requires a gradient"))
+    if is_trained(module, name, factor):
+        return check_tensor(module, name, factor, inplace)
+    checks.number(module, name, factor)
     return factor
 
 

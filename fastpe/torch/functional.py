@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 
 from .._core import checks
-from .._core.checks import describe, message
+from .._core.checks import message
 from .._core.operations import Add, AddBias, Between, Embed, Rerotate, Rotate
 from .._core.operations.embed import pair, quantisation
 from .._core.where import where_of
 from ..encodings import additive, rotational, source_and_target
-from ._factors import is_trained, times
+from ._factors import check_tensor, is_trained, times
 from ._gather_sum import on_rows
 from ._memory import wrong_type
 from ._run import embedded, new, run
@@ -85,9 +85,7 @@ def add_encoding(
     if amplitude is None:
         result: Tensor = new(operation, (x,), rows, validate)
         return result
-    if not isinstance(amplitude, Tensor):
-        raise TypeError(message(function, "amplitude must be a tensor", describe(amplitude), "Sinusoidal takes numbers."))
-    is_trained(function, "amplitude", amplitude)
+    check_tensor(function, "amplitude", amplitude)
     return x + times(new(operation, (torch.zeros_like(x),), rows, validate), amplitude)
 
 

@@ -69,7 +69,9 @@ class SinusoidalEncoding(torch.nn.Module):
         super().__init__()
         self.encoding = _additive("SinusoidalEncoding", encoding, "adds")
         self.input_scale = _factors.check("SinusoidalEncoding", "input_scale", input_scale, inplace)
-        self.amplitude = None if amplitude is None else _factors.check("SinusoidalEncoding", "amplitude", amplitude, inplace)
+        self.amplitude = (
+            None if amplitude is None else _factors.check_tensor("SinusoidalEncoding", "amplitude", amplitude, inplace)
+        )
         self.seq_axis, self.inplace = seq_axis, inplace
 
     def forward(self, x: Tensor, **where: Unpack[Where]) -> Tensor:

@@ -125,7 +125,11 @@ def test_sequences_of_numbers_are_not_trained(name: str) -> None:
     [
         (lambda p: F.add_encoding(x_of(), input_scale=p.reshape(1).expand(2)), ValueError, "input_scale must be one number"),
         (lambda p: F.add_encoding(x_of(), amplitude=p.reshape(1).expand(2)), ValueError, "amplitude must be one number"),
-        (lambda p: F.add_encoding(x_of(), amplitude=2.0), TypeError, "amplitude must be a tensor, got float 2.0. Sinusoidal"),
+        (
+            lambda p: F.add_encoding(x_of(), amplitude=2.0),
+            TypeError,
+            "amplitude must be a tensor, got float 2.0. Sinusoidal(amplitude=...) takes",
+        ),
         (lambda p: F.embed(IDS, TABLE, scale=p, offset=3), ValueError, "offset"),
         (
             lambda p: F.embed(IDS, TABLE, scale=p, seq_axis=1),
@@ -139,6 +143,13 @@ def test_sequences_of_numbers_are_not_trained(name: str) -> None:
             "SinusoidalEncoding: input_scale must be a number where x is written in place",
         ),
         (lambda p: fastpe.torch.SinusoidalEncoding(amplitude=p, inplace=True), ValueError, "amplitude must be a number where"),
+        (
+            lambda p: fastpe.torch.SinusoidalEncoding(amplitude=p.detach(), inplace=True),
+            ValueError,
+            "amplitude must be a number where",
+        ),
+        (lambda p: fastpe.torch.SinusoidalEncoding(amplitude=2.0), TypeError, "SinusoidalEncoding: amplitude must be a tensor"),
+        (lambda p: F.add_encoding(x_of(), amplitude=p.detach().expand(2)), ValueError, "amplitude must be one number"),
         (lambda p: fastpe.torch.SinusoidalEncoding(input_scale="8"), TypeError, "input_scale must be a real number"),
         (
             lambda p: fastpe.torch.TokenEmbedding(5, 6, fastpe.torch.LearnedEncoding(4, 6, input_scale=p)),

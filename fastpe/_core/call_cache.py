@@ -124,7 +124,7 @@ class _EmbedEntry(Entry):
             return MISS
         if out is None:
             out = np.empty((*ids.shape, table.shape[1]), table.dtype)
-        elif not out.flags.writeable or np.may_share_memory(out, table) or np.may_share_memory(out, ids):
+        elif not out.flags.writeable or np.may_share_memory(out, ids):  # the table: see `_run_host`
             return MISS
         first, second, third = self._buffers
         addresses = (

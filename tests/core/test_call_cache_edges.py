@@ -54,6 +54,21 @@ def test_a_result_over_the_ids():
         fastpe.embed(ids, table, out=buffer[start : start + 8].reshape(2, 4))
 
 
+def test_a_result_over_the_table():
+    """Rows would be written before they are read."""
+    buffer, ids = np.arange(36.0), np.array([4, 0])
+    table, before = buffer[8:28].reshape(5, 4), buffer.copy()
+    for _ in range(2):
+        fastpe.embed(ids, table, out=np.empty((2, 4)))
+        for start in (1, 8, 15, 20, 27):
+            with pytest.raises(ValueError, match="the result must lie apart from"):
+                fastpe.embed(ids, table, out=buffer[start : start + 8].reshape(2, 4))
+    assert (buffer == before).all()
+    for start in (0, 28):
+        out = buffer[start : start + 8].reshape(2, 4)
+        assert (fastpe.embed(ids, table, out=out) == table[ids]).all()
+
+
 INTEGERS = [np.int8, np.int16, np.int32, np.uint8, np.uint32, np.uint64, np.int64]
 
 

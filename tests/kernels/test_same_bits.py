@@ -101,6 +101,22 @@ def test_encode(gpu, dtype):
         cases.assert_same_bits(gpu.host(fastpe.encode(gpu.array(positions), 17, dtype=dtype)), expected)
 
 
+def test_encode_into_an_out_of_many_axes(gpu):
+    """Several kernel calls, none of which has an x: its address stays 0."""
+    positions, spare = np.arange(2 * 3 * 2 * 3).reshape(2, 3, 2, 3), np.zeros((4, 4, 6, 3, 12), np.float32)
+
+    def out(array):
+        return array.transpose(1, 2, 0, 3, 4)[::2, ::2, ::2]
+
+    expected, there = fastpe.encode(positions, 12), gpu.array(spare)
+    for array in (spare, there):
+        place = out(array)
+        own = positions if array is spare else gpu.array(positions)
+        assert fastpe.encode(own, 12, out=place) is place
+    cases.assert_same_bits(np.ascontiguousarray(out(spare)), expected)
+    cases.assert_same_bits(np.ascontiguousarray(out(gpu.host(there))), expected)
+
+
 def test_not_a_position(gpu):
     """Values on a GPU are not read back: what is no position makes a NaN row, on a GPU only."""
     positions = np.array([1.0, np.nan, np.inf, 2.0**31, -(2.0**31), 5.0])

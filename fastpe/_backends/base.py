@@ -21,18 +21,19 @@ class Prepared(Protocol):
 
     - ``AddSinusoidal`` and ``AddGrid``: source, target (equal in place)
     - ``GatherSum``: table (or x of add_table), ids (0 for add_table), target
-    - ``Rotate``: q, k, in place; only those that were given
+    - ``Rotate``: q, k; out of place source and target of each; only those that were given
     - ``AddToeplitz``: source, target (equal in place)
     """
 
     rows: int
+    positions: int  # how many of them ``run`` may be given
     addresses: tuple[int, ...]
 
     def run(self, addresses: Sequence[int], start: int, extra: Any = None, /) -> None:
         """Run on the arrays at these addresses.
 
-        ``start`` is the position of the first row (of a bias the first query) in units of 2^-32. ``extra``: (B,) int64, the position
-        of each sequence's only row instead of ``start``, if the call was made with a table of positions; of a bias the array of values
+        ``start`` is the position of the first row (of a bias the first query) in units of 2^-32. ``extra``: int64 positions instead of
+        ``start``, as many as the table had with which the call was made; of a bias the array of values
         that it was made with, which is kept alive until the call returns.
         """
 

@@ -21,6 +21,7 @@ from .operations import Add, Embed, Rotate
 from .operations.base import Job
 
 MOST_ENTRIES = 256
+SINGLE_VALUES = 64
 MISS: Any = object()  # what an entry returns where the call must be checked anew, to be run or to say what is wrong
 
 Key = tuple[Hashable, ...]
@@ -50,11 +51,11 @@ class Entry:
         self.call.run(addresses, offset << 32)
         return True
 
-    def _run_host(self, addresses: Sequence[int], offset: Any) -> bool:
+    def run_at(self, addresses: Sequence[int], offset: Any) -> bool:
+        """As ``run``; ``offset`` is an int or, of a call that was made with such, an array of offsets or positions."""
         if type(offset) is int:
             return self.run(addresses, offset)
-        values = offset.tolist()  # the position of each sequence's only row
-        if min(values) < -POSITION_LIMIT or max(values) >= POSITION_LIMIT:
+        if not _are_positions(offset):
             return False
         distance = addresses[-1] - addresses[0]
         if distance != self._distance and self._low < distance < self._high:
@@ -78,6 +79,16 @@ def are_rows(ids: Any, count: int) -> bool:
     return bool(np.maximum.reduce(ids.view(np.uint64), None) < count)
 
 
+def _are_positions(values: Any) -> bool:
+    """Whether an array's integers lie where positions may; single ones are compared faster by Python."""
+    if values.size > SINGLE_VALUES:
+        low, high = int(np.minimum.reduce(values, None)), int(np.maximum.reduce(values, None))
+    else:
+        numbers = values.ravel().tolist()
+        low, high = min(numbers), max(numbers)
+    return low >= -POSITION_LIMIT and high < POSITION_LIMIT
+
+
 def _extent(memory: Memory) -> tuple[int, int]:
     """From the first byte to behind the last, counted from an array's address."""
     steps = [(size - 1) * stride for size, stride in zip(memory.shape, memory.strides, strict=True)]
@@ -90,16 +101,16 @@ class _AddEntry(Entry):
         if out is None or out is x:
             if not x.flags.writeable:
                 return MISS
-            # Written out, as this is a decoder's row: `_run_host` takes 0.3 us longer.
+            # Written out, as this is a decoder's row: `run_at` takes 0.3 us longer.
             address = _address_of(_from_buffer(x)) if self._buffers[0] else x.ctypes.data
             if type(offset) is int and 0 <= offset <= self._last and self._counts:
                 self.call.run((address, address), offset << 32)
                 return x
-            return x if self._run_host((address, address), offset) else MISS
+            return x if self.run_at((address, address), offset) else MISS
         if not out.flags.writeable:
             return MISS
         source = host_address(x, self._buffers[0] and x.flags.writeable)
-        return out if self._run_host((source, host_address(out, self._buffers[-1])), offset) else MISS
+        return out if self.run_at((source, host_address(out, self._buffers[-1])), offset) else MISS
 
 
 class _RotateEntry(Entry):
@@ -109,12 +120,12 @@ class _RotateEntry(Entry):
             x = q if k is None else k
             if not x.flags.writeable:
                 return MISS
-            return x if self._run_host((host_address(x, self._buffers[0]),), offset) else MISS
+            return x if self.run_at((host_address(x, self._buffers[0]),), offset) else MISS
         if not (q.flags.writeable and k.flags.writeable):
             return MISS
         first, second = self._buffers
         addresses = host_address(q, first), host_address(k, second)
-        return arrays if self._run_host(addresses, offset) else MISS
+        return arrays if self.run_at(addresses, offset) else MISS
 
 
 class _EmbedEntry(Entry):
@@ -124,7 +135,7 @@ class _EmbedEntry(Entry):
             return MISS
         if out is None:
             out = np.empty((*ids.shape, table.shape[1]), table.dtype)
-        elif not out.flags.writeable or np.may_share_memory(out, ids):  # the table: see `_run_host`
+        elif not out.flags.writeable or np.may_share_memory(out, ids):  # the table: see `run_at`
             return MISS
         first, second, third = self._buffers
         addresses = (
@@ -132,7 +143,7 @@ class _EmbedEntry(Entry):
             host_address(ids, second and ids.flags.writeable),
             host_address(out, third),
         )
-        return out if self._run_host(addresses, offset) else MISS
+        return out if self.run_at(addresses, offset) else MISS
 
 
 class BiasEntry(Entry):
@@ -206,8 +217,10 @@ def keep(key: Key, operation: Any, kernel_call: Any, prepared: Any, job: Job, wh
         entry = BiasEntry(prepared, job.arrays, kernel_call)
     else:
         assert job.arrays is not None
-        offset = where.offset
-        if (type(offset) is not int and offset.dtype != np.int64) or len(prepared.addresses) != len(job.arrays):
+        offset = where.offset if where.positions is None else where.positions
+        if type(offset) is not int and (offset.dtype != np.int64 or offset.size != prepared.positions):
+            return
+        if len(prepared.addresses) != len(job.arrays):
             return
         encoding = operation.encoding
         entry = _ENTRIES[type(operation)](prepared, job.arrays, encoding is not None and encoding.counts)

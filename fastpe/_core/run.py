@@ -28,7 +28,7 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any = None, va
         except TypeError:  # something in it is no value
             key = entry = None
         if entry is not None:
-            result = entry.run_host(arrays, where[0], out)
+            result = entry.run_host(arrays, where[0] if where[1] is None else where[1], out)
             if result is not call_cache.MISS:
                 return result
     where = as_where(operation, where)

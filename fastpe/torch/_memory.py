@@ -18,6 +18,7 @@ from .._arrays.torch import as_array, over
 from .._core import call_cache, checks
 from .._core.checks import message
 from .._core.operations import Add, AddBias, Embed, Rotate, Spec
+from .._core.operations.base import MOST_POSITIONS, has_single_rows
 from .._core.run import finish
 
 Tensor = torch.Tensor
@@ -112,12 +113,18 @@ def _copy_values(qkv: Tensor, out: Tensor, packing: tuple[int, int, int]) -> Non
 # ---- calls like an earlier one -----------------------------------------------------------------------------------------------
 
 
-def key_of(operation: Any, arrays: tuple[Any, ...], where: Any) -> Any:
-    """The key of a call on plain tensors of the host that may be repeated; None for any other. As ``Operation.key``, with int offsets."""
+def key_of(operation: Any, arrays: tuple[Any, ...], where: Any, makes: bool = False) -> Any:
+    """The key of a call on plain tensors of the host that may be repeated; None for any other. As ``Operation.key``.
+
+    ``makes``: whether an operation that would write in place makes new tensors.
+    """
     kind = type(operation)
     if kind is AddBias:
-        return _bias_key(operation, arrays[0], where)
-    if kind not in _REPEATED or type(where[0]) is not int or not operation.repeatable(where):
+        return _bias_key(operation, arrays[0], where, makes)
+    if kind not in _REPEATED or not operation.repeatable(where):
+        return None
+    moves = 0 if where[1] is None and type(where[0]) is int else _kind_of_moves(operation, arrays, where)
+    if moves is None:
         return None
     if kind is Embed:
         table, ids, type_ids, types, row_scale, _ = arrays
@@ -136,20 +143,36 @@ def key_of(operation: Any, arrays: tuple[Any, ...], where: Any) -> Any:
         else:
             return None
     encoding = operation[0]
-    return (kind, None if encoding is None else encoding.text, operation[1:], where[4], *layouts)
+    return (kind, None if encoding is None else encoding.text, operation[1:], where[4], moves, makes, *layouts)
 
 
-def _bias_key(operation: AddBias, scores: Any, where: Any) -> Any:
+def _kind_of_moves(operation: Any, arrays: tuple[Any, ...], where: Any) -> Any:
+    """The shape of a tensor of offsets or positions that a prepared call has room for; as ``offset_kind``."""
+    offset, positions = where[0], where[1]
+    moves = offset if positions is None else positions
+    if type(moves) is not Tensor or moves.dtype is not torch.int64 or not moves.is_cpu:
+        return None
+    if positions is not None:
+        return ("positions", moves.shape) if type(offset) is int and offset == 0 and moves.numel() <= MOST_POSITIONS else None
+    if type(operation) is Embed:
+        return moves.shape if arrays[1].ndim > 1 and arrays[1].shape[-1] == 1 else None
+    x = arrays[0] if arrays[0] is not None else arrays[1]
+    return moves.shape if has_single_rows(x, where[4]) else None
+
+
+def _bias_key(operation: AddBias, scores: Any, where: Any, makes: bool) -> Any:
     if type(scores) not in _PLAIN or not scores.is_cpu or not operation.repeatable(where):
         return None
     try:
         steps = None if scores.is_contiguous() else scores.stride()
     except RuntimeError:  # it has none
         return None
-    return AddBias, operation.bias.text, operation[1:], scores.dtype, scores.shape[:-1], steps
+    if makes and steps is not None:  # those of the new tensor would depend on how many keys there are
+        return None
+    return AddBias, operation.bias.text, operation[1:], scores.dtype, scores.shape[:-1], steps, makes
 
 
-def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any) -> Any:
+def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any, makes: bool = False) -> Any:
     """Run a call like an earlier one from the addresses of its tensors; MISS if it must be checked anew.
 
     A tensor may stand for other values than its memory has: negated, all zero, of a transform. Such a one has no address or is asked for.
@@ -162,7 +185,9 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any) -> Any
         return call_cache.MISS
     kind, addresses = type(operation), []
     given = arrays[:2] if kind is Embed else [x for x in arrays if x is not None]
-    for x in given:
+    moves = where[0] if where[1] is None else where[1]
+    placed = isinstance(moves, Tensor)
+    for x in [*given, moves] if placed else given:
         try:
             address = x.data_ptr()
         except RuntimeError:  # it has none
@@ -170,27 +195,36 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any) -> Any
         if not address or x.is_neg() or x.is_inference():
             return call_cache.MISS
         addresses.append(address)
-    if kind is Rotate:
-        done = entry.run(addresses, where[0])
-    elif kind is Embed:
-        return _embedded(entry, arrays, addresses, where[0])
-    elif kind is Add:
-        done = entry.run(addresses * 2, where[0])
-    else:
-        done = entry.run_bias(addresses * 2, given[0].shape[-1], where[0])
+    if placed:
+        moves = _integers(moves, addresses.pop())
+    if kind is Embed:
+        return _embedded(entry, arrays, addresses, moves)
+    outs: list[Any] = []
+    if makes:
+        outs = [new_like(x) for x in given]
+        addresses = [address for x, out in zip(addresses, outs, strict=True) for address in (x, out.data_ptr())]
+    elif kind is not Rotate:
+        addresses *= 2
+    done = entry.run_bias(addresses, given[0].shape[-1], moves) if kind is AddBias else entry.run_at(addresses, moves)
     if not done:
         return call_cache.MISS
+    if makes:
+        return outs[0] if len(outs) == 1 else tuple(outs)
     _count_up(given)
     return given[0] if len(given) == 1 else arrays
 
 
-def _embedded(entry: Any, arrays: tuple[Any, ...], addresses: list[int], offset: int) -> Any:
+def _integers(tensor: Tensor, address: int) -> Any:
+    """The array over an int64 tensor of the host."""
+    return over(tensor, address, _INT64, tensor.shape, tuple([8 * stride for stride in tensor.stride()]))
+
+
+def _embedded(entry: Any, arrays: tuple[Any, ...], addresses: list[int], moves: Any) -> Any:
     table, ids = arrays[:2]
-    strides = tuple([8 * stride for stride in ids.stride()])
-    if not call_cache.are_rows(over(ids, addresses[1], _INT64, ids.shape, strides), table.shape[0]):
+    if not call_cache.are_rows(_integers(ids, addresses[1]), table.shape[0]):
         return call_cache.MISS
     out = new((*ids.shape, table.shape[1]), table.dtype, table.device)
-    return out if entry.run((*addresses, out.data_ptr()), offset) else call_cache.MISS
+    return out if entry.run_at((*addresses, out.data_ptr()), moves) else call_cache.MISS
 
 
 # ---- tensors as arrays -------------------------------------------------------------------------------------------------------

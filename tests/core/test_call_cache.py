@@ -34,7 +34,7 @@ def test_every_further_call_has_the_bits_of_the_first(dtype, encoding):
             got = x.copy()
             assert fastpe.add_encoding(got, encoding, offset=offset) is got
             cases.assert_same_bits(got, expected)
-    assert known(Add) == 1
+    assert known(Add) == 2  # by offset, and by positions
 
 
 def test_a_known_call_takes_arrays_of_its_layout_only():
@@ -236,7 +236,7 @@ def test_calls_with_a_given_length_are_kept():
                 cases.assert_same_bits(fastpe.apply_rotary(q.copy(), None, rotary, **given), wanted[0])
                 cases.assert_same_bits(fastpe.add_encoding(q[:, 0].copy(), sinusoidal, **given), wanted[1])
                 cases.assert_same_bits(fastpe.embed(ids, table, sinusoidal, **given), wanted[2])
-    assert [known(kind) for kind in (Rotate, Add, Embed)] == [2, 2, 2]
+    assert [known(kind) for kind in (Rotate, Add, Embed)] == [4, 4, 4]  # by offset, and by positions
     for bad in (0, -1, True, 50.0, "50"):
         with pytest.raises((TypeError, ValueError), match="seq_len"):
             fastpe.apply_rotary(q, None, rotary, seq_len=bad)

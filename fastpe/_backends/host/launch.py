@@ -20,7 +20,7 @@ from ..calls import AddGrid, AddSinusoidal, AddToeplitz, Arguments, Call, Gather
 from ..plans import RotaryPlan, SinusoidalPlan
 from . import chunking, row_cache
 from .compile import kernel
-from .prepared import Addition, Bias, PreparedCall, Rotation, Summation
+from .prepared import Addition, Bias, PreparedCall, Rotation, RotationApart, Summation
 
 
 def warmup(dtype: str, device: Any) -> None:
@@ -39,7 +39,12 @@ def run(call: Call) -> None:
 def prepare(call: Call) -> Prepared | None:
     """The call, prepared to be run again on other arrays of the same layout; None if it takes more than one kernel call."""
     calls: list[Any] = list(itertools.islice(_prepared(call), 2))
-    return calls[0] if len(calls) == 1 else None
+    if len(calls) != 1:
+        return None
+    prepared: Prepared = calls[0]
+    if isinstance(call, (AddSinusoidal, GatherSum, Rotate)) and call.rows.table:
+        prepared.positions = call.rows.keepalive[0].array.size
+    return prepared
 
 
 def _prepared(call: Call) -> Iterator[PreparedCall]:
@@ -127,12 +132,13 @@ def _rotations(call: Rotate) -> Iterator[PreparedCall]:
     pairs, plan = call.pairs, call.plan
     dtype = pairs[0].out.dtype
     mode = abi.IN_PLACE if all(pair.x.same_elements(pair.out) for pair in pairs) else abi.OUT_OF_PLACE
+    kind = Rotation if mode == abi.IN_PLACE else RotationApart
     compiled, itemsize = kernel(plan.kernel, dtype, mode), ELEMENT_TYPES[dtype].itemsize
     layout = abi.ROTATE if isinstance(plan, RotaryPlan) else abi.ROTATE_TABLE
     addresses, owners = _tables(plan) if isinstance(plan, RotaryPlan) else plan.addresses(numpy_arrays, None, dtype)
     for arguments in call.arguments(addresses):
         control = chunking.of_rotation(arguments, dtype)
-        yield Rotation(compiled, layout, arguments, control, itemsize, (owners, call.rows.keepalive))
+        yield kind(compiled, layout, arguments, control, itemsize, (owners, call.rows.keepalive))
 
 
 def _biases(call: AddToeplitz) -> Iterator[PreparedCall]:

@@ -21,7 +21,7 @@ _control_words: dict[str, int] = vars(ctl)
 
 
 class Blocks:
-    """The memory of one run: control block, argument block, positions of ``offsets``, and a small call's scratch slot."""
+    """The memory of one run: control block, argument block, positions that a run was given, and a small call's scratch slot."""
 
     keepalive: Any = None  # owns what the blocks point to
 
@@ -50,6 +50,7 @@ class PreparedCall:
     """
 
     arrays: tuple[str, ...] = ("x", "out")  # whose addresses ``run`` takes
+    positions = 0  # how many of them ``run`` may be given: as many as the table has with which the call was made
 
     def __init__(
         self, kernel: Kernel, layout: abi.Layout, arguments: Arguments, control: chunking.Control, itemsize: int, keepalive: Any
@@ -62,9 +63,7 @@ class PreparedCall:
         self._owns_scratch = self._helpers <= 0 and self._slot_bytes <= OWN_SCRATCH_BYTES
         self.rows, self.columns = arguments["rows"], arguments.get("columns", 0)  # of a bias
         self.addresses = tuple([arguments[array] for array in self.arrays if array in arguments])
-        # How many positions a run may be given: one for each sequence of a single row, if there is a table of positions.
-        self._offsets = arguments["batch"] if arguments.get("positions") and self.rows == 1 else 0
-        self._positions_word = _behind + layout.index.positions if self._offsets else 0
+        self._positions_word = _behind + layout.index.positions if arguments.get("positions") else 0
         self._idle: list[Blocks] = []  # blocks that no thread reads any more
 
     def again(self) -> None:
@@ -77,14 +76,14 @@ class PreparedCall:
             return self._idle.pop()
         except IndexError:
             scratch_bytes = self._slot_bytes if self._owns_scratch else 0
-            return Blocks(self._layout, self._control, self._arguments, self._offsets, scratch_bytes)
+            return Blocks(self._layout, self._control, self._arguments, self.positions, scratch_bytes)
 
-    def _compute(self, blocks: Blocks, target: int, offsets: Any = None, keepalive: Any = None) -> None:
+    def _compute(self, blocks: Blocks, target: int, positions: Any = None, keepalive: Any = None) -> None:
         """Run the kernel on these blocks, which write to ``target``; ``keepalive`` owns what only this run points to."""
         if self._streams:  # past the caches only whole elements can go
             blocks.words[ctl.streams] = 0 if target % self._itemsize else self._streams
-        if offsets is not None:
-            np.left_shift(offsets, 32, out=blocks.positions)
+        if positions is not None:
+            np.left_shift(positions.ravel(), 32, out=blocks.positions)
             blocks.words[self._positions_word] = blocks.positions_at
         if self._owns_scratch:
             self._kernel(blocks.call, blocks.control, abi.ALONE)
@@ -155,7 +154,8 @@ def _reset_counters(blocks: Blocks, slots: int) -> None:
 _behind = abi.CONTROL.words  # the argument block lies behind the control block
 _sum, _rotate, _bias = (layout.index for layout in (abi.GATHER_SUM, abi.ROTATE_PAIRS, abi.ADD_TOEPLITZ))
 _X, _OUT, _START, _IDS = (_behind + at for at in (_sum.x, _sum.out, _sum.start, _sum.ids))
-_Q_OUT, _K_OUT, _ROTATE_START = (_behind + at for at in (_rotate.q_out, _rotate.k_out, _rotate.start))
+_Q_X, _Q_OUT, _K_X, _K_OUT = (_behind + at for at in (_rotate.q_x, _rotate.q_out, _rotate.k_x, _rotate.k_out))
+_Q, _K, _ROTATE_START = (_Q_X, _Q_OUT, _K_X, _K_OUT), (_K_X, _K_OUT), _behind + _rotate.start
 _BIAS_X, _BIAS_OUT, _BIAS_START = (_behind + at for at in (_bias.x, _bias.out, _bias.start))
 
 
@@ -168,7 +168,7 @@ class Addition(PreparedCall):
         """Run on the arrays that it was made for."""
         self.run(self.addresses, self._arguments["start"])
 
-    def run(self, addresses: Sequence[int], start: int, offsets: Any = None) -> None:
+    def run(self, addresses: Sequence[int], start: int, positions: Any = None) -> None:
         """Run on the arrays at these addresses."""
         blocks, cached = self._blocks(), None
         words = blocks.words
@@ -177,7 +177,7 @@ class Addition(PreparedCall):
         if self.row_cache is not None:
             cached = self.row_cache.rows(start, self.rows, self._fill)
             words[ctl.cached_rows] = 0 if cached is None else cached.address
-        self._compute(blocks, addresses[1], offsets, cached)
+        self._compute(blocks, addresses[1], positions, cached)
 
     def _fill(self, address: int, first: int, rows: int) -> None:
         """Write the rows of the positions first, first + 1, ... to where they belong in a row cache at this address."""
@@ -192,13 +192,13 @@ class Summation(PreparedCall):
 
     arrays = ("x", "ids", "out")
 
-    def run(self, addresses: Sequence[int], start: int, offsets: Any = None) -> None:
+    def run(self, addresses: Sequence[int], start: int, positions: Any = None) -> None:
         """Run on the arrays at these addresses."""
         blocks = self._blocks()
         words = blocks.words
         words[_X], words[_IDS], words[_OUT] = addresses
         words[_START] = start
-        self._compute(blocks, addresses[2], offsets)
+        self._compute(blocks, addresses[2], positions)
 
 
 class Rotation(PreparedCall):
@@ -206,7 +206,7 @@ class Rotation(PreparedCall):
 
     arrays = ("q_out", "k_out")
 
-    def run(self, addresses: Sequence[int], start: int, offsets: Any = None) -> None:
+    def run(self, addresses: Sequence[int], start: int, positions: Any = None) -> None:
         """Run in place on the arrays at these addresses."""
         blocks = self._blocks()
         words = blocks.words
@@ -215,7 +215,22 @@ class Rotation(PreparedCall):
         else:
             words[_Q_OUT if "q_out" in self._arguments else _K_OUT] = addresses[0]
         words[_ROTATE_START] = start
-        self._compute(blocks, addresses[0], offsets)
+        self._compute(blocks, addresses[0], positions)
+
+
+class RotationApart(PreparedCall):
+    """A call of ``rotate`` that writes to other arrays than it reads."""
+
+    arrays = ("q_x", "q_out", "k_x", "k_out")
+
+    def run(self, addresses: Sequence[int], start: int, positions: Any = None) -> None:
+        """Run on the arrays at these addresses."""
+        blocks = self._blocks()
+        words = blocks.words
+        for word, address in zip(_Q if "q_out" in self._arguments else _K, addresses, strict=False):
+            words[word] = address
+        words[_ROTATE_START] = start
+        self._compute(blocks, addresses[1], positions)
 
 
 class Bias(PreparedCall):

@@ -54,9 +54,9 @@ class Add(_Add, Operation):
 
     def repeatable(self, where: Where) -> bool:
         encoding, scale, seq_len = self
-        _, positions, cu_seqlens, mask, axis = where
+        cu_seqlens, mask, axis = where[2:]
         return (
-            positions is cu_seqlens is mask is None
+            cu_seqlens is mask is None
             and type(scale) is float
             and type(axis) is int
             and (seq_len is None or type(seq_len) is int)
@@ -68,7 +68,7 @@ class Add(_Add, Operation):
         if type(x) is not np.ndarray or not self.repeatable(where):
             return None
         encoding, scale, seq_len = self
-        kind = 0 if type(offset) is int else offset_kind(offset, x, axis)
+        kind = 0 if where[1] is None and type(offset) is int else offset_kind(where, x, axis)
         if kind is None:
             return None
         if out is None or out is x:

@@ -10,6 +10,8 @@ import numpy as np
 from ..parts import Block, part
 from ..where import Where
 
+MOST_POSITIONS = 1 << 12  # that a prepared call has room for: with more, checks are a small part of a call
+
 
 class Spec(NamedTuple):
     """The shape and the element type's name of an array: all that is known of one that is traced, or not made yet."""
@@ -71,8 +73,20 @@ class Operation:
         """
 
 
-def offset_kind(offset: Any, x: Any, axis: int) -> Any:
-    """The type and shape of an array of offsets, where every sequence has one row; None for what no prepared call takes."""
-    if type(offset) is np.ndarray and x.ndim > 2 and -x.ndim <= axis < x.ndim and x.shape[axis] == 1:
+def offset_kind(where: Any, x: Any, axis: int) -> Any:
+    """The type and shape of the array that says where rows stand: positions, or an offset for each sequence, of one row.
+
+    None for what no prepared call takes. ``where`` has no ``cu_seqlens`` and no mask.
+    """
+    offset, positions = where[0], where[1]
+    if positions is not None:
+        if type(offset) is int and offset == 0 and type(positions) is np.ndarray and positions.size <= MOST_POSITIONS:
+            return "positions", positions.dtype, positions.shape
+    elif type(offset) is np.ndarray and has_single_rows(x, axis):
         return offset.dtype, offset.shape
     return None
+
+
+def has_single_rows(x: Any, axis: int) -> bool:
+    """Whether every sequence of an array, or of a tensor, has one row."""
+    return bool(x.ndim > 2 and -x.ndim <= axis < x.ndim and x.shape[axis] == 1)

@@ -107,9 +107,9 @@ class Embed(_Embed, Operation):
         return super().part(where, shape, block)
 
     def repeatable(self, where: Where) -> bool:
-        _, positions, cu_seqlens, mask, _ = where
+        cu_seqlens, mask = where[2:4]
         return (
-            positions is cu_seqlens is mask is self.padding_idx is self.dtype is None
+            cu_seqlens is mask is self.padding_idx is self.dtype is None
             and type(self.scale) is float
             and (self.seq_len is None or type(self.seq_len) is int)
             and (self.encoding is None or hasattr(self.encoding, "text"))
@@ -122,7 +122,7 @@ class Embed(_Embed, Operation):
         if type(table) is not np.ndarray or type(ids) is not np.ndarray or ids.size == 0:
             return None
         offset = where[0]
-        kind = 0 if type(offset) is int else offset_kind(offset, ids[..., None], -2)
+        kind = 0 if where[1] is None and type(offset) is int else offset_kind(where, ids[..., None], -2)
         if kind is None or (out is not None and type(out) is not np.ndarray):
             return None
         target = None if out is None else (out.dtype, out.shape, out.strides)

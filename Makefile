@@ -6,9 +6,11 @@ CONSTRAINTS ?= constraints.txt
 EXTRAS_demo = plot,model
 EXTRAS_lab = torch,lab
 MINUTES ?= 15
+PYTHONS ?= 3.10 3.11 3.12 3.13
+TESTS ?= tests/core
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-fast fuzz mutants bench lab lab-check soak lint docs dist-check clean
+.PHONY: demo test test-fast fuzz mutants bench lab lab-check soak lint docs dist-check matrix clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m fastpe demo
@@ -55,6 +57,17 @@ lint: $(VENV)/dev.installed
 docs: $(VENV)/docs.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# The core's fast tests in each version of Python, from pyenv or PATH: with the oldest NumPy and Numba in 3.10, and those of the constraints
+# elsewhere; without torch and CuPy, whose tests are skipped. To narrow it: make matrix PYTHONS=3.10 TESTS=tests/core/test_rotary.py
+OLDEST_3.10 = numpy==1.26.* numba==0.61.*
+MATRIX = dask[array] hypothesis ml_dtypes mpmath pytest pytest-benchmark pytest-timeout pytest-xdist setuptools
+matrix: $(PYTHONS:%=matrix-%)
+
+matrix-%:
+	python=$$(ls $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$*.*/bin/python 2>/dev/null | tail -n 1); $${python:-python$*} -m venv $(VENV)-$*
+	$(VENV)-$*/bin/pip install --quiet --disable-pip-version-check --editable . $(MATRIX) $(or $(OLDEST_$*),--constraint $(CONSTRAINTS))
+	$(VENV)-$*/bin/python -m pytest --fast --numprocesses auto --dist worksteal $(TESTS)
+
 # The archives of a release, in dist/: built, checked, installed into an empty environment and used from an empty folder.
 dist-check: $(VENV)/release.installed
 	rm -rf dist
@@ -71,4 +84,4 @@ $(VENV)/%.installed: pyproject.toml setup.cfg $(CONSTRAINTS)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) $(VENV)-3.* build dist site *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .benchmarks

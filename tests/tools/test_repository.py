@@ -1,0 +1,79 @@
+"""What maintainers and machines read: versions that are repeated, targets that workflows call, forms that must parse."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastpe
+
+ROOT = Path(__file__).resolve().parents[2]
+FORMS = sorted(
+    path.relative_to(ROOT)
+    for pattern in (".github/**/*.yml", "*.cff", ".pre-commit-config.yaml")
+    for path in ROOT.glob(pattern)
+)
+
+if not (ROOT / ".github").is_dir():
+    pytest.skip("a source archive has no forms of the repository", allow_module_level=True)
+
+
+def read(path: Path | str) -> Any:
+    return pytest.importorskip("yaml").safe_load((ROOT / path).read_text())
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+@pytest.mark.parametrize("path", FORMS, ids=str)
+def test_forms_parse(path: Path) -> None:
+    assert isinstance(read(path), dict)
+
+
+def test_targets_are_phony() -> None:
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert {*phony.split()} == targets()
+
+
+@pytest.mark.parametrize("path", [".github/workflows/tests.yml", ".github/workflows/docs.yml", ".github/workflows/release.yml"])
+def test_workflows_call_targets_that_exist(path: str) -> None:
+    steps = [step["run"] for job in read(path)["jobs"].values() for step in job["steps"] if "run" in step]
+    called = {found for step in steps for found in re.findall(r"^make ([a-z-]+)", step)}
+    assert called
+    assert called <= targets()
+
+
+@pytest.mark.parametrize(
+    "page", ["CONTRIBUTING.md", "docs/internals/release.md", "docs/support.md", "README.md", ".github/pull_request_template.md"]
+)
+def test_pages_name_targets_that_exist(page: str) -> None:
+    called = set(re.findall(r"`(?:[A-Z_]+=\S+ )?make ([a-z-]+)", (ROOT / page).read_text()))
+    assert called
+    assert called <= targets()
+
+
+def test_versions_that_are_repeated() -> None:
+    assert read("CITATION.cff")["version"] == fastpe.__version__
+    (ruff,) = re.findall(r"^ruff==(.*)$", (ROOT / "constraints.txt").read_text(), re.M)
+    assert read(".pre-commit-config.yaml")["repos"][0]["rev"] == f"v{ruff}"
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert headings
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - (Unreleased|\d{4}-\d{2}-\d{2})", heading) for heading in headings)
+    assert fastpe.__version__ in [re.sub(r"\[(.*)\].*", r"\1", heading) for heading in headings[:2]]
+
+
+def test_supported_versions_are_those_of_the_metadata() -> None:
+    metadata, page = (ROOT / "pyproject.toml").read_text(), (ROOT / "docs" / "support.md").read_text()
+    oldest = {name: re.findall(rf'"{name}>=([\d.]+)"', metadata)[0] for name in ("numpy", "numba", "torch")}
+    assert f"| NumPy, Numba | {oldest['numpy']}, {oldest['numba']} |" in page
+    assert f"| PyTorch | {oldest['torch']} |" in page
+    assert f"| Python | {re.findall(r'requires-python = .>=([0-9.]+).', metadata)[0]} |" in page
+    matrix = (ROOT / "Makefile").read_text()
+    assert f"numpy=={oldest['numpy']}.* numba=={oldest['numba']}.*" in matrix

@@ -254,7 +254,8 @@ def apply_rotary(
     encoding
         A ``Rotary``, a ``Rotary.tabulated`` table, a ``Rotational`` of your own, or None for ``Rotary()``.
     offset, positions, cu_seqlens, mask
-        As for ``add_encoding``; positions have shape (T,) or (B, T), with the axes of ``Rotary.sections`` in front: (A, T) or (A, B, T).
+        As for ``add_encoding``; positions have shape (T,) or (B, T), so (3, T) is a batch of 3; where the encoding has sections, their axes
+        are in front, (A, T) or (A, B, T), so (3, T) is three axes, whatever B is.
         Rows that the mask protects are left as they are (with ``out``, copied).
     seq_axis
         The axis of T; -3 for (B, T, H, D), whose shape does not tell heads from rows.

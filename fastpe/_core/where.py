@@ -279,6 +279,8 @@ def _given(target: Target, positions: Any, mask: Memory | None) -> tuple[Memory,
         accepted.append(target.memory.shape[:-1])
     if given.shape not in accepted:
         remedy = f"x has shape {target.memory.shape} and seq_axis {target.seq_axis}."
+        if given.shape[1:] in accepted:
+            remedy += " Positions of several axes, one in front of the other, need an encoding with sections, or a Grid."
         raise ValueError(message(function, f"positions must have shape {either(accepted)}", f"shape {given.shape}", remedy))
     table = position_table(function, target.library, given, target.validate, kept_rows(target, mask, len(given.shape)))
     return table, spread(target, given.shape, table.strides)

@@ -128,6 +128,22 @@ def test_rules(config, scaling):
     assert read(config) == Rotary(scaling=scaling)
 
 
+def test_deepseek_v3():
+    """Its pairs lie side by side, and its two factors of attention cancel out."""
+    config = {"model_type": "deepseek_v3", "qk_rope_head_dim": 64, "rope_theta": 10000}
+    found = read(config | {"rope_scaling": DEEPSEEK | {"beta_fast": 32, "beta_slow": 1}})
+    assert found == Rotary(interleaved=True, scaling=YaRN(40.0, 4096, mscale=1.0, mscale_all_dim=1.0))
+    assert found.frequencies(64)[1] == 1
+
+
+def test_mscales_of_longrope():
+    """Phi-3.5-MoE: they stand for the factor that the lengths would give."""
+    config = {"rope_theta": 1e4, "original_max_position_embeddings": 4096, "max_position_embeddings": 131072}
+    given = LONG | {"short_mscale": 1.243163121016122, "long_mscale": 1.243163121016122}
+    assert read(config | {"rope_scaling": given}).frequencies(4, 4097)[1] == 1.243163121016122
+    assert read(config | {"rope_scaling": LONG}).frequencies(4, 4097)[1] == pytest.approx(1.190238, abs=1e-6)
+
+
 def test_yarn_with_equal_betas():
     """Kimi K2: one frequency between those kept and those divided."""
     found, factor = read({"rope_theta": 5e4, "rope_scaling": KIMI}).frequencies(64)

@@ -182,3 +182,27 @@ def test_masked_rows_need_no_valid_position():
     cases.assert_same_bits(got, np.where(mask[:, None, :, None], full, q))
     with pytest.raises(ValueError, match="positions must be finite"):
         fastpe.apply_rotary(q, None, encoding, positions=positions)
+
+
+def test_the_encoding_says_what_the_axes_of_positions_are():
+    """(3, T) with a batch of 3: a sequence in each row, or an axis in each row if the encoding has sections."""
+    q, positions = cases.random((3, 2, 5, 8), "float32"), np.random.default_rng(3).integers(0, 99, (3, 5))
+    got = fastpe.apply_rotary(q.copy(), None, positions=positions)
+    for b in range(3):
+        cases.assert_same_bits(got[b : b + 1], fastpe.apply_rotary(q[b : b + 1].copy(), None, positions=positions[b]))
+    encoding = Rotary(sections=(1, 2, 1))
+    got = fastpe.apply_rotary(q.copy(), None, encoding, positions=positions)
+    cases.assert_same_bits(got, fastpe.apply_rotary(q.copy(), None, encoding, positions=positions[:, None].repeat(3, axis=1)))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 2, 5)])
+def test_positions_of_several_axes_need_sections(shape):
+    q, positions = np.ones((2, 4, 5, 8), np.float32), np.zeros(shape, int)
+    text = r"positions must have shape \(5,\) or \(2, 5\), got shape \(3, .*5\).*several axes.*need an encoding with sections"
+    with pytest.raises(ValueError, match=text):
+        fastpe.apply_rotary(q, None, positions=positions)
+    with pytest.raises(ValueError, match=r"several axes.* or a Grid"):
+        fastpe.add_encoding(q, positions=positions)
+    with pytest.raises(ValueError, match=r"got shape \(3, 6\). x has shape \(2, 5, 8\) and seq_axis 1\.$"):
+        fastpe.apply_rotary(q, None, positions=np.zeros((3, 6), int))
+    fastpe.apply_rotary(q, None, Rotary(sections=(1, 2, 1)), positions=positions)

@@ -295,6 +295,17 @@ def test_two_dimensional_array_has_no_batch():
         fastpe.add_encoding(x, mask=np.ones((1, T), bool))
 
 
+@pytest.mark.parametrize(
+    ("boundaries", "offset", "count"), [([0, T], [1, 2], 1), ([0, 4, T], [1], 2), ([0, 4, T], [1, 2, 3], 2)]
+)
+def test_packed_sequences_have_an_offset_each(boundaries, offset, count):
+    x = np.zeros((B, T, D), np.float32)
+    rule = f"offset must be an integer, or have shape ({count},): one for each of the {count} sequences of cu_seqlens"
+    with pytest.raises(ValueError, match=re.escape(f"{rule}, got shape ({len(offset)},)")):
+        fastpe.add_encoding(x, cu_seqlens=np.array(boundaries), offset=np.array(offset))
+    assert not x.any()
+
+
 BAD_ON_A_GPU = [(n, v, k, t) for n, v, k, t in BAD if isinstance(v, np.ndarray) and v.dtype.kind in "iuf" and k is ValueError]
 
 

@@ -14,6 +14,10 @@ from .config_view import BASE_KEYS, FUNCTION, LAYOUT_KEYS, SHARE_KEYS, Config
 Fields = dict[str, Any]  # of Rotary
 
 
+class DoesNotRotate(ValueError):
+    """A type of layer without rotation."""
+
+
 def fields(given: Any, part: str | None, layer_type: str | None, interleaved: bool | None) -> Fields:
     """The fields of the encoding that a configuration describes."""
     if part is not None and not isinstance(part, str):
@@ -48,28 +52,28 @@ def _of_layers(config: Config, layer_type: str | None, interleaved: bool | None)
             raise ValueError(message(FUNCTION, "layer_type is for dicts by layer type", f"{layer_type!r} for one dict"))
         sliding_only = config.model in models.SLIDING_ONLY and config.get("sliding_window") and not config.get("force_rope")
         if layer_type == "full_attention" and sliding_only:
-            raise _error(config, f"layers of {layer_type!r} do not rotate")
-        return _Layer(config, layers[None] or {}, layer_type).encoding(interleaved)
+            raise _error(config, f"layers of {layer_type!r} do not rotate", DoesNotRotate)
+        return Layer(config, layers[None] or {}, layer_type).encoding(interleaved)
     if layer_type in layers:
         rule = layers[layer_type]
         if rule is None:
-            raise _error(config, f"layers of {layer_type!r} do not rotate")
-        return _Layer(config, rule, layer_type).encoding(interleaved)
+            raise _error(config, f"layers of {layer_type!r} do not rotate", DoesNotRotate)
+        return Layer(config, rule, layer_type).encoding(interleaved)
     used = {name: rule for name, rule in layers.items() if rule is not None}
     if layer_type is None:
         present = {name: rule for name, rule in used.items() if name in config.layer_types()} or used
-        found = [_Layer(config, rule, name).encoding(interleaved) for name, rule in present.items()]
+        found = [Layer(config, rule, name).encoding(interleaved) for name, rule in present.items()]
         if all(one == found[0] for one in found):
             return found[0]
     known = ", ".join(map(repr, sorted(map(str, used))))
     raise ValueError(message(FUNCTION, f"layer_type must be one of {known}, as layers differ", repr(layer_type)))
 
 
-def _error(config: Config, rule: str) -> ValueError:
-    return ValueError(message(FUNCTION, rule, f"model_type {config.get('model_type')!r}"))
+def _error(config: Config, rule: str, kind: type[ValueError] = ValueError) -> ValueError:
+    return kind(message(FUNCTION, rule, f"model_type {config.get('model_type')!r}"))
 
 
-class _Layer:
+class Layer:
     """The rule of a type of layer, and the configuration around it."""
 
     def __init__(self, config: Config, rule: Mapping[str, Any], layer_type: str | None) -> None:
@@ -191,7 +195,7 @@ class _Layer:
 # ---- rules -------------------------------------------------------------------------------------------------------------------
 
 
-def _rule(layer: _Layer) -> scaling.Scaling | None:
+def _rule(layer: Layer) -> scaling.Scaling | None:
     unscaled = layer.config.get("rope_scaling_layers")
     if unscaled is not None and layer.type != "default" and len(unscaled) != layer.config.get("num_hidden_layers"):
         raise _error(
@@ -208,7 +212,7 @@ def _rule(layer: _Layer) -> scaling.Scaling | None:
     return found
 
 
-def _ratio(layer: _Layer) -> float:
+def _ratio(layer: Layer) -> float:
     """The factor that is given, or the new length over the original one."""
     factor = layer.rule.get("factor")
     if factor is not None:
@@ -216,7 +220,7 @@ def _ratio(layer: _Layer) -> float:
     return float(layer.need("max_position_embeddings") / layer.need("original_max_position_embeddings"))
 
 
-def _original(layer: _Layer) -> int:
+def _original(layer: Layer) -> int:
     """The model's key before the rule's, as its code; else the longest context."""
     names = ("original_max_position_embeddings", "max_position_embeddings")
     outer = None if layer.rule.get("by_layer") else layer.config.get(names[0])
@@ -226,14 +230,14 @@ def _original(layer: _Layer) -> int:
     return int(layer.need(*names) if inner is None else inner)
 
 
-def _yarn(layer: _Layer) -> scaling.Scaling:
+def _yarn(layer: Layer) -> scaling.Scaling:
     names = ("mscale", "mscale_all_dim", "attention_factor")
     known = {name: value for name in names if (value := layer.rule.get(name)) is not None}
     known |= {name: value for name in ("beta_fast", "beta_slow") if (value := layer.rule.get(name))}
     return scaling.YaRN(_ratio(layer), _original(layer), truncate=bool(layer.rule.get("truncate", True)), **known)
 
 
-def _longrope(layer: _Layer) -> scaling.Scaling:
+def _longrope(layer: Layer) -> scaling.Scaling:
     short, long = layer.need("short_factor"), layer.need("long_factor")
     factor = layer.rule.get("attention_factor")
     if layer.rule.get("short_mscale") is not None or layer.rule.get("long_mscale") is not None:
@@ -245,12 +249,12 @@ def _longrope(layer: _Layer) -> scaling.Scaling:
     return scaling.LongRoPE(short, long, _original(layer), _ratio(layer), factor)
 
 
-def _llama3(layer: _Layer) -> scaling.Scaling:
+def _llama3(layer: Layer) -> scaling.Scaling:
     low, high = layer.need("low_freq_factor"), layer.need("high_freq_factor")
     return scaling.Llama3(layer.need("factor"), low, high, _original(layer))
 
 
-def _dynamic(layer: _Layer) -> scaling.Scaling:
+def _dynamic(layer: Layer) -> scaling.Scaling:
     if layer.rule.get("alpha"):
         return scaling.NTK(layer.rule["alpha"])  # HunYuan's
     return scaling.DynamicNTK(layer.need("factor"), int(layer.need("max_position_embeddings")))
@@ -274,7 +278,7 @@ _RULES: dict[str, Any] = {
 # ---- several axes ------------------------------------------------------------------------------------------------------------
 
 
-def _sections(layer: _Layer, width: int | None) -> Fields:
+def _sections(layer: Layer, width: int | None) -> Fields:
     """The fields for positions with several axes, if there are."""
     stated, model = layer.rule.get("mrope_section"), layer.config.model
     layout, usual = models.SECTIONS.get(model, ("interleaved" if layer.rule.get("mrope_interleaved") else "contiguous", None))
@@ -293,7 +297,7 @@ def _sections(layer: _Layer, width: int | None) -> Fields:
     return {"sections": sections, "section_layout": layout}
 
 
-def _axial(layer: _Layer) -> Fields:
+def _axial(layer: Layer) -> Fields:
     """The encoding of a model that sees images: rows and columns of patches have channels of their own."""
     if layer.type not in ("default", "axial"):
         raise ValueError(message(FUNCTION, f"rope_type of {layer.config.model!r} must be 'axial'", repr(layer.type)))

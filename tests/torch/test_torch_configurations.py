@@ -11,6 +11,7 @@ import configurations
 import pytest
 
 from fastpe import Rotary
+from fastpe._tools.model_config import entries
 from fastpe.encodings import config_models
 from fastpe.encodings.config_view import Config
 from fastpe.scaling import Linear
@@ -129,6 +130,20 @@ def test_every_other_configuration_is_refused(cases):
                 assert {one.model_type for _, one in Config.of(form).rotating()} <= compared, name
             else:
                 assert refusal.startswith("Rotary.from_config: "), name
+
+
+def test_the_command_reads_every_configuration(cases):
+    """``python -m fastpe model``: of every part and type of layer what is compared above, or the reason why not."""
+    compared = {(case.model_type, case.layer_type): case for case in cases}
+    seen = set()
+    for config in configurations.configurations():
+        for entry in entries(json.loads(config.to_json_string(use_diff=False)), None):
+            case = compared.get((entry.model_type, entry.layer_type))
+            assert entry.error is None or entry.error.startswith(("Rotary.from_config: ", "Rotary: ")), entry
+            if entry.encoding is not None and case is not None and not entry.part:
+                assert entry.encoding == Rotary.from_config(config, layer_type=entry.layer_type), entry
+                seen.add(entry.model_type)
+    assert len(seen) >= 150
 
 
 # ---- objects -----------------------------------------------------------------------------------------------------------------

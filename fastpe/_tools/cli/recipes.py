@@ -31,7 +31,7 @@ def table() -> str:
     """The recipes as a Markdown table."""
     lines = ["| recipe | what for | encoding | input times | first position | source |", "|---|---|---|---|--:|---|"]
     for name, entry in recipes.CATALOGUE.items():
-        fields = ", ".join(f"{field}={_brief(value)}" for field, value in entry.fields.items())
+        fields = ", ".join(f"{field}={brief(value)}" for field, value in entry.fields.items())
         cells = (
             f"`{name}`",
             entry.summary,
@@ -44,9 +44,13 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _brief(value: Any) -> str:
-    """A value without what it has by default."""
+def brief(value: Any) -> str:
+    """A value without what it has by default, and without its many numbers."""
+    if isinstance(value, tuple) and len(value) > 6:
+        return f"({len(value)} numbers)"
     if not dataclasses.is_dataclass(value):
         return repr(value)
     fields = ((field.name, getattr(value, field.name), field.default) for field in dataclasses.fields(value))
-    return f"{type(value).__name__}({', '.join(f'{name}={found!r}' for name, found, default in fields if found != default)})"
+    return (
+        f"{type(value).__name__}({', '.join(f'{name}={brief(found)}' for name, found, default in fields if found != default)})"
+    )

@@ -39,7 +39,7 @@ def _ending(path: str | os.PathLike[str]) -> str:
     return os.path.splitext(os.fspath(path))[1][1:].lower()
 
 
-def panels(given: Any, count: int = 1, height: float = HEIGHT, **options: Any) -> tuple[list[Axes], bool]:
+def panels(given: Any, count: int = 1, height: float = HEIGHT, width: float = WIDTH, **options: Any) -> tuple[list[Axes], bool]:
     """The caller's axes, or those of a new figure, and whether it is new. ``options`` are those of ``Figure.subplots``."""
     if given is not None:
         given_axes = list(np.ravel(np.array(given, dtype=object)))
@@ -52,7 +52,7 @@ def panels(given: Any, count: int = 1, height: float = HEIGHT, **options: Any) -
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     FigureCanvasAgg(figure)  # draws without a display and without pyplot's global state
     return list(np.ravel(figure.subplots(**options))), True
 

@@ -71,6 +71,8 @@ def _cut(share: Decimal) -> Decimal:
 class Scaling:
     """The base of all rules. A rule of your own is a frozen dataclass derived from it, with ``apply``."""
 
+    softmax_scale: float = 1.0  # by what attention multiplies its scores, beside 1/sqrt(D)
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         text.register(cls)
@@ -177,7 +179,8 @@ class YaRN(Scaling):
     Frequencies below the index of ``beta_fast`` turns (rounded down if ``truncate``) are kept; those above the index of ``beta_slow``
     turns (rounded up) are divided by ``factor``. The attention factor is ``attention_factor`` if it is given, else
     ``g(mscale) / g(mscale_all_dim)`` if both are given, else ``g(1)``; ``g(c) = 0.1 c ln(factor) + 1``, or 1 for a factor up to 1.
-    ``mscale`` alone is ignored, as in Hugging Face's library.
+    ``mscale`` alone is ignored, as in Hugging Face's library. ``mscale_all_dim`` scales all channels, not only those that rotate: attention
+    multiplies its scores by ``softmax_scale``, ``g(mscale_all_dim)^2``, as DeepSeek's code does.
 
     This is the rule of the authors' code and of every implementation. ``ramp="turns"`` is the paper's own formula, which blends linearly in
     the number of turns.
@@ -214,9 +217,15 @@ class YaRN(Scaling):
         else:
             ramp = _ramp_in_turns(frequencies, self.original_max_position, self.beta_fast, self.beta_slow)
         factor = Decimal(self.factor)
-        return [w / factor * share + w * (1 - share) for w, share in zip(frequencies, ramp, strict=True)], self._temperature()
+        return [w / factor * share + w * (1 - share) for w, share in zip(frequencies, ramp, strict=True)], self.temperature
 
-    def _temperature(self) -> float:
+    @property
+    def softmax_scale(self) -> float:  # type: ignore[override]
+        return 1.0 if self.mscale_all_dim is None else _log_factor(self.factor, self.mscale_all_dim) ** 2
+
+    @property
+    def temperature(self) -> float:
+        """The attention factor, a factor on cosines and sines."""
         if self.attention_factor is not None:
             return self.attention_factor
         if self.mscale is not None and self.mscale_all_dim is not None:

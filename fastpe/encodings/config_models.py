@@ -89,6 +89,12 @@ PARTIAL = SHARES.keys() | _names("""
     laguna minimax_m2 neomme nemotron3_diarization_audio phi3 phi4_multimodal qwen4_exp_text solar_open step3p5 zaya
     """)
 
+# Their attention multiplies scores by YaRN's softmax_scale; that of other known types has mscale_all_dim in cosines and sines alone.
+SOFTMAX_SCALED = _names("""
+    axk1 axk2 bailing_hybrid deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa hy_v4 kimi_k2 longcat_flash minicpm3 mistral4
+    youtu
+    """)
+
 # Models with rotation as an option: the key that says so.
 SWITCHES = {
     **dict.fromkeys(("esm", "granitemoehybrid"), "position_embedding_type"),

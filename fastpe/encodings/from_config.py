@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .. import scaling
@@ -206,6 +207,12 @@ def _rule(layer: Layer) -> scaling.Scaling | None:
         if layer.config.model != "nomic_bert" or layer.type != "default":
             raise _error(layer.config, "the key rotary_scaling_factor is understood in model_type 'nomic_bert' alone")
         return scaling.DynamicNTK(factor, int(layer.need("max_trained_positions")))
+    if (
+        layer.rule.get("mscale_all_dim")
+        and layer.type not in ("yarn", "default")
+        and layer.config.model in models.SOFTMAX_SCALED
+    ):
+        raise _error(layer.config, f"the key mscale_all_dim is understood with rope_type 'yarn' alone, not {layer.type!r}")
     if layer.rule.get("alpha") and layer.type != "dynamic":
         raise _error(layer.config, f"the key alpha is understood with rope_type 'dynamic' alone, not {layer.type!r}")
     found: scaling.Scaling | None = _RULES[layer.type](layer)
@@ -234,7 +241,10 @@ def _yarn(layer: Layer) -> scaling.Scaling:
     names = ("mscale", "mscale_all_dim", "attention_factor")
     known = {name: value for name in names if (value := layer.rule.get(name)) is not None}
     known |= {name: value for name in ("beta_fast", "beta_slow") if (value := layer.rule.get(name))}
-    return scaling.YaRN(_ratio(layer), _original(layer), truncate=bool(layer.rule.get("truncate", True)), **known)
+    found = scaling.YaRN(_ratio(layer), _original(layer), truncate=bool(layer.rule.get("truncate", True)), **known)
+    if found.mscale_all_dim is None or layer.config.model not in models.KNOWN - models.SOFTMAX_SCALED:
+        return found
+    return replace(found, mscale=None, mscale_all_dim=None, attention_factor=found.temperature)
 
 
 def _longrope(layer: Layer) -> scaling.Scaling:

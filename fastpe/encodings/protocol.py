@@ -146,6 +146,7 @@ class Rotational(Encoding):
     """An encoding that rotates pairs of channels of queries and keys. ``plan(head_dim, seq_len)`` returns what ``rotations`` makes."""
 
     position_axes: int | None = None  # A, if positions have several axes: (A, T) or (A, B, T)
+    softmax_scale: float = 1.0  # by what attention multiplies its scores, beside 1/sqrt(D)
 
     @property
     def differs_for_keys(self) -> bool:

@@ -115,6 +115,21 @@ class Rotary(Rotational):
     def needs_length(self) -> bool:
         return self.scaling is not None and self.scaling.needs_length
 
+    @property
+    def softmax_scale(self) -> float:  # type: ignore[override]
+        """By what attention multiplies its scores, beside ``1/sqrt(D)``: 1, but for ``YaRN`` with ``mscale_all_dim`` (DeepSeek).
+
+        ``apply_rotary`` does not: it sees a part of each head. D is the width of the whole.
+
+        Examples
+        --------
+        >>> import fastpe
+        >>> rule = fastpe.scaling.YaRN(40.0, 4096, mscale=1.0, mscale_all_dim=1.0)
+        >>> round(fastpe.Rotary(scaling=rule).softmax_scale, 6)
+        1.873854
+        """
+        return 1.0 if self.scaling is None else self.scaling.softmax_scale
+
     def frequencies(self, head_dim: int, seq_len: int | None = None) -> tuple[npt.NDArray[np.float64], float]:
         """Return the frequencies for a head of width D, (rotary_dim / 2,) float64 in radians a position; and the attention factor.
 

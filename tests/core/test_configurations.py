@@ -134,6 +134,22 @@ def test_deepseek_v3():
     found = read(config | {"rope_scaling": DEEPSEEK | {"beta_fast": 32, "beta_slow": 1}})
     assert found == Rotary(interleaved=True, scaling=YaRN(40.0, 4096, mscale=1.0, mscale_all_dim=1.0))
     assert found.frequencies(64)[1] == 1
+    assert found.softmax_scale == pytest.approx((0.1 * np.log(40) + 1) ** 2, rel=1e-15)
+
+
+def test_the_scale_of_scores_is_that_of_the_models_code():
+    yarn = DEEPSEEK | {"mscale": 0.707}
+    for config in ({"model_type": "kimi_k2"}, {"model_type": "minicpm3"}, {}):  # also where the model is not known
+        found = read(config | {"rope_theta": 1e4, "rope_scaling": yarn}, interleaved=False)
+        assert found.softmax_scale == pytest.approx((0.1 * np.log(40) + 1) ** 2, rel=1e-15)
+        assert found.frequencies(64)[1] == pytest.approx((0.0707 * np.log(40) + 1) / (0.1 * np.log(40) + 1), rel=1e-15)
+    found = read({"model_type": "llama", "rope_theta": 1e4, "rope_scaling": yarn})
+    assert found.softmax_scale == 1
+    assert found.frequencies(64)[1] == pytest.approx((0.0707 * np.log(40) + 1) / (0.1 * np.log(40) + 1), rel=1e-15)
+    found = read({"model_type": "llama", "rope_theta": 1e4, "rope_scaling": yarn | {"attention_factor": 1.5}})
+    assert (found.softmax_scale, found.frequencies(64)[1]) == (1, 1.5)
+    with pytest.raises(ValueError, match="mscale_all_dim is understood with rope_type 'yarn' alone, not 'linear'"):
+        read({"model_type": "deepseek_v3", "rope_theta": 1e4, "rope_scaling": yarn | {"type": "linear"}})
 
 
 def test_mscales_of_longrope():

@@ -257,3 +257,18 @@ def test_public_names():
         assert getattr(scaling, name).__doc__
     assert issubclass(YaRN, scaling.Scaling)
     assert phase.DIGITS >= 60
+
+
+def test_the_scale_of_scores():
+    """DeepSeek's: YaRN's temperature, squared, once for queries and once for keys; of all other rules 1."""
+    for factor, all_dim, expected in (
+        (40.0, 1.0, 1.8738542071),
+        (40.0, 0.707, 1.5896261651),
+        (40.0, None, 1.0),
+        (0.5, 1.0, 1.0),
+    ):
+        rule = YaRN(factor, 4096, mscale=1.0, mscale_all_dim=all_dim)
+        assert fastpe.Rotary(scaling=rule).softmax_scale == pytest.approx(expected, rel=1e-7)
+    for rule in (None, Linear(4.0), YaRN(4.0, 4096), YaRN(4.0, 4096, mscale=2.0)):
+        assert fastpe.Rotary(scaling=rule).softmax_scale == 1
+    assert fastpe.Rotary.tabulated(np.ones((2, 2)), np.ones((2, 2))).softmax_scale == 1

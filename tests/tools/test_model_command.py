@@ -46,7 +46,7 @@ def test_one_encoding(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     longest = 2 * math.pi / fastpe.Rotary(5e5, scaling=Llama3()).frequencies(128)[0].min()
     assert said[5:] == [
         f"  wavelengths   6.283 to {longest:,.6g} positions",
-        "  attention     factor 1",
+        "  attention     factor 1, softmax scale 1",
         "  trained       8,192 positions; the configuration allows 131,072",
     ]
 
@@ -65,6 +65,7 @@ def test_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         "trained_length": 8192,
         "longest_length": 131072,
         "attention_factor": 1.0,
+        "softmax_scale": 1.0,
     }
 
 

@@ -59,9 +59,19 @@ def run(arguments: argparse.Namespace) -> int:
 def _plain(entry: Entry) -> dict[str, Any]:
     """An entry in the types of JSON."""
     found = {name: getattr(entry, name) for name in ("model_type", "part", "layer_type", "layers", "head_dim", "error")}
-    found |= {"trained_length": entry.trained, "longest_length": entry.longest, "encoding": None, "attention_factor": None}
+    found |= {
+        "trained_length": entry.trained,
+        "longest_length": entry.longest,
+        "encoding": None,
+        "attention_factor": None,
+        "softmax_scale": None,
+    }
     if entry.encoding is not None:
-        found |= {"encoding": json.loads(entry.encoding.text), "attention_factor": _factor(entry)}
+        found |= {
+            "encoding": json.loads(entry.encoding.text),
+            "attention_factor": _factor(entry),
+            "softmax_scale": entry.encoding.softmax_scale,
+        }
     return found
 
 
@@ -93,7 +103,7 @@ def _lines(entry: Entry) -> str:
         still = len(frequencies) - len(turning)
         longest = f"{2 * math.pi / turning.max():,.4g} to {2 * math.pi / turning.min():,.6g} positions"
         rows.append(("wavelengths", longest + (f", {still} pairs stand still" if still else "")))
-        rows.append(("attention", f"factor {factor:.6g}"))
+        rows.append(("attention", f"factor {factor:.6g}, softmax scale {encoding.softmax_scale:.6g}"))
     if entry.trained is None and entry.longest is not None:
         rows.append(("length", f"the configuration allows {entry.longest:,} positions"))
     if entry.trained is not None:

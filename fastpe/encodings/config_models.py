@@ -141,13 +141,14 @@ _COLUMNS_FIRST = (
 # Models whose rotation one encoding cannot say, or a configuration does not determine.
 REFUSED = {
     "blt": "each of its parts rotates; name one as part, e.g. 'global'",
-    "efficientloftr": "its rows and columns alternate and share frequencies",
+    "efficientloftr": "all heads rotate as one; write Rotary(base, interleaved=True, sections=(n, n), section_layout='interleaved', "
+    "section_frequencies='own') for queries of 4 n channels, and count rows and columns from 1",
     "gemma4_vision": "each half of a head rotates on its own; write two encodings, with rotary_dim and rotary_offset, one for each axis",
     **dict.fromkeys(
         ("hunyuan_vl", "hunyuan_vl_text"), "the two channels of a pair follow different axes, which is not a rotation"
     ),
     "inkling2_vision": _COLUMNS_FIRST.format("interleaved=True, "),
-    "kimi_k25_vision": "its columns and rows alternate and share frequencies",
+    "kimi_k25_vision": _COLUMNS_FIRST.format("section_layout='interleaved', "),
     "mistral_large4_text": "its frequencies were learned and lie in the weights; write scaling.Custom with them",
     "musicflamingo": "its angles depend on time stamps of windows",
     "nanochat": "it turns the other way; write Rotary(base) and pass inverse=True to apply_rotary",

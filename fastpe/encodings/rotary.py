@@ -53,8 +53,8 @@ class Rotary(Rotational):
         i mod A while that axis still has some left, else the first axis (Qwen3-VL). ``"alternating"``: all axes but the first
         alternate, and the first has the last frequencies (ERNIE 4.5 VL).
     section_frequencies
-        ``"shared"``: one geometric row of frequencies, divided among the axes. ``"own"``: each contiguous section of n has a row of its
-        own, that of width 2n (axial rotary encodings of images and video: vision towers, CogVideoX, Flux).
+        ``"shared"``: one geometric row of frequencies, divided among the axes. ``"own"``: each axis of n frequencies has a row of its
+        own, that of width 2n, in its places (axial rotary encodings of images and video: vision towers, CogVideoX, Flux).
     attention_factor
         m, in place of the scaling rule's own.
     xpos_scale_base
@@ -97,9 +97,8 @@ class Rotary(Rotational):
             found["sections"] = _sections(self.sections)
         checks.one_of("Rotary", "section_layout", self.section_layout, SECTION_LAYOUTS)
         checks.one_of("Rotary", "section_frequencies", self.section_frequencies, SECTION_FREQUENCIES)
-        if self.section_frequencies == "own" and (self.sections is None or self.section_layout != "contiguous"):
-            rule = "section_frequencies 'own' needs sections, contiguous ones"
-            raise ValueError(message("Rotary", rule, f"sections {self.sections} and section_layout {self.section_layout!r}"))
+        if self.section_frequencies == "own" and self.sections is None:
+            raise ValueError(message("Rotary", "section_frequencies 'own' needs sections", "None"))
         if self.attention_factor is not None:
             found["attention_factor"] = checks.positive_number("Rotary", "attention_factor", self.attention_factor)
         if self.xpos_scale_base is not None:
@@ -243,10 +242,12 @@ def _plan(encoding: Rotary, head_dim: int, seq_len: int | None) -> RotaryPlan:
 
     rule = encoding.scaling if encoding.scaling is not None else scaling.Linear(1.0)
     axes = _axes(encoding, width // 2)
-    widths = [2 * n for n in encoding.sections or () if n] if encoding.section_frequencies == "own" else [width]
+    groups = axes.tolist() if encoding.section_frequencies == "own" else [0] * (width // 2)
     with phase.precise():
-        parts = [rule.apply(scaling.Plain(encoding.base, one, one // 2, seq_len)) for one in widths]
-        frequencies, factor = [w for part, _ in parts for w in part], parts[0][1]
+        sizes = {group: groups.count(group) for group in groups}
+        parts = {group: rule.apply(scaling.Plain(encoding.base, 2 * n, n, seq_len)) for group, n in sizes.items()}
+        following = {group: iter(part) for group, (part, _) in parts.items()}
+        frequencies, factor = [next(following[group]) for group in groups], parts[groups[0]][1]
         try:
             angular, turns = phase.rounded(frequencies)
         except OverflowError as error:

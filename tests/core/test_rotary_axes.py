@@ -125,6 +125,35 @@ def test_diffusers():
     assert_table(encoding, "diffusers_rope3d__", grid, interleaved=True, largest=6)
 
 
+@pytest.mark.parametrize(
+    ("sections", "layout", "axes"),
+    [
+        ((3, 3), "interleaved", [0, 1, 0, 1, 0, 1]),
+        ((4, 2), "interleaved", [0, 1, 0, 1, 0, 0]),
+        ((2, 2, 2), "interleaved", [0, 1, 2, 0, 1, 2]),
+        ((5, 1, 0), "interleaved", [0, 1, 0, 0, 0, 0]),
+        ((2, 2, 2), "alternating", [1, 2, 1, 2, 0, 0]),
+        ((0, 3, 3), "alternating", [1, 2, 1, 2, 1, 2]),
+        ((1, 2, 3), "contiguous", [0, 1, 1, 2, 2, 2]),
+        ((0, 6), "contiguous", [1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_each_axis_has_a_row_of_its_own_in_its_places(sections, layout, axes):
+    """As if the channels of each axis were a head of their own."""
+    encoding = Rotary(500.0, sections=sections, section_layout=layout, section_frequencies="own", scaling=NTK(4.0))
+    places = np.array(axes)
+    positions = np.random.default_rng(0).integers(0, 99, (len(sections), 5))
+    found, q = encoding.frequencies(12)[0], cases.random((3, 5, 12), "float64")
+    got = fastpe.apply_rotary(q.copy(), None, encoding, positions=positions)
+    for axis in set(axes):
+        own = Rotary(500.0, scaling=NTK(4.0))
+        channels = np.concatenate([np.flatnonzero(places == axis), 6 + np.flatnonzero(places == axis)])
+        assert (found[places == axis] == own.frequencies(len(channels))[0]).all()
+        cases.assert_same_bits(
+            got[..., channels], fastpe.apply_rotary(q[..., channels].copy(), None, own, positions=positions[axis])
+        )
+
+
 def test_x_transformers_and_xpos():
     """The middle of the sequence is the centre; half of the head turns."""
     freqs = DATA["x_transformers__freqs"][0]

@@ -126,7 +126,7 @@ def _sections(draw: Draw, pairs: int) -> dict[str, Any]:
     else:
         others = [draw.integer(0, len(range(axis, pairs, axes))) for axis in range(1, axes)]
         sizes = (pairs - sum(others), *others)
-    own = {"section_frequencies": "own"} if layout == "contiguous" and draw.flag() else {}
+    own = {"section_frequencies": "own"} if draw.flag() else {}
     return {"sections": sizes, "section_layout": layout, **own}
 
 
@@ -168,12 +168,12 @@ def turned(encoding: Any, rows: Rows, dtype: str, name: str, inverse: bool, head
         size = np.abs(cosines) + np.abs(sines)
         return Turned(cosines, -sines if inverse else sines, size, size * (2.0**-52 if dtype == "float64" else 2.0**-23))
     width = encoding.width(head_dim)
-    if encoding.section_frequencies == "own":
-        turns = np.concatenate([rotary_turns(encoding.base, 2 * size) for size in encoding.sections], axis=1)
-    else:
-        turns = rotary_turns(encoding.base, width)
     by_axis = rows.units if encoding.sections is not None else rows.units[None]
     axes = np.array(_axes(encoding, width // 2))
+    turns = rotary_turns(encoding.base, width).copy()
+    if encoding.section_frequencies == "own":
+        for axis in range(len(by_axis)):
+            turns[:, axes == axis] = rotary_turns(encoding.base, 2 * np.count_nonzero(axes == axis))
     units = np.moveaxis(by_axis[axes], 0, -1)
     angle = np.empty(units.shape)
     for axis in range(len(by_axis)):

@@ -62,12 +62,12 @@ CONFIGURED = {
 # What cannot be read, and why; a release of transformers with another adds a row here, or in `fastpe/encodings/config_models.py`.
 REFUSED = {
     "clvp.ClvpRotaryPositionalEmbedding": "the key use_rotary_embedding is not understood",  # its values rotate too
-    "efficientloftr.EfficientLoFTRRotaryEmbedding": "its rows and columns alternate",
+    "efficientloftr.EfficientLoFTRRotaryEmbedding": "all heads rotate as one",
     "esmfold2.EsmFold2RotaryEmbedding": "is not understood and may change the rotation",  # atoms in space
     "gemma4.Gemma4VisionRotaryEmbedding": "each half of a head rotates on its own",
     "hunyuan_vl.HunYuanVLRotaryEmbedding": "which is not a rotation",
     "inkling2.Inkling2VisionRotaryEmbedding": "its columns come before its rows",
-    "kimi_k25.Kimi_K25VisionRotaryEmbedding": "its columns and rows alternate",
+    "kimi_k25.Kimi_K25VisionRotaryEmbedding": "its columns come before its rows",
     "mistral_large4.MistralLarge4TextRotaryEmbedding": "its frequencies were learned",
     "musicflamingo.MusicFlamingoRotaryEmbedding": "its angles depend on time stamps",
     "nanochat.NanoChatRotaryEmbedding": "it turns the other way",

@@ -18,7 +18,7 @@ from fastpe._tools.machine import machine
 from . import report
 from .budget import Costs, choose, makespan, seconds, step_seconds
 from .encodings import ENCODINGS
-from .files import read_json, write_json
+from .files import claim, read_json, write_json
 from .jobs import Job, Plan, Settings, jobs
 from .orderings import ORDERINGS, REDUCED, REDUCED_LENGTHS, check
 from .pool import cores, run_all
@@ -30,6 +30,7 @@ __all__ = ["main"]
 FACTORS_TEXT = ",".join(map(str, FACTORS))
 FEWEST_STEPS = 40  # below, the schedule of the learning rate has no rise
 OUT = "bench/results/lab"
+STRETCH = "stretch"  # a task of its own: nothing is trained, and rules are read with instead of encodings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,17 +67,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> int:
+    _check(chosen)
+    if chosen.task == STRETCH:
+        from .stretch import command  # needs more packages than the other tasks
+
+        return command.run(chosen)
     began = time.monotonic()
     tasks = ["text"] if chosen.reduced else _names("--task", chosen.task, list(TASKS))
     encodings = REDUCED if chosen.reduced else _names("--encodings", chosen.encodings, list(ENCODINGS))
     lengths = REDUCED_LENGTHS if chosen.reduced else _lengths(chosen.lengths)
     limit = None if chosen.budget is None else seconds(chosen.budget)
-    if chosen.reduced and (chosen.task, chosen.encodings, chosen.lengths, limit) != ("text", "all", None, None):
-        raise LabError("lab: --reduced must come without --task, --encodings, --lengths and --budget: it has its own.")
-    if chosen.processes < 1:
-        raise LabError(f"lab: --processes must be at least 1, got {chosen.processes}.")
-    if chosen.seed < 0:
-        raise LabError(f"lab: --seed must be 0 or more, got {chosen.seed}.")
     if chosen.steps is not None and chosen.steps < FEWEST_STEPS:
         raise LabError(f"lab: --steps must be at least {FEWEST_STEPS}, got {chosen.steps}.")
     out = Path(chosen.out or f"{OUT}/{'reduced' if chosen.reduced else 'seed'}{chosen.seed}").resolve()
@@ -111,6 +111,17 @@ def _run(chosen: argparse.Namespace) -> int:
 # ---- arguments ----------------------------------------------------------------------------------------------------------------
 
 
+def _check(chosen: argparse.Namespace) -> None:
+    """What holds for all tasks."""
+    own = (chosen.task in ("text", STRETCH), chosen.encodings, chosen.lengths, chosen.budget)
+    if chosen.reduced and own != (True, "all", None, None):
+        raise LabError("lab: --reduced must come without --task, --encodings, --lengths and --budget: it has its own.")
+    if chosen.processes < 1:
+        raise LabError(f"lab: --processes must be at least 1, got {chosen.processes}.")
+    if chosen.seed < 0:
+        raise LabError(f"lab: --seed must be 0 or more, got {chosen.seed}.")
+
+
 def _names(option: str, text: str, known: list[str]) -> list[str]:
     """The names of a list, in the order of the known ones."""
     names = known if text == "all" else [name.strip() for name in text.split(",")]
@@ -135,7 +146,7 @@ def _lengths(text: str | None) -> tuple[int, ...]:
 
 def _claim(plan: Plan) -> None:
     """Make the folder this run's own: results already there must have the same settings."""
-    settings, mine = plan.settings, plan.out / "settings.json"
+    settings = plan.settings
     versions = machine(1, "")["versions"]
     asked = {
         "seed": settings.seed,
@@ -145,11 +156,7 @@ def _claim(plan: Plan) -> None:
         "python": platform.python_version(),
     }
     asked |= {name: versions[name] for name in ("torch", "NumPy", "fastpe")}
-    if not mine.exists():
-        write_json(mine, asked)
-    elif (known := read_json(mine)) != asked:
-        differ = ", ".join(f"{name} {known.get(name)}, not {asked[name]}" for name in asked if known.get(name) != asked[name])
-        raise LabError(f"lab: --out must be a folder of this run's own, got {plan.out}, which has {differ}. Name another one.")
+    claim(plan.out, asked)
 
 
 def _say_sets(sets: dict[str, list[str]], encodings: list[str], budget: str) -> None:

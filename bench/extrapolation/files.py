@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["read_json", "write_arrays", "write_json", "write_text", "write_torch"]
+from .sources import LabError
+
+__all__ = ["claim", "read_json", "write_arrays", "write_json", "write_text", "write_torch"]
 
 
 @contextmanager
@@ -50,3 +52,13 @@ def write_arrays(path: Path, **arrays: npt.NDArray[Any]) -> None:
 def write_torch(path: Path, value: Any) -> None:
     with _replacing(path) as beside:
         torch.save(value, beside)
+
+
+def claim(folder: Path, asked: dict[str, Any]) -> None:
+    """Make a folder of results this run's own: results already there must have the same settings."""
+    mine = folder / "settings.json"
+    if not mine.exists():
+        write_json(mine, asked)
+    elif (known := read_json(mine)) != asked:
+        differ = ", ".join(f"{name} {known.get(name)}, not {asked[name]}" for name in asked if known.get(name) != asked[name])
+        raise LabError(f"lab: --out must be a folder of this run's own, got {folder}, which has {differ}. Name another one.")

@@ -1,0 +1,147 @@
+"""``make lab OPTIONS="--task stretch"``: which readings are to be done, each kept in a file of its own, so that a stopped run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fastpe._tools import smollm
+from fastpe._tools.machine import machine
+from fastpe.torch import patch_transformers
+
+from ..files import claim, read_json, write_json
+from ..sources import LabError
+from . import reading
+from .rules import FACTORS, RULES, TRAINED
+from .texts import BLOCK, Text, make
+
+__all__ = ["Piece", "Run", "pieces"]
+
+ASKED = (4096, 8192, 12288, 16384, 24576, 32768)  # lengths after which keys are asked for
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One reading: a rule, and how many times the trained length is read."""
+
+    name: str
+    factor: int
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.factor}x"
+
+
+def pieces(names: list[str], factors: tuple[int, ...]) -> list[Piece]:
+    """The readings, those to short lengths first. A rule that is the same for all factors is read once, to the longest."""
+    once = [Piece(name, factors[-1]) for name in names if not RULES[name].own]
+    own = [[Piece(name, factor) for name in names if RULES[name].own] for factor in factors]
+    return [*own[0], *once, *(piece for more in own[1:] for piece in more)]
+
+
+class Run:
+    """A model, a text, and a folder with what has been read. ``trained`` is the length that factors multiply."""
+
+    def __init__(self, language: Any, out: Path, seed: int, factors: tuple[int, ...] = FACTORS, trained: int = TRAINED) -> None:
+        self.model, self.out, self.seed, self.trained = language.model, out, seed, trained
+        self.text = make(language.tokenizer, factors[-1] * trained, seed)
+        self.whole = make(language.tokenizer, FACTORS[-1] * trained, seed)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that results depend on."""
+        versions = machine(1, "")["versions"]
+        text = hashlib.sha256(repr(self.whole.ids).encode()).hexdigest()[:16]
+        asked = {"task": "stretch", "seed": self.seed, "text": text, "python": platform.python_version()}
+        return asked | {name: versions[name] for name in ("torch", "NumPy", "fastpe")}
+
+    def path(self, piece: Piece) -> Path:
+        return self.out / "stretch" / f"{piece}.json"
+
+    def cost(self, piece: Piece) -> float:
+        """The cost of a reading, in 10^9 multiplications."""
+        length, rule = piece.factor * self.trained, RULES[piece.name]
+        if rule.sliding:
+            windows = 2 * piece.factor - 1
+            return windows * sum(reading.cost(self.model, begin, BLOCK) for begin in range(0, self.trained, BLOCK))
+        blocks = sum(reading.cost(self.model, begin, BLOCK) for begin in range(0, length, BLOCK))
+        text = self.upto(length)
+        return blocks + sum(
+            reading.cost(self.model, end, len(key.question)) for end in self.asked(length) for key in text.asked(end)
+        )
+
+    def upto(self, length: int) -> Text:
+        text = self.text
+        return Text(text.ids[:length], text.scored[:length], [key for key in text.keys if key.end <= length])
+
+    def asked(self, length: int) -> tuple[int, ...]:
+        return tuple(end * self.trained // TRAINED for end in ASKED if end * self.trained // TRAINED <= length)
+
+    def do(self, todo: list[Piece], limit: float | None = None) -> list[Piece]:
+        """Do what is missing, with a bar; return what was left out as the limit, in seconds from now, would have been passed."""
+        began, left = time.monotonic(), list[Piece]()
+        missing = [piece for piece in todo if not self.path(piece).exists()]
+        speed = None if limit is None or not missing else self._speed()
+        total, before = sum(map(self.cost, todo)), sum(map(self.cost, todo)) - sum(map(self.cost, missing))
+        shape = "{l_bar}{bar}| {n:.1f}/{total:.1f} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+        with tqdm(total=total / 1e3, initial=before / 1e3, unit="Tmul", bar_format=shape, mininterval=2, smoothing=0.02) as bar:
+            for piece in missing:
+                if speed is not None and limit is not None and time.monotonic() - began + self.cost(piece) / speed > limit:
+                    left.append(piece)
+                    continue
+                bar.set_postfix_str(f"{piece}, {todo.index(piece) + 1} of {len(todo)}")
+                start = time.perf_counter()
+                write_json(self.path(piece), self.read(piece, lambda done: bar.update(done / 1e3)))
+                speed = None if speed is None else self.cost(piece) / (time.perf_counter() - start)
+        return left
+
+    def read(self, piece: Piece, tell: reading.Tell) -> dict[str, Any]:
+        """The results of a reading, as they are kept."""
+        rule, length, began = RULES[piece.name], piece.factor * self.trained, time.perf_counter()
+        with torch.inference_mode(), patch_transformers(self.model, **rule.options(piece.factor)) as patched:
+            encoding = patched.changes[0].partition(": ")[2]
+            if rule.sliding:
+                found = reading.slide(self.model, self.upto(length), self.trained, tell)
+            else:
+                found = reading.read(self.model, self.upto(length), self.asked(length), tell)
+        about = {"label": rule.label, "encoding": encoding, "factor": piece.factor, "length": length, "block": BLOCK}
+        minutes = (time.perf_counter() - began) / 60
+        return {**about, "threads": torch.get_num_threads(), "minutes": round(minutes, 2), "peak_gib": peak(), **found}
+
+    def _speed(self) -> float:
+        """10^9 multiplications a second, of one block."""
+        start = time.perf_counter()
+        with torch.inference_mode():
+            reading.read(self.model, self.upto(BLOCK), (), lambda done: None)
+        return reading.cost(self.model, 0, BLOCK) / (time.perf_counter() - start)
+
+    def claim(self) -> None:
+        claim(self.out, self.settings())
+
+    def results(self, todo: list[Piece]) -> dict[str, Any]:
+        """All there is of these readings, as in results.json."""
+        there = {str(piece): read_json(self.path(piece)) for piece in todo if self.path(piece).exists()}
+        threads = max((entry["threads"] for entry in there.values()), default=torch.get_num_threads())
+        about = machine(threads, 'make lab OPTIONS="--task stretch"')
+        return {"task": "stretch", "trained": self.trained, **self.settings(), "machine": about, "readings": there}
+
+
+def peak() -> float:
+    """The most memory that this process has had, in GiB."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(most / (2**30 if sys.platform == "darwin" else 2**20), 2)
+
+
+def language() -> Any:
+    """The model, or a LabError that says what to install."""
+    reason = smollm.problem()
+    if reason is not None:
+        raise LabError(f"lab: --task stretch needs its model: {reason}.")
+    return smollm.load()

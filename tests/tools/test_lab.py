@@ -307,7 +307,7 @@ def test_tables_have_a_line_an_encoding_and_a_column_a_length() -> None:
 
 def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
     heights = [0.5, 0.5, 0.51, 0.9, 0.1, 0.5]
-    placed = pictures._spread(heights, 0.04)
+    placed = pictures.spread(heights, 0.04)
     ordered = sorted(placed)
     assert all(after - before > 0.0399 for before, after in itertools.pairwise(ordered))
     assert placed[3] == pytest.approx(0.9)
@@ -317,7 +317,7 @@ def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
 
 @pytest.mark.parametrize("height", [0.0, 0.98, 1.0])
 def test_names_stay_beside_their_panel(height: float) -> None:
-    placed = pictures._spread([height] * 25, 0.04)
+    placed = pictures.spread([height] * 25, 0.04)
     assert min(placed) >= 0
     assert max(placed) <= 1
     assert all(after - before > 0.0399 for before, after in itertools.pairwise(sorted(placed)))

@@ -12,6 +12,7 @@ import torch
 from ..budget import seconds
 from ..files import write_json
 from ..sources import LabError
+from . import report
 from .rules import FACTORS, RULES
 from .run import Run, language, pieces
 
@@ -41,12 +42,14 @@ def run(chosen: argparse.Namespace) -> int:
     left = readings.do(todo, None if limit is None else limit - (time.monotonic() - began))
     for piece in left:
         print(f"left out, there was no time left: {piece}")
-    results = readings.results(todo)
+    results = readings.results()
     if not results["readings"]:
         least = math.ceil(min(map(readings.cost, todo)) / 60e3)
         raise LabError(f"lab: --budget must be about {least}m or more for one reading, got {chosen.budget}.")
     write_json(readings.out / "results.json", results)
-    print(f"\n{time.monotonic() - began:.0f} s; results.json is in {readings.out}")
+    report.write(readings.out, results)
+    report.say(results)
+    print(f"\n{time.monotonic() - began:.0f} s; results.json, table.md and two pictures are in {readings.out}")
     return 0
 
 
@@ -56,7 +59,7 @@ def _reduced(chosen: argparse.Namespace) -> int:
     readings.claim()
     todo = pieces(list(REDUCED), (2,))
     readings.do(todo)
-    results = readings.results(todo)
+    results = readings.results()
     write_json(readings.out / "results.json", results)
     wrong = 0
     for name, entry in results["readings"].items():

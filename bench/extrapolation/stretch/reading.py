@@ -12,7 +12,6 @@ from .texts import BLOCK, Key, Text
 
 __all__ = ["answer", "cache", "cost", "read", "slide"]
 
-ANSWER = 64  # tokens that a question has at most, with its answer
 Tell = Callable[[float], None]
 
 
@@ -36,9 +35,9 @@ class _Kept(DynamicLayer):
 
 
 def cache(model: Any, capacity: int) -> Any:
-    """An empty cache for so many tokens and the answer to a question."""
+    """An empty cache for so many tokens."""
     empty = DynamicCache()
-    empty.layers = [_Kept(capacity + ANSWER) for _ in range(model.config.num_hidden_layers)]
+    empty.layers = [_Kept(capacity) for _ in range(model.config.num_hidden_layers)]
     return empty
 
 
@@ -54,8 +53,8 @@ def cost(model: Any, begin: int, count: int) -> float:
 
 def read(model: Any, text: Text, asked: tuple[int, ...], tell: Tell) -> dict[str, Any]:
     """Read the text once; after each length of ``asked`` ask for the keys before it. ``tell`` is called with the cost of each step."""
-    kept, answers = cache(model, len(text.ids)), list[dict[str, Any]]()
-    sums = []
+    most = max((len(key.question + key.digits) for key in text.keys), default=0)
+    kept, sums, answers = cache(model, len(text.ids) + most), list[dict[str, Any]](), list[dict[str, Any]]()
     for begin in range(0, len(text.ids), BLOCK):
         scores = _step(model, text, begin, begin + BLOCK, kept)
         sums.append(_judge(scores, text, begin))

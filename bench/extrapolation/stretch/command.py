@@ -13,8 +13,8 @@ from ..budget import seconds
 from ..files import write_json
 from ..sources import LabError
 from . import report
-from .rules import FACTORS, RULES
-from .run import Run, language, pieces
+from .rules import FACTORS, RULES, pieces
+from .run import Run, language
 
 __all__ = ["run"]
 

@@ -145,7 +145,8 @@ def _answers(results: Results) -> Any:
     figure = panels[0].figure
     figure.suptitle("How many digits of a pass key does the model find?", fontsize=12, x=0.015, ha="left", fontweight="bold")
     colorbar = figure.colorbar(image, ax=panels, format="{x:.0%}", ticks=[0, 0.25, 0.5, 0.75, 1], pad=0.02, aspect=30)
-    colorbar.set_label("digits right (a guess: 10%)")
+    unread = any(shares.keys() != set(lengths) for shares in found.values())
+    colorbar.set_label(f"digits right (a guess: 10%{'; grey: not read' * unread})")
     return panels
 
 

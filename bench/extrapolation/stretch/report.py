@@ -17,7 +17,7 @@ from fastpe._tools.machine import describe
 
 from ..files import read_json, write_text
 from . import pictures
-from .rules import RULES
+from .rules import FACTORS, RULES, pieces
 
 __all__ = ["main", "page", "say", "write"]
 
@@ -43,9 +43,11 @@ def page(results: Results, folder: str) -> str:
     minutes, memory = sum(entry["minutes"] for entry in readings), max(entry["peak_gib"] for entry in readings)
     about = f"Seed {results['seed']}; {describe(results['machine'])}. "
     about += f"{len(readings)} readings, {minutes:.0f} minutes in all, at most {memory:.1f} GiB of memory."
+    whole = pieces(list(RULES), FACTORS)
+    missing = [f"{RULES[piece.name].label} to {piece.factor}x" for piece in whole if str(piece) not in results["readings"]]
     return "\n\n".join(
         [
-            about,
+            about + (f" Not read: {'; '.join(missing)}." if missing else ""),
             f"![The loss of each way to read beyond the trained length, above that of a sliding window]({folder}{pictures.LOSSES})",
             "### Loss and next tokens by position",
             losses(results),
@@ -70,9 +72,9 @@ def readings(results: Results) -> Iterator[tuple[str, Reading]]:
             yield name, entry
 
 
-def title(name: str, entry: Reading) -> str:
+def title(name: str, factor: int) -> str:
     """The label, with the factor where the rule depends on it."""
-    return f"{entry['label']}, {entry['factor']}x" if RULES[name].own else str(entry["label"])
+    return f"{RULES[name].label}, {factor}x" if RULES[name].own else RULES[name].label
 
 
 def means(entry: Reading, metric: str, size: int) -> list[float]:
@@ -97,7 +99,7 @@ def losses(results: Results) -> str:
         lines = [f"| {better} | {' | '.join(heads)} |", f"|---|{'--:|' * count}"]
         for name, entry in readings(results):
             cells = [f"{value:.{digits}f}" for value in means(entry, metric, size)]
-            lines.append(f"| {title(name, entry)} | {' | '.join(cells + ['-'] * (count - len(cells)))} |")
+            lines.append(f"| {title(name, entry['factor'])} | {' | '.join(cells + ['-'] * (count - len(cells)))} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
@@ -108,7 +110,7 @@ def answers(results: Results) -> str:
     lines = [f"| digits right, nats per digit | {' | '.join(map(thousands, asked))} |", f"|---|{'--:|' * len(asked)}"]
     for name, entry in readings(results):
         if entry["answers"]:
-            lines.append(f"| {title(name, entry)} | {' | '.join(_answered(entry, length) for length in asked)} |")
+            lines.append(f"| {title(name, entry['factor'])} | {' | '.join(_answered(entry, length) for length in asked)} |")
     return "\n".join(lines)
 
 

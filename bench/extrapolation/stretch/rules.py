@@ -11,7 +11,7 @@ import fastpe
 from fastpe import scaling
 from fastpe._tools import smollm
 
-__all__ = ["FACTORS", "RULES", "Rule"]
+__all__ = ["FACTORS", "RULES", "Piece", "Rule", "pieces"]
 
 FACTORS = (2, 4)  # times the trained length
 TRAINED = smollm.LENGTH
@@ -51,3 +51,21 @@ RULES = {
     ),
     "rerope": Rule("ReRoPE", lambda factor: {"remap": partial(fastpe.positions.rerope, window=TRAINED // 2)}, own=False),
 }
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One reading: a rule, and how many times the trained length is read."""
+
+    name: str
+    factor: int
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.factor}x"
+
+
+def pieces(names: list[str], factors: tuple[int, ...]) -> list[Piece]:
+    """The readings, those to short lengths first. A rule that is the same for all factors is read once, to the longest."""
+    once = [Piece(name, factors[-1]) for name in names if not RULES[name].own]
+    own = [[Piece(name, factor) for name in names if RULES[name].own] for factor in factors]
+    return [*own[0], *once, *(piece for more in own[1:] for piece in more)]

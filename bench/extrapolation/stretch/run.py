@@ -8,7 +8,6 @@ import platform
 import resource
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +21,12 @@ from fastpe.torch import patch_transformers
 from ..files import claim, read_json, write_json
 from ..sources import LabError
 from . import reading
-from .rules import FACTORS, RULES, TRAINED
+from .rules import FACTORS, RULES, TRAINED, Piece
 from .texts import BLOCK, Text, make
 
-__all__ = ["Piece", "Run", "pieces"]
+__all__ = ["Run", "language"]
 
 ASKED = (4096, 8192, 12288, 16384, 24576, 32768)  # lengths after which keys are asked for
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One reading: a rule, and how many times the trained length is read."""
-
-    name: str
-    factor: int
-
-    def __str__(self) -> str:
-        return f"{self.name}-{self.factor}x"
-
-
-def pieces(names: list[str], factors: tuple[int, ...]) -> list[Piece]:
-    """The readings, those to short lengths first. A rule that is the same for all factors is read once, to the longest."""
-    once = [Piece(name, factors[-1]) for name in names if not RULES[name].own]
-    own = [[Piece(name, factor) for name in names if RULES[name].own] for factor in factors]
-    return [*own[0], *once, *(piece for more in own[1:] for piece in more)]
 
 
 class Run:

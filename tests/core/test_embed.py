@@ -12,6 +12,7 @@ from embed_cases import ROWS, SCALES, hard_to_round, some_ids, words
 import fastpe
 from fastpe import Learned, Sinusoidal
 from fastpe._backends.host import chunking
+from fastpe._core.operations import embed
 from fastpe.scaling import DynamicNTK
 
 TABLES = (*cases.DTYPES, "int8", "uint8")
@@ -359,3 +360,31 @@ def test_the_result_must_not_overlap_what_is_read():
         Learned(words(), "wrap")
     with pytest.raises(TypeError, match="table must be a floating-point array"):
         Learned(words("int8"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("which", ["ids", "the ids of token_types"])
+@pytest.mark.parametrize("bad", [-1, 5, 6, 2**40, -(2**63)])
+def test_ids_that_change_after_they_were_looked_at(bad, which, dtype, monkeypatch):
+    """Another thread may write them: the kernel makes a NaN row of an id that is in no table, and reads no other memory."""
+    check, table = embed._ids, cases.random((8, 6), dtype)[1:6]
+
+    def check_and_change(library, memory, name, ids, *more):
+        checked = check(library, memory, name, ids, *more)
+        if name == which:
+            ids[1, 0] = bad
+        return checked
+
+    for encoding in (None, "sinusoidal"):
+        for has_types in {True, which != "ids"}:
+            ids, kinds = np.array([[0, 4], [1, 3]]), np.array([[4, 2], [2, 0]])
+            types = {"token_types": (kinds, table)} if has_types else {}
+            rows = fastpe.embed(ids, table, encoding, **types)
+            rows[1, 0] = np.nan
+            with monkeypatch.context() as patch:
+                patch.setattr(embed, "_ids", check_and_change)
+                fastpe.clear_caches()
+                got = fastpe.embed(ids, table, encoding, **types)
+            assert np.isnan(got[1, 0].astype(np.float32)).all()
+            got[1, 0] = np.nan
+            cases.assert_same_bits(got, rows)

@@ -16,7 +16,7 @@ from .._core.where import Where
 from . import _bias, _memory
 from ._factors import times
 from ._gather_sum import by_position, embed_gradients, row_positions
-from ._grad_state import check_in_place, is_mapped, is_traced, keep, kept
+from ._grad_state import caller, check_in_place, is_mapped, is_traced, keep, kept
 from ._packing import record
 
 Tensor = torch.Tensor
@@ -55,7 +55,7 @@ def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) ->
 
 def evaluate(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
     """Run an operation into new tensors without a history."""
-    run = record if is_traced() else _memory.fresh
+    run = record if is_traced() else _memory.make
     return run(operation, arrays, where, validate)
 
 
@@ -150,7 +150,7 @@ class Linear(torch.autograd.Function):
         return linear(moved, *others, call._replace(seq_axis=axis)), moved.dim() - 2
 
 
-linear: Any = Linear.apply
+linear: Any = caller(Linear)
 
 
 def _apply(operation: Any, index: int, arrays: tuple[Any, ...], where: Any, validate: bool, in_place: bool = False) -> Any:
@@ -206,4 +206,4 @@ class Lookup(torch.autograd.Function):
         return lookup(table, types, learned, ids, type_ids, *others), ids.dim() - 2
 
 
-lookup: Any = Lookup.apply
+lookup: Any = caller(Lookup)

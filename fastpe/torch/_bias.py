@@ -22,7 +22,7 @@ from ..encodings.bias import Bias
 from ..encodings.buckets import Buckets
 from . import _memory
 from ._distances import Standing, by_distance, standing
-from ._grad_state import has_tangent, in_transform, is_mapped, is_traced, keep, kept, recording
+from ._grad_state import caller, has_tangent, in_transform, is_mapped, is_traced, keep, kept, recording
 from ._packing import pack, record
 
 Tensor = torch.Tensor
@@ -124,7 +124,7 @@ class Added(torch.autograd.Function):
         if call.in_place:
             _memory.write(operation, (scores,), where, None, call.validate, counts_up=False)
             return scores
-        return _memory.fresh(operation, (scores,), where, call.validate)
+        return _memory.make(operation, (scores,), where, call.validate)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -177,7 +177,7 @@ class Added(torch.autograd.Function):
         return add_bias(moved, *others), moved.dim() - 4
 
 
-add_bias: Any = Added.apply
+add_bias: Any = caller(Added)
 
 
 def _write_table(scores: Tensor, table: Tensor, where: Between, call: _Call) -> Tensor:

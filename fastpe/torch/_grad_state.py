@@ -5,6 +5,7 @@ Last, what functions of autograd have in common: how they keep what the way back
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -153,6 +154,12 @@ def _forbidden(x: Tensor) -> str | None:
 
 
 # ---- what functions of autograd have in common --------------------------------------------------------------------------------
+
+
+def caller(function: Any) -> Any:
+    """What calls a function of autograd. PyTorch asks for the signature of ``forward`` each time, which is slow unless it is kept there."""
+    function.forward.__signature__ = inspect.signature(function.forward)
+    return function.apply
 
 
 def keep(ctx: Any, *values: Any) -> None:

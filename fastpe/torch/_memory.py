@@ -61,8 +61,21 @@ def write(
         count_up(*targets)
 
 
-def fresh(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, key: Any = None) -> Any:
-    """Run an operation into new tensors."""
+def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
+    """Run an operation into new tensors, without checks if an earlier call was like this one."""
+    if validate is not False or where is None:
+        return _fresh(operation, arrays, where, validate, None)
+    result = looked_up(operation, arrays, where) if type(operation) is Embed else call_cache.MISS
+    if result is call_cache.MISS:
+        key = key_of(operation, arrays, where, True)
+        result = call_cache.MISS if key is None else repeat(operation, key, arrays, where, True)
+        if result is call_cache.MISS:
+            return _fresh(operation, arrays, where, validate, key)
+    return result
+
+
+def _fresh(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, key: Any) -> Any:
+    """Run an operation into new tensors, checked."""
     if operation.in_place:
         given = [x for x in arrays[: operation.writes] if x is not None]
         outs = [new_like(x) for x in given]

@@ -62,7 +62,7 @@ def _define(schema: str, run: Any, fake: Any) -> None:
 
 
 def _run(*packed: Any) -> list[Tensor]:
-    made = _memory.fresh(*unpack(*packed))
+    made = _memory.make(*unpack(*packed))
     return list(made) if isinstance(made, tuple) else [made]
 
 

@@ -58,18 +58,7 @@ def new(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> 
     if is_watched(operation, arrays, where, None):
         refuse(operation, arrays, where)
         return _autograd.make(operation, arrays, where, validate)
-    key = None
-    if validate is False and isinstance(operation, Embed):
-        result = _memory.looked_up(operation, arrays, where)
-        if result is not call_cache.MISS:
-            return result
-    if validate is False and where is not None:
-        key = _memory.key_of(operation, arrays, where, True)
-        if key is not None:
-            result = _memory.repeat(operation, key, arrays, where, True)
-            if result is not call_cache.MISS:
-                return result
-    return _memory.fresh(operation, arrays, where, validate, key)
+    return _memory.make(operation, arrays, where, validate)
 
 
 # ---- verbs that make something -----------------------------------------------------------------------------------------------

@@ -23,8 +23,6 @@ _control_words: dict[str, int] = vars(ctl)
 class Blocks:
     """The memory of one run: control block, argument block, positions that a run was given, and a small call's scratch slot."""
 
-    keepalive: Any = None  # owns what the blocks point to
-
     def __init__(
         self, layout: abi.Layout, control: chunking.Control, arguments: Arguments, positions: int, scratch_bytes: int
     ) -> None:
@@ -78,8 +76,8 @@ class PreparedCall:
             scratch_bytes = self._slot_bytes if self._owns_scratch else 0
             return Blocks(self._layout, self._control, self._arguments, self.positions, scratch_bytes)
 
-    def _compute(self, blocks: Blocks, target: int, positions: Any = None, keepalive: Any = None) -> None:
-        """Run the kernel on these blocks, which write to ``target``; ``keepalive`` owns what only this run points to."""
+    def _compute(self, blocks: Blocks, target: int, positions: Any = None) -> None:
+        """Run the kernel on these blocks, which write to ``target``; the caller owns what only this run points to."""
         if self._streams:  # past the caches only whole elements can go
             blocks.words[ctl.streams] = 0 if target % self._itemsize else self._streams
         if positions is not None:
@@ -95,17 +93,19 @@ class PreparedCall:
         if helpers <= 0:
             self._kernel(blocks.call, blocks.control, abi.ALONE)
             self._idle.append(blocks)
-        elif self._compute_with(helpers, blocks, (self._keepalive, keepalive)):
+        elif self._compute_with(helpers, blocks):
             _reset_counters(blocks, 1 + helpers)
             self._idle.append(blocks)
         if len(_kept) < MOST_KEPT and borrowed.nbytes <= MOST_KEPT_BYTES:
             _kept.append(borrowed)
 
-    def _compute_with(self, helpers: int, blocks: Blocks, keepalive: Any) -> bool:
-        """Run the kernel with up to so many helpers; return whether no thread will read the blocks again."""
+    def _compute_with(self, helpers: int, blocks: Blocks) -> bool:
+        """Run the kernel with up to so many helpers; return whether no thread will read the blocks again.
+
+        What they point to is read for a chunk only, and all chunks are finished when the kernel returns.
+        """
         slots, words = pool.spin_slots(self._kernel), blocks.words
         words[ctl.slots], words[ctl.spin_slots], words[ctl.helpers] = 1 + helpers, slots.address, helpers
-        blocks.keepalive = keepalive
         slots.keep(blocks)
         asleep = helpers - slots.waiting()
         if asleep <= 0:
@@ -177,7 +177,7 @@ class Addition(PreparedCall):
         if self.row_cache is not None:
             cached = self.row_cache.rows(start, self.rows, self._fill)
             words[ctl.cached_rows] = 0 if cached is None else cached.address
-        self._compute(blocks, addresses[1], positions, cached)
+        self._compute(blocks, addresses[1], positions)
 
     def _fill(self, address: int, first: int, rows: int) -> None:
         """Write the rows of the positions first, first + 1, ... to where they belong in a row cache at this address."""
@@ -242,7 +242,7 @@ class Bias(PreparedCall):
         words = blocks.words
         words[_BIAS_X], words[_BIAS_OUT] = addresses
         words[_BIAS_START] = start
-        self._compute(blocks, addresses[1], None, values)
+        self._compute(blocks, addresses[1])
 
     def resized(self, columns: int, x_is_dense: bool, out_is_dense: bool) -> Bias:
         """The same call for arrays of so many columns: dense ones, or of the same strides."""

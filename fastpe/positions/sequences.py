@@ -142,25 +142,29 @@ def mrope(
     separate_frames: bool = False,
     mask: Any = None,
     follows: str = "largest",
+    shared_marks: bool = True,
 ) -> MRope:
-    """Return the positions of multimodal rotary encodings, of text with images and video in it.
+    """Return the positions of multimodal rotary encodings, of text with images, video and audio in it.
 
     Text has positions ``(p, p, p)``; a patch of an image or video that begins at p has
     ``(p + floor(frame * interval), p + row, p + column)``.
 
-    Wang et al., "Qwen2-VL", 2024 (arXiv 2409.12191), section 2.1; Bai et al., "Qwen2.5-VL", 2025 (arXiv 2502.13923). The values of
-    token_types are read, which waits for a GPU.
+    Wang et al., "Qwen2-VL", 2024 (arXiv 2409.12191), section 2.1; Bai et al., "Qwen2.5-VL", 2025 (arXiv 2502.13923); Xu et al.,
+    "Qwen2.5-Omni", 2025 (arXiv 2503.20215). The values of token_types are read, which waits for a GPU.
 
     Parameters
     ----------
     token_types : (T,) or (B, T) integers
-        0 for text, 1 for a patch of an image, 2 for one of a video. Each run of patches is one image or video.
+        0 for text, 1 for a patch of an image, 2 for one of a video, 3 for audio. Each run of patches is one image or video. Audio stands as
+        text does. Among the patches of a video it is the video's own, and counts from where the video begins; what comes then goes on from
+        the last of its runs.
     image_grids, video_grids : (n, 3) integers
         Frames, rows and columns of patches of each, before merging.
     merge
         How many patches along rows and along columns become one token.
     time_intervals : number, or one for each video
-        Positions from frame to frame: in Qwen2.5-VL the tokens a second times the seconds of a frame. None: 1. Images have one frame.
+        Positions from frame to frame, 0 or more: in Qwen2.5-VL the tokens a second times the seconds of a frame. None: 1. Images have
+        one frame.
     temporal_merge
         How many frames of a video become one token: 2 in ERNIE 4.5 VL.
     separate_frames
@@ -170,6 +174,9 @@ def mrope(
     follows
         The position of text after patches. ``"largest"``: the largest position so far + 1, as in the paper. ``"spatial"``: p + the
         larger of rows and columns, as in Hugging Face's library since version 5; it differs if the time axis goes further.
+    shared_marks
+        The two tokens that begin a video with audio share a position, and so do the two that end it (Qwen2.5-Omni). False: they are as
+        other text (Qwen3-Omni, for whole positions from frame to frame).
 
     Returns
     -------
@@ -196,8 +203,10 @@ def mrope(
     types = np.atleast_2d(arrays.host(given))
     checks.boolean(function, "separate_frames", separate_frames)
     checks.one_of(function, "follows", follows, ("largest", "spatial"))
-    if types.size and not np.isin(types, (0, 1, 2)).all():
-        raise ValueError(message(function, "token_types must be 0 (text), 1 (image) or 2 (video)", str(np.unique(types)[:5])))
+    checks.boolean(function, "shared_marks", shared_marks)
+    if types.size and not np.isin(types, (0, 1, 2, 3)).all():
+        rule = "token_types must be 0 (text), 1 (image), 2 (video) or 3 (audio)"
+        raise ValueError(message(function, rule, str(np.unique(types)[:5])))
     kept = np.ones(types.shape, bool)
     if mask is not None:
         kept = np.atleast_2d(arrays.host(arrays.array(function, "mask", mask, "b", (1, 2))))
@@ -209,7 +218,7 @@ def mrope(
     videos = _visions("video_grids", video_grids, merged, per_token, time_intervals, separate_frames)
     positions, deltas = np.zeros((3, *types.shape), np.int64), np.zeros(len(types), np.int64)
     for b, row in enumerate(types):
-        found = _sequence(row[kept[b]].tolist(), {1: images, 2: videos}, follows)
+        found = _sequence(row[kept[b]].tolist(), {1: images, 2: videos}, follows, shared_marks)
         positions[:, b, kept[b]] = found
         deltas[b] = found.max(initial=-1) + 1 - found.shape[1]
     for name, unused in (("image_grids", images), ("video_grids", videos)):
@@ -244,29 +253,57 @@ def _visions(name: str, grids: Any, merge: int, temporal_merge: int, intervals: 
             rule = f"{name} must be multiples of {temporal_merge} frames and {merge} rows and columns"
             raise ValueError(message("mrope", rule, f"({frames}, {rows}, {columns})"))
         interval = 1.0 if step is None else checks.number("mrope", "time_intervals", step)
+        if not 0 <= interval < checks.POSITION_LIMIT:
+            raise ValueError(message("mrope", "time_intervals must lie in [0, 2^31)", f"{interval:g}"))
         one = _Vision(frames // temporal_merge, rows // merge, columns // merge, interval)
         made += [one._replace(frames=1)] * one.frames if separate else [one]
     return iter(made)
 
 
-def _sequence(types: list[int], visions: dict[int, Iterator[_Vision]], follows: str) -> Any:
+def _sequence(types: list[int], visions: dict[int, Iterator[_Vision]], follows: str, shared: bool) -> Any:
     """Positions (3, T) of one sequence."""
     parts, begin = [np.zeros((3, 0), np.int64)], 0
-    for kind, run in itertools.groupby(types):
-        count = len(list(run))
-        if kind == 0:
-            parts.append(np.broadcast_to(np.arange(begin, begin + count), (3, count)))
-            begin += count
+    runs = [np.array(list(run)) for _, run in itertools.groupby(types, key=lambda kind: min(kind, 2))]
+    heard = [2 in run and 3 in run for run in runs]
+    for i, run in enumerate(runs):
+        before, after = (shared and any(heard[max(j, 0) : j + 1]) for j in (i - 1, i + 1))
+        if run[0] in (0, 3) and not heard[i]:
+            steps = np.arange(len(run))
+            steps[1:] -= before
+            steps[-1] -= after
+            parts.append(np.broadcast_to(begin + steps, (3, len(run))))
+            begin = int(parts[-1].max()) + 1
             continue
-        name = "image_grids" if kind == 1 else "video_grids"
+        kind = min(int(run[0]), 2)
         one = next(visions[kind], None)
-        if one is None:
-            raise ValueError(message("mrope", f"{name} must have one entry for each run of patches", "too few"))
-        if one.frames * one.rows * one.columns != count:
-            rule = f"a run of patches must be as long as its entry of {name} says, {one.frames * one.rows * one.columns}"
-            raise ValueError(message("mrope", rule, f"{count}"))
+        _check_run("image_grids" if kind == 1 else "video_grids", one, run[run != 3])
+        assert one is not None
         times = np.floor(np.arange(one.frames) * one.interval).astype(np.int64)
         along = np.meshgrid(times, np.arange(one.rows), np.arange(one.columns), indexing="ij")
-        parts.append(np.stack(along).reshape(3, -1) + begin)
-        begin = int(parts[-1].max()) + 1 if follows == "largest" else begin + max(one.rows, one.columns)
+        part = np.empty((3, len(run)), np.int64)
+        part[:, run != 3] = np.stack(along).reshape(3, -1) + begin
+        part[:, run == 3] = np.arange(np.count_nonzero(run == 3)) + begin
+        parts.append(part)
+        if heard[i]:
+            _check_marks(runs[:i], heard[:i], run, shared)
+            begin = int(part[:, np.flatnonzero(run != run[-1])[-1] + 1 :].max()) + 1
+        else:
+            begin = int(part.max()) + 1 if follows == "largest" else begin + max(one.rows, one.columns)
     return np.concatenate(parts, axis=1)
+
+
+def _check_run(name: str, one: _Vision | None, run: Any) -> None:
+    if one is None:
+        raise ValueError(message("mrope", f"{name} must have one entry for each run of patches", "too few"))
+    count = one.frames * one.rows * one.columns
+    if count != len(run):
+        rule = f"a run of patches must be as long as its entry of {name} says, {count}"
+        raise ValueError(message("mrope", rule, f"{len(run)}"))
+
+
+def _check_marks(before: list[Any], heard: list[bool], run: Any, shared: bool) -> None:
+    """A video with audio begins with patches, after two tokens of text of its own."""
+    own = 4 if heard[-2:-1] == [True] else 2
+    if run[0] != 2 or (shared and (not before or before[-1][-1] != 0 or len(before[-1]) < own)):
+        rule = "a video with audio in it must begin with a patch, after the two tokens that begin vision and audio"
+        raise ValueError(message("mrope", rule, f"{run[:1].tolist()} after {[] if not before else before[-1][-2:].tolist()}"))

@@ -524,7 +524,8 @@ def resample(
 ) -> Array:
     """Stretch a learned table past its training length, or to another grid of patches.
 
-    Weights are those of PyTorch, in float32 for all but float64 tables; sums are in float64 and rounded once.
+    Weights are those of PyTorch, in float32 for all but float64 tables; sums are in float64 and rounded once. Gradients of tensors pass, by
+    the transposed weights.
 
     Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981; Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021.
 

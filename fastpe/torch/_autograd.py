@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .._core.checks import message
-from .._core.operations import Add, AddBias, Embed, Encode, Scale
+from .._core.operations import Add, AddBias, Embed, Encode, Resample, Scale
 from .._core.where import Where
 from . import _bias, _memory
 from ._factors import times
@@ -43,6 +43,8 @@ def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) ->
     """Run an operation into new tensors that have a history."""
     if isinstance(operation, AddBias):
         return _bias.differentiable(operation, arrays[0], where, validate, in_place=False)
+    if isinstance(operation, Resample):
+        return stretch(arrays[0], operation)
     if isinstance(operation, Encode):
         return evaluate(operation, arrays, where, validate)
     if isinstance(operation, Embed):
@@ -158,6 +160,38 @@ def _apply(operation: Any, index: int, arrays: tuple[Any, ...], where: Any, vali
     delta = _memory.fixed(arrays[1]) if operation.function == "rerotate" else None
     call = _Linear(operation, index, where.seq_axis, validate, in_place)
     return linear(arrays[index], _learned(operation), delta, *_memory.fixed_where(where)[:4], call)
+
+
+class Stretch(torch.autograd.Function):
+    """A table resampled, which is linear in it; the transposed weights carry gradients back."""
+
+    @staticmethod
+    def forward(table: Tensor, operation: Resample) -> Tensor:
+        result: Tensor = evaluate(operation, (table,), None, False)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        table, ctx.operation = inputs
+        ctx.rows = table.shape[-2]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        return stretch(grad.resolve_neg(), ctx.operation.adjoint_to(int(ctx.rows))), None  # a graph is for one table
+
+    @staticmethod
+    def jvp(ctx: Any, table: Tensor, _: None) -> Any:
+        return stretch(table, ctx.operation)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, table: Tensor, operation: Resample) -> tuple[Tensor, int]:
+        """The mapped axis is more columns."""
+        moved = table.movedim(in_dims[0], -1)
+        made = stretch(moved.flatten(-2), operation)
+        return made.unflatten(-1, moved.shape[-2:]), made.dim()
+
+
+stretch: Any = Stretch.apply
 
 
 # ---- what is looked up -------------------------------------------------------------------------------------------------------

@@ -97,8 +97,6 @@ def refuse(operation: Any, arrays: tuple[Any, ...], where: Any) -> None:
         named.append(("positions", arrays[1]))
     elif function == "rerotate":
         named.append(("delta", arrays[1]))
-    elif function == "resample":
-        named.append(("table", arrays[0]))
     elif function == "embed":
         named += [("row_scale", arrays[4]), ("zero_point", arrays[5])]
     elif isinstance(operation, Rotate):

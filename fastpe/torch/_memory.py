@@ -17,7 +17,7 @@ from .._arrays import Memory, dispatch
 from .._arrays.torch import as_array, over
 from .._core import call_cache, checks
 from .._core.checks import message
-from .._core.operations import Add, AddBias, Embed, Rotate, Spec
+from .._core.operations import Add, AddBias, Embed, Resample, Rotate, Spec
 from .._core.operations.base import MOST_POSITIONS, has_single_rows
 from .._core.run import finish
 
@@ -76,6 +76,8 @@ def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) ->
 
 def _fresh(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, key: Any) -> Any:
     """Run an operation into new tensors, checked."""
+    if isinstance(operation, Resample):
+        return _resampled(operation, arrays[0])
     if operation.in_place:
         given = [x for x in arrays[: operation.writes] if x is not None]
         outs = [new_like(x) for x in given]
@@ -391,7 +393,7 @@ def dtype_of(function: str, dtype: Any) -> torch.dtype:
     return found
 
 
-def resampled(operation: Any, table: Tensor) -> Tensor:
+def _resampled(operation: Resample, table: Tensor) -> Tensor:
     """``fastpe.resample`` to a new tensor."""
     array = as_array(operation.function, "table", table)
     is_bfloat16 = table.dtype is torch.bfloat16

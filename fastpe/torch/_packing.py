@@ -72,6 +72,7 @@ def pack(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool, wr
                 numbers.append(value)
                 names += f" #{name}"
     values = [operation.source, operation.target] if operation.function == "rerotate" else [operation[0]]
+    values = [] if operation.function == "resample" else values  # has a size in its place, which may be symbolic
     tables = [table for value in values if hasattr(value, "text") for table in text.tensors_in(value)]
     lengths: list[Any] = []
     if hasattr(operation, "seq_len"):

@@ -67,8 +67,8 @@ def new(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> 
 def _make(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Any:
     """Embed, encode or resample: a new tensor, or ``out``."""
     if isinstance(operation, Resample):
-        refuse(operation, arrays, where)
-        return _memory.resampled(operation, arrays[0])
+        size, grid = (tuple(one) if isinstance(one, list) else one for one in (operation.new_size, operation.grid))
+        return new(operation._replace(new_size=size, grid=grid), arrays, where, validate)
     if isinstance(operation, Embed):
         operation, arrays = embedded(operation, arrays)
     else:

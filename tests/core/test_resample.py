@@ -127,15 +127,6 @@ def test_tensors(dtype):
         assert found.double().numpy().tolist() == expected.astype(float).tolist()
 
 
-def test_tensors_that_require_a_gradient_are_refused():
-    torch = pytest.importorskip("torch")
-    weight = torch.nn.Parameter(torch.ones(4, 2))
-    with pytest.raises(RuntimeError, match=r"resample: there is no gradient for table.*detach"):
-        fastpe.resample(weight, 8)
-    with torch.no_grad():
-        assert fastpe.resample(weight, 8).shape == (8, 2)
-
-
 def test_layouts_of_tensors():
     torch = pytest.importorskip("torch")
     weight = torch.nn.Parameter(torch.arange(16.0)[:, None])

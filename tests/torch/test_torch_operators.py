@@ -18,7 +18,7 @@ from graph_cases import FUNCTIONAL, NTK, TABLE, VERBS, WITHOUT_GRADIENT, YARN, F
 import fastpe  # noqa: E402
 from fastpe import Grid, Learned, Rotary, Sinusoidal, scaling  # noqa: E402
 from fastpe._core import operations, text  # noqa: E402
-from fastpe._core.operations import Add, AddBias, Between, Embed, Encode, Rerotate, Rotate  # noqa: E402
+from fastpe._core.operations import Add, AddBias, Between, Embed, Encode, Rerotate, Resample, Rotate  # noqa: E402
 from fastpe._core.where import Where  # noqa: E402
 from fastpe.encodings import protocol  # noqa: E402
 from fastpe.torch._packing import pack, unpack  # noqa: E402
@@ -77,6 +77,8 @@ OTHERS: dict[str, Any] = {
     "embed_without": lambda i: (Embed(None), (i.table, i.ids, None, None, None, None), Where()),
     "encode": lambda i: (Encode(SINUSOIDAL, 16, "float16"), (None, torch.arange(4.0)), None),
     "encode_grid": lambda i: (Encode(Grid((2, 3)), 8), (i.x.detach(), None), None),
+    "resample": lambda i: (Resample((3, 2), "antialias", 2), (i.table,), None),
+    "resample_back": lambda i: (Resample(20, rows=i.table.shape[0]), (torch.ones(20, 3, requires_grad=True),), None),
     "encode_fourier": lambda i: (Encode(fastpe.Fourier.nerf(2, 2), 8), (None, torch.rand(2, 5)), None),
 }
 SCORES = (2, 3, 4, 5)
@@ -125,7 +127,7 @@ def leaves(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 def test_every_operator_is_among_the_tested():
     found = {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastpe::")}
     assert found == {f"fastpe::{name}" for name in ("run", "run_", "row_positions", "bias_gradients")}
-    kinds = {type(CALLS[name](inputs())[0]) for name in CALLS} | {Encode, AddBias}
+    kinds = {type(CALLS[name](inputs())[0]) for name in CALLS} | {Encode, AddBias, Resample}
     assert kinds == {kind for name, kind in vars(operations).items() if text._kinds.get(name) is kind}
 
 

@@ -12,5 +12,5 @@ from .rotate import Rerotate, Rotate
 
 __all__ = ["Add", "AddBias", "Between", "Embed", "Encode", "Rerotate", "Resample", "Rotate", "Scale", "Scatter", "Spec"]
 
-for _kind in (Add, AddBias, Embed, Encode, Rerotate, Rotate):  # those that graphs hold
+for _kind in (Add, AddBias, Embed, Encode, Rerotate, Resample, Rotate):  # those that graphs hold
     text.register(_kind)

@@ -22,10 +22,14 @@ class _Resample(NamedTuple):
     prefix_tokens: int = 0
     grid: Any = None
     interpolate_offset: float = 0.0
+    rows: int | None = None
 
 
 class Resample(_Resample, Operation):
-    """Rows of a table interpolated to a new length, or to a new grid of patches; those in front stay."""
+    """Rows of a table interpolated to a new length, or to a new grid of patches; those in front stay.
+
+    ``rows``: the adjoint, which takes the gradient of what was made to that of a table of so many rows.
+    """
 
     __slots__ = ()
     function: ClassVar[str] = "resample"
@@ -39,9 +43,10 @@ class Resample(_Resample, Operation):
         if len(table.shape) not in (2, 3) or 0 in table.shape or (len(table.shape) == 3 and table.shape[0] != 1):
             raise ValueError(message(function, "table must have shape (P, D) or (1, P, D)", f"shape {table.shape}"))
         prefix = checks.integer(function, "prefix_tokens", self.prefix_tokens)
-        count = table.shape[-2] - prefix
+        rows = table.shape[-2] if self.rows is None else self.rows
+        count = rows - prefix
         if prefix < 0 or count < 1:
-            raise ValueError(message(function, f"prefix_tokens must lie in [0, {table.shape[-2]})", str(prefix)))
+            raise ValueError(message(function, f"prefix_tokens must lie in [0, {rows})", str(prefix)))
         is_grid = isinstance(self.new_size, (tuple, list))
         method = self.method or ("bicubic" if is_grid else "linear")
         checks.one_of(function, "method", method, METHODS[1:] if is_grid else METHODS[:1])
@@ -52,26 +57,35 @@ class Resample(_Resample, Operation):
         if extra < 0:
             raise ValueError(message(function, "interpolate_offset must be 0 or more", f"{extra:g}"))
         old = _old_grid(function, count, self.grid) if is_grid else [count]
-        return Job(_stretched(library, table, prefix, old, sizes, method, extra), table.device, ())
+        made = _stretched(library, table, prefix, old, sizes, method, extra, self.rows is not None)
+        return Job(made, table.device, ())
+
+    def adjoint_to(self, rows: int) -> Resample:
+        """The adjoint for a table of so many rows; that of an adjoint is the operation itself."""
+        return self._replace(rows=rows if self.rows is None else None)
 
     def result(self, specs: tuple[Spec, ...]) -> Spec:
         *leading, _, width = specs[0].shape
         sizes = self.new_size if isinstance(self.new_size, (tuple, list)) else (self.new_size,)
-        return Spec((*leading, self.prefix_tokens + math.prod(sizes), width), specs[0].dtype)
+        rows = self.prefix_tokens + math.prod(sizes) if self.rows is None else self.rows
+        return Spec((*leading, rows, width), specs[0].dtype)
 
 
-def _stretched(library: Any, table: Memory, prefix: int, old: list[int], sizes: list[int], method: str, extra: float) -> Any:
-    """A new array: one axis after the other, in float64, rounded once."""
-    width = table.shape[-1]
-    flat = table.array.reshape(prefix + math.prod(old), width)
-    made = flat[prefix:].astype("float64", order="C").reshape(*old, width)  # a product of other strides rounds otherwise
+def _stretched(
+    library: Any, table: Memory, prefix: int, old: list[int], new: list[int], method: str, extra: float, back: bool
+) -> Any:
+    """A new array: one axis after the other, in float64, rounded once. ``back``: by the transposed weights, from new to old."""
+    width, (given, wanted) = table.shape[-1], (new, old) if back else (old, new)
+    flat = table.array.reshape(prefix + math.prod(given), width)
+    made = flat[prefix:].astype("float64", order="C").reshape(*given, width)  # a product of other strides rounds otherwise
     real = np.float64 if table.dtype == "float64" else np.float32
-    for before, after in zip(old, sizes, strict=True):  # the first axis goes to the back of the grid
+    for before, after in zip(old, new, strict=True):  # the first axis goes to the back of the grid
         matrix = library.from_host(weights(method, before, after, extra, real), table.device)
-        made = (matrix @ made.reshape(before, -1)).reshape(after, *made.shape[1:])
+        matrix = matrix.T if back else matrix
+        made = (matrix @ made.reshape(matrix.shape[1], -1)).reshape(-1, *made.shape[1:])
         if len(old) == 2:
             made = made.swapaxes(0, 1)
-    result = library.empty((prefix + math.prod(sizes), width), table.dtype, table.device)
+    result = library.empty((prefix + math.prod(wanted), width), table.dtype, table.device)
     result[:prefix] = flat[:prefix]
     result[prefix:] = made.reshape(-1, width).astype(result.dtype)
     return result if len(table.shape) == 2 else result[None]

@@ -26,6 +26,7 @@ __all__ = [
     "Kerple",
     "Learned",
     "LogBuckets",
+    "RelativeTable",
     "Rotary",
     "Sandwich",
     "Sinusoidal",
@@ -40,7 +41,7 @@ __all__ += verbs.__all__
 if _TYPE_CHECKING:
     from . import positions, scaling
     from .encodings.bias import ALiBi, Kerple, Sandwich
-    from .encodings.buckets import LogBuckets, T5Bias
+    from .encodings.buckets import LogBuckets, RelativeTable, T5Bias
     from .encodings.fire import FIRE
     from .encodings.fourier import Fourier
     from .encodings.recipes import recipe, recipes
@@ -48,7 +49,7 @@ else:
     _LATER = {"plot": "plot", "positions": "positions", "scaling": "scaling", "torch": "torch"}
     _LATER |= {"FIRE": "encodings.fire", "Fourier": "encodings.fourier"}
     _LATER |= dict.fromkeys(("ALiBi", "Kerple", "Sandwich"), "encodings.bias")
-    _LATER |= dict.fromkeys(("LogBuckets", "T5Bias"), "encodings.buckets")
+    _LATER |= dict.fromkeys(("LogBuckets", "RelativeTable", "T5Bias"), "encodings.buckets")
     _LATER |= dict.fromkeys(("recipe", "recipes"), "encodings.recipes")
 
     def __getattr__(name: str) -> object:

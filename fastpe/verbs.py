@@ -466,7 +466,7 @@ def add_bias(
     scores : (..., H, Tq, Tk) float16, bfloat16, float32 or float64 array of NumPy or CuPy, or a tensor
         Any strides. The first of the leading axes is the batch B.
     bias
-        ``ALiBi``, ``T5Bias``, ``LogBuckets``, ``Kerple``, ``Sandwich``, ``FIRE``, or a ``Bias`` of your own, of H heads.
+        ``ALiBi``, ``T5Bias``, ``LogBuckets``, ``RelativeTable``, ``Kerple``, ``Sandwich``, ``FIRE``, or a ``Bias`` of your own, of H heads.
     q_offset : int, or (B,) integers
         Query i is at position q_offset + i, key j at j. None: Tk - Tq, so that the last query is at the last key.
     q_positions, k_positions : (Tq,) or (B, Tq), and (Tk,) or (B, Tk) integers

@@ -1,4 +1,4 @@
-"""Biases from a learned table whose row depends on the bucket of the distance: T5, WavLM, DeBERTa-v2."""
+"""Biases from a learned table whose row depends on the bucket of the distance, or the distance itself: T5, WavLM, DeBERTa-v2, Swin."""
 
 from __future__ import annotations
 
@@ -235,3 +235,55 @@ class LogBuckets(Buckets):
             return found
         size = self.table.shape[0] // 2
         return np.asarray(np.clip(found + size, 0, 2 * size - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class RelativeTable(Buckets):
+    """A learned table by the distance itself: table[clip(query - key, -R, R) + R, h], of 2 R + 1 rows.
+
+    With ``positions.window((rows, columns))`` for queries and keys, a distance says how many rows and columns lie between two patches:
+    the relative position bias of windows and grids, with the rows of the table in the order of Swin's and BEiT's checkpoints.
+
+    Liu et al., "Swin Transformer", 2021 (arXiv 2103.14030), section 3.2; Bao et al., "BEiT", 2021 (arXiv 2106.08254).
+
+    Parameters
+    ----------
+    table : (2 R + 1, H) array or tensor
+        Learned; not copied. For a window of h x w patches (2 h - 1) (2 w - 1) rows.
+    class_token
+        Three more rows, behind the others: class token to patch, patch to class token, class token to itself (BEiT). For
+        ``positions.window(..., class_token=True)``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastpe
+    >>> bias, where = fastpe.RelativeTable(np.arange(15.0)[:, None]), fastpe.positions.window((2, 3))
+    >>> fastpe.add_bias(np.zeros((1, 6, 6)), bias, q_positions=where, k_positions=where)[0, 0]
+    array([7., 6., 5., 2., 1., 0.])
+    """
+
+    table: Any
+    class_token: bool = False
+
+    def __post_init__(self) -> None:
+        checks.boolean("RelativeTable", "class_token", self.class_token)
+        rows, own = _check_table("RelativeTable", self.table), 3 if self.class_token else 0
+        if rows <= own or (rows - own) % 2 == 0:
+            rule = "the table must have 2 R + 1 rows" + (", and three for the class token" if own else "")
+            raise ValueError(message("RelativeTable", rule, f"{rows} rows"))
+        super().__post_init__()
+
+    @property
+    def _most(self) -> int:
+        return (int(self.table.shape[0]) - (3 if self.class_token else 0)) // 2
+
+    @property
+    def reach(self) -> Reach:
+        return -self._most, 4 * self._most + 3 if self.class_token else self._most
+
+    def buckets(self, distances: Any) -> Integers:
+        n, most = np.asarray(distances, np.int64), self._most
+        found = np.clip(n, -most, most) + most
+        if self.class_token:  # which stands where `positions.window` puts it
+            found += np.searchsorted([most + 1, 2 * most + 2, 3 * most + 3], n, side="right")
+        return np.asarray(found)

@@ -52,6 +52,42 @@ def grid(shape: Any, *, start: Any = 0, like: Any = None) -> Any:
     return _spread("grid", along, like)
 
 
+def window(shape: Any, *, class_token: bool = False, like: Any = None) -> Any:
+    """Return one number for each patch of a grid, whose differences say how many rows and columns lie between two patches.
+
+    ``p = row * (2 columns - 1) + column``, and so on for more axes: what ``RelativeTable`` takes for queries and keys of Swin's windows.
+
+    Parameters
+    ----------
+    shape, like
+        As for ``grid``.
+    class_token
+        One more row in front, for ``RelativeTable(class_token=True)``. It stands elsewhere as a query than as a key, so that a distance
+        says which of both it is.
+
+    Returns
+    -------
+    positions : (T,) int64
+        With ``class_token`` a pair of (1 + T,), of queries and of keys.
+
+    Examples
+    --------
+    >>> import fastpe
+    >>> fastpe.positions.window((2, 3))
+    array([0, 1, 2, 5, 6, 7])
+    """
+    counts = arrays.sizes("window", "shape", shape)
+    checks.boolean("window", "class_token", class_token)
+    found = np.zeros(math.prod(counts), np.int64)
+    for size, along in zip(counts, np.indices(counts).reshape(len(counts), -1), strict=True):
+        found = found * (2 * size - 1) + along
+    if not class_token:
+        return arrays.like("window", like, found)
+    ends = 2 * found[-1] + 1, -2 * found[-1] - 2
+    queries, keys = (arrays.like("window", like, np.append(end, found)) for end in ends)
+    return queries, keys
+
+
 def resized(shape: Any, reference: Any, *, start: float = 0.0, like: Any = None) -> Any:
     """Return the coordinates of a grid stretched onto the one that a model was trained on: ``(i + start) / n * n_reference``.
 

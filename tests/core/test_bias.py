@@ -42,6 +42,12 @@ def random_biases(heads=3):
         fastpe.LogBuckets(table, max_distance=128),
         lambda n, q: np.moveaxis(table[np.clip(rows[np.clip(n, -1500, 1500) + 1500] + 32, 0, 63)], -1, 0),
     )
+    near, own = rng.standard_normal((25, heads)), rng.standard_normal((28, heads))
+    biases["relative"] = (fastpe.RelativeTable(near), lambda n, q: np.moveaxis(near[np.clip(n, -12, 12) + 12], -1, 0))
+    biases["class_token"] = (
+        fastpe.RelativeTable(own, class_token=True),
+        lambda n, q: np.moveaxis(own[np.where(n <= 12, np.clip(n, -12, 12) + 12, 25 + (n > 25) + (n > 38))], -1, 0),
+    )
     return biases
 
 

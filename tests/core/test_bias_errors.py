@@ -93,6 +93,17 @@ BAD_BIASES = {
         "LogBuckets: max_distance must be greater",
         lambda: fastpe.LogBuckets(np.zeros((64, 2)), max_distance=16),
     ),
+    "even": (
+        ValueError,
+        r"RelativeTable: the table must have 2 R \+ 1 rows, got 4 rows",
+        lambda: fastpe.RelativeTable(np.zeros((4, 2))),
+    ),
+    "no class": (
+        ValueError,
+        "RelativeTable: the table must have .*, and three for the class token, got 3 rows",
+        lambda: fastpe.RelativeTable(np.zeros((3, 2)), True),
+    ),
+    "class": (TypeError, "RelativeTable: class_token must be True or False", lambda: fastpe.RelativeTable(np.zeros((5, 2)), 3)),
     "kind": (ValueError, "Kerple: kind must be one of", lambda: fastpe.Kerple([1.0], [1.0], "linear")),
     "unlike": (ValueError, "Kerple: p and a must be as many", lambda: fastpe.Kerple([1.0], [1.0, 2.0])),
     "no number": (ValueError, "Kerple: p must be finite", lambda: fastpe.Kerple([np.inf], [1.0])),

@@ -162,6 +162,23 @@ def test_grid():
     assert (positions.grid((3, 6, 4)) == np.indices((3, 6, 4)).reshape(3, -1)).all()
 
 
+@pytest.mark.parametrize("shape", [(4, 5), (1, 1), (7,), (2, 3, 4)])
+def test_differences_of_windows_say_how_far_patches_are_apart(shape):
+    where, places = positions.window(shape), np.indices(shape).reshape(len(shape), -1)
+    between = places[:, :, None] - places[:, None]  # per axis
+    sizes = [2 * size - 1 for size in shape]
+    rows = np.ravel_multi_index([one + size - 1 for one, size in zip(between, shape, strict=True)], sizes)
+    assert (where[:, None] - where == rows - np.prod(sizes) // 2).all()
+    queries, keys = positions.window(shape, class_token=True)
+    assert (queries[1:] == where).all()
+    assert (keys[1:] == where).all()
+    kinds = fastpe.RelativeTable(np.zeros((np.prod(sizes) + 3, 1)), class_token=True).buckets(queries[:, None] - keys)
+    assert (kinds[1:, 1:] == rows).all()
+    assert [set(part.tolist()) for part in (kinds[0, 1:], kinds[1:, 0], kinds[:1, 0])] == [
+        {np.prod(sizes) + i} for i in range(3)
+    ]
+
+
 def turned(encoding, where, width):
     """Cosine and sine of every pair, by rotating unit vectors."""
     x = np.zeros((where.shape[-1], width), np.float32)
@@ -348,6 +365,7 @@ def test_tensors_in_tensors_out():
         (positions.abacus(torch.tensor(mask)), positions.abacus(mask)),
         (positions.detr(torch.tensor(image)), positions.detr(image)),
         (positions.detr(torch.tensor(image), normalize=False), positions.detr(image, normalize=False)),
+        (positions.window((2, 3), like=torch.zeros(1)), positions.window((2, 3))),
         (positions.mrope(torch.tensor([0, 1, 0]), [(1, 2, 2)]).positions, positions.mrope([0, 1, 0], [(1, 2, 2)]).positions),
         (positions.mrope(torch.tensor([0, 1, 0]), [(1, 2, 2)]).deltas, positions.mrope([0, 1, 0], [(1, 2, 2)]).deltas),
         (positions.qwen2_vl(torch.tensor([[1, 4, 4]])), positions.qwen2_vl([(1, 4, 4)])),

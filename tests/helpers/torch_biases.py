@@ -24,6 +24,7 @@ LEARNED = {
     "t5_causal": (lambda table: fastpe.T5Bias(table, False, 12), [(8, HEADS)]),
     "deberta": (lambda table: fastpe.LogBuckets(table, max_distance=9), [(16, HEADS)]),
     "wavlm": (lambda table: fastpe.LogBuckets(table, "wavlm", 9), [(8, HEADS)]),
+    "relative": (fastpe.RelativeTable, [(7, HEADS)]),
     "alibi": (lambda slopes: fastpe.ALiBi(HEADS, slopes=slopes), [(HEADS,)]),
     "alibi_symmetric": (lambda slopes: fastpe.ALiBi(HEADS, symmetric=True, slopes=slopes), [(HEADS,)]),
     "kerple_log": (fastpe.Kerple, [(HEADS,), (HEADS,)]),

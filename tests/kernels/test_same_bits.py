@@ -280,6 +280,7 @@ BIASES = {
     "t5": lambda array: fastpe.T5Bias(array(TABLE)),
     "t5_causal": lambda array: fastpe.T5Bias(array(TABLE), False, 20),
     "deberta": lambda array: fastpe.LogBuckets(array(TABLE), max_distance=20),
+    "relative": lambda array: fastpe.RelativeTable(array(TABLE[:28]), class_token=True),
     "kerple": lambda array: fastpe.Kerple([1.5, 0.5, 0.25], [0.3, 0.2, 0.1], "power"),
     "fire": lambda array: fastpe.FIRE(*(array(layer) for layer in LAYERS), length=8),
 }

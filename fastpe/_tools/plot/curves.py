@@ -9,7 +9,7 @@ import numpy as np
 from ..._core import checks
 from ..._core.checks import describe, message
 from ...encodings.bias import ALiBi, Bias
-from ...encodings.buckets import LogBuckets
+from ...encodings.buckets import LogBuckets, RelativeTable
 from . import figures, named, values
 
 if TYPE_CHECKING:
@@ -128,7 +128,9 @@ def bias(encoding: Any = None, length: int | None = None, *, ax: Any = None) -> 
 
 def _for_encoders(bias: Bias) -> bool:
     """Whether keys after the query get a bias that a model uses."""
-    return isinstance(bias, LogBuckets) or bool(getattr(bias, "symmetric", False) or getattr(bias, "bidirectional", False))
+    return isinstance(bias, (LogBuckets, RelativeTable)) or bool(
+        getattr(bias, "symmetric", False) or getattr(bias, "bidirectional", False)
+    )
 
 
 def _heads(axes: Axes, distances: Any, biases: Any) -> None:

@@ -246,6 +246,15 @@ def alibi(right: Spans, left: str) -> None:
     close(softmax(found), softmax(scores + PEERS["biases/alibi"]))
 
 
+def swin(right: Spans, left: str) -> None:
+    """The row of the table is how far two pixels of a window of 7 by 7 are apart, query minus key, counted from -6 (Liu et al. 2021)."""
+    table, scores = cases.random((169, 3), "float32"), cases.random((2, 3, 49, 49), "float32")
+    y, x = np.divmod(np.arange(49), 7)
+    index = (y[:, None] - y + 6) * 13 + x[:, None] - x + 6
+    expected = scores + table[index].transpose(2, 0, 1)
+    close(run(right[0], scores=scores, table=table, w=run(right[1])), expected)
+
+
 def t5(kind: str) -> Check:
     def check(right: Spans, left: str) -> None:
         scores, weight = (torch.from_numpy(PEERS[f"biases/{name}"].copy()) for name in ("scores", "weight"))
@@ -272,6 +281,7 @@ HUGGING_FACE: dict[str, Check] = {
     "`scores + build_alibi_tensor(mask, heads, dtype)`": alibi,
     "`scores + compute_bias(T, T)` of T5's encoder": t5("encoder"),
     "the same of its decoder": t5("decoder"),
+    "`relative_position_bias_table[relative_position_index]` of Swin and BEiT": swin,
     "`sinusoids(1500, D)` of Whisper": whisper,
 }
 

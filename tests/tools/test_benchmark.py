@@ -15,13 +15,12 @@ import pytest
 
 from fastpe._backends import cuda
 from fastpe._backends.host import pool
-from fastpe._tools import benchmark, cli
+from fastpe._tools import benchmark, cli, progress
 from fastpe._tools.benchmark import case as shapes_of
 from fastpe._tools.benchmark import clock, results, running, workload
 from fastpe._tools.benchmark.case import Case
 from fastpe._tools.benchmark.verbs import WORKLOADS, add_encoding, prepare
 from fastpe._tools.benchmark.workload import CACHED, FASTPE, SCRATCH, TORCH, Contender
-from fastpe._tools.cli import bench
 
 DTYPES = ("float32", "bfloat16")
 SMALL = [
@@ -269,7 +268,7 @@ def test_progress_on_a_terminal(with_tqdm: bool, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setitem(sys.modules, "tqdm", None)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with bench._progress(4) as show:
+    with progress.steps(4) as show:
         for name in ("one", "two", "three", "four"):
             show(name)
     said = terminal.getvalue()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -17,8 +20,9 @@ from command_line import one_line, png_size, run
 import fastpe
 from fastpe._backends import cuda
 from fastpe._backends import disk_cache as cache
-from fastpe._backends.host import pool
+from fastpe._backends.host import compile, pool
 from fastpe._tools import cli, demo
+from fastpe._tools.cli import info
 from fastpe._tools.cli.info import information
 from fastpe._tools.demo import running
 
@@ -107,6 +111,32 @@ def test_info_says_where_the_threads_come_from(rule: str, monkeypatch: pytest.Mo
     assert (found["threads"], found["threads_from"]) == (1, rule)
 
 
+def test_info_says_what_is_missing_and_how_to_install_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = {"numpy": "2.4", "numba": "0.68", "torch": "2.13"}
+    monkeypatch.setattr(info, "_version", lambda name, *_: installed.get(name))
+    monkeypatch.setattr(cuda, "problem", lambda: "CuPy is not installed: pip install cupy-cuda13x")
+    monkeypatch.setattr(info, "_writable", lambda _: False)
+    assert cli.main(["info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:6] == [
+        "fast here       NumPy arrays, PyTorch tensors",
+        "missing         CuPy arrays: CuPy is not installed: pip install cupy-cuda13x",
+        "missing         pictures: pip install 'fastpe[plot]'",
+        "missing         bfloat16 in NumPy: pip install ml_dtypes",
+        f"missing         compiled kernels that are kept: {info.NO_CACHE}",
+        f"fastpe          {fastpe.__version__}, Python {sys.version.split()[0]}",
+    ]
+    monkeypatch.setattr(cuda, "problem", lambda: None)
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 0)
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime)))
+    del installed["torch"]
+    known = information()
+    assert known["fast"] == ["NumPy arrays", "CuPy arrays"]
+    assert known["missing"]["PyTorch tensors"] == "pip install 'fastpe[torch]'"
+
+
 # ---- plot --------------------------------------------------------------------------------------------------------------------
 
 
@@ -125,6 +155,16 @@ def test_plot(options: list[str], capsys: pytest.CaptureFixture[str], tmp_path: 
     assert cli.main(["plot", *options, "-o", "picture"]) == 0
     assert capsys.readouterr().out == f"saved {tmp_path / 'picture'}\n"
     assert png_size(tmp_path / "picture")[0] == 1200
+
+
+def test_plot_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from fastpe._tools.plot import curves, gallery
+
+    assert cli.main(["plot", "bias", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"saved": [str(tmp_path / "bias.png")]}
+    monkeypatch.setattr(gallery, "PICTURES", {"one": lambda: curves.bias(length=5)})
+    assert cli.main(["plot", "all", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"saved": [str(tmp_path / "pictures" / "one.png")]}
 
 
 def test_plot_has_a_name_for_its_file(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,6 +202,108 @@ def test_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(fastpe.recipes())
     assert cli.main(["recipes", "--markdown"]) == 0
     assert capsys.readouterr().out in (Path(__file__).parents[2] / "docs/recipes.md").read_text()
+    assert cli.main(["recipes", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [*found] == list(fastpe.recipes())
+    assert found["fairseq"].pop("for")
+    assert found["fairseq"].pop("source")
+    fields = {"layout": "concatenated", "frequency_shift": 1}
+    scaled = {"verb": "add_encoding", "input_scale": "sqrt(D)", "offset": 2}
+    assert found["fairseq"] == {"encoding": "Sinusoidal", "fields": fields, **scaled}
+    assert found["t5"]["verb"] == "add_bias"
+    assert all(entry["verb"] == fastpe.recipe(name).verb for name, entry in found.items() if entry["encoding"] == "Rotary")
+    assert cli.main(["recipes", "--json", "--markdown"]) == 2
+    capsys.readouterr()
+
+
+# ---- warmup and cache --------------------------------------------------------------------------------------------------------
+
+
+def test_warmup(capsys: pytest.CaptureFixture[str]) -> None:
+    """After it, the calls of every verb need no kernel that is not there."""
+    assert cli.main(["warmup", "--dtype", "float32", "--dtype", "float32"]) == 0
+    said = capsys.readouterr()
+    assert re.fullmatch(r"float32: ready after \d+\.\d s; \d+ kernels are new in \S+\n", said.out)
+    assert said.err == ""
+    known = {(str(key[0]), "float32" in key) for key in compile._kernels}
+    assert {("add_sinusoidal", True), ("rotate", True), ("add_toeplitz", True)} <= known
+    assert cli.main(["warmup", "--dtype", "float32", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["dtypes"], found["device"], found["compiled"]) == (["float32"], None, 0)
+    assert found["folder"] == str(cache.root())
+
+
+def test_warmup_of_a_device_asks_for_that_alone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(fastpe, "warmup", lambda dtype, *, device: asked.append((dtype, device)))
+    assert cli.main(["warmup", "--device", "1", "--dtype", "float16", "--dtype", "float64"]) == 0
+    assert asked == [("float16", 1), ("float64", 1)]
+    assert cli.main(["warmup", "--dtype", "int8"]) == 2
+    capsys.readouterr()
+
+
+def test_cache_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path))
+    (tmp_path / "numba").mkdir(mode=0o700)
+    (tmp_path / "numba" / "one.bin").write_bytes(b"12345")
+    for option, kernels, size, deleted in (("--info", 1, 5, 0), ("--clear", 0, 0, 1)):
+        assert cli.main(["cache", option, "--json"]) == 0
+        expected = {"folder": str(tmp_path), "kernels": kernels, "bytes": size, "deleted": deleted}
+        assert json.loads(capsys.readouterr().out) == expected
+    monkeypatch.setattr(cache, "root", lambda: None)
+    assert cli.main(["cache", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["folder"] is None
+
+
+# ---- the line on a terminal --------------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "quiet", "said"), [(Terminal, "", True), (Terminal, "1", False), (io.StringIO, "", False)])
+def test_compiling_is_announced_once_on_a_terminal(
+    stream: type[io.StringIO], quiet: str, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTPE_QUIET", quiet)
+    monkeypatch.setattr(sys, "stderr", stream())
+    monkeypatch.setattr(compile, "_announce", functools.cache(compile._announce.__wrapped__))
+    for _ in range(3):
+        compile._announce("once")
+    expected = "fastpe: compiling kernels for this machine, once ...\n" if said else ""
+    assert sys.stderr.getvalue() == expected  # type: ignore[attr-defined]
+
+
+def test_a_program_without_stderr_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in (None, object()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        compile._announce.__wrapped__("once")
+    closed = Terminal()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    compile._announce.__wrapped__("once")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="it has no pty")
+def test_the_first_process_says_that_it_compiles_and_the_second_does_not(tmp_path: Path) -> None:
+    import pty
+
+    code = "import numpy, fastpe; fastpe.add_encoding(numpy.zeros((2, 4), numpy.float32))"
+    environment = {**os.environ, "FASTPE_CACHE_DIR": str(tmp_path)}
+    environment.pop("FASTPE_QUIET", None)
+    said = []
+    for _ in range(2):
+        reader, terminal = pty.openpty()
+        os.write(terminal, b"start\n")
+        subprocess.run([sys.executable, "-c", code], stderr=terminal, env=environment, check=True, timeout=120)
+        os.write(terminal, b"end\n")
+        said.append(os.read(reader, 4096).decode().split("\r\n")[1:-2])
+        os.close(reader)
+        os.close(terminal)
+    assert said == [["fastpe: compiling kernels for this machine, once ..."], []]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +330,12 @@ def test_recipes(capsys: pytest.CaptureFixture[str]) -> None:
         (["heatmap", "--scaling", "ntk:factor=2", "--scaling", "ntk:factor=3"], "heatmap takes one --scaling, got 2"),
         (["heatmap", "--scaling", "nosuch"], "scaling must be one of custom, dynamicntk"),
         (["all", "-o", "file"], "'file' cannot be used: "),
+        (["heatmap", "--encoding", "sinusoidl"], "Did you mean 'sinusoidal'?"),
+        (["heatmap", "--encoding", "rotary:bse=5e5"], "got 'bse'. Did you mean 'base'?"),
+        (["heatmap", "--encoding", "rotary:rope_theta=5e5"], "Did you mean 'base'?"),
+        (["bias", "--encoding", "alibi:head=8"], "Did you mean 'heads'?"),
+        (["heatmap", "--scaling", "yarn:factr=4"], "Did you mean 'factor'?"),
+        (["heatmap", "--scaling", "yarm:factor=4"], "Did you mean 'yarn'?"),
     ],
 )
 def test_plot_refuses(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ unpickles what it finds. What is kept here is machine code alone (`machine_code.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import os
@@ -51,11 +52,20 @@ def _load_or_compile(name: str, *variant: Any) -> Kernel:
     if code is not None:
         with contextlib.suppress(ValueError):
             return machine_code.load(name, code)
+    _announce("once" if folder is not None else "in every process, as there is no folder to keep them in")
     code = _compile(name, *variant)
     loaded = machine_code.load(name, code)
     if folder is not None:
         cache.store(folder, key, code)
     return loaded
+
+
+@functools.cache
+def _announce(how_often: str) -> None:
+    """Say why the first call takes seconds, on a terminal alone."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # a program may have closed or replaced its stderr
+        if sys.stderr.isatty() and not os.environ.get("FASTPE_QUIET"):
+            print(f"fastpe: compiling kernels for this machine, {how_often} ...", file=sys.stderr, flush=True)
 
 
 def _compile(name: str, *variant: Any) -> bytes:

@@ -6,13 +6,11 @@ import argparse
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
+from ..progress import steps
 from .arguments import require_folder
 
-BAR = "{percentage:3.0f}% {bar:24} {desc}"
 FAILED = SLOWER = 1  # exit codes: fastpe failed or was wrong; --compare says that something is slower
 
 
@@ -56,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     known = benchmark.machine(threads, "python -m fastpe bench" + " --quick" * arguments.quick)
     results = []
     try:
-        with _progress(len(chosen)) as show:
+        with steps(len(chosen)) as show:
             for case in chosen:
                 show(str(case))
                 results.append(benchmark.measure_line(case, threads, arguments.quick))
@@ -85,31 +83,3 @@ def _compare(before: dict[str, Any], machine: dict[str, Any], results: list[dict
     print(f"\nBeside the saved run{also}\n{lines}\n")
     print("\n".join(f"slower: {one}" for one in slower) or "Nothing is slower by more than 10 %.")
     return SLOWER if slower else 0
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A function to call with the name of what is measured next; a bar on a terminal, tqdm's where that is installed."""
-    begun = 0
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        from ..progress import Progress
-
-        def show(what: str) -> None:
-            nonlocal begun
-            bar.show(begun / total, what)
-            begun += 1
-
-        with Progress(sys.stderr) as bar:
-            yield show
-        return
-    with tqdm(total=total, disable=None, leave=False, file=sys.stderr, bar_format=BAR) as shown:
-
-        def begin(what: str) -> None:
-            nonlocal begun
-            shown.n = begun  # what is done; the one that begins is not
-            shown.set_description_str(what)
-            begun += 1
-
-        yield begin

@@ -21,6 +21,7 @@ from ..machine import cpu_name
 from .cache import NO_CACHE
 
 PACKAGES = ("numpy", "numba", "llvmlite", "cupy", "torch", "ml_dtypes", "matplotlib")
+EXTRAS = {"torch": "pip install 'fastpe[torch]'", "matplotlib": "pip install 'fastpe[plot]'"}
 CUPY_DISTRIBUTIONS = ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")
 
 
@@ -43,13 +44,41 @@ def information() -> dict[str, Any]:
     versions = {name: _version(*(CUPY_DISTRIBUTIONS if name == "cupy" else (name,))) for name in PACKAGES}
     gpu = _cuda()
     folder = _try(disk_cache.root)
+    backends = {"numba": _numba(versions["numba"]), "cuda": gpu}
+    writable = folder is not None and _writable(folder)
     return {
+        "fast": _fast(versions, backends),
+        "missing": _missing(versions, backends, writable),
         "versions": {"fastpe": __version__, "python": platform.python_version(), **versions},
         "platform": {"system": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count()},
-        "backends": {"numba": _numba(versions["numba"]), "cuda": gpu},
+        "backends": backends,
         "array_module": "cupy" if gpu["usable"] else "numpy",
-        "cache": {"folder": None if folder is None else str(folder), "writable": folder is not None and _writable(folder)},
+        "cache": {"folder": None if folder is None else str(folder), "writable": writable},
     }
+
+
+def _fast(versions: dict[str, str | None], backends: dict[str, Any]) -> list[str]:
+    """What runs at the memory's speed here."""
+    cpu, gpu, torch = backends["numba"]["usable"], backends["cuda"]["usable"], versions["torch"]
+    kinds = {
+        "NumPy arrays": cpu,
+        "PyTorch tensors": cpu and torch,
+        "CuPy arrays": gpu,
+        "PyTorch tensors on the GPU": gpu and torch,
+    }
+    return [name for name, usable in kinds.items() if usable]
+
+
+def _missing(versions: dict[str, str | None], backends: dict[str, Any], writable: bool) -> dict[str, str]:
+    """What does not work here, and the command that installs it."""
+    problems = {"NumPy arrays": backends["numba"]["problem"], "CuPy arrays": backends["cuda"]["problem"]}
+    missing = {what: problem for what, problem in problems.items() if problem}
+    for what, package in (("PyTorch tensors", "torch"), ("pictures", "matplotlib"), ("bfloat16 in NumPy", "ml_dtypes")):
+        if versions[package] is None:
+            missing[what] = EXTRAS.get(package, f"pip install {package}")
+    if not writable:
+        missing["compiled kernels that are kept"] = NO_CACHE
+    return missing
 
 
 def _try(question: Callable[[], Any]) -> Any:
@@ -140,6 +169,8 @@ def _lines(known: dict[str, Any]) -> str:
     versions, machine, backends, cache = known["versions"], known["platform"], known["backends"], known["cache"]
     numba, gpu = backends["numba"], backends["cuda"]
     rows = [
+        ("fast here", ", ".join(known["fast"]) or "nothing"),
+        *[("missing", f"{what}: {remedy}") for what, remedy in known["missing"].items()],
         ("fastpe", f"{versions['fastpe']}, Python {versions['python']}"),
         ("platform", machine["system"]),
         ("CPU", f"{machine['cpu']}, {machine['cores']} cores"),

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from ... import __version__
-from . import bench, cache, demo, info, model, plot, recipes
+from . import bench, cache, demo, info, model, plot, recipes, warmup
 
 BAD_ARGUMENT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastpe", description="Positional encodings at memory speed, in place.")
     parser.add_argument("--version", action="version", version=f"fastpe {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (info, demo, plot, bench, recipes, model, cache):
+    for command in (info, demo, plot, bench, recipes, model, warmup, cache):
         command.add_parser(commands).set_defaults(command=command.run)
     return parser
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from dataclasses import replace
 from typing import Any
@@ -58,6 +59,7 @@ def add_parser(commands: Any) -> Any:
         metavar="FILE",
         help="the file, whose ending chooses the format (default: PICTURE.png); all: the folder",
     )
+    plot.add_argument("--json", action="store_true", help="print one JSON object, with the files that were saved")
     return plot
 
 
@@ -74,15 +76,20 @@ def run(arguments: argparse.Namespace) -> int:
         known = ", ".join(f"--{name}" for name in OPTIONS[kind]) or "nothing but -o"
         raise ValueError(f"plot: {kind} takes {known}, got --{refused[0]}.")
     if kind == "all":
+        saved = []
         for drawn in gallery.draw(arguments.output or "pictures"):
-            print(f"saved {os.path.abspath(drawn)}")
+            saved.append(os.path.abspath(drawn))
+            if not arguments.json:
+                print(f"saved {saved[-1]}")
+        if arguments.json:
+            print(json.dumps({"saved": saved}))
         return 0
     path = arguments.output or f"{kind}.png"
     plot.require(path)
     chosen = _chosen(kind, given)
     rest = {name: value for name, value in given.items() if name not in ("encoding", "recipe", "scaling")}
     plot.save(getattr(plot, kind)(chosen, **rest), path)
-    print(f"saved {os.path.abspath(path)}")
+    print(json.dumps({"saved": [os.path.abspath(path)]}) if arguments.json else f"saved {os.path.abspath(path)}")
     return 0
 
 

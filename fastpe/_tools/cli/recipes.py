@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from typing import Any
 
 from ...encodings import recipes
@@ -12,19 +13,31 @@ from ...encodings import recipes
 def add_parser(commands: Any) -> Any:
     """Add the command to those of ``python -m fastpe``."""
     parser = commands.add_parser("recipes", help="list what published models use")
-    parser.add_argument("--markdown", action="store_true", help="as a table with fields and sources")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--markdown", action="store_true", help="as a table with fields and sources")
+    kind.add_argument("--json", action="store_true", help="print one JSON object, by name")
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one line a model, or the documentation's table."""
-    if arguments.markdown:
+    """Print one line a model, or the documentation's table, or JSON."""
+    if arguments.json:
+        print(json.dumps({name: _facts(entry) for name, entry in recipes.CATALOGUE.items()}))
+    elif arguments.markdown:
         print(table(), end="")
     else:
         width = max(map(len, recipes.CATALOGUE))
         for name, entry in recipes.CATALOGUE.items():
             print(f"{name:<{width}}  {entry.kind.__name__:<10}  {entry.summary}")
     return 0
+
+
+def _facts(entry: recipes.Entry) -> dict[str, Any]:
+    """What the table says, as values; a field that JSON has no type for is written as Python does."""
+    fields = {name: json.loads(json.dumps(value, default=_brief)) for name, value in entry.fields.items()}
+    verb = recipes.VERBS.get(entry.kind, "add_bias")
+    facts = {"for": entry.summary, "encoding": entry.kind.__name__, "fields": fields, "verb": verb}
+    return {**facts, "input_scale": entry.input_scale, "offset": entry.offset, "source": entry.source}
 
 
 def table() -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 import fastpe
@@ -16,6 +18,7 @@ from ... import scaling
 from ..._core.checks import message
 
 WORDS = {"true": True, "false": False, "none": None}
+ELSEWHERE = {"theta": "base", "rope_theta": "base", "max_wavelength": "base", "num_heads": "heads", "dim": "rotary_dim"}
 
 
 def encodings() -> dict[str, type]:
@@ -96,13 +99,14 @@ def _made(what: str, node: ast.expr, known: dict[str, type], text: str) -> Any:
         raise ValueError(message("plot", rule, repr(text)))
     kind = known.get(named.id.lower())
     if kind is None:
-        raise ValueError(message("plot", f"{what} must be one of {', '.join(sorted(known))}", repr(named.id)))
+        remedy = _nearest(named.id.lower(), known)
+        raise ValueError(message("plot", f"{what} must be one of {', '.join(sorted(known))}", repr(named.id), remedy))
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     given = {str(keyword.arg): _literal(str(keyword.arg), keyword.value) for keyword in (call.keywords if call else ())}
     unknown = [name for name in given if name not in fields]
     if unknown:
         rule = f"{named.id} has the fields {', '.join(fields)}"
-        raise ValueError(message("plot", rule, repr(unknown[0])))
+        raise ValueError(message("plot", rule, repr(unknown[0]), _nearest(unknown[0], fields)))
     needed = [name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in given]
     if needed:
         learned = {"table", "cos", "sin", "w1", "b1", "w2", "b2"} & set(needed)
@@ -116,6 +120,13 @@ def _made(what: str, node: ast.expr, known: dict[str, type], text: str) -> Any:
         return kind(**given)
     except TypeError as error:  # of a field; it says which
         raise ValueError(str(error)) from None
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """What the user may have meant, or nothing. What other libraries call a field counts, too."""
+    known = [*known]
+    near = [ELSEWHERE[name]] if ELSEWHERE.get(name) in known else difflib.get_close_matches(name, known, 1, 0.5)
+    return f"Did you mean {near[0]!r}?" if near else ""
 
 
 def _literal(field: str, node: ast.expr) -> Any:

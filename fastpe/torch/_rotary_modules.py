@@ -151,7 +151,7 @@ def sites_of(path: str, module: Any, described: dict[str | None, tuple[Rotary, i
     kind, (encoding, width) = next(iter(described.items()))
     found, candidates = {}, functions(type(module).__module__)
     with torch.device("cpu"), torch.no_grad():
-        made, positions = _made(module, kind, encoding, width)
+        made, positions = made_by(module, kind, encoding, width)
         for name, (function, place) in candidates.items():
             site = _probe(inspect.unwrap(function), place, made, positions, dataclasses.replace(encoding, rotary_dim=width))
             if site is not None:
@@ -164,7 +164,7 @@ def sites_of(path: str, module: Any, described: dict[str | None, tuple[Rotary, i
     return found, len(made)
 
 
-def _made(module: Any, kind: str | None, encoding: Rotary, width: int) -> tuple[Any, Tensor]:
+def made_by(module: Any, kind: str | None, encoding: Rotary, width: int) -> tuple[Any, Tensor]:
     """What a new module of the same configuration makes of some positions, and these."""
     positions = torch.tensor([[0, 1, 2, 5, 11, 3]])
     if hasattr(module, "embed_positions"):

@@ -33,11 +33,15 @@ class Rotation:
 
     negated = False  # whether these are negated sines, which rotate back
 
-    def __init__(self, sites: dict[str, Site], encodings: Any, offset: Any, positions: Any, seq_len: int | None) -> None:
+    def __init__(
+        self, sites: dict[str, Site], encodings: Any, offset: Any, positions: Any, seq_len: int | None, remap: Any = None
+    ) -> None:
         self.sites, self.encodings, self.offset, self.positions, self.seq_len = sites, encodings, offset, positions, seq_len
+        self.remap = remap  # the caller's, by which attention rotates later
+        self.groups: list[Any] = []  # what the first layer that does has found out, for all
 
     def __neg__(self) -> Rotation:
-        back = Rotation(self.sites, self.encodings, self.offset, self.positions, self.seq_len)
+        back = Rotation(self.sites, self.encodings, self.offset, self.positions, self.seq_len, self.remap)
         back.negated = not self.negated
         return back
 
@@ -69,7 +73,7 @@ class Rotation:
         if not isinstance(device, (str, int, torch.device)):
             return self
         offset, positions = (one.to(device) if isinstance(one, Tensor) else one for one in (self.offset, self.positions))
-        return Rotation(self.sites, self.encodings, offset, positions, self.seq_len)
+        return Rotation(self.sites, self.encodings, offset, positions, self.seq_len, self.remap)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
@@ -82,6 +86,14 @@ class Rotation:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(_unknown(name))
+
+
+def rotated(x: Tensor, is_key: bool, encoding: Rotary, back: bool, positions: Any, seq_len: int | None = None) -> Tensor:
+    """New queries or keys (B, H, T, D), at positions (T,)."""
+    given: Any = (None, x) if is_key else (x, None)
+    places = torch.as_tensor(positions, device=x.device)
+    found: Tensor = functional.apply_rotary(given[0], given[1], encoding, positions=places, seq_len=seq_len, inverse=back)
+    return found
 
 
 def _unknown(what: str) -> str:
@@ -105,10 +117,12 @@ class Source:
         outputs: int,
         described: str,
         previous: Any = None,
+        remap: Any = None,
     ) -> None:
         self.modelling, self.encodings, self.sites, self.outputs = modelling, encodings, sites, outputs
-        self.described, self.previous = described, previous
+        self.described, self.previous, self.remap = described, previous, remap
         self.module: Any = None
+        self.attentions: list[tuple[str, Any, bool]] = []  # that a remap was given to: ``Place`` of _remapping
         self.method = self.text = ""
         self.release = weakref.finalize(self, _release, modelling, _hold(modelling))  # runs once at most
         self.release.atexit = False
@@ -135,11 +149,11 @@ class Source:
         if axes is None and not is_compiling() and position_ids.device.type == "cpu":
             offset = _offset(position_ids)
         if offset is not None:
-            return Rotation(self.sites, encodings, offset, None, seq_len)
-        return Rotation(self.sites, encodings, 0, position_ids, seq_len)
+            return Rotation(self.sites, encodings, offset, None, seq_len, self.remap)
+        return Rotation(self.sites, encodings, 0, position_ids, seq_len, self.remap)
 
     def __reduce__(self) -> Any:
-        return Source, (self.modelling, self.encodings, self.sites, self.outputs, self.described, self.previous)
+        return Source, (self.modelling, self.encodings, self.sites, self.outputs, self.described, self.previous, self.remap)
 
 
 def settled(encoding: Rotary, seq_len: int) -> tuple[Rotary, int | None]:

@@ -9,10 +9,13 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from .._core.checks import describe, message
 from ._memory import wrong_type
+from ._remapped_attention import called, checked
+from ._remapping import places, replace, replaced, restore
 from ._rotary_modules import FUNCTION, brief, chosen, described_by, functions, laid_out, sites_of
 from ._rotation import Source, lock, source_of
 
@@ -25,7 +28,7 @@ _TABLE = "_get_embed_positions"  # of GPT-J's attention
 # ---- the public function -----------------------------------------------------------------------------------------------------
 
 
-def patch_transformers(model: Module, encoding: Any = None, *, scaling: Any = None) -> Patched:
+def patch_transformers(model: Module, encoding: Any = None, *, scaling: Any = None, remap: Any = None) -> Patched:
     """Make a Hugging Face model rotate its queries and keys with fastpe.
 
     Angles are then exact at any position, no tables of cosines and sines are made, and without gradients q and k are rotated in place.
@@ -41,6 +44,9 @@ def patch_transformers(model: Module, encoding: Any = None, *, scaling: Any = No
         layers also a dict of them, by type.
     scaling
         A rule of ``fastpe.scaling`` in place of the configuration's own, to stretch the model; or a dict, by type of layer.
+    remap : callable, optional
+        ``remap(queries, keys)`` makes a ``fastpe.positions.Remap`` of (T,) positions, such as
+        ``functools.partial(fastpe.positions.self_extend, group=8, window=1024)``: attention then takes its distances.
 
     Returns
     -------
@@ -54,8 +60,9 @@ def patch_transformers(model: Module, encoding: Any = None, *, scaling: Any = No
         The model is not a module, or contains no model of ``transformers``.
     ValueError
         No module of it makes cosines and sines of positions, or no function rotates by them as fastpe does; or its configuration describes
-        other frequencies than it has, for example because ``inv_freq`` was changed by hand. KeyError: the configuration lacks what its rule
-        needs. Nothing has been changed.
+        other frequencies than it has, for example because ``inv_freq`` was changed by hand. With a remap: its attention is not causal and
+        over all keys (a sliding window, a softcap), or not that of ``transformers``, eager or sdpa, which calls functions of
+        ``ALL_ATTENTION_FUNCTIONS``. KeyError: the configuration lacks what its rule needs. Nothing has been changed.
 
     Notes
     -----
@@ -75,6 +82,11 @@ def patch_transformers(model: Module, encoding: Any = None, *, scaling: Any = No
 
     Some code (DeepSeek-V3's) moves rotated pairs to half layout; here they stay interleaved. Scores and logits are the same, cached
     keys are not: fill and use a cache on one side of a patch.
+
+    With a remap, keys are cached as they are; attention rotates them and the queries for each branch, and computes 1024 queries at a time.
+    Fill and use a cache on one side of such a patch. A text within the first branch takes PyTorch's attention as before, a longer one at
+    most about three times as long. Keys of earlier calls are taken to stand one after another, as far as the mask shows them. Attention
+    weights are not returned (``output_attentions``), and ``torch.compile`` breaks its graph at each attention.
 
     Without gradients the outputs of the projections are written: a forward hook that keeps one has to clone it. Under autocast q and k
     keep their dtype, where ``transformers`` returns float32.
@@ -103,6 +115,8 @@ def patch_transformers(model: Module, encoding: Any = None, *, scaling: Any = No
     """
     if not isinstance(model, Module):
         raise TypeError(message(FUNCTION, "model must be a torch.nn.Module", describe(model)))
+    if remap is not None:
+        checked(remap, np.arange(2), np.arange(2))  # raises if it is of another kind
     with lock:
         found = list(_rotary_modules(model))
         if not found:
@@ -110,7 +124,7 @@ def patch_transformers(model: Module, encoding: Any = None, *, scaling: Any = No
         patched = Patched()
         try:
             for path, module, method in found:
-                patched._take(path, module, method, encoding, scaling)
+                patched._take(model, path, module, method, (encoding, scaling, remap))
         except BaseException:
             patched.undo()
             raise
@@ -138,6 +152,7 @@ class Patched:
         sites = dict.fromkeys(source.modelling for source in sources)
         return (
             *(source.text for source in sources),
+            *(f"{path}: {called(source.remap)}" for source in sources for path, _, _ in source.attentions),
             *(f"{name}.{function}" for name in sites for function in functions(name)),
         )
 
@@ -167,12 +182,15 @@ class Patched:
                 delattr(module, source.method)
                 if source.previous is not None:
                     setattr(module, source.method, source.previous)
+                for _, attention, _ in source.attentions:
+                    restore(attention())
                 source.release()  # its wrappers are taken off now, if no other source needs them
 
-    def _take(self, path: str, module: Module, method: str, given: Any, scaling: Any) -> None:
+    def _take(self, model: Module, path: str, module: Module, method: str, asked: tuple[Any, Any, Any]) -> None:
         """Patch one module. A copy of a patched one is taken over; one that already has an owner is left alone."""
-        source = source_of(module, method)
+        source, own = source_of(module, method), {}
         if source is None:
+            given, scaling, remap = asked
             own = described_by(path, module)
             sites, outputs = sites_of(path, module, own)
             described = {kind: (chosen(one, kind, given, scaling), width) for kind, (one, width) in own.items()}
@@ -182,13 +200,19 @@ class Patched:
                 brief(dataclasses.replace(one, interleaved=first.interleaved), kind) for kind, (one, _) in described.items()
             )
             previous = module.__dict__.get(method)
-            source = Source(type(module).__module__, encodings, sites, outputs, ", ".join(shown), previous)
+            source = Source(type(module).__module__, encodings, sites, outputs, ", ".join(shown), previous, remap)
+            if remap is not None:
+                source.attentions = places(model, module, source, own)
             setattr(module, method, source.table if method == _TABLE else source.forward)
         elif source.text:
             return
+        elif source.remap is not None:
+            source.attentions = replaced(model, source.modelling)
         source.text = f"{path or type(module).__name__}.{method}: {source.described}"
         source.module, source.method = weakref.ref(module), method
         self._taken.append(weakref.ref(source))
+        for _, attention, at_end in source.attentions:
+            replace(attention(), at_end)
 
     def __enter__(self) -> Patched:
         return self

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _facts(entry: recipes.Entry) -> dict[str, Any]:
     """What the table says, as values; a field that JSON has no type for is written as Python does."""
-    fields = {name: json.loads(json.dumps(value, default=_brief)) for name, value in entry.fields.items()}
+    fields = {name: json.loads(json.dumps(value, default=brief)) for name, value in entry.fields.items()}
     verb = recipes.VERBS.get(entry.kind, "add_bias")
     facts = {"for": entry.summary, "encoding": entry.kind.__name__, "fields": fields, "verb": verb}
     return {**facts, "input_scale": entry.input_scale, "offset": entry.offset, "source": entry.source}

@@ -281,7 +281,8 @@ def recipe(name: str, **fields: Any) -> Recipe:
     unknown = [field for field in fields if field not in own]
     if unknown:
         rule = f"fields must be those of {entry.kind.__name__}: {', '.join(own)}"
-        raise TypeError(message("recipe", rule, ", ".join(unknown)))
+        near = difflib.get_close_matches(unknown[0], own, 1, 0.5)
+        raise TypeError(message("recipe", rule, ", ".join(unknown), f"Did you mean {near[0]!r}?" if near else ""))
     given = {**entry.fields, **fields}
     missing = [field.name for field in own.values() if field.default is dataclasses.MISSING and field.name not in given]
     if missing:

@@ -41,6 +41,7 @@ def test_fields_may_differ():
         (lambda: fastpe.recipe("mae"), TypeError, r"got 'mae' without shape. E.g. fastpe.recipe\('mae', shape=...\)"),
         (lambda: fastpe.recipe("bloom"), TypeError, "'bloom' without heads"),
         (lambda: fastpe.recipe("hf-llama", theta=1.0), TypeError, "fields must be those of Rotary: base, .*, got theta"),
+        (lambda: fastpe.recipe("bloom", head=12), TypeError, "got head. Did you mean 'heads'?"),
         (lambda: fastpe.recipe("hf-llama", base=-1.0), ValueError, "base"),
         (lambda: fastpe.recipe("vaswani").arguments(), ValueError, r"dim must be given, as vaswani scales by sqrt\(D\)"),
         (lambda: fastpe.add_encoding(np.zeros((2, 3, 4)), "whisper"), TypeError, r"fastpe\.recipe\('whisper'\)"),

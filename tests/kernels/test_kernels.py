@@ -8,6 +8,8 @@ import re
 import struct
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import cases
@@ -31,6 +33,7 @@ from fastpe.kernels import (
     rotate_table,
     scheduler,
 )
+from numba import types
 
 from fastpe._arrays.dtypes import ELEMENT_TYPES
 from fastpe._backends import base, cuda
@@ -313,3 +316,29 @@ def test_subnormals_are_not_flushed(nvrtc):
     """CuPy's own compiler would append -ftz=true."""
     ptx, _ = cuda.compile_source("add_sinusoidal", "compute_90")
     assert b".ftz" not in (ptx if isinstance(ptx, bytes) else ptx.encode())
+
+
+def test_a_helper_whose_time_is_over_while_it_is_called_takes_the_call():
+    """Between reserving a slot and calling, a caller may lose the processor for longer than a helper waits."""
+    words = np.zeros(abi.SPIN_SLOT.words * abi.SPIN_SLOTS, np.int64)
+    state, found = words[abi.SPIN_SLOT.index.state :], []
+
+    @numba.njit(types.int64(types.int64), nogil=True)
+    def wait(slots):
+        return scheduler.wait_in_slot(slots, 0)
+
+    assert wait(words.ctypes.data) == 0  # nobody called
+    for _ in range(1000):  # a helper waits for 0.3 ms: this thread may come too late to reserve its slot
+        helper = threading.Thread(target=lambda: found.append(wait(words.ctypes.data)))
+        helper.start()
+        while state[0] != abi.WAITS and helper.is_alive():
+            pass
+        state[0] = abi.RESERVED
+        time.sleep(0.05)
+        is_late = not helper.is_alive()
+        state[0] = abi.FREE if is_late else abi.CALLED
+        helper.join(30)
+        assert not helper.is_alive()
+        if not is_late:
+            break
+    assert found[-1] == words.ctypes.data

@@ -262,8 +262,7 @@ def _joined(queries: Any, keys: Any, values: Any, masks: Any, scaling: float | N
         shape = torch.broadcast_shapes(*(one.shape[:-1] for one in empty))  # type: ignore[no-untyped-call]
         mask = torch.cat([one.expand(*shape, one.shape[-1]) for one in empty], -1)
     heads = q.shape[1] // k.shape[1]
-    if heads > 1 and not q.is_cpu:  # elsewhere the fast kernels take no mask with grouped heads
+    if heads > 1:
         k, v = k.repeat_interleave(heads, 1), v.repeat_interleave(heads, 1)
-    grouped = heads > 1 and q.is_cpu
-    found: Tensor = scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale, enable_gqa=grouped)
+    found: Tensor = scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
     return found[..., :width]

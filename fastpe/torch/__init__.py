@@ -9,6 +9,7 @@ import torch
 
 from .._core import text
 from . import functional
+from ._onnx import onnx_translations
 from .modules import LearnedEncoding, RotaryEmbedding, SinusoidalEncoding, TokenEmbedding
 from .transformers import Patched, patch_transformers
 
@@ -19,6 +20,7 @@ __all__ = [
     "SinusoidalEncoding",
     "TokenEmbedding",
     "functional",
+    "onnx_translations",
     "patch_transformers",
 ]
 

@@ -24,6 +24,7 @@ from ._rotary_modules import FUNCTION, Site, functions, special
 Tensor = torch.Tensor
 Module = torch.nn.Module
 is_compiling = torch.compiler.is_compiling
+is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # since PyTorch 2.7
 
 
 class Rotation:
@@ -48,8 +49,8 @@ class Rotation:
     def rotate(self, name: str, given: tuple[Any, ...], heads: int | None, back: bool) -> Any:
         """Rotate q and k, or one of them, as the function of this name does; ``heads`` is their axis, if the call says it.
 
-        Into new tensors if a gradient may be needed, else in place, as they are fresh outputs of projections. ``torch.jit.trace`` compares
-        graphs of runs with and without gradients, which must be equal.
+        Into new tensors if a gradient may be needed, or for an exported graph, else in place, as they are fresh outputs of projections.
+        ``torch.jit.trace`` compares graphs of runs with and without gradients, which must be equal.
         """
         site = self.sites.get(name)
         if site is None:
@@ -60,7 +61,11 @@ class Rotation:
         if site.at_end or back:
             encoding = special(encoding, q.shape[-1], site.at_end, back)
         # A graph cannot be traced through the question whether forward mode is on
-        new = requires_gradient(q, k) or (not is_compiling() and (in_forward_mode_or_transform() or is_scripted()))
+        new = (
+            is_exporting()
+            or requires_gradient(q, k)
+            or (not is_compiling() and (in_forward_mode_or_transform() or is_scripted()))
+        )
         run = functional.apply_rotary if new else apply_rotary
         where: Any = {"offset": self.offset, "positions": self.positions, "seq_axis": seq_axis}
         found = run(q, k, encoding, inverse=back, seq_len=self.seq_len, **where)

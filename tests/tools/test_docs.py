@@ -48,6 +48,7 @@ def need(library: str) -> None:
         pytest.importorskip(library)
 
 
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # of PyTorch's exporter itself
 @pytest.mark.parametrize(
     ("page", "library"), [(page, library) for page in PAGES for library in sorted({needs for needs, *_ in examples(page)})]
 )

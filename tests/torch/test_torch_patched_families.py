@@ -1,39 +1,27 @@
 """Every type of model that transformers has for text, small and random: patched it gives the same, or it is refused.
 
-A new release of transformers shows up here: a type that rotates is right or in ``REFUSED``, one without a small form in ``NOT_SMALL``.
+A new release of transformers shows up here: a type that rotates is right or in ``REFUSED``, one without a small form in ``NOT_SMALL``,
+both of the helper that writes the page of them.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
-import re
 from typing import Any
 
 import pytest
 import torch_marks
 
 torch = pytest.importorskip("torch")
+from patched_page import NOT_SMALL, PAGE, REFUSED, REMAP, page, rotates, row  # noqa: E402
 from tiny_models import KINDS, build, transformers  # noqa: E402
 
 from fastpe.torch.transformers import patch_transformers  # noqa: E402
 
 pytestmark = [*torch_marks.PATCHES, pytest.mark.filterwarnings("ignore")]  # of the models, which warn of their configurations
 
-# Their default configurations have fields that do not fit each other, are parts of larger ones, or have no small form.
-_NAMES = (
-    "bailing_hybrid bamba blenderbot blt cohere_compass_text dbrx deepseek_v2 dots1 dots3_note dots3_note_text emu3 esm "
-    "esmc flaubert fuyu gemma3 gemma3n gemma4 gemma4_assistant gemma4_unified gemma4_unified_assistant git got_ocr2 gpt_neo "
-    "granitemoehybrid jamba lfm2_moe llama4 luke mamba2 mllama mobilebert modernvbert moss_transcribe_diarize musicgen "
-    "musicgen_melody perceiver phi4_multimodal plbart qwen3_5 qwen3_5_moe qwen4_exp qwen4_exp_text recurrent_gemma reformer "
-    "squeezebert ultravbert whisper xlm xlstm xmod zamba zamba2 "
-)
-NOT_SMALL = _NAMES.split()
-REFUSED: dict[str, str] = {}  # types that rotate, and why they are refused
 CAUSAL = sorted(transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-
-
-def rotates(model: Any) -> bool:
-    return any(re.search("Rotary|RoPE|Rope|GPTJ", type(one).__name__) for one in model.modules())
 
 
 def tokens(seed: int = 1) -> Any:
@@ -69,6 +57,34 @@ def test_patched_models_give_the_same(kind: str, rotations: list[Any]) -> None:
             assert_near(found, wanted[name])
     with torch.no_grad():
         assert torch.equal(model(tokens()).logits, before)
+    assert row(kind, model) in LINES, "run python tests/helpers/patched_page.py"
+
+
+LINES = PAGE.read_text().splitlines()
+ROWS = [line for line in LINES if line.startswith("| ") and line.endswith(" |")][1:]
+
+
+def test_the_page_has_its_rows_and_nothing_else() -> None:
+    """Each row is compared with its model above."""
+    assert PAGE.read_text() == page(ROWS)
+    assert {one.split()[1] for one in ROWS} <= set(KINDS) - set(NOT_SMALL)
+
+
+@pytest.mark.parametrize("kind", [one.split()[1] for one in ROWS if one.endswith("| yes |")])
+def test_remapped_models(kind: str) -> None:
+    """Within the first branch as before; beyond it, a text that is read in two goes as if in one."""
+    model, ids = build(kind), tokens()
+    with torch.no_grad():
+        before = model(ids).logits
+        with patch_transformers(model, remap=functools.partial(REMAP.func, window=24)):
+            assert_near(model(ids).logits, before)
+        with patch_transformers(model, remap=REMAP):
+            whole = model(ids, use_cache=True)
+            assert float((whole.logits - before).abs().max()) > 1e-3
+            if getattr(whole, "past_key_values", None) is not None:
+                first = model(ids[:, :15], use_cache=True)
+                rest = model(ids[:, 15:], past_key_values=first.past_key_values)
+                assert_near(torch.cat((first.logits, rest.logits), 1), whole.logits)
 
 
 @pytest.mark.parametrize("kind", NOT_SMALL)

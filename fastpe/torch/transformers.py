@@ -84,9 +84,9 @@ def patch_transformers(model: Module, encoding: Any = None, *, scaling: Any = No
     keys are not: fill and use a cache on one side of a patch.
 
     With a remap, keys are cached as they are; attention rotates them and the queries for each branch, and computes 1024 queries at a time.
-    Fill and use a cache on one side of such a patch. A text within the first branch takes PyTorch's attention as before, a longer one at
-    most about three times as long. Keys of earlier calls are taken to stand one after another, as far as the mask shows them. Attention
-    weights are not returned (``output_attentions``), and ``torch.compile`` breaks its graph at each attention.
+    Fill and use a cache on one side of such a patch. A text within the first branch takes PyTorch's attention as before, a longer one
+    two to three times as long with two branches. Keys of earlier calls are taken to stand one after another, as far as the mask shows
+    them. Attention weights are not returned (``output_attentions``), and ``torch.compile`` breaks its graph at each attention.
 
     Without gradients the outputs of the projections are written: a forward hook that keeps one has to clone it. Under autocast q and k
     keep their dtype, where ``transformers`` returns float32.

@@ -264,6 +264,15 @@ def test_gradients_are_those_of_the_reference() -> None:
         assert error(found[name], one) <= 1e-5 * max(1.0, float(one.abs().max()))
 
 
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_with_breaks() -> None:
+    model = build("llama")
+    with patch_transformers(model, remap=SELF_EXTEND):
+        compiled = torch.compile(model, backend="aot_eager")
+        for length in (24, LENGTH):
+            assert error(logits(compiled, tokens(2, length)), logits(model, tokens(2, length))) <= LOGITS
+
+
 # ---- changes and refusals ----------------------------------------------------------------------------------------------------
 
 

@@ -28,7 +28,7 @@ STYLES = {
 }
 DEPTHS = 8
 TICKS = (-0.5, -0.25, 0, 0.25, 0.5, 1, 2, 4, 8)
-SMOOTHED = 4  # blocks that one point is the mean of
+SMOOTHED = 2  # blocks that one point is the mean of
 Results = dict[str, Any]
 
 
@@ -66,7 +66,6 @@ def _curves(axes: Any, results: Results, factor: int) -> None:
         at = (np.arange(len(values)) + 0.5) * SMOOTHED * entry["block"]
         axes.plot(at, values, line, color=colour, marker=mark, markersize=5, linewidth=1.4)
         ends.append((values[-1], entry["label"], colour, mark))
-    axes.axhline(0, color=figures.REFERENCE, linewidth=1)
     axes.axvline(trained, color=figures.REFERENCE, linewidth=1, linestyle="--")
     axes.annotate(
         "trained to here",
@@ -78,8 +77,10 @@ def _curves(axes: Any, results: Results, factor: int) -> None:
         color="0.3",
         va="top",
     )
-    axes.set_yscale("symlog", linthresh=0.5, linscale=1.5)
-    axes.set_yticks(TICKS)
+    if base is not None:
+        axes.axhline(0, color=figures.REFERENCE, linewidth=1)
+        axes.set_yscale("symlog", linthresh=0.5, linscale=1.5)
+        axes.set_yticks(TICKS)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.set_xlim(0, length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,7 @@ def test_a_stopped_run_goes_on(language: Any, tmp_path: Path, monkeypatch: pytes
     assert first.stat().st_mtime_ns == kept
     results = again.results()
     assert list(results["readings"]) == ["none-2x", "linear-2x", "yarn-2x"]
+    assert results["readings"]["none-2x"]["encoding"] == "Rotary(base=100000.0)"
     assert results["readings"]["yarn-2x"]["encoding"].startswith("Rotary(base=100000.0, scaling=YaRN(factor=2")
     assert {answer["length"] for answer in results["readings"]["none-2x"]["answers"]} == {1024, 2048}
 
@@ -200,16 +202,33 @@ def test_a_budget_leaves_out_what_would_end_too_late(language: Any, tmp_path: Pa
     assert readings.do(todo, limit=1000.0) == []
 
 
+def test_a_budget_for_nothing_says_how_much_is_needed(
+    language: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.extrapolation.stretch.command.language", lambda: language)
+    options = ["--task", "stretch", "--encodings", "none", "--lengths", "2", "--budget", "0.001s", "--out", str(tmp_path)]
+    assert command.main([*options, "--processes", "1"]) == 2
+    assert "lab: --budget must be about 1m or more for one reading, got 0.001s." in capsys.readouterr().err
+
+
 def test_a_check_that_fails_says_so(language: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr("bench.extrapolation.stretch.command.language", lambda: language)
     monkeypatch.setattr("bench.extrapolation.stretch.command.SHORT", SHORT)
     assert command.main(["--task", "stretch", "--reduced", "--processes", "1", "--out", str(tmp_path)]) == 1  # it knows nothing
     assert capsys.readouterr().out.count("FAILS") == 3
-    results = json.loads((tmp_path / "results.json").read_text())
-    report.write(tmp_path, results)
-    assert (tmp_path / "stretch_losses.png").stat().st_size > 10_000
-    assert not (tmp_path / "stretch_keys.png").exists()  # two keys are not one at every depth
+
+
+def test_a_run_writes_its_tables_and_pictures(
+    language: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("bench.extrapolation.stretch.command.language", lambda: language)
+    monkeypatch.setattr("bench.extrapolation.stretch.command.Run", functools.partial(run.Run, trained=2 * SHORT))
+    options = ["--task", "stretch", "--encodings", "none,yarn", "--lengths", "2", "--budget", "10m", "--processes", "1"]
+    assert command.main([*options, "--out", str(tmp_path)]) == 0
+    assert "| YaRN, 2x |" in capsys.readouterr().out
     assert "| YaRN, 2x |" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "stretch_losses.png").stat().st_size > 10_000
+    assert not (tmp_path / "stretch_keys.png").exists()  # four keys are not one at every depth
 
 
 @pytest.mark.parametrize(
@@ -279,3 +298,9 @@ def test_tables_have_a_line_a_reading(tmp_path: Path) -> None:
         assert (tmp_path / "drawn" / name).stat().st_size > 8_000
     assert "old" not in page
     assert "Not read: position interpolation to 2x; NTK-aware to 2x; " in page
+
+
+def test_the_documentation_shows_the_published_results() -> None:
+    page = (ROOT / "docs" / "extrapolation.md").read_text("utf-8")
+    shown = page.partition(report.BEGIN)[2].partition(report.END)[0].strip()
+    assert shown == report.page(json.loads(RESULTS.read_text("utf-8")), "pictures/lab/")

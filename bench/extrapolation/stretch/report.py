@@ -48,7 +48,7 @@ def page(results: Results, folder: str) -> str:
     return "\n\n".join(
         [
             about + (f" Not read: {'; '.join(missing)}." if missing else ""),
-            f"![The loss of each way to read beyond the trained length, above that of a sliding window]({folder}{pictures.LOSSES})",
+            f"![The loss of each rule by position, to and beyond the trained length]({folder}{pictures.LOSSES})",
             "### Loss and next tokens by position",
             losses(results),
             f"![How many digits of a pass key are found, by length and depth]({folder}{pictures.ANSWERS})",

@@ -21,11 +21,15 @@ Options = Callable[[int], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Rule:
-    """``options`` are arguments of ``patch_transformers`` for a factor. ``own`` rules have other ones for each factor."""
+    """``options`` are arguments of ``patch_transformers`` for a factor. ``own`` rules have other ones for each factor.
+
+    ``work`` is how much longer a reading takes than with no rule.
+    """
 
     label: str
     options: Options
     own: bool = True
+    work: float = 1.0
     sliding: bool = False  # only the last tokens, up to the trained length, are read
 
 
@@ -47,9 +51,9 @@ RULES = {
     "llama3": Rule("Llama 3's rule", _scaled(lambda factor: scaling.Llama3(factor, original_max_position=TRAINED))),
     "yarn": Rule("YaRN", _scaled(lambda factor: scaling.YaRN(factor, TRAINED))),
     "self_extend": Rule(
-        "Self-Extend", lambda factor: {"remap": partial(fastpe.positions.self_extend, group=8, window=1024)}, own=False
+        "Self-Extend", lambda factor: {"remap": partial(fastpe.positions.self_extend, group=8, window=1024)}, False, 2.2
     ),
-    "rerope": Rule("ReRoPE", lambda factor: {"remap": partial(fastpe.positions.rerope, window=TRAINED // 2)}, own=False),
+    "rerope": Rule("ReRoPE", lambda factor: {"remap": partial(fastpe.positions.rerope, window=TRAINED // 2)}, False, 1.7),
 }
 
 

@@ -27,6 +27,7 @@ from .texts import BLOCK, Text, make
 __all__ = ["Run", "language"]
 
 ASKED = (4096, 8192, 12288, 16384, 24576, 32768)  # lengths after which keys are asked for
+SHAPE = "{l_bar}{bar}| {n:.1f}/{total:.1f} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"  # in 10^12 multiplications
 
 
 class Run:
@@ -48,16 +49,15 @@ class Run:
         return self.out / "stretch" / f"{piece}.json"
 
     def cost(self, piece: Piece) -> float:
-        """The cost of a reading, in 10^9 multiplications."""
+        """The cost of a reading, in 10^9 multiplications with no rule, and longer with one that takes longer."""
         length, rule = piece.factor * self.trained, RULES[piece.name]
         if rule.sliding:
             windows = 2 * piece.factor - 1
             return windows * sum(reading.cost(self.model, begin, BLOCK) for begin in range(0, self.trained, BLOCK))
         blocks = sum(reading.cost(self.model, begin, BLOCK) for begin in range(0, length, BLOCK))
         text = self.upto(length)
-        return blocks + sum(
-            reading.cost(self.model, end, len(key.question)) for end in self.asked(length) for key in text.asked(end)
-        )
+        asked = [(end, len(key.question)) for end in self.asked(length) for key in text.asked(end)]
+        return rule.work * (blocks + sum(reading.cost(self.model, end, count) for end, count in asked))
 
     def upto(self, length: int) -> Text:
         text = self.text
@@ -71,16 +71,20 @@ class Run:
         began, left = time.monotonic(), list[Piece]()
         missing = [piece for piece in todo if not self.path(piece).exists()]
         speed = None if limit is None or not missing else self._speed()
-        total, before = sum(map(self.cost, todo)), sum(map(self.cost, todo)) - sum(map(self.cost, missing))
-        shape = "{l_bar}{bar}| {n:.1f}/{total:.1f} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-        with tqdm(total=total / 1e3, initial=before / 1e3, unit="Tmul", bar_format=shape, mininterval=2, smoothing=0.02) as bar:
+        total, left_to_do = round(sum(map(self.cost, todo))), round(sum(map(self.cost, missing)))
+        options: dict[str, Any] = {"unit": "Tmul", "unit_scale": 1e-3, "mininterval": 2, "smoothing": 0.02, "bar_format": SHAPE}
+        with tqdm(total=total, initial=total - left_to_do, **options) as bar:
             for piece in missing:
                 if speed is not None and limit is not None and time.monotonic() - began + self.cost(piece) / speed > limit:
                     left.append(piece)
                     continue
                 bar.set_postfix_str(f"{piece}, {todo.index(piece) + 1} of {len(todo)}")
-                start = time.perf_counter()
-                write_json(self.path(piece), self.read(piece, lambda done: bar.update(done / 1e3)))
+                start, work = time.perf_counter(), RULES[piece.name].work
+
+                def tell(done: float, work: float = work) -> None:
+                    bar.update(min(round(done * work), total - bar.n))
+
+                write_json(self.path(piece), self.read(piece, tell))
                 speed = None if speed is None else self.cost(piece) / (time.perf_counter() - start)
         return left
 
@@ -88,12 +92,18 @@ class Run:
         """The results of a reading, as they are kept."""
         rule, length, began = RULES[piece.name], piece.factor * self.trained, time.perf_counter()
         with torch.inference_mode(), patch_transformers(self.model, **rule.options(piece.factor)) as patched:
-            encoding = patched.changes[0].partition(": ")[2]
+            described = dict.fromkeys(change.partition(": ")[2] for change in patched.changes if ": " in change)
             if rule.sliding:
                 found = reading.slide(self.model, self.upto(length), self.trained, tell)
             else:
                 found = reading.read(self.model, self.upto(length), self.asked(length), tell)
-        about = {"label": rule.label, "encoding": encoding, "factor": piece.factor, "length": length, "block": BLOCK}
+        about = {
+            "label": rule.label,
+            "encoding": "; ".join(described),
+            "factor": piece.factor,
+            "length": length,
+            "block": BLOCK,
+        }
         minutes = (time.perf_counter() - began) / 60
         return {**about, "threads": torch.get_num_threads(), "minutes": round(minutes, 2), "peak_gib": peak(), **found}
 

@@ -149,8 +149,7 @@ class _Graph:
         """Pairs of channels, of the channels that rotate."""
         op, encoding, width = self.op, operation.encoding, int(x.shape[-1])
         frequencies, factor = encoding.frequencies(width, self.length)
-        undone = operation.inverse
-        back, factor = undone or operation.transposed, 1 / factor if undone else factor
+        back, factor = operation.direction(factor)
         cosines = self.sines(x, frequencies, 0.25, factor)
         sines = self.sines(x, frequencies, 0.0, -factor if back else factor)
         first, count = encoding.rotary_offset, len(frequencies)

@@ -69,9 +69,13 @@ class Rotate(_Rotate, Operation):
     def _call(self, group: dict[str, Pair], rows: RotaryRows, axes: dict[str, int], plans: dict[str, Any]) -> RotateCall:
         name = next(iter(group))
         plan = plans[name]
-        factor = 1 / plan.attention_factor if self.inverse else plan.attention_factor
-        grows, back = (name == "k") != self.inverse, self.inverse != self.transposed
+        back, factor = self.direction(plan.attention_factor)
+        grows = (name == "k") != self.inverse
         return RotateCall(group.get("q"), group.get("k"), rows, axes[name], plan, back, factor, grows, plan.centre)
+
+    def direction(self, factor: float) -> tuple[bool, float]:
+        """Whether pairs are rotated back, and by what they are multiplied, for an encoding's attention factor."""
+        return self.inverse != self.transposed, 1 / factor if self.inverse else factor
 
     def adjoint(self) -> Rotate:
         return self._replace(transposed=not self.transposed)

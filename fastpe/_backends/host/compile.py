@@ -60,7 +60,7 @@ def _load_or_compile(name: str, *variant: Any) -> Kernel:
     return loaded
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def _announce(how_often: str) -> None:
     """Say why the first call takes seconds, on a terminal alone."""
     with contextlib.suppress(AttributeError, OSError, ValueError):  # a program may have closed or replaced its stderr

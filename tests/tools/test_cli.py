@@ -300,7 +300,10 @@ def test_the_first_process_says_that_it_compiles_and_the_second_does_not(tmp_pat
         os.write(terminal, b"start\n")
         subprocess.run([sys.executable, "-c", code], stderr=terminal, env=environment, check=True, timeout=120)
         os.write(terminal, b"end\n")
-        said.append(os.read(reader, 4096).decode().split("\r\n")[1:-2])
+        written = b""
+        while not written.endswith(b"end\r\n"):  # a terminal is read in pieces
+            written += os.read(reader, 4096)
+        said.append(written.decode().split("\r\n")[1:-2])
         os.close(reader)
         os.close(terminal)
     assert said == [["fastpe: compiling kernels for this machine, once ..."], []]

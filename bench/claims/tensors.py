@@ -22,6 +22,7 @@ def tensors(measuring: Measuring) -> Iterator[Claim]:
     if torch_if_installed() is None:
         return
     yield from _overhead(measuring)
+    yield from _beside_torch(measuring)
     yield from _training(measuring)
 
 
@@ -43,6 +44,57 @@ def _overhead(measuring: Measuring) -> Iterator[Claim]:
         medians = measuring.medians(calls)
         above = (medians["tensor"] - medians["array"]) * 1e6
         yield at_most(f"{name}: us above an array", above, 6.0, microseconds(medians, 2))
+
+
+def _beside_torch(measuring: Measuring) -> Iterator[Claim]:
+    """Small calls beside PyTorch's expressions with tables that are there; what has no target is behind."""
+    import torch
+
+    from fastpe.torch import SinusoidalEncoding, functional
+
+    positions = torch.arange(4096)[:, None]
+    angles = positions * 10000.0 ** -(torch.arange(64).repeat(2) / 64)
+    cosines, sines = angles.cos(), angles.sin()
+
+    def turned(x: Any, cos: Any, sin: Any) -> Any:
+        return x * cos + torch.cat((-x[..., 64:], x[..., :64]), -1) * sin
+
+    for batch in (1, 8, 32):
+        q, k, at = torch.ones(batch, 32, 1, 128), torch.ones(batch, 8, 1, 128), (torch.arange(batch) * 100)[:, None]
+
+        def plain(q: Any = q, k: Any = k, at: Any = at) -> Any:
+            cos, sin = cosines[at][:, None], sines[at][:, None]
+            return turned(q, cos, sin), turned(k, cos, sin)
+
+        for way, verb in (("in place", fastpe.apply_rotary), ("new tensors", functional.apply_rotary)):
+            calls: dict[str, Call] = {"torch": plain, "fastpe": lambda verb=verb, q=q, k=k, at=at: verb(q, k, positions=at)}
+            yield _ratio(measuring, f"rotary of ({batch}, 1) positions, {way}", calls, 1.0)
+    module = SinusoidalEncoding().eval()
+    for shape in ((1, 1, 768), (8, 128, 768)):
+        x, table = torch.ones(shape), torch.ones(shape[1:])
+        calls = {"torch": lambda x=x, table=table: x + table, "fastpe": lambda x=x: module(x)}
+        yield _ratio(measuring, f"SinusoidalEncoding {shape}", calls, None)
+    words, ids = torch.ones(32_000, 512), torch.arange(1024).reshape(8, 128)
+    rows = torch.ones(128, 512)
+    calls = {
+        "torch": lambda: torch.nn.functional.embedding(ids, words) + rows,
+        "fastpe": lambda: functional.embed(ids, words, "sinusoidal"),
+    }
+    yield _ratio(measuring, "embed 1024 tokens with sines", calls, None)
+    for dtype, target in ((torch.float32, 1.0), (torch.bfloat16, None)):
+        weight = words.to(dtype).requires_grad_()
+        found = torch.nn.functional.embedding(ids, weight), functional.embed(ids, weight)
+        grad = torch.ones_like(found[0])
+        calls = {
+            name: lambda made=made, weight=weight, grad=grad: torch.autograd.grad(made, weight, grad, retain_graph=True)
+            for name, made in zip(("torch", "fastpe"), found, strict=True)
+        }
+        yield _ratio(measuring, f"gradient of a table (32000, 512), {dtype}", calls, target)
+
+
+def _ratio(measuring: Measuring, what: str, calls: dict[str, Call], target: float | None) -> Claim:
+    medians = measuring.medians(calls)
+    return at_least(f"{what}: torch / fastpe", medians["torch"] / medians["fastpe"], target, microseconds(medians))
 
 
 def _fresh(q: Any, k: Any) -> Any:

@@ -357,18 +357,21 @@ def new(shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor to be written. Large ones on the CPU in memory of NumPy's: in huge pages the first write takes less than half as long."""
     if device != _CPU or math.prod(shape) * dtype.itemsize < HUGE_BYTES:
         return torch.empty(shape, dtype=dtype, device=device)
-    if dtype is torch.bfloat16:
-        return torch.from_numpy(np.empty(shape, np.int16)).view(dtype)
-    return torch.from_numpy(np.empty(shape, name_of(dtype)))
+    return _numpys(np.empty, shape, dtype)
 
 
 def zeros(shape: Any, dtype: torch.dtype) -> Tensor:
     """Zeros on the CPU; large ones in memory of NumPy's, which comes in huge pages, and where nobody writes not at all."""
     if math.prod(shape) * dtype.itemsize < MAPPED_BYTES:
         return torch.zeros(shape, dtype=dtype)
+    return _numpys(np.zeros, shape, dtype)
+
+
+def _numpys(make: Any, shape: Any, dtype: torch.dtype) -> Tensor:
+    """A tensor in memory that NumPy makes, which has no bfloat16."""
     if dtype is torch.bfloat16:
-        return torch.from_numpy(np.zeros(shape, np.int16)).view(dtype)
-    return torch.from_numpy(np.zeros(shape, name_of(dtype)))
+        return torch.from_numpy(make(shape, np.int16)).view(dtype)
+    return torch.from_numpy(make(shape, name_of(dtype)))
 
 
 def new_like(x: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     Notes
     -----
-    Angles err by at most 2e-6 up to position 2^31; bfloat16 and float16 are computed in float32 and rounded once.
+    Results err by less than 1e-5 at position 2^31; float16 is computed in float32 and rounded once.
 
     Examples
     --------

@@ -128,6 +128,7 @@ class Source:
         self.described, self.previous, self.remap = described, previous, remap
         self.module: Any = None
         self.attentions: list[tuple[str, Any, bool]] = []  # that a remap was given to: ``Place`` of _remapping
+        self.scaled: list[tuple[str, Any]] = []  # whose softmax scale is another now
         self.method = self.text = ""
         self.release = weakref.finalize(self, _release, modelling, _hold(modelling))  # runs once at most
         self.release.atexit = False

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from .._core.checks import describe, message
+from . import _softmax_scale as softmax
 from ._memory import wrong_type
 from ._remapped_attention import called, checked
-from ._remapping import places, replace, replaced, restore
+from ._remapping import attentions, places, replace, replaced, restore
 from ._rotary_modules import FUNCTION, brief, chosen, described_by, functions, laid_out, sites_of
 from ._rotation import Source, lock, source_of
 
@@ -43,7 +44,8 @@ def patch_transformers(model: Module, encoding: Any = None, *, scaling: Any = No
         A ``Rotary`` in place of the one that the configuration describes; its pairs and channels are the model's. With several types of
         layers also a dict of them, by type.
     scaling
-        A rule of ``fastpe.scaling`` in place of the configuration's own, to stretch the model; or a dict, by type of layer.
+        A rule of ``fastpe.scaling`` in place of the configuration's own, to stretch the model; or a dict, by type of layer. Where its
+        ``softmax_scale`` is another than the model's (``YaRN`` with ``mscale_all_dim``), the ``scaling`` of its attention follows.
     remap : callable, optional
         ``remap(queries, keys)`` makes a ``fastpe.positions.Remap`` of (T,) positions, such as
         ``functools.partial(fastpe.positions.self_extend, group=8, window=1024)``: attention then takes its distances.
@@ -153,6 +155,7 @@ class Patched:
         return (
             *(source.text for source in sources),
             *(f"{path}: {called(source.remap)}" for source in sources for path, _, _ in source.attentions),
+            *(f"{path}.scaling: {one().scaling:.6g}" for source in sources for path, one in source.scaled),
             *(f"{name}.{function}" for name in sites for function in functions(name)),
         )
 
@@ -184,6 +187,8 @@ class Patched:
                     setattr(module, source.method, source.previous)
                 for _, attention, _ in source.attentions:
                     restore(attention())
+                for _, attention in source.scaled:
+                    softmax.restore(attention())
                 source.release()  # its wrappers are taken off now, if no other source needs them
 
     def _take(self, model: Module, path: str, module: Module, method: str, asked: tuple[Any, Any, Any]) -> None:
@@ -203,6 +208,9 @@ class Patched:
             source = Source(type(module).__module__, encodings, sites, outputs, ", ".join(shown), previous, remap)
             if remap is not None:
                 source.attentions = places(model, module, source, own)
+            ratio = softmax.by_what((one for one, _ in own.values()), (one for one, _ in described.values()))
+            if ratio != 1:
+                softmax.scaled(_beside(path, model, source), ratio)
             setattr(module, method, source.table if method == _TABLE else source.forward)
         elif source.text:
             return
@@ -210,6 +218,7 @@ class Patched:
             source.attentions = replaced(model, source.modelling)
         source.text = f"{path or type(module).__name__}.{method}: {source.described}"
         source.module, source.method = weakref.ref(module), method
+        source.scaled = [(name, weakref.ref(one)) for name, one in softmax.changed(_beside(path, model, source))]
         self._taken.append(weakref.ref(source))
         for _, attention, at_end in source.attentions:
             replace(attention(), at_end)
@@ -226,6 +235,12 @@ class Patched:
     def __reduce__(self) -> Any:
         rule, remedy = "it cannot be copied or pickled", "Copy the model; patch_transformers of the copy takes it over."
         raise TypeError(message("Patched", rule, "an attempt", remedy))
+
+
+def _beside(path: str, model: Module, source: Source) -> Iterator[tuple[str, Any]]:
+    """The attention modules that a module which makes cosines and sines serves: those of its parent."""
+    parent = path.rpartition(".")[0]
+    return ((name, one) for name, one in attentions(model, source.modelling) if f".{name}".startswith(f".{parent}"))
 
 
 def _rotary_modules(model: Module) -> Iterator[tuple[str, Module, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import re
 from pathlib import Path
@@ -14,6 +15,10 @@ import fastpe
 from fastpe.encodings.config_models import KNOWN, SOFTMAX_SCALED
 
 torch = pytest.importorskip("torch")
+from small_models import LOGITS, YARN, build, error, logits, tokens  # noqa: E402
+
+from fastpe.torch import patch_transformers  # noqa: E402
+
 transformers = cases.transformers()
 
 RULE = {"type": "yarn", "factor": 40.0, "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 64}
@@ -53,3 +58,53 @@ def test_which_models_scale_their_scores():
             found.add(path.stem.removeprefix("modeling_"))
     assert found - {"mistral_large4"} == SOFTMAX_SCALED - {"kimi_k2"}  # one is refused, one runs the code of deepseek_v3
     assert SOFTMAX_SCALED <= KNOWN
+
+
+# ---- a rule that scales scores, in a patched model ---------------------------------------------------------------------------
+
+TWICE = {"factor": 80.0, "original_max_position": 64, "mscale": 1.0, "mscale_all_dim": 0.8, "beta_fast": 4.0, "beta_slow": 1.0}
+
+
+def stretched(name: str) -> Any:
+    """The model that is built of a configuration with the rule, its scores scaled as DeepSeek's are."""
+    rule = YARN | {"factor": 80.0}
+    model = build(name, rope_parameters=rule)
+    if name != "deepseek_v3":
+        for layer in model.model.layers:
+            layer.self_attn.scaling *= fastpe.scaling.YaRN(**TWICE).softmax_scale
+    return model
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "llama"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_rule_that_scales_scores(name, attention):
+    model, wanted, ids = build(name), stretched(name), tokens(2, 40)
+    for one in (model, wanted):
+        one.set_attn_implementation(attention)
+    own, before = [layer.self_attn.scaling for layer in model.model.layers], logits(model, ids)
+    patched = patch_transformers(model, scaling=fastpe.scaling.YaRN(**TWICE))
+    lines = [line for line in patched.changes if ".scaling: " in line]
+    assert [line.partition(":")[0] for line in lines] == [f"model.layers.{i}.self_attn.scaling" for i in range(2)]
+    assert error(logits(model, ids), logits(wanted, ids)) < LOGITS
+    assert error(logits(model, ids), before) > 100 * LOGITS
+    twin = copy.deepcopy(model)
+    patched.undo()
+    assert [layer.self_attn.scaling for layer in model.model.layers] == own
+    assert torch.equal(logits(model, ids), before)
+    with patch_transformers(twin):
+        assert error(logits(twin, ids), logits(wanted, ids)) < LOGITS
+    assert torch.equal(logits(twin, ids), before)
+
+
+def test_a_rule_that_scales_scores_is_refused_where_they_cannot_be():
+    model = build("gptj")
+    with pytest.raises(ValueError, match=r"whose softmax scale can follow the rule's .* Leave mscale and mscale_all_dim out"):
+        patch_transformers(model, scaling=fastpe.scaling.YaRN(**TWICE))
+    assert "_get_embed_positions" not in vars(model.transformer.h[0].attn)
+    model = build("llama")
+    model.model.layers[1].self_attn.scaling = torch.tensor(0.25)
+    own = model.model.layers[0].self_attn.scaling
+    with pytest.raises(ValueError, match=r"got a model without a scaling of its own in model.layers.1.self_attn"):
+        patch_transformers(model, scaling=fastpe.scaling.YaRN(**TWICE))
+    assert model.model.layers[0].self_attn.scaling == own
+    assert "forward" not in vars(model.model.rotary_emb)

@@ -34,6 +34,7 @@ SLOW_FILES = (
     "torch/test_torch_graphs.py",
     "torch/test_torch_minilm.py",
     "torch/test_torch_distributed.py",
+    "torch/test_torch_sharded.py",
     "torch/test_torch_factors.py",
     "torch/test_torch_operators.py",
     "torch/test_torch_patched_families.py",

@@ -24,11 +24,12 @@ _ROWS = {
     ("numpy", "ndarray"): Row("fastpe._arrays.numpy"),
     ("cupy", "ndarray"): Row("fastpe._arrays.cupy"),
     ("torch", "Tensor"): Row("fastpe._arrays.torch", runner="fastpe.torch._run"),
+    ("torch", "DTensor"): Row("fastpe._arrays.torch", runner="fastpe.torch._sharded"),
     ("numpy", "MaskedArray"): None,  # an ndarray whose hidden elements must not be written: not known
 }
 MOST_TYPES = 256  # whose library is remembered; a remembered class lives on
 _libraries: dict[type, ModuleType | None] = {}
-_TORCH = _ROWS["torch", "Tensor"].runner  # type: ignore[union-attr]
+_TORCH, _DTENSOR = (_ROWS["torch", name].runner for name in ("Tensor", "DTensor"))  # type: ignore[union-attr]
 
 
 def add_row(module: str, name: str, row: Row) -> None:
@@ -72,6 +73,11 @@ def runner(arrays: tuple[Any, ...], out: Any) -> Any:
         if row is not None and row.runner:
             return _load(row.runner)
     return None
+
+
+def sharded() -> Any:
+    """The module that runs operations on DTensors, to which the one of tensors hands them."""
+    return _load(_DTENSOR)
 
 
 def is_tensor(value: Any) -> bool:

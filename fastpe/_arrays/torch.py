@@ -99,10 +99,15 @@ def _subclass(tensor: Any) -> tuple[str, str] | None:
     kind = type(tensor)
     if kind.__name__ in ("FakeTensor", "FunctionalTensor"):
         return f"a {kind.__name__}, which has no memory", "Only torch.compile and torch.export trace with them."
+    if hasattr(kind, "device_mesh"):
+        return (
+            "a DTensor beside tensors",
+            "Make all arrays of the call DTensors; a rank's to_local() alone begins at position 0.",
+        )
     if hasattr(kind, "__tensor_flatten__") or kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         return (
             f"a {kind.__module__}.{kind.__qualname__}, which wraps other tensors",
-            "Pass a tensor inside it (of a DTensor, to_local()).",
+            "Pass a tensor inside it.",
         )
     return None
 

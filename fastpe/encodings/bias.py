@@ -77,6 +77,53 @@ class Bias(Value):
         result: npt.NDArray[np.float64] = self.evaluate(np, n, at, **given)
         return result
 
+    def of_heads(self, first: int, end: int) -> Bias:
+        """The bias of these heads alone."""
+        return HeadsOf(self, first, end)
+
+
+@dataclass(frozen=True, eq=False)
+class HeadsOf(Bias):
+    """Some heads of a bias, as a part of the scores has them."""
+
+    bias: Any
+    first: int
+    end: int
+
+    @property
+    def heads(self) -> int:
+        return self.end - self.first
+
+    @property
+    def normalises(self) -> bool:  # type: ignore[override]
+        return bool(self.bias.normalises)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether slopes go with the distance's absolute value."""
+        return bool(getattr(self.bias, "symmetric", False))
+
+    @property
+    def reach(self) -> Reach:
+        reach: Reach = self.bias.reach
+        return reach
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        parameters: dict[str, Any] = self.bias.parameters
+        return parameters
+
+    def with_arrays(self, **arrays: Any) -> HeadsOf:
+        return dataclasses.replace(self, bias=self.bias.with_arrays(**arrays))
+
+    @property
+    def slopes_of(self) -> Any:
+        slopes = self.bias.slopes_of
+        return None if slopes is None else slopes[self.first : self.end]
+
+    def evaluate(self, xp: Any, distances: Any, queries: Any = None, **parameters: Any) -> Any:
+        return self.bias.evaluate(xp, distances, queries, **parameters)[self.first : self.end]
+
 
 # ---- parameters --------------------------------------------------------------------------------------------------------------
 

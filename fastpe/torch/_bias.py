@@ -18,7 +18,7 @@ from .._backends import backend_on
 from .._core.bias_tables import Work
 from .._core.operations import AddBias, Between
 from .._core.operations.add_bias import check_bias, resolve
-from ..encodings.bias import Bias
+from ..encodings.bias import Bias, HeadsOf
 from ..encodings.buckets import Buckets
 from . import _memory
 from ._distances import Standing, by_distance, standing
@@ -68,6 +68,8 @@ def _span(operation: AddBias, scores: Tensor, where: Between, validate: bool) ->
 
 def evaluated(bias: Any, like: Tensor, low: int, high: int) -> Tensor:
     """Values of the distances low ... high, key minus query, (H, high - low + 1), from the parameters by torch's operations."""
+    if isinstance(bias, HeadsOf):
+        return evaluated(bias.bias, like, low, high)[bias.first : bias.end].contiguous()
     real = torch.float64 if like.dtype == torch.float64 else torch.float32
     distances = -np.arange(low, high + 1)
     if isinstance(bias, Buckets):

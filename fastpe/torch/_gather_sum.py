@@ -102,20 +102,19 @@ def on_rows(mask: Any, x: Tensor, seq_axis: int) -> Tensor:
     return spread
 
 
-def row_positions(x: Tensor, seq_axis: int, places: list[Any]) -> Tensor:
+def row_positions(x: Tensor, seq_axis: int, places: list[Any], function: str = "add_encoding") -> Tensor:
     """The integer position of every row of x, of shape x.shape[:-1]; only the shape and device of x count."""
     offset, positions, cu_seqlens, mask = places
     where = Where(offset, positions, cu_seqlens, mask, seq_axis)
     if not is_traced():
-        return positions_of(x, where)
+        return positions_of(x, where, function)
     _, _, *packed = pack(Add(None), (x,), where, False, writes=1)
     made: Tensor = torch.ops.fastpe.row_positions.default(x, *packed)
     return made
 
 
-def positions_of(x: Tensor, where: Where) -> Tensor:
+def positions_of(x: Tensor, where: Where, function: str = "add_encoding") -> Tensor:
     """As ``row_positions``, from the memory of what says where rows stand."""
-    function = "add_encoding"
     target = Target(function, *outline(x), where.seq_axis % x.dim(), False)
     shared = shared_where(function, where, x.device)
     sizes = x.shape[:-1]

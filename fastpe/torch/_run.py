@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .._arrays import dispatch
 from .._arrays.torch import as_array
 from .._core import call_cache, checks
 from .._core.arguments import host_numbers, is_known
@@ -28,9 +29,8 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate:
     """Run a verb's operation in place, into ``out``, or into a new tensor where that is what the verb makes, and return what it returns."""
     if not operation.in_place:
         return _make(operation, arrays, as_where(operation, where), out, validate)
-    if is_traced():
-        _operators.write(operation, arrays, as_where(operation, where), out, validate)
-    elif not is_watched(operation, arrays, where, out):
+    traced = is_traced()
+    if not traced and not is_watched(operation, arrays, where, out):
         key = None
         if out is None and validate is False:
             key = _memory.key_of(operation, arrays, where)
@@ -38,7 +38,14 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate:
                 result = _memory.repeat(operation, key, arrays, where)
                 if result is not call_cache.MISS:
                     return result
-        _memory.write(operation, arrays, as_where(operation, where), out, validate, key=key)
+        if key is None and _is_split(operation, arrays):
+            dispatch.sharded().write(operation, arrays, as_where(operation, where), out, validate)
+        else:
+            _memory.write(operation, arrays, as_where(operation, where), out, validate, key=key)
+    elif _is_split(operation, arrays):
+        dispatch.sharded().copy(operation, arrays, as_where(operation, where), out, validate)
+    elif traced:
+        _operators.write(operation, arrays, as_where(operation, where), out, validate)
     else:
         where = as_where(operation, where)
         refuse(operation, arrays, where)
@@ -53,12 +60,19 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate:
 
 def new(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
     """Run an operation into new tensors, with gradients: the functional form of a verb."""
+    if type(arrays[0]) is not Tensor and _is_split(operation, arrays):
+        return dispatch.sharded().make(operation, arrays, where, validate)
     if is_traced():
         return _operators.make(operation, arrays, where, validate)
     if is_watched(operation, arrays, where, None):
         refuse(operation, arrays, where)
         return _autograd.make(operation, arrays, where, validate)
     return _memory.make(operation, arrays, where, validate)
+
+
+def _is_split(operation: Any, arrays: tuple[Any, ...]) -> bool:
+    """Whether the array whose rows count is a DTensor."""
+    return hasattr(type(arrays[1] if arrays[0] is None or isinstance(operation, Embed) else arrays[0]), "device_mesh")
 
 
 # ---- verbs that make something -----------------------------------------------------------------------------------------------
@@ -78,6 +92,9 @@ def _make(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validat
     if not isinstance(out, Tensor):
         rule = "out must be a tensor like the others"
         raise TypeError(message(operation.function, rule, describe(out)))
+    if _is_split(operation, arrays):
+        dispatch.sharded().copy(operation, arrays, where, out, validate)
+        return out
     if is_traced():
         if requires_gradient(out):
             refuse_out(operation.function, out)

@@ -9,7 +9,7 @@ import cases
 import numpy as np
 import pytest
 
-from fastpe import ALiBi, Grid, Rotary, Sinusoidal
+from fastpe import FIRE, ALiBi, Grid, Rotary, Sinusoidal, T5Bias
 from fastpe._core.operations import Add, AddBias, Between, Embed, Rerotate, Rotate
 from fastpe._core.run import run
 from fastpe._core.where import Where
@@ -113,9 +113,29 @@ def test_embeddings():
     ids=["last", "offset", "offsets", "positions"],
 )
 def test_scores(where):
-    check(AddBias(ALiBi(H), causal=True), where, (B, H, 5, 9), 0, 2, 3)
-    with pytest.raises(ValueError, match="all heads"):
-        AddBias(ALiBi(H)).part(Between(), (B, H, 5, 9), blocks((B, H, 5, 9), 1)[0])
+    check(AddBias(ALiBi(H), causal=True), where, (B, H, 5, 9), 0, 1, 2, 3)
+    check(AddBias(T5Bias(RANDOM.normal(size=(32, H))), input_scale=2.0), where, (B, H, 5, 9), 1, 2)
+    fire = FIRE(*(RANDOM.normal(size=shape) for shape in ((4, 1), (4,), (H, 4), (H,))))
+    check(AddBias(fire), where, (B, H, 5, 9), 1, 2)
+
+
+WRONG = {
+    "mask": (Where(mask=KEPT[:, 1:]), r"mask must have shape \(12,\) or \(4, 12\).*, got shape \(4, 11\)"),
+    "positions": (Where(positions=np.arange(T + 1)), r"positions must have shape \(12,\) or .*, got shape \(13,\)"),
+    "offsets": (Where(np.arange(B + 1)), r"offset must be an integer, or have shape \(4,\), got shape \(5,\)"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_not_of_the_whole(name):
+    where, words = WRONG[name]
+    shape = (B, H, T, D)
+    with pytest.raises(ValueError, match=words):
+        Add(Sinusoidal()).part(where, shape, blocks(shape, 2)[0])
+
+
+def test_an_integer_of_numpy():
+    check(Add(Sinusoidal()), Where(np.int64(7)), (B, T, D), 1)
 
 
 def test_blocks_are_of_whole_rows():

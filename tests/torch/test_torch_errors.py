@@ -70,7 +70,7 @@ UNUSABLE = {
     "fake": (fake, "a FakeTensor, which has no memory. Only torch.compile and torch.export trace with them."),
     "wrapping": (
         lambda: Wrapping(torch.zeros(SHAPE)),
-        "Wrapping, which wraps other tensors. Pass a tensor inside it (of a DTensor,",
+        "Wrapping, which wraps other tensors. Pass a tensor inside it.",
     ),
     "elsewhere": (
         lambda: torch.zeros(SHAPE).as_subclass(Elsewhere),

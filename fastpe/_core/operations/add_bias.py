@@ -13,7 +13,7 @@ from ..._backends import backend_of
 from ..._backends.calls import QueryKeyRows
 from .. import checks
 from ..arguments import check_apart, either, host_numbers, output, overlap
-from ..bias_tables import FUNCTION, Work, is_value, own_memory, parameter_memory, positions_of
+from ..bias_tables import FUNCTION, Work, is_value, own_memory, parameter_memory
 from ..checks import POSITION_LIMIT, describe, message
 from ..parts import Block
 from ..text import says_all
@@ -86,18 +86,37 @@ class AddBias(_AddBias, Operation):
         return work
 
     def part(self, where: Between, shape: tuple[int, ...], block: Block) -> tuple[AddBias, Between]:
-        """Of scores of this shape; a block has all heads."""
-        heads, rows, columns = block[-3:]
+        """Of scores of this shape. A block of some heads has their part of the bias."""
+        (q_offset, queries, keys), (heads, rows, columns) = where, block[-3:]
+        if any(is_array(value) and not dispatch.is_tensor(value) for value in where):
+            outline = Memory(None, 0, shape, (0,) * len(shape), "float32", None, True)
+            resolve(numpy_arrays, outline, where, False)
+        operation = self
         if tuple(heads) != (0, shape[-3]):
-            raise ValueError(message(FUNCTION, "a block must have all heads", f"{tuple(block)} of shape {shape}"))
-        outline = Memory(None, 0, shape, (0,) * len(shape), "float32", None, True)
-        known = resolve(numpy_arrays, outline, where, False)
+            if not hasattr(self.bias, "of_heads"):
+                raise TypeError(
+                    message(FUNCTION, "a bias must derive from fastpe's Bias to be split by heads", describe(self.bias))
+                )
+            operation = self._replace(bias=self.bias.of_heads(*heads))
+        if keys is None and tuple(columns) != (0, shape[-1]):
+            keys = np.arange(shape[-1])
+        if q_offset is None and queries is None:
+            if keys is None:
+                q_offset = shape[-1] - shape[-2]
+            else:
+                queries = host_numbers(FUNCTION, "k_positions", keys)[..., shape[-1] - shape[-2] :]
         sequences = slice(*block[0]) if len(shape) > 3 else slice(None)
+        if q_offset is not None:
+            if is_array(q_offset):
+                q_offset = host_numbers(FUNCTION, "q_offset", q_offset)[sequences]
+            q_offset = q_offset + rows[0]
         parts = []
-        for table, start, axis, ends in ((known.queries, known.start, -2, rows), (known.keys, 0, -1, columns)):
-            positions = positions_of(numpy_arrays, table, start, shape[axis])
-            parts.append((positions[sequences] if positions.ndim == 2 else positions)[..., slice(*ends)])
-        return self, Between(None, *parts)
+        for name, value, ends in (("q_positions", queries, rows), ("k_positions", keys, columns)):
+            table = None if value is None else host_numbers(FUNCTION, name, value)
+            if table is not None:
+                table = (table[sequences] if table.ndim == 2 else table)[..., slice(*ends)]
+            parts.append(table)
+        return operation, Between(q_offset, *parts)
 
     def key(self, arrays: tuple[Any, ...], where: Between, out: Any) -> Any:
         (scores,), target = arrays, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import traceback
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from fastpe.torch import functional  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed"),
 ]
 
@@ -200,7 +201,7 @@ def work(rank: int, ranks: int, store: str, results: str) -> None:
             f"{name} on {layout}": outcome(check, case, mesh, layout)
             for (name, case), layout in itertools.product(CASES.items(), LAYOUTS[ranks])
         }
-        found.update({name: outcome(test, mesh, layout) for name, test in TESTS.items() for layout in LAYOUTS[ranks][:1]})
+        found.update({name: outcome(test, mesh) for name, test in TESTS.items()})
         torch.save(found, f"{results}-{rank}")
     finally:
         torch.distributed.destroy_process_group()
@@ -230,41 +231,196 @@ def test_verbs(reports: list[dict[str, str]], name: str) -> None:
 
 # ---- what else ranks do ------------------------------------------------------------------------------------------------------
 
-TESTS: dict[str, Callable[[Any, tuple[str, ...]], None]] = {}
+TESTS: dict[str, Callable[[Any], None]] = {}
 
 
-def ranked(test: Callable[[Any, tuple[str, ...]], None]) -> Callable[[Any, tuple[str, ...]], None]:
+def ranked(test: Callable[[Any], None]) -> Callable[[Any], None]:
     """Run a test on every rank."""
     TESTS[test.__name__] = test
     return test
 
 
-@pytest.mark.parametrize("name", ["gradients", "gradients_in_place"])
+def layouts(mesh: Any) -> list[tuple[str, ...]]:
+    return LAYOUTS[mesh.size()]
+
+
+def check_gradients(mesh: Any, axes: Any, loss: Any, *arrays: Any, tables: Any = ()) -> None:
+    """Of arrays that are sharded, and of tables that every rank has, which are sums over rows, so in another order."""
+    from torch.distributed.tensor import Replicate
+
+    for layout in layouts(mesh):
+        given = [spread(x, mesh, layout, axes).requires_grad_() for x in arrays]
+        shared = [spread(table, mesh, ("",) * mesh.ndim, {}).requires_grad_() for table in tables]
+        loss(lambda x, layout=layout: spread(x, mesh, layout, axes), *given, *shared).backward()
+        plain = [x.clone().requires_grad_() for x in (*arrays, *tables)]
+        loss(lambda x: x, *plain).backward()
+        for one, other in zip(given, plain[: len(given)], strict=True):
+            assert one.grad.placements == one.placements
+            same_bits(one.grad, other.grad)
+        for one, other in zip(shared, plain[len(given) :], strict=True):
+            found = one.grad.redistribute(placements=[Replicate()] * mesh.ndim).to_local()
+            torch.testing.assert_close(found, other.grad)
+
+
+@ranked
+def gradients(mesh: Any) -> None:
+    """Of new tensors, and of those written in place."""
+
+    def loss(call: Any, place: Any, q: Any, k: Any) -> Any:
+        a, b = call(q * 1, k * 1, mask=KEPT, offset=3)
+        return (a * place(numbers(*Q.shape, seed=9))).sum() + b.square().sum()
+
+    check_gradients(mesh, HEADS, functools.partial(loss, functional.apply_rotary), Q, K)
+    check_gradients(mesh, HEADS, functools.partial(loss, fastpe.apply_rotary), Q, K)
+
+
+@ranked
+def gradients_of_tables(mesh: Any) -> None:
+    weight = numbers(B, T, D, seed=9)
+    table = numbers(32, H)
+
+    def learned(place: Any, x: Any, rows: Any) -> Any:
+        return (functional.add_encoding(x, fastpe.Learned(rows), mask=KEPT, input_scale=2.0) * place(weight)).sum()
+
+    def biased(place: Any, scores: Any, table: Any) -> Any:
+        return (functional.add_bias(scores, fastpe.T5Bias(table), causal=True).exp() * place(numbers(B, H, T, T))).sum()
+
+    check_gradients(mesh, ROWS, learned, X, tables=[TABLE])
+    check_gradients(mesh, HEADS, biased, numbers(B, H, T, T, seed=3), tables=[table])
+
+
+@ranked
+def gradients_of_embeddings(mesh: Any) -> None:
+    """The table is sharded by its rows, as row-wise tensor parallelism shards it."""
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    weight = numbers(B, T, D, seed=9)
+    wanted = TABLE.clone().requires_grad_()
+    (functional.embed(IDS, wanted, "sinusoidal", padding_idx=2) * weight).sum().backward()
+    for layout in layouts(mesh):
+        table = distribute_tensor(TABLE, mesh, [Shard(0)] * mesh.ndim).requires_grad_()
+        made = functional.embed(spread(IDS, mesh, layout, ROWS), table, "sinusoidal", padding_idx=2)
+        (made * spread(weight, mesh, layout, ROWS)).sum().backward()
+        assert table.grad.placements == table.placements
+        torch.testing.assert_close(table.grad.full_tensor(), wanted.grad)
+
+
+@ranked
+def compiled(mesh: Any) -> None:
+    """One graph, without a break, for what a model does; the offset stays open."""
+    layout = layouts(mesh)[0]
+    calls = {
+        "new": lambda q, n: functional.apply_rotary(q, offset=n),
+        "in_place": lambda q, n: fastpe.apply_rotary(q * 1, offset=n),
+        "masked": lambda q, n: functional.apply_rotary(q, mask=KEPT, offset=n),
+        "positions": lambda q, n: functional.apply_rotary(q, positions=PLACES + n),
+        "bias": lambda q, n: functional.add_bias(q, fastpe.ALiBi(H), q_offset=n),
+        "module": lambda q, n: fastpe.torch.RotaryEmbedding()(q, offset=n),
+    }
+    for call in list(calls.values())[: 6 if mesh.size() == 2 else 1]:
+        torch._dynamo.reset()
+        fast = torch.compile(call, backend="aot_eager", fullgraph=True)
+        for offset in (5, 9):
+            given, plain = spread(Q, mesh, layout, HEADS).requires_grad_(), Q.clone().requires_grad_()
+            made, wanted = fast(given, offset), call(plain, offset)
+            same_bits(made.detach(), wanted.detach())
+            made.square().sum().backward()
+            wanted.square().sum().backward()
+            same_bits(given.grad, plain.grad)
+
+
+@ranked
+def modules(mesh: Any) -> None:
+    layout = layouts(mesh)[0]
+    for module, axes, x in (
+        (fastpe.torch.SinusoidalEncoding(input_scale=2.0), ROWS, X),
+        (fastpe.torch.RotaryEmbedding(), HEADS, Q),
+        (fastpe.torch.RotaryEmbedding(inplace=True), HEADS, Q),
+    ):
+        same_bits(module(spread(x, mesh, layout, axes), offset=4), module(x.clone(), offset=4))
+
+
+@ranked
+def contexts_of_pytorch(mesh: Any) -> None:
+    """PyTorch's context_parallel splits positions as it splits other buffers; they are those of the order it balances by."""
+    from torch.distributed.tensor.experimental import context_parallel
+
+    ranks = torch.distributed.get_world_size()
+    flat = torch.distributed.device_mesh.init_device_mesh("cpu", (ranks,))
+    q, positions = numbers(2, 3, 8 * ranks, D), torch.arange(8 * ranks)
+    whole = fastpe.apply_rotary(q.clone())
+    own = fastpe.positions.context_parallel(8 * ranks, torch.distributed.get_rank(), ranks, "zigzag", like=q)
+    with context_parallel(flat, buffers=[q, positions], buffer_seq_dims=[2, 0]):
+        assert torch.equal(positions, own)
+        fastpe.apply_rotary(q, positions=positions)
+        assert torch.equal(q, whole[:, :, own])
+
+
+def from_local(mesh: Any, local: Any, placement: Any) -> Any:
+    return torch.distributed.tensor.DTensor.from_local(local, mesh, [placement] * mesh.ndim, run_check=False)
+
+
+def refused(kind: type, words: str, call: Any, *given: Any) -> None:
+    """Nothing is written."""
+    before = [one.to_local().clone() for one in given]
+    with pytest.raises(kind, match=words):
+        call(*given)
+    for one, values in zip(given, before, strict=True):
+        assert torch.equal(one.to_local(), values)
+
+
+@ranked
+def refusals(mesh: Any) -> None:
+    from torch.distributed.tensor import Partial, Replicate, Shard
+
+    layout = layouts(mesh)[0]
+    x, q, k = spread(X, mesh, layout, ROWS), spread(Q, mesh, layout, HEADS), spread(K, mesh, ("",) * mesh.ndim, HEADS)
+    add, rotate = fastpe.add_encoding, fastpe.apply_rotary
+    channels = from_local(mesh, numbers(B, T, 8), Shard(2))
+    refused(ValueError, "x must not be sharded along its channels, got .Shard.dim=2.*e.g. that of heads", add, channels)
+    refused(ValueError, "by whole heads", lambda q: rotate(q, head_dim=D), from_local(mesh, numbers(B, T, 8), Shard(2)))
+    packed = from_local(mesh, numbers(B, T, 2, D), Shard(2))
+    refused(
+        ValueError,
+        "qkv|q must not be sharded along its packed heads",
+        lambda x: functional.apply_rotary_qkv(x, 1, inplace=True),
+        packed,
+    )
+    refused(ValueError, r"sharded or replicated, got .Partial.sum.*x.redistribute", add, from_local(mesh, X.clone(), Partial()))
+    refused(ValueError, "q and k must be sharded alike along sequences and rows", rotate, q, k)
+    refused(TypeError, "arrays of one call must be DTensors, .* got k, a Tensor", lambda q: rotate(q, K), q)
+    refused(TypeError, "got a DTensor beside tensors. Make all arrays of the call DTensors", lambda k: rotate(Q.clone(), k), k)
+    refused(ValueError, r"positions must have shape \(13,\) or \(4, 13\)", lambda x: add(x, positions=PLACES[:, 1:]), x)
+    refused(
+        ValueError, r"mask must have shape \(13,\) or \(4, 13\), got shape \(4, 12\)", lambda x: add(x, mask=KEPT[:, 1:]), x
+    )
+    refused(ValueError, "cu_seqlens must start at 0, never decrease and end at T", lambda x: add(x, cu_seqlens=[0, 4]), x)
+    refused(ValueError, "every position must lie in", lambda x: add(x, offset=2**31 - 4), x)
+    refused(TypeError, "arrays beside a tensor must be tensors", lambda x: add(x, positions=PLACES.numpy()), x)
+    refused(
+        ValueError,
+        "out must be a DTensor with the placements",
+        lambda x, out: add(x, out=out),
+        x,
+        spread(X, mesh, ("",) * mesh.ndim, {}),
+    )
+    refused(
+        TypeError,
+        "table must be whole, got a DTensor. Pass table.full_tensor",
+        lambda x: fastpe.resample(x, 5),
+        spread(TABLE, mesh, layout, {}),
+    )
+    rank = torch.distributed.get_rank()
+    uneven = from_local(mesh, numbers(B, 2 + rank, D), Shard(1))
+    refused(ValueError, "x must have one shape on all ranks, got .*shape= and stride=", lambda x: add(x, validate=True), uneven)
+    wrong = torch.distributed.tensor.DTensor.from_local(
+        numbers(B, 5, D), mesh, [Shard(1), Replicate()][: mesh.ndim], run_check=False, shape=X.shape, stride=X.stride()
+    )
+    refused(ValueError, r"the local tensor of x must have the shape \(4, [67], 16\), as its placements share", add, wrong)
+    leaf = spread(X, mesh, layout, ROWS).requires_grad_()
+    refused(RuntimeError, "a leaf Variable that requires grad", add, leaf)
+
+
+@pytest.mark.parametrize("name", TESTS)
 def test_more(reports: list[dict[str, str]], name: str) -> None:
     ensure(reports, name)
-
-
-def rotated_loss(call: Any, weight: Any, q: Any, k: Any) -> Any:
-    a, b = call(q * 1, k * 1)
-    return (a * weight).sum() + b.square().sum()
-
-
-@ranked
-def gradients(mesh: Any, layout: tuple[str, ...]) -> None:
-    both(mesh, layout, lambda q, k: functional.apply_rotary(q, k, mask=KEPT, offset=3))
-
-
-@ranked
-def gradients_in_place(mesh: Any, layout: tuple[str, ...]) -> None:
-    both(mesh, layout, lambda q, k: fastpe.apply_rotary(q, k, mask=KEPT, offset=3))
-
-
-def both(mesh: Any, layout: tuple[str, ...], call: Any) -> None:
-    weight = numbers(*Q.shape, seed=9)
-    given = [spread(x, mesh, layout, HEADS).requires_grad_() for x in (Q, K)]
-    rotated_loss(call, spread(weight, mesh, layout, HEADS), *given).backward()
-    plain = [x.clone().requires_grad_() for x in (Q, K)]
-    rotated_loss(call, weight, *plain).backward()
-    for one, other in zip(given, plain, strict=True):
-        assert one.grad.placements == one.placements
-        same_bits(one.grad, other.grad)

@@ -88,7 +88,7 @@ class AddBias(_AddBias, Operation):
     def part(self, where: Between, shape: tuple[int, ...], block: Block) -> tuple[AddBias, Between]:
         """Of scores of this shape. A block of some heads has their part of the bias."""
         (q_offset, queries, keys), (heads, rows, columns) = where, block[-3:]
-        if any(is_array(value) and not dispatch.is_tensor(value) for value in where):
+        if any(type(value) is not int and is_array(value) and not dispatch.is_tensor(value) for value in where):
             outline = Memory(None, 0, shape, (0,) * len(shape), "float32", None, True)
             resolve(numpy_arrays, outline, where, False)
         operation = self
@@ -107,7 +107,7 @@ class AddBias(_AddBias, Operation):
                 queries = host_numbers(FUNCTION, "k_positions", keys)[..., shape[-1] - shape[-2] :]
         sequences = slice(*block[0]) if len(shape) > 3 else slice(None)
         if q_offset is not None:
-            if is_array(q_offset):
+            if type(q_offset) is not int and is_array(q_offset):
                 q_offset = host_numbers(FUNCTION, "q_offset", q_offset)[sequences]
             q_offset = q_offset + rows[0]
         parts = []

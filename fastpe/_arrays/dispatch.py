@@ -25,6 +25,8 @@ _ROWS = {
     ("cupy", "ndarray"): Row("fastpe._arrays.cupy"),
     ("torch", "Tensor"): Row("fastpe._arrays.torch", runner="fastpe.torch._run"),
     ("torch", "DTensor"): Row("fastpe._arrays.torch", runner="fastpe.torch._sharded"),
+    ("jaxlib", "ArrayImpl"): Row("fastpe._arrays.jax", runner="fastpe.jax._run"),
+    ("jax", "Tracer"): Row("fastpe._arrays.jax", runner="fastpe.jax._run"),
     ("numpy", "MaskedArray"): None,  # an ndarray whose hidden elements must not be written: not known
 }
 MOST_TYPES = 256  # whose library is remembered; a remembered class lives on

@@ -36,8 +36,6 @@ _WAYS_ROUND = {
     "MaskedArray": "Pass x.data, and mask= for whole rows.",
     "dask": "Dask computes chunks anew at every compute(), so none may be written in place: let x.map_blocks call a function "
     "that returns fastpe.add_encoding(chunk, offset=its first row, out=numpy.empty_like(chunk)).",
-    "jax": "JAX arrays cannot be written: add fastpe.encode(positions, dim), or pass a NumPy copy.",
-    "jaxlib": "JAX arrays cannot be written: add fastpe.encode(positions, dim), or pass a NumPy copy.",
     "tensorflow": "TensorFlow tensors cannot be written: add fastpe.encode(positions, dim), or pass x.numpy().copy().",
 }
 

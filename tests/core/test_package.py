@@ -56,7 +56,7 @@ def test_works_where_the_optional_libraries_are_missing():
     assert python(code).split() == ["1.0", "numpy"]
 
 
-PUBLIC_MODULES = {"encodings", "plot", "positions", "scaling", "torch", "verbs"}
+PUBLIC_MODULES = {"encodings", "jax", "plot", "positions", "scaling", "torch", "verbs"}
 
 
 def test_dir_lists_what_users_may_use():

@@ -17,6 +17,7 @@ from llvmlite import binding as llvm
 Kernel = Callable[[int, int, int], None]  # (address of the arguments, address of the control block, number of the thread)
 
 ENTRY = "fastpe_entry"
+PLAIN = "fastpe_plain"  # the kernel as a C function of three words, for callers that hold no GIL
 METH_FASTCALL = 0x80
 
 
@@ -45,6 +46,7 @@ def _entry(function: str, triple: str, data_layout: str) -> str:
 
     # Numba's own convention: where the result and where an exception go, then the arguments; nothing is written there.
     kernel = declared(function, status, pointer.as_pointer(), pointer.as_pointer(), word, word, word)
+    _plain(declared(PLAIN, ir.VoidType(), word, word, word), kernel, pointer)
     entry = declared(ENTRY, pointer, pointer, pointer.as_pointer(), word)
     builder = ir.IRBuilder(entry.append_basic_block())
     _, arguments, count = entry.args
@@ -69,6 +71,14 @@ def _entry(function: str, triple: str, data_layout: str) -> str:
     return str(module)
 
 
+def _plain(function: Any, kernel: Any, pointer: Any) -> None:
+    from llvmlite import ir
+
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.call(kernel, [*(builder.alloca(pointer) for _ in range(2)), *function.args])
+    builder.ret_void()
+
+
 class _MethodDef(ctypes.Structure):
     """``PyMethodDef`` of CPython."""
 
@@ -77,23 +87,30 @@ class _MethodDef(ctypes.Structure):
 
 _new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.POINTER(_MethodDef), ctypes.c_void_p, ctypes.c_void_p)
 _keepalive: list[Any] = []  # what functions made here point to, one for each kernel
+_addresses: dict[Kernel, int] = {}
 
 
 def load(name: str, code: bytes) -> Kernel:
     """The entry in object code as a function. It stays loaded until the process ends: a helper may be in it until then."""
     engine, content = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine()), llvm.ObjectFileRef.from_data(code)
-    address = 0
+    address = plain = 0
     if content:
         engine.add_object_file(content)
         engine.finalize_object()
-        address = engine.get_function_address(ENTRY)
+        address, plain = (engine.get_function_address(one) for one in (ENTRY, PLAIN))
     if not address:
         raise ValueError(f"fastpe: the machine code of {name} is no object file with an entry.")
     engine.detach()
     method = _MethodDef(name.encode(), address, METH_FASTCALL, None)
     _keepalive.append(method)
     function: Kernel = _new(("PyCFunction_NewEx", ctypes.pythonapi))(method, None, None)
+    _addresses[function] = plain
     return function
+
+
+def address_of(kernel: Kernel) -> int:
+    """The address of a kernel's C function, ``void kernel(int64_t arguments, int64_t control, int64_t thread)``."""
+    return _addresses[kernel]
 
 
 def _machine(**options: Any) -> Any:

@@ -1,0 +1,248 @@
+"""The CPU's FFI target of XLA: a function that Numba compiled, which runs prepared kernel calls on the buffers that it is given.
+
+It holds no GIL. The first call of its kind (text, shapes, which results lie where an operand does) asks `_entries.py` for an entry; later
+calls find it in a table of this process. So no address is in a program, and one that was exported runs in another process. Helpers come
+from XLA's pool.
+
+The structs are those of XLA's ``c_api.h``, major version 0; the comments at the numbers name the fields. What is read has not moved since
+version 0.1.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import jax
+import numpy as np
+from llvmlite import ir
+from numba import cfunc, types
+
+from ..kernels import abi
+from ..kernels.scheduler import WORD, emitted, fetch_add, inline, set_word, word
+from ._entries import (
+    ADDRESS,
+    CALL_WORDS,
+    CODE,
+    HELPERS,
+    KEYS,
+    MOST_ENTRIES,
+    MOVES,
+    MOVES_AT,
+    PARTS_AT,
+    SLOT_BYTES,
+    VALUES,
+    WORDS,
+    WORDS_AT,
+    prepare,
+)
+
+TARGET = "fastpe_cpu"
+I32, I64 = ir.IntType(32), ir.IntType(64)
+ctl = abi.CONTROL.index
+PARTS, SCRATCH, SLOTS, CONTROL_BYTES = ctl.parts, ctl.scratch, ctl.slots, abi.CONTROL.nbytes
+KEYS_AT, VALUES_AT = KEYS.ctypes.data, VALUES.ctypes.data
+PREPARE = ctypes.cast(prepare, ctypes.c_void_p).value
+_libc = ctypes.CDLL(None)
+MALLOC, FREE = (ctypes.cast(function, ctypes.c_void_p).value for function in (_libc.malloc, _libc.free))
+
+
+# ---- instructions ------------------------------------------------------------------------------------------------------------
+
+
+def _function(count: int, result: Any) -> Any:
+    """A C function of so many words, called by its address."""
+    kind = ir.FunctionType(ir.VoidType() if result is types.void else I64, [I64] * count)
+
+    def call(builder: Any, address: Any, values: Any) -> Any:
+        made = builder.call(builder.inttoptr(address, kind.as_pointer()), values)
+        return None if result is types.void else made
+
+    emits = {
+        1: lambda builder, address, a: call(builder, address, [a]),
+        2: lambda builder, address, a, b: call(builder, address, [a, b]),
+        3: lambda builder, address, a, b, c: call(builder, address, [a, b, c]),
+    }
+    emits[count].__name__ = f"call_{count}_{result}"
+    return emitted(result, *[WORD] * (count + 1))(emits[count])
+
+
+call_1, call_2 = _function(1, WORD), _function(2, WORD)
+run_1, run_3 = _function(1, types.void), _function(3, types.void)
+
+
+@emitted(WORD, WORD)
+def load_int32(builder, address):  # type: ignore[no-untyped-def]
+    return builder.sext(builder.load(builder.inttoptr(address, I32.as_pointer())), I64)
+
+
+@emitted(WORD, WORD)
+def load_unaligned(builder, address):  # type: ignore[no-untyped-def]
+    return builder.load(builder.inttoptr(address, I64.as_pointer()), align=1)
+
+
+@emitted(WORD, WORD, WORD)
+def mixed(builder, key, value):  # type: ignore[no-untyped-def]
+    """A hash of a hash and a word."""
+    product = builder.mul(builder.xor(key, value), I64(0x9E3779B97F4A7C15 - (1 << 64)))
+    return builder.xor(product, builder.lshr(product, I64(29)))
+
+
+@inline
+def mixed_shape(key, buffer):  # type: ignore[no-untyped-def]
+    rank, dims = word(buffer, 4), word(buffer, 5)
+    key = mixed(key, rank)
+    for axis in range(rank):
+        key = mixed(key, word(dims, axis))
+    return key
+
+
+@inline
+def release(job):  # type: ignore[no-untyped-def]
+    """A job is freed by the last thread that leaves it. Words: references, next number, kernel, arguments, control."""
+    if fetch_add(job, 0, -1) == 1:
+        run_1(FREE, job)
+
+
+@cfunc(types.void(WORD), error_model="numpy")
+def _help(job):  # type: ignore[no-untyped-def]
+    number = fetch_add(job, 1, 1)
+    run_3(word(job, 2), word(job, 3), word(job, 4), number)
+    release(job)
+
+
+HELP = _help.address
+
+
+@inline
+def helpers_of(api, context, wanted):  # type: ignore[no-untyped-def]
+    """How many threads XLA's pool has besides, up to so many; 0 without one."""
+    if wanted <= 0:
+        return 0
+    ask = call_1(MALLOC, 64)
+    # XLA_FFI_ThreadPool_NumThreads_Args: struct_size, extension, context, num_threads
+    set_word(ask, 0, 32)
+    set_word(ask, 1, 0)
+    set_word(ask, 2, context)
+    set_word(ask, 3, ask + 40)
+    set_word(ask, 5, 1)
+    failed = call_1(word(api, 18), ask)
+    found = min(wanted, word(ask, 5) - 1)
+    if failed != 0:
+        forget(api, failed, ask)
+        found = 0
+    run_1(FREE, ask)
+    return max(found, 0)
+
+
+@inline
+def forget(api, error, space):  # type: ignore[no-untyped-def]
+    """Destroy an error: XLA_FFI_Error_Destroy_Args: struct_size, extension, error."""
+    set_word(space, 0, 24)
+    set_word(space, 1, 0)
+    set_word(space, 2, error)
+    run_1(word(api, 8), space)
+
+
+@inline
+def schedule(api, context, job, count):  # type: ignore[no-untyped-def]
+    """Offer a job to so many threads of XLA's pool: XLA_FFI_ThreadPool_Schedule_Args: struct_size, extension, context, task, data."""
+    ask = call_1(MALLOC, 128)
+    for _ in range(count):
+        set_word(ask, 0, 40)
+        set_word(ask, 1, 0)
+        set_word(ask, 2, context)
+        set_word(ask, 3, HELP)
+        set_word(ask, 4, job)
+        failed = call_1(word(api, 17), ask)
+        if failed != 0:
+            forget(api, failed, ask + 64)
+            release(job)
+    run_1(FREE, ask)
+
+
+@inline
+def run_call(frame, entry):  # type: ignore[no-untyped-def]
+    """Run one kernel call of an entry to its end."""
+    api, context, operands = word(frame, 2), word(frame, 3), word(frame, 7)
+    helpers = helpers_of(api, context, word(entry, HELPERS))
+    count, given, moves = word(entry, WORDS), word(entry, WORDS_AT), word(entry, MOVES_AT)
+    job = call_1(MALLOC, 8 * (8 + count) + 192 + (1 + helpers) * word(entry, SLOT_BYTES))
+    control = (job + 127) & -64
+    scratch = (control + 8 * count + 63) & -64
+    for index in range(count):
+        set_word(control, index, word(given, index))
+    for index in range(word(entry, MOVES)):
+        move = moves + 32 * index
+        at, buffer = word(move, 0), word(move, 1)
+        buffer = word(word(frame, 9), buffer) if buffer < operands else word(word(frame, 14), buffer - operands)
+        if word(move, 3) == ADDRESS:
+            set_word(control, at, word(buffer, 3) + word(move, 2))
+        else:
+            set_word(control, at, word(control, at) + (load_int32(word(buffer, 3)) << 32))
+    if word(entry, PARTS_AT) != 0:
+        set_word(control, PARTS, control + 8 * word(entry, PARTS_AT))
+    set_word(control, SCRATCH, scratch)
+    set_word(control, SLOTS, 1 + helpers)
+    code, arguments = word(entry, CODE), control + CONTROL_BYTES
+    if helpers == 0:
+        run_3(code, arguments, control, abi.ALONE)
+        run_1(FREE, job)
+        return
+    set_word(job, 0, 1 + helpers)
+    set_word(job, 1, 1)
+    set_word(job, 2, code)
+    set_word(job, 3, arguments)
+    set_word(job, 4, control)
+    schedule(api, context, job, helpers)
+    run_3(code, arguments, control, abi.CALLER)
+    release(job)
+
+
+@cfunc(WORD(WORD), error_model="numpy")
+def _handler(frame):  # type: ignore[no-untyped-def]
+    # XLA_FFI_CallFrame: size, extension, api, context, stage, args (size, extension, count, types, args), rets, attrs (..., names, attrs)
+    extension = word(frame, 1)
+    while extension != 0:
+        if word(extension, 1) & 0xFFFFFFFF == 1:  # XLA asks for which version this was written
+            set_word(word(extension, 3), 3, np.int64(1) << 32)  # 0.1
+            return 0
+        extension = word(extension, 2)
+    operands, results = word(frame, 7), word(frame, 12)
+    text = word(word(frame, 20), 0)
+    key = np.int64(0)
+    for at in range(0, word(text, 1), 8):
+        key = mixed(key, load_unaligned(word(text, 0) + at))
+    for i in range(operands):
+        key = mixed_shape(key, word(word(frame, 9), i))
+    for j in range(results):
+        result = word(word(frame, 14), j)
+        key = mixed_shape(key, result)
+        for i in range(operands):
+            if word(word(word(frame, 9), i), 3) == word(result, 3):
+                key = mixed(key, i + 1)
+    key = (key & 0x7FFFFFFFFFFFFFFF) | 1
+    slot, entry = key & (MOST_ENTRIES - 1), np.int64(0)
+    while word(KEYS_AT, slot) != 0:
+        if word(KEYS_AT, slot) == key:
+            entry = word(VALUES_AT, slot)
+            break
+        slot = (slot + 1) & (MOST_ENTRIES - 1)
+    if entry == 0:
+        entry = call_2(PREPARE, frame, key)
+    if entry < 0:
+        # XLA_FFI_Error_Create_Args: struct_size, extension, message, code (3: an invalid argument)
+        ask = call_1(MALLOC, 64)
+        set_word(ask, 0, 32)
+        set_word(ask, 1, 0)
+        set_word(ask, 2, -entry)
+        set_word(ask, 3, 3)
+        error = call_1(word(word(frame, 2), 6), ask)
+        run_1(FREE, ask)
+        return error
+    for index in range(word(entry, 0)):
+        run_call(frame, entry + 8 + 8 * CALL_WORDS * index)
+    return 0
+
+
+jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_handler.address), platform="cpu")

@@ -1,0 +1,227 @@
+"""How an operation runs on arrays of JAX: every check on outlines, then one primitive that holds the operation as text.
+
+Arguments of the host are checked by value, as for NumPy's arrays; values of JAX's arrays are never read: a row at no position is NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._arrays.numpy import empty
+from .._core import checks, text
+from .._core.arguments import host_numbers, is_known
+from .._core.checks import describe, message
+from .._core.operations import AddBias, Embed, Encode, Rerotate, Resample
+from .._core.run import as_where
+from .._core.where import Where
+from ..encodings.fourier import Fourier
+from ._call import Call
+from ._primitive import bind
+from ._rows import counted, ids_of, is_jax, words_of
+
+
+def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Any:
+    """Run an operation into new arrays."""
+    function = operation.function
+    if out is not None:
+        remedy = "Use what is returned; inside of jax.jit an array that is donated is written in place."
+        raise TypeError(message(function, "out must be None, as arrays of JAX cannot be written", describe(out), remedy))
+    checks.boolean(function, "validate", validate)
+    if validate:
+        remedy = "Rows at no position, and of ids outside of the table, are NaN."
+        raise ValueError(message(function, "validate must be False, as values of JAX's arrays are not read", "True", remedy))
+    if isinstance(operation, Resample):
+        remedy = "Pass numpy.asarray(table), once, before training."
+        raise TypeError(message(function, "table must be an array of NumPy, CuPy or PyTorch", describe(arrays[0]), remedy))
+    _refuse_tracers(operation)
+    where = as_where(operation, where)
+    if getattr(operation, "dtype", None) is not None:
+        operation = operation._replace(dtype=checks.dtype_name(function, operation.dtype))
+        if operation.dtype == "float64" and not jax.config.jax_enable_x64:
+            remedy = 'Set jax.config.update("jax_enable_x64", True) before anything else.'
+            raise TypeError(message(function, "dtype must be one that JAX is set to", "float64", remedy))
+    arrays = _of_jax(operation, arrays)
+    outlines = tuple(_outline(name, array) for name, array in zip(operation.names, arrays, strict=True))
+    outlined = None if where is None else _outlined(where, outlines)
+    operation.check(outlines, outlined, None, False)
+    _refuse_arrays(operation)
+    call, operands = _call(operation, arrays, where, outlines)
+    results = bind(call, operands)
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+# ---- arguments ---------------------------------------------------------------------------------------------------------------
+
+
+def _of_jax(operation: Any, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arrays, of which those that are computed with must be JAX's; others may be numbers or NumPy's."""
+    for name, array in zip(operation.names, arrays, strict=True):
+        if name in ("ids", "delta", "positions", "like") or array is None or is_jax(array):
+            continue
+        if name == "token_types" and array is arrays[2]:
+            continue
+        if name == "row_scale":
+            remedy = "Pass table.astype(float32) * row_scale[:, None] as the table."
+            raise TypeError(message(operation.function, "row_scale must be None for tables of JAX", describe(array), remedy))
+        rule, remedy = f"{name} must be an array of JAX like the others", f"Pass jax.numpy.asarray({name})."
+        raise TypeError(message(operation.function, rule, describe(array), remedy))
+    return (None, arrays[1]) if isinstance(operation, Encode) else arrays
+
+
+def _outline(name: str, array: Any) -> Any:
+    """An array of NumPy with the shape and type of one of JAX."""
+    if not is_jax(array):
+        return array
+    dtype = np.dtype(array.dtype)
+    if dtype.kind in "iub" or name in ("positions", "delta"):
+        return np.zeros(array.shape, dtype)
+    return empty(array.shape, dtype.name, None) if dtype.name in checks.FLOATS else np.empty(array.shape, dtype)
+
+
+def _outlined(where: Any, outlines: Any) -> Any:
+    """Where rows stand, with outlines whose values pass every check in place of JAX's arrays."""
+    found = {}
+    for name, value in where._asdict().items():
+        if is_jax(value):
+            if name == "seq_axis":
+                raise _traced("where", name, value)
+            found[name] = np.ones(value.shape, value.dtype) if name == "mask" else np.zeros(value.shape, value.dtype)
+            if name == "cu_seqlens" and value.shape:
+                found[name][-1] = _rows(where, outlines)
+    return where._replace(**found)
+
+
+def _rows(where: Any, outlines: Any) -> int:
+    """How many rows there are, if the axis is one."""
+    if len(outlines) > 2:  # of embed
+        return int((np.shape(outlines[1]) or (1,))[-1])
+    shape, axis = next(x for x in outlines if x is not None).shape, where.seq_axis
+    return int(shape[axis]) if type(axis) is int and -len(shape) <= axis < len(shape) else 0
+
+
+def _traced(function: str, name: str, value: Any) -> TypeError:
+    remedy = "Give a number; where it is an argument of a function under jax.jit, name it in static_argnames."
+    return TypeError(message(function, f"{name} must be a Python number", describe(value), remedy))
+
+
+def _refuse_tracers(operation: Any) -> None:
+    """TypeError for arrays where numbers are needed, whose values make the program."""
+    for name, value in zip(operation._fields, operation, strict=True):
+        if isinstance(value, jax.core.Tracer):
+            raise _traced(operation.function, name, value)
+
+
+def _refuse_arrays(operation: Any) -> None:
+    """TypeError for an encoding that holds arrays: a program has its text."""
+    for value in operation[: 2 if isinstance(operation, Rerotate) else 1]:
+        if value is not None and not text.says_all(value):
+            rule = "encodings and biases must consist of numbers where arrays are JAX's"
+            remedy = "Add a learned table as x + table[positions]; pass slopes as numbers."
+            raise TypeError(message(operation.function, rule, type(value).__name__, remedy))
+        if value is not None:
+            text.refuse_unknown(operation.function, value.text)
+        if isinstance(value, Fourier):
+            rule, remedy = "Fourier features are no kernel's", "Add jax.numpy.asarray(fastpe.encode(points, dim, encoding))."
+            raise TypeError(message(operation.function, rule, "arrays of JAX", remedy))
+
+
+# ---- the call ----------------------------------------------------------------------------------------------------------------
+
+
+def _call(operation: Any, arrays: tuple[Any, ...], where: Any, outlines: tuple[Any, ...]) -> tuple[Call, list[Any]]:
+    """The call, and its operands."""
+    fixed: dict[str, Any] = {}
+    placed: dict[str, Any] = {}
+    given: list[Any] = list(arrays)
+    if isinstance(operation, AddBias):
+        fixed, placed = _of_bias(operation, where, outlines[0])
+    elif isinstance(operation, Encode):
+        given[1] = None if arrays[1] is None else words_of(_numbers("encode", "positions", arrays[1]))
+    else:
+        fixed["seq_axis"] = where.seq_axis
+        if isinstance(operation, Rerotate):
+            given[1] = words_of(_numbers("rerotate", "delta", arrays[1]))
+            if where.mask is not None:
+                placed["mask"] = jnp.asarray(where.mask)
+        else:
+            if isinstance(operation, Embed):
+                given[1:3] = (None if ids is None else ids_of(_numbers("embed", "ids", ids)) for ids in arrays[1:3])
+            operation, placed = _of_rows(operation, arrays, where, outlines)
+    kinds = {"ids": "int64", "delta": "int64", "positions": "int64"}
+    dtypes = [
+        kinds.get(name, None if one is None else str(one.dtype)) for name, one in zip(operation.names, given, strict=True)
+    ]
+    if isinstance(operation, Embed):
+        dtypes[2] = "int64"
+    present = tuple(None if one is None else dtype for one, dtype in zip(given, dtypes, strict=True))
+    call = Call(operation, present, tuple(placed), tuple(fixed.items()))
+    return call, [one for one in (*given, *placed.values()) if one is not None]
+
+
+def _numbers(function: str, name: str, value: Any) -> Any:
+    return value if is_jax(value) else host_numbers(function, name, value)
+
+
+def _of_rows(operation: Any, arrays: tuple[Any, ...], where: Where, outlines: Any) -> tuple[Any, dict[str, Any]]:
+    """The operation with all numbers that it depends on, and what says where its rows stand: a start, or positions, and a mask."""
+    function, encoding = operation.function, operation[0]
+    is_embed = isinstance(operation, Embed)
+    lead = next(x for x in outlines if x is not None)
+    shape = (*outlines[1].shape, lead.shape[1]) if is_embed and is_known(outlines[1]) else lead.shape
+    if is_embed:
+        ids = _numbers(function, "ids", arrays[1])
+        shape = (*np.shape(ids), lead.shape[1])
+        if operation.padding_idx is not None:
+            kept = jnp.asarray(ids) != operation.padding_idx
+            where = where._replace(mask=kept if where.mask is None else kept & jnp.asarray(where.mask))
+            operation = operation._replace(padding_idx=None)
+        if encoding is None:
+            return operation, {} if where.mask is None else {"mask": jnp.asarray(where.mask)}
+        if len(shape) == 1:
+            shape = (1, *shape)
+    axis = where.seq_axis % len(shape)
+    counts = encoding.counts or where.positions is not None
+    if any(is_jax(value) for value in (where[:4] if counts else where[1:2])):
+        if encoding.needs_length and operation.seq_len is None:
+            rule, remedy = "seq_len must be given where the scaling rule depends on it", "Positions of JAX are not read."
+            raise ValueError(message(function, rule, "None", remedy))
+    else:
+        operation, where = operation.part(where if counts else where._replace(mask=None), shape, [(0, size) for size in shape])
+    placed = {}
+    mask = None if where.mask is None else jnp.asarray(where.mask)
+    if where.positions is not None:
+        placed["positions"] = words_of(where.positions)
+    elif mask is None and where.cu_seqlens is None and np.ndim(where.offset) == 0:
+        placed["start"] = jnp.asarray(where.offset, jnp.int32) if is_jax(where.offset) else np.int32(where.offset)
+    else:
+        by_sequence = mask.T if mask is not None and mask.ndim == 2 and axis == 0 else mask
+        table = counted(shape[axis], where.offset, where.cu_seqlens, by_sequence)
+        placed["positions"] = jnp.swapaxes(table, 0, 1) if axis == 0 and table.ndim == 3 else table
+    if mask is not None:
+        placed["mask"] = mask
+    return operation, placed
+
+
+def _of_bias(operation: AddBias, where: Any, scores: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Numbers of the bias's rows, and tables of positions of queries and keys."""
+    q_offset, q_positions, k_positions = where
+    is_number = q_offset is None or np.ndim(q_offset) == 0
+    if is_number and not is_jax(q_offset) and q_positions is k_positions is None:
+        return {"q_offset": None if q_offset is None else int(q_offset)}, {}
+    if operation.bias.slopes_of is None:
+        rule = "q_offset must be a number, and positions None, where the bias is no line of the distance"
+        remedy = "Give q_offset as a number (static_argnames under jax.jit), or use fastpe.ALiBi."
+        raise TypeError(message("add_bias", rule, type(operation.bias).__name__, remedy))
+    queries, keys = scores.shape[-2:]
+    if q_positions is None and q_offset is None:
+        q_positions = (
+            k_positions[..., keys - queries :] if is_jax(k_positions) else np.asarray(k_positions)[..., keys - queries :]
+        )
+    placed = {"q_positions": words_of(q_positions) if q_positions is not None else counted(queries, q_offset, None, None)}
+    if k_positions is not None:
+        placed["k_positions"] = words_of(k_positions)
+    return {}, placed

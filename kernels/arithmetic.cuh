@@ -208,11 +208,49 @@ struct One : E {
 
 #include "Rows.abi"
 
+// What positions are in memory. `start` says it where there are positions, and 0 is what tables of locate_rows and the CPU have: units of
+// 2^-32. COUNTS is added to it where the number is that of a sequence's first row, from which the others count.
+enum { UNITS, I32, I64, U64, F32, F64, COUNTS };
+
+DEVICE i64 from_integer(i64 position) {
+    return position >= -0x80000000LL && position < 0x80000000LL ? (i64)((u64)position << 32) : NOT_A_POSITION;
+}
+
+// Rounded to units, ties to even; a float times 2^32 is exact.
+DEVICE i64 from_real(double position) {
+    if (!(position >= -2147483648.0 && position < 2147483648.0)) return NOT_A_POSITION;
+    return __double2ll_rn(__dmul_rn(position, 4294967296.0));
+}
+DEVICE i64 from_real(float position) {
+    if (!(position >= -2147483648.0f && position < 2147483648.0f)) return NOT_A_POSITION;
+    return __float2ll_rn(mul_(position, 4294967296.0f));
+}
+
+// An integer in memory; a u64 beyond i64 becomes the largest i64, which is no position and no row of a table.
+DEVICE i64 integer_at(i64 address, i64 kind) {
+    if (kind == I32) return *(const i32*)address;
+    const i64 value = *(const i64*)address;
+    return kind == U64 && value < 0 ? 0x7fffffffffffffffLL : value;
+}
+
+DEVICE i64 limited(i64 value, i64 low, i64 high) { return value < low ? low : value > high ? high : value; }
+
+// Offsets are limited before they are added, so that no sum wraps into the valid range.
+DEVICE i64 counted_from(i64 offset, i64 count) { return from_integer(count + limited(offset, -(1LL << 62), 1LL << 62)); }
+
+DEVICE i64 position_at(i64 address, i64 kind, i64 t) {
+    if (kind == UNITS) return *(const i64*)address;
+    if (kind == F32) return from_real(*(const float*)address);
+    if (kind == F64) return from_real(*(const double*)address);
+    if (kind >= COUNTS) return counted_from(integer_at(address, kind - COUNTS), t);
+    return from_integer(integer_at(address, kind));
+}
+
 // The position of a row in units of 2^-32; `other` is its head or an axis.
 DEVICE i64 position_of(const Rows& call, i64 b, i64 t, i64 other) {
     if (call.positions == 0) return call.start + (t << 32);
-    return *(const i64*)(call.positions + b * call.positions_batch_stride + t * call.positions_row_stride +
-                         other * call.positions_head_stride);
+    return position_at(call.positions + b * call.positions_batch_stride + t * call.positions_row_stride +
+                       other * call.positions_head_stride, call.start, t);
 }
 
 DEVICE bool is_kept(const Rows& call, i64 b, i64 t) {

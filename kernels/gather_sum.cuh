@@ -2,7 +2,9 @@
 // the arguments. Here the result is aligned to the element.
 //
 // Compiled for each combination of FIRST, SECOND, LEARNED and OUT, which are element types (any for an array that the call does not have),
-// and of HAS_SECOND, ADDS_LEARNED, ADDS_SINUSOIDAL and IS_EMBEDDING, which are 0 or 1; REAL is double if any array is f64, else float.
+// of IDS, TYPE_IDS, SCALES and ZEROS, which are types of numbers, and of HAS_SECOND, ADDS_LEARNED, ADDS_SINUSOIDAL and IS_EMBEDDING, which are
+// 0 or 1; REAL is double if FIRST, SECOND, LEARNED or OUT is f64, else float. MORE_ZERO is added to a zero point, and is all of it where
+// there are no zero_points.
 //
 // Grid: x over the pairs of columns of a row, y over groups of eight rows, z over sequences. `vec16` kernels write 16 bytes at a time.
 // Bytes moved per element: one read of each table's row, one write; an id for each row and thread, from the caches.
@@ -16,6 +18,11 @@
 #define HAS_SECOND 0
 #define ADDS_LEARNED (!IS_EMBEDDING)
 #define ADDS_SINUSOIDAL 0
+#define IDS int64
+#define TYPE_IDS int64
+#define SCALES f64
+#define ZEROS f64
+#define MORE_ZERO 0
 #endif
 
 #include "sinusoidal_rows.cuh"
@@ -33,6 +40,17 @@ struct int8 {
 struct uint8 {
     typedef u8 storage;
     static DEVICE float load(u8 bits) { return __int2float_rn((int)bits); }
+};
+
+struct int32 {
+    typedef i32 storage;
+    static DEVICE double load(i32 value) { return (double)value; }
+    static DEVICE i64 id(i32 value) { return value; }
+};
+struct int64 {
+    typedef i64 storage;
+    static DEVICE double load(i64 value) { return (double)value; }
+    static DEVICE i64 id(i64 value) { return value; }
 };
 
 // Round to odd: an inexact result gets an odd last bit, so that rounding it once more, to 16 bits, equals rounding once.
@@ -88,7 +106,8 @@ struct Sources {
         bool valid = true;
         i64 id = 0;
         if (IS_EMBEDDING) {
-            id = *(const i64*)(call.ids + b * call.ids_batch_stride + t * call.ids_row_stride + h * call.ids_head_stride);
+            const i64 at = call.ids + b * call.ids_batch_stride + t * call.ids_row_stride + h * call.ids_head_stride;
+            id = IDS::id(*(const IDS::storage*)at);
             valid = id >= 0 && id < call.table_rows;
             id = valid ? id : 0;
             first = call.x + id * call.x_row_stride;
@@ -96,8 +115,9 @@ struct Sources {
             first = call.x + b * call.x_batch_stride + t * call.x_row_stride + h * call.x_head_stride;
         }
         if (HAS_SECOND) {
-            i64 kind = *(const i64*)(call.type_ids + b * call.type_ids_batch_stride + t * call.type_ids_row_stride +
-                                     h * call.type_ids_head_stride);
+            const i64 at = call.type_ids + b * call.type_ids_batch_stride + t * call.type_ids_row_stride +
+                           h * call.type_ids_head_stride;
+            const i64 kind = TYPE_IDS::id(*(const TYPE_IDS::storage*)at);
             const bool inside = kind >= 0 && kind < call.type_rows;
             valid = valid && inside;
             second = call.types + (inside ? kind : 0) * call.types_row_stride;
@@ -111,8 +131,10 @@ struct Sources {
             learned = call.learned + (inside ? row : 0) * call.learned_row_stride;
         }
         if (call.row_scales != 0) {
-            row_scale = (Real)((const double*)call.row_scales)[id];
-            zero = (Real)((const double*)call.zero_points)[id];
+            row_scale = (Real)SCALES::load(((const SCALES::storage*)call.row_scales)[id]);
+            zero = MORE_ZERO;
+            if (call.zero_points != 0)
+                zero = (Real)add_((double)ZEROS::load(((const ZEROS::storage*)call.zero_points)[id]), (double)MORE_ZERO);
         }
         if (!valid) set_nan(scale);
     }

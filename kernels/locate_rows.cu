@@ -5,10 +5,10 @@
 //     counted: P = (kept rows of t's sequence before t + offset) * 2^32
 //
 //     table: (B, T) i64, contiguous, written; `given`: (rows,)
-//     positions: (rows,) contiguous, kind 0: i32, 1: i64, 2: f32, 3: f64, 4: u64
+//     positions: (rows,) contiguous, of a kind that `arithmetic.cuh` lists
 //     mask: (B, T) bytes, byte strides
-//     offsets: (B,), or (n,) where there are boundaries, of kind 0, 1 or 4, byte stride, or 0: `offset` for all
-//     boundaries: (sequences + 1,) of kind 0, 1 or 4, byte stride, or 0: one sequence
+//     offsets: (B,), or (n,) where there are boundaries, of kind I32, I64 or U64, byte stride, or 0: `offset` for all
+//     boundaries: (sequences + 1,) of kind I32, I64 or U64, byte stride, or 0: one sequence
 //     segment: ceil(T / threads of a block), the rows that a thread of `counted` owns
 //
 // What is not a position in [-2^31, 2^31) becomes NOT_A_POSITION, whose row is NaN; no value makes an access out of bounds.
@@ -18,28 +18,12 @@
 #include "arithmetic.cuh"
 #include "LocateRows.abi"
 
-DEVICE i64 from_integer(i64 position) {
-    return position >= -0x80000000LL && position < 0x80000000LL ? (i64)((u64)position << 32) : NOT_A_POSITION;
-}
-
-DEVICE i64 from_real(double position) {
-    if (!(position >= -2147483648.0 && position < 2147483648.0)) return NOT_A_POSITION;
-    return __double2ll_rn(__dmul_rn(position, 4294967296.0));
-}
-
-// An integer of kind 0, 1 or 4; a u64 beyond i64 becomes the largest i64, which is no position.
-DEVICE i64 integer_at(i64 array, i64 kind, i64 stride, i64 index) {
-    const i64 address = array + index * stride;
-    if (kind == 0) return *(const i32*)address;
-    const i64 value = *(const i64*)address;
-    return kind == 4 && value < 0 ? 0x7fffffffffffffffLL : value;
-}
+// An integer of kind I32, I64 or U64.
+DEVICE i64 integer_at(i64 array, i64 kind, i64 stride, i64 index) { return integer_at(array + index * stride, kind); }
 
 DEVICE i64 boundary(const LocateRows& call, i64 s) {
     return integer_at(call.boundaries, call.boundaries_kind, call.boundaries_stride, s);
 }
-
-DEVICE i64 limited(i64 value, i64 low, i64 high) { return value < low ? low : value > high ? high : value; }
 
 // The last sequence that begins at or before t.
 DEVICE i64 sequence_of(const LocateRows& call, i64 t) {
@@ -56,17 +40,11 @@ DEVICE i64 offset_of(const LocateRows& call, i64 b, i64 sequence) {
     return integer_at(call.offsets, call.offsets_kind, call.offsets_stride, call.boundaries == 0 ? b : sequence);
 }
 
-// Offsets are limited before they are added, so that no sum wraps into the valid range.
-DEVICE i64 position_of(i64 count, i64 offset) { return from_integer(count + limited(offset, -(1LL << 62), 1LL << 62)); }
-
 extern "C" __global__ void __launch_bounds__(256) locate_rows_given(const __grid_constant__ LocateRows call) {
     const i64 t = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= call.rows) return;
-    i64 result;
-    if (call.positions_kind == 2) result = from_real((double)((const float*)call.positions)[t]);
-    else if (call.positions_kind == 3) result = from_real(((const double*)call.positions)[t]);
-    else result = from_integer(integer_at(call.positions, call.positions_kind, call.positions_kind == 0 ? 4 : 8, t));
-    ((i64*)call.table)[t] = result;
+    const i64 size = call.positions_kind == I32 || call.positions_kind == F32 ? 4 : 8;
+    ((i64*)call.table)[t] = position_at(call.positions + t * size, call.positions_kind, t);
 }
 
 extern "C" __global__ void __launch_bounds__(256) locate_rows_ragged(const __grid_constant__ LocateRows call) {
@@ -78,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(256) locate_rows_ragged(const __gri
         first = boundary(call, sequence);
     }
     for (i64 b = blockIdx.y; b < call.batch; b += gridDim.y)
-        ((i64*)call.table)[b * call.rows + t] = position_of(t - limited(first, 0, call.rows), offset_of(call, b, sequence));
+        ((i64*)call.table)[b * call.rows + t] = counted_from(offset_of(call, b, sequence), t - limited(first, 0, call.rows));
 }
 
 DEVICE i64 kept(const LocateRows& call, i64 b, i64 t) {
@@ -123,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(256) locate_rows_counted(const __gr
                 position = 0;
             }
         }
-        table[t] = position_of(position, offset_of(call, b, sequence));
+        table[t] = counted_from(offset_of(call, b, sequence), position);
         position += kept(call, b, t);
     }
 }

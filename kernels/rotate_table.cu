@@ -12,16 +12,20 @@ template <class E>
 struct Angles {
     typedef typename E::real Real;
 
-    static DEVICE void at(const Arguments& call, i64 f, i64 b, i64 t, Real& cosine, Real& sine) {
+    template <int N>
+    static DEVICE void at(const Arguments& call, i64 f, i64 b, i64 t, Real* cosine, Real* sine) {
         const i64 row = position_of(call, b, t, 0) >> 32;
-        if (row < 0 || row >= call.table_rows) {
-            set_nan(cosine);
-            set_nan(sine);
-            return;
-        }
+        const bool inside = row >= 0 && row < call.table_rows;
         const i64 skipped = row * call.table_row_stride + f * (i64)sizeof(Real);
-        cosine = *(const Real*)(call.cosines + skipped);
-        sine = *(const Real*)(call.sines + skipped);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            set_nan(cosine[i]);
+            set_nan(sine[i]);
+            if (inside) {
+                cosine[i] = ((const Real*)(call.cosines + skipped))[i];
+                sine[i] = ((const Real*)(call.sines + skipped))[i];
+            }
+        }
     }
 };
 

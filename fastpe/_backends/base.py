@@ -48,6 +48,9 @@ class Backend(Protocol):
     Tables of positions are int64 in units of 2^-32; what is no position in [-2^31, 2^31) is NOT_A_POSITION there, and its row NaN.
     """
 
+    ID_TYPES: Sequence[str]  # of ids that kernels read; others are converted
+    SCALE_TYPES: Sequence[str]  # of scales and zero points
+
     def run(self, call: Call, /) -> None:
         """Run a call, or launch it on the caller's current stream. Its arguments have been checked."""
 
@@ -56,6 +59,15 @@ class Backend(Protocol):
 
     def warmup(self, dtype: str, device: Any, /) -> None:
         """Compile what the usual calls on an element type need."""
+
+    def refuse_temporary(self, device: int | None, reason: str, /) -> None:
+        """Raise RuntimeError where a kernel must not read what only this call keeps alive."""
+
+    def uploaded(self, array: Any, device: int | None, /) -> Any:
+        """Numbers of the host as an array on a device, which is kept for calls with the same ones."""
+
+    def kind_of_positions(self, positions: Memory, counts: bool, /) -> int:
+        """How kernels read positions (or with ``counts`` the offsets of sequences) where they are; 0 if they need a table."""
 
     def locate_rows_given(self, library: ModuleType, positions: Memory, /) -> Memory:
         """A table of positions of any shape from integers or reals."""

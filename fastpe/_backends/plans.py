@@ -33,7 +33,7 @@ class SinusoidalPlan:
     """Exact frequencies and column layout for one width D; F = ceil(D/2).
 
     ``second_half`` is the first column of the second block of the concatenated layout. ``tail_column`` is the column without a
-    partner (-1 if D is even); its frequency is the last one.
+    partner (-1 if D is even); its frequency is the last one. ``of_length``: of one length of a sequence, of many.
     """
 
     key: tuple[Any, ...]
@@ -45,6 +45,7 @@ class SinusoidalPlan:
     tail_column: int
     tail_is_cosine: bool
     amplitude: float
+    of_length: bool = False
 
     @property
     def columns(self) -> dict[str, int | float]:
@@ -95,7 +96,7 @@ class RotaryPlan:
     """Exact frequencies and layout for one head width; F = rotary_dim / 2.
 
     ``axes`` is the axis of each frequency's position; ``growths`` are xPos's in octaves a position, in units of 2^-64, None without it,
-    and ``centre`` is where they are 1.
+    and ``centre`` is where they are 1. ``of_length``: of one length of a sequence, of many.
     """
 
     key: tuple[Any, ...]
@@ -109,6 +110,7 @@ class RotaryPlan:
     attention_factor: float = 1.0
     growths: npt.NDArray[np.uint64] | None = None
     centre: int = 0
+    of_length: bool = False
 
     kernel = "rotate"
 

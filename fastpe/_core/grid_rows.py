@@ -16,7 +16,7 @@ from .._backends import backend_on
 from .._backends.calls import AddGrid, Rows
 from .arguments import Target, argument, either
 from .checks import message
-from .where import Where, kept_rows, mask_memory, position_table, row_shapes, rows_of_table, spread
+from .where import Where, kept_rows, readable, mask_memory, position_table, row_shapes, rows_of_table, spread
 
 
 def check_axes(function: str, encoding: Any, axes: int, positions: tuple[int, ...]) -> tuple[int, ...]:
@@ -73,11 +73,12 @@ def additions(target: Target, grid: Any, where: Where, source: Memory | None, ou
             raise ValueError(message(function, rule, f"shape {given.shape}"))
         given = _reshaped(view, given, 1)
         valid = kept_rows(view.target, kept, len(given.shape) - 1)
-        table = position_table(function, target.library, given, target.validate, valid)
+        table, kind = readable(function, target.library, given, target.validate, valid)
     else:
-        table = counted(grid, target.memory.device)
+        table, kind = counted(grid, target.memory.device), 0
     strides = spread(view.target, table.shape[1:], table.strides[1:])
-    rows = tuple(rows_of_table(view.target, table, strides, kept, part.axis * table.strides[0]) for part in plan.parts)
+    steps = [part.axis * table.strides[0] for part in plan.parts]
+    rows = tuple(rows_of_table(view.target, table, strides, kept, skipped, kind) for skipped in steps)
     return _merged(AddGrid(source, out, rows, view.target.seq_axis, plan, scale), view, axes)
 
 

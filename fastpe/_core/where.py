@@ -1,8 +1,9 @@
 """Where rows stand: one value for the four arguments that say it, and one parser that turns it into what kernels read.
 
-Kernels know one form only: row t stands at ``start + t``, or a table holds every row's position as int64 in units of 2^-32; a mask may
-protect rows. A table costs 8 bytes a row. Arguments on the host are always checked; arguments on a GPU are not read back unless the
-caller asks for it with ``validate=True``.
+Row t stands at ``start + t``, or a table holds every row's position as int64 in units of 2^-32; a mask may protect rows. A table costs
+8 bytes a row; kernels on a GPU read positions and the offsets of sequences where they are, so a graph may be captured and replayed with
+new ones. Arguments on the host are always checked; arguments on a GPU are not read back unless the caller asks for it with
+``validate=True``.
 """
 
 from __future__ import annotations
@@ -58,8 +59,11 @@ def where_of(function: str, arguments: Any, kind: Any = None, **more: Any) -> An
     return kind(**more, **arguments)
 
 
-def resolve(target: Target, where: Where) -> Rows:
-    """Check the four arguments against each other and against x, and bring them into the form that kernels know."""
+def resolve(target: Target, where: Where, tabulates: bool = False) -> Rows:
+    """Check the four arguments against each other and against x, and bring them into a form that kernels know.
+
+    ``tabulates``: whether positions are always brought into a table.
+    """
     offset, positions, cu_seqlens, mask, _ = where
     if positions is None and cu_seqlens is None and mask is None:
         if type(offset) is int:
@@ -69,11 +73,12 @@ def resolve(target: Target, where: Where) -> Rows:
     if positions is not None:
         _refuse_beside_positions(target.function, offset, cu_seqlens)
     kept = None if mask is None else mask_memory(target, mask, row_shapes(target))
+    table: Memory | None
     if positions is not None:
-        table, strides = _given(target, positions, kept)
+        table, strides, kind = _given(target, positions, kept, tabulates)
     else:
-        table, strides = _counted(target, offset, cu_seqlens, kept)
-    return rows_of_table(target, table, strides, kept)
+        table, strides, kind = _counted(target, offset, cu_seqlens, kept, tabulates)
+    return rows_of_table(target, table, strides, kept, kind=kind)
 
 
 def resolve_axes(target: Target, where: Where, axes: int) -> tuple[Rows, int]:
@@ -86,8 +91,10 @@ def resolve_axes(target: Target, where: Where, axes: int) -> tuple[Rows, int]:
         rule = f"positions must have shape {either(accepted)}, the axes of the encoding's sections first"
         raise ValueError(message(function, rule, f"shape {given.shape}"))
     kept = None if where.mask is None else mask_memory(target, where.mask, row_shapes(target))
-    table = position_table(function, target.library, given, target.validate, kept_rows(target, kept, len(given.shape) - 1))
-    return rows_of_table(target, table, spread(target, given.shape[1:], table.strides[1:]), kept), table.strides[0]
+    valid = kept_rows(target, kept, len(given.shape) - 1)
+    table, kind = readable(function, target.library, given, target.validate, valid)
+    strides = spread(target, given.shape[1:], table.strides[1:])
+    return rows_of_table(target, table, strides, kept, kind=kind), table.strides[0]
 
 
 def resolve_moves(target: Target, delta: Any, mask: Any) -> Rows:
@@ -101,16 +108,21 @@ def resolve_moves(target: Target, delta: Any, mask: Any) -> Rows:
         rule = "delta must be one number" + (f" or have shape {either(accepted[1:])}" if accepted[1:] else "")
         raise ValueError(message(function, rule, f"shape {given.shape}"))
     kept = None if mask is None else mask_memory(target, mask, row_shapes(target))
-    table = position_table(function, target.library, given, target.validate)
-    return rows_of_table(target, table, _by_sequence(target, table), kept)
+    table, kind = readable(function, target.library, given, target.validate)
+    return rows_of_table(target, table, _by_sequence(target, table), kept, kind=kind)
 
 
-def rows_of_table(target: Target, table: Memory, strides: tuple[int, ...], kept: Memory | None, skipped: int = 0) -> Rows:
-    """Rows whose positions lie in a table, ``skipped`` bytes from its beginning on, and of which a mask may keep some."""
+def rows_of_table(
+    target: Target, table: Memory | None, strides: tuple[int, ...], kept: Memory | None, skipped: int = 0, kind: int = 0
+) -> Rows:
+    """Rows whose positions lie in a table, ``skipped`` bytes from its beginning on, and of which a mask may keep some.
+
+    ``kind``: what the table has, or without a table the first row's position.
+    """
     none = (0,) * (len(target.memory.shape) - 1)
     mask_strides = none if kept is None else spread(target, kept.shape, kept.strides)
     address = 0 if kept is None else kept.address
-    return Rows(0, table.address + skipped, strides, address, mask_strides, (table, kept))
+    return Rows(kind, 0 if table is None else table.address + skipped, strides, address, mask_strides, (table, kept))
 
 
 def length_of(function: str, rows: Rows, count: int) -> int:
@@ -126,9 +138,9 @@ def length_of(function: str, rows: Rows, count: int) -> int:
 
 def rows_of_positions(function: str, library: ModuleType, given: Memory, validate: bool) -> Rows:
     """The rows of ``encode``: one for every position, in any shape."""
-    table = position_table(function, library, given, validate)
+    table, kind = readable(function, library, given, validate)
     strides = table.strides or (0,)
-    return Rows(0, table.address, strides, 0, (0,) * len(strides), (table,))
+    return Rows(kind, table.address, strides, 0, (0,) * len(strides), (table,))
 
 
 # ---- offset ------------------------------------------------------------------------------------------------------------------
@@ -180,9 +192,18 @@ def _offsets(target: Target, offset: Any, sequences: int | None) -> Memory | int
 # ---- cu_seqlens and mask -----------------------------------------------------------------------------------------------------
 
 
-def _counted(target: Target, offset: Any, cu_seqlens: Any, mask: Memory | None) -> tuple[Memory, tuple[int, ...]]:
+def _counted(
+    target: Target, offset: Any, cu_seqlens: Any, mask: Memory | None, tabulates: bool
+) -> tuple[Memory | None, tuple[int, ...], int]:
+    """A table of positions that count, its strides and kind; where kernels can count from them, the offsets themselves or no table."""
     boundaries = None if cu_seqlens is None else _boundaries(target, cu_seqlens)
     offsets = _offsets(target, offset, None if boundaries is None else boundaries.shape[0] - 1)
+    if boundaries is None and (mask is None or target.rows == 1) and target.memory.device is not None and not tabulates:
+        if isinstance(offsets, int):
+            return None, (0,) * (len(target.memory.shape) - 1), offsets * ONE
+        kind = 0 if target.validate else backend_of(offsets).kind_of_positions(offsets, True)
+        if kind:
+            return offsets, _by_sequence(target, offsets), kind
     if mask is not None and len(mask.shape) == 2 and target.seq_axis == 0:  # (T, B)
         mask = mask._replace(shape=mask.shape[::-1], strides=mask.strides[::-1], array=mask.array.T)
     table = backend_of(target.memory).locate_rows_counted(target.library, target.rows, mask, offsets, boundaries)
@@ -192,7 +213,7 @@ def _counted(target: Target, offset: Any, cu_seqlens: Any, mask: Memory | None) 
     bad = first_bad(target.library, table, target.validate, kept)
     if bad is not None:
         raise ValueError(message(target.function, "every position must lie in [-2^31, 2^31)", f"a row beyond it at {bad}"))
-    return table, _by_sequence(target, table)
+    return table, _by_sequence(target, table), 0
 
 
 def _by_sequence(target: Target, table: Memory) -> tuple[int, ...]:
@@ -271,7 +292,7 @@ def kept_rows(target: Target, mask: Memory | None, ndim: int) -> Any:
 # ---- positions ---------------------------------------------------------------------------------------------------------------
 
 
-def _given(target: Target, positions: Any, mask: Memory | None) -> tuple[Memory, tuple[int, ...]]:
+def _given(target: Target, positions: Any, mask: Memory | None, tabulates: bool) -> tuple[Memory, tuple[int, ...], int]:
     function = target.function
     given = argument(target, "positions", positions, "iuf")
     accepted = row_shapes(target)
@@ -282,8 +303,17 @@ def _given(target: Target, positions: Any, mask: Memory | None) -> tuple[Memory,
         if given.shape[1:] in accepted:
             remedy += " Positions of several axes, one in front of the other, need an encoding with sections, or a Grid."
         raise ValueError(message(function, f"positions must have shape {either(accepted)}", f"shape {given.shape}", remedy))
-    table = position_table(function, target.library, given, target.validate, kept_rows(target, mask, len(given.shape)))
-    return table, spread(target, given.shape, table.strides)
+    valid = kept_rows(target, mask, len(given.shape))
+    table, kind = readable(function, target.library, given, target.validate, valid, tabulates)
+    return table, spread(target, given.shape, table.strides), kind
+
+
+def readable(
+    function: str, library: ModuleType, given: Memory, validate: bool, kept: Any = None, tabulates: bool = False
+) -> tuple[Memory, int]:
+    """Given positions as kernels read them: themselves and their kind, or a table of them and 0."""
+    kind = 0 if validate or tabulates else backend_of(given).kind_of_positions(given, False)
+    return (given, kind) if kind else (position_table(function, library, given, validate, kept), 0)
 
 
 def position_table(function: str, library: ModuleType, given: Memory, validate: bool, kept: Any = None) -> Memory:

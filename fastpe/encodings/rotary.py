@@ -265,6 +265,7 @@ def _plan(encoding: Rotary, head_dim: int, seq_len: int | None) -> RotaryPlan:
         attention_factor=factor if encoding.attention_factor is None else encoding.attention_factor,
         growths=_growths(encoding.xpos_scale_base, width),
         centre=encoding.xpos_centre,
+        of_length=seq_len is not None,
     )
 
 

@@ -161,4 +161,5 @@ def _plan(encoding: Sinusoidal, dim: int, seq_len: int | None) -> SinusoidalPlan
         tail_column=tail,
         tail_is_cosine=odd and encoding.cos_first and not source_pads,
         amplitude=float(encoding.amplitude),
+        of_length=seq_len is not None,
     )

@@ -119,7 +119,7 @@ def positions_of(x: Tensor, where: Where, function: str = "add_encoding") -> Ten
     shared = shared_where(function, where, x.device)
     sizes = x.shape[:-1]
     with on_stream(x.device):
-        rows = resolve(target, shared)
+        rows = resolve(target, shared, tabulates=True)
         if rows.table == 0:
             counting = torch.arange(target.rows, device=x.device) + (rows.start >> 32)
             return counting.reshape([-1 if i == target.seq_axis else 1 for i in range(len(sizes))]).expand(sizes)

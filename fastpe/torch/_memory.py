@@ -329,8 +329,21 @@ def _on_stream(device: torch.device) -> Any:
     import cupy
 
     stream = torch.cuda.current_stream(device).cuda_stream
-    with cupy.cuda.Device(device.index), cupy.cuda.ExternalStream(stream, device.index):
+    own_memory = cupy.cuda.using_allocator(_allocate)
+    with cupy.cuda.Device(device.index), cupy.cuda.ExternalStream(stream, device.index), own_memory:
         yield
+
+
+def _allocate(nbytes: int) -> Any:
+    """Memory of PyTorch's for CuPy: a graph that is captured keeps it, so kernels may read what a call has made and given up."""
+    import cupy
+
+    device = cupy.cuda.Device().id
+    tensor = torch.empty(nbytes, dtype=torch.uint8, device=torch.device("cuda", device))
+    return cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(tensor.data_ptr(), nbytes, tensor, device), 0)
+
+
+_allocate.keeps_for_graphs = True  # type: ignore[attr-defined]
 
 
 # ---- what autograd counts ----------------------------------------------------------------------------------------------------

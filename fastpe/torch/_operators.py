@@ -20,8 +20,7 @@ from ._packing import APART, SCHEMA, pack, record, unpack
 Tensor = torch.Tensor
 _registry: Any = torch.library  # in part without types
 _library = _registry.Library("fastpe", "DEF")
-# A graph must not be captured with a call whose table of positions would not outlive it.
-_TAGS = tuple(getattr(torch.Tag, name) for name in ("pt2_compliant_tag", "cudagraph_unsafe") if hasattr(torch.Tag, name))
+_TAGS = (torch.Tag.pt2_compliant_tag,)
 
 
 # ---- while tracing -----------------------------------------------------------------------------------------------------------

@@ -101,6 +101,19 @@ class _Owner:
     """One allocation, known to the interpreter while it lives."""
 
 
+_allocators: list[Any] = [None]
+
+
+@contextlib.contextmanager
+def using_allocator(allocator: Any = None) -> Iterator[None]:
+    """Whose memory new arrays have. All have simulated memory; that of an allocator which keeps it for graphs is never freed."""
+    _allocators.append(allocator)
+    try:
+        yield
+    finally:
+        _allocators.pop()
+
+
 def _allocate(shape: tuple[int, ...], dtype: Any, initialised: bool) -> ndarray:
     dtype = np.dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
@@ -110,7 +123,8 @@ def _allocate(shape: tuple[int, ...], dtype: Any, initialised: bool) -> ndarray:
     owner = _Owner()
     if size:
         address = memory.add(whole, name=f"{dtype.name}{list(shape)}", initialised=initialised)
-        weakref.finalize(owner, memory.remove, address)
+        if stream_in_use.captured is None or not getattr(_allocators[-1], "keeps_for_graphs", False):
+            weakref.finalize(owner, memory.remove, address)
     return ndarray(whole.view(dtype).reshape(shape), owner)
 
 
@@ -141,6 +155,39 @@ def ascontiguousarray(array: ndarray, dtype: Any) -> ndarray:
     return asarray(np.ascontiguousarray(array._host, dtype))
 
 
+class Stream:
+    """The only stream. While it is captured, launches are kept for ``Graph.launch`` and nothing runs."""
+
+    ptr = 0
+    captured: list[Any] | None = None
+
+    def synchronize(self) -> None:
+        synchronised.append("synchronize")
+
+    def is_capturing(self) -> bool:
+        return self.captured is not None
+
+    def begin_capture(self) -> None:
+        assert self.captured is None
+        self.captured = []
+
+    def end_capture(self) -> Graph:
+        assert self.captured is not None
+        captured, self.captured = self.captured, None
+        return Graph(captured)
+
+
+class Graph:
+    """Launches that were captured; as CuPy's, it keeps none of the memory that they read."""
+
+    def __init__(self, launches: list[Any]) -> None:
+        self._launches = launches
+
+    def launch(self, stream: Any = None) -> None:
+        for run in self._launches:
+            run()
+
+
 class LoadedModule:
     """Runs PTX, where CuPy's ``Module`` has machine code."""
 
@@ -157,7 +204,11 @@ class LoadedModule:
         def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
             launched.append((entry, grid, block))
             streams.append(_chosen[-1])
-            kernel.launch(memory, grid, block, [argument.tobytes() for argument in arguments])
+            blocks, captured = [argument.tobytes() for argument in arguments], stream_in_use.captured
+            if captured is not None:
+                captured.append(lambda: kernel.launch(memory, grid, block, blocks))
+            else:
+                kernel.launch(memory, grid, block, blocks)
 
         return launch
 
@@ -187,6 +238,9 @@ class MemoryPointer:
         self.mem, self.offset = mem, offset
 
 
+stream_in_use = Stream()
+
+
 @contextlib.contextmanager
 def external_stream(ptr: int, device_id: int = -1) -> Iterator[None]:
     """A stream of another library, as a context."""
@@ -213,14 +267,15 @@ def module() -> types.ModuleType:
         driverGetVersion=lambda: 13000,
         runtimeGetVersion=lambda: 13000,
     )
-    stream = types.SimpleNamespace(synchronize=lambda: synchronised.append("synchronize"))
     cupy.cuda = types.ModuleType("cupy.cuda")
     for name, value in {
         "Device": Device,
         "Module": LoadedModule,
         "runtime": runtime,
         "nvrtc": nvrtc,
-        "get_current_stream": lambda: stream,
+        "get_current_stream": lambda: stream_in_use,
+        "using_allocator": using_allocator,
+        "get_allocator": lambda: _allocators[-1],
         "UnownedMemory": UnownedMemory,
         "MemoryPointer": MemoryPointer,
         "ExternalStream": external_stream,
@@ -228,6 +283,7 @@ def module() -> types.ModuleType:
         setattr(cupy.cuda, name, value)
     for value in (ndarray, asarray, asnumpy, empty, ascontiguousarray):
         setattr(cupy, value.__name__, value)
+    cupy.get_default_memory_pool = lambda: types.SimpleNamespace(malloc=None)
     return cupy
 
 

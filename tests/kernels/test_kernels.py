@@ -143,7 +143,7 @@ def test_backends_offer_what_is_documented():
     for name, file in base.BACKENDS.items():
         module = importlib.import_module(file)
         members = [member for member in vars(base.Backend) if not member.startswith("_")]
-        assert len(members) == 5
+        assert len(members) == 8
         assert all(callable(getattr(module, member)) for member in members), name
     assert base.backend_on(None) is importlib.import_module("fastpe._backends.host.launch")
 
@@ -265,6 +265,7 @@ SUMS = [
     ("float64", "float32", None, "bfloat16", True),
     ("bfloat16", "bfloat16", "bfloat16", "bfloat16", False),
     ("uint8", "float32", "float32", "float64", False),
+    ("int8", "float32", "float32", "bfloat16", True, ("int32", "int32", "float16", "int32"), 128),
 ]
 
 

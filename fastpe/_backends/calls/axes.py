@@ -14,9 +14,9 @@ Arguments = dict[str, Any]  # of one kernel call, by the names of its layout's f
 class Rows(NamedTuple):
     """Positions and mask of the rows of an array.
 
-    ``start`` is the first row's position, or ``table`` the address of a table of positions (both in units of 2^-32). ``mask`` is the
-    address of a mask, or 0. Strides are in bytes, one for each axis of x but the last; 0 along an axis that plays no part. ``keepalive``
-    owns the memory.
+    ``start`` is the first row's position, or ``table`` the address of a table of positions (both in units of 2^-32). Where ``table`` is
+    the address of the caller's own positions, ``start`` is the backend's kind of those. ``mask`` is the address of a mask, or 0. Strides
+    are in bytes, one for each axis of x but the last; 0 along an axis that plays no part. ``keepalive`` owns the memory.
     """
 
     start: int

@@ -14,7 +14,8 @@ class GatherSum(NamedTuple):
     """out = ((first - zero) * row_scale) * scale + types[type_ids] + (amplitude*PE or learned)[position].
 
     ``first`` is x (``kernel`` is add_table), or the table of which ``ids`` choose rows (embed). ids and type_ids are int64 with the
-    shape of out without its last axis. Terms that are None are left out.
+    shape of out without its last axis. Terms that are None are left out. On a GPU ids may be int32, and scales and zero points any numbers;
+    ``more_zero`` is added to these zero points, and is all of them where there are none.
     """
 
     kernel: str
@@ -31,6 +32,7 @@ class GatherSum(NamedTuple):
     types: Memory | None = None
     row_scales: Memory | None = None
     zero_points: Memory | None = None
+    more_zero: int = 0
 
     def arguments(self, tables: Arguments) -> Iterator[Arguments]:
         """The arguments of every kernel call (``GATHER_SUM``), with the addresses of the plan's tables."""

@@ -1,20 +1,25 @@
 """CUDA memory: kernels compiled by NVRTC, launched on the caller's stream."""
 
 from .available import problem
-from .compile import compile_source, source
-from .launch import gather_sum_options, prepare, run, warmup
-from .locate import locate_rows_counted, locate_rows_given
-from .tables import kept
+from .compile import compile_source, refuse_temporary, source
+from .launch import ID_TYPES, SCALE_TYPES, gather_sum_options, prepare, run, warmup
+from .locate import kind_of_positions, locate_rows_counted, locate_rows_given
+from .tables import kept, uploaded
 
 __all__ = [
+    "ID_TYPES",
+    "SCALE_TYPES",
     "compile_source",
     "gather_sum_options",
     "kept",
+    "kind_of_positions",
     "locate_rows_counted",
     "locate_rows_given",
     "prepare",
     "problem",
+    "refuse_temporary",
     "run",
     "source",
+    "uploaded",
     "warmup",
 ]

@@ -79,14 +79,26 @@ FIRST_CALL = (
 )
 
 
-def refuse_capture(device: int, reason: str) -> None:
-    """Raise if the current stream is being captured into a graph, for what is then not allowed or not safe."""
+def is_capturing(device: int) -> bool:
+    """Whether the current stream is being captured into a graph."""
     import cupy
 
     with cupy.cuda.Device(device):
-        capturing = getattr(cupy.cuda.get_current_stream(), "is_capturing", lambda: False)
-        if capturing():
-            raise RuntimeError(f"fastpe: {reason}.")
+        return bool(getattr(cupy.cuda.get_current_stream(), "is_capturing", lambda: False)())
+
+
+def refuse_capture(device: int, reason: str) -> None:
+    """Raise if the current stream is being captured into a graph, for what is then not allowed or not safe."""
+    if is_capturing(device):
+        raise RuntimeError(f"fastpe: {reason}.")
+
+
+def refuse_temporary(device: int | None, reason: str) -> None:
+    """Raise if a graph is being captured that would read what this call alone keeps. Memory of PyTorch's stays as long as its graphs."""
+    import cupy
+
+    if device is not None and not getattr(cupy.cuda.get_allocator(), "keeps_for_graphs", False):
+        refuse_capture(device, reason)
 
 
 def _cubin(name: str, architecture: str, *options: str) -> bytes:

@@ -6,6 +6,7 @@ Nothing here synchronises, and nothing that lies on the GPU is read back.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from ..._arrays import ITEMSIZE, Memory, errors
@@ -15,7 +16,7 @@ from ..calls import AddSinusoidal, AddToeplitz, Arguments, Call, GatherSum, Rota
 from ..plans import RotaryPlan
 from . import tables
 from .available import require
-from .compile import module, refuse_capture
+from .compile import module, refuse_temporary
 
 THREADS = 128
 BLOCKS_PER_MULTIPROCESSOR = 32  # two waves of resident blocks; more would only reread the tables
@@ -88,29 +89,49 @@ def _add(call: AddSinusoidal) -> None:
     device = _device_of("encode" if call.x is None else "add_encoding", call.x, call.out)
     suffix, itemsize = ELEMENT_TYPES[call.out.dtype].suffix, ITEMSIZE[call.out.dtype]
     sizes = {"out": itemsize} if call.x is None else {"x": itemsize, "out": itemsize}
-    for arguments in call.arguments(tables.of(call.plan, device, call.out.dtype)):
+    addresses = tables.of(call.plan, device, call.out.dtype)
+    for arguments in call.arguments(addresses):
         variant, units = _sum_variant(arguments, sizes, [])
         element = abi.ADD_SINUSOIDAL.element(arguments)
         entry = f"add_sinusoidal_{suffix}_{variant}"
         launch("add_sinusoidal", entry, device, *_grid(arguments, units, device), element)
 
 
-def gather_sum_options(first: str, second: str | None, learned: str | None, out: str, adds_sinusoidal: bool) -> tuple[str, ...]:
-    """The definitions by which `gather_sum.cuh` is compiled for these element types."""
+ID_TYPES = "int32", "int64"
+_NUMBERS = "int64", "int64", "float64", "float64"  # of ids, ids of token types, scales and zero points, where there are none
+SCALE_TYPES = "float32", "float64", "float16", "bfloat16", "int32", "int64", "uint8"
+
+
+def gather_sum_options(
+    first: str,
+    second: str | None,
+    learned: str | None,
+    out: str,
+    adds_sinusoidal: bool,
+    numbers: Sequence[str] = _NUMBERS,
+    more_zero: int = 0,
+) -> tuple[str, ...]:
+    """The definitions by which `gather_sum.cuh` is compiled for these element types, and types of ids, token types, scales and zeros."""
     types = {"FIRST": first, "SECOND": second or "float32", "LEARNED": learned or "float32", "OUT": out}
     # The struct that stands for an element type, or for the int8 and uint8 of tables, in the sources.
     structs = {name: ELEMENT_TYPES[dtype].suffix if dtype in ELEMENT_TYPES else dtype for name, dtype in types.items()}
     real = "double" if "float64" in types.values() else "float"
     truths = {"HAS_SECOND": second is not None, "ADDS_LEARNED": learned is not None, "ADDS_SINUSOIDAL": adds_sinusoidal}
-    defined = {**structs, "REAL": real, **{name: int(truth) for name, truth in truths.items()}}
+    structs |= {
+        name: ELEMENT_TYPES[dtype].suffix if dtype in ELEMENT_TYPES else dtype
+        for name, dtype in zip(("IDS", "TYPE_IDS", "SCALES", "ZEROS"), numbers, strict=True)
+    }
+    defined = {**structs, "REAL": real, **{name: int(truth) for name, truth in truths.items()}, "MORE_ZERO": more_zero}
     return tuple(f"-D{name}={value}" for name, value in defined.items())
 
 
 def _gather_sum(call: GatherSum) -> None:
     first, out, plan, types, learned = call.first, call.out, call.plan, call.types, call.learned
-    device = _device_of("embed" if call.kernel == "embed" else "add_encoding", first, out, types, learned)
+    numbers = call.ids, call.type_ids, call.row_scales, call.zero_points
+    device = _device_of("embed" if call.kernel == "embed" else "add_encoding", first, out, types, learned, *numbers)
     names = [None if memory is None else memory.dtype for memory in (types, learned)]
-    options = gather_sum_options(first.dtype, names[0], names[1], out.dtype, plan is not None)
+    kinds = [usual if memory is None else memory.dtype for memory, usual in zip(numbers, _NUMBERS, strict=True)]
+    options = gather_sum_options(first.dtype, names[0], names[1], out.dtype, plan is not None, kinds, call.more_zero)
     sizes = {name: memory.array.dtype.itemsize for name, memory in (("x", first), ("out", out))}
     others = [
         (place, memory.array.dtype.itemsize)
@@ -118,7 +139,8 @@ def _gather_sum(call: GatherSum) -> None:
         if memory is not None
         for place in (memory.address, memory.strides[0])
     ]
-    for arguments in call.arguments({} if plan is None else tables.of(plan, device, out.dtype)):
+    addresses = {} if plan is None else tables.of(plan, device, out.dtype)
+    for arguments in call.arguments(addresses):
         variant, units = _sum_variant(arguments, sizes, others)
         element = abi.GATHER_SUM.element(arguments)
         launch(call.kernel, f"{call.kernel}_{variant}", device, *_grid(arguments, units, device), element, options)
@@ -159,7 +181,8 @@ def _rotate(call: Rotate) -> None:
     device, dtype = _device_of("apply_rotary", *arrays), arrays[0].dtype
     itemsize, suffix = ITEMSIZE[dtype], ELEMENT_TYPES[dtype].suffix
     layout = abi.ROTATE if isinstance(plan, RotaryPlan) else abi.ROTATE_TABLE
-    for arguments in call.arguments(tables.of(plan, device, dtype)):
+    addresses = tables.of(plan, device, dtype)
+    for arguments in call.arguments(addresses):
         variant = _rotate_variant(arguments, itemsize)
         units = {
             "pairs": arguments["head_dim"] - arguments["pairs"],
@@ -207,15 +230,12 @@ def _add_toeplitz(call: AddToeplitz) -> None:
     values, is_table = call.values, call.slopes is None
     array = call.slopes if values is None else values.array
     if values is not None and values.device is not None:
-        refuse_capture(device, _VALUES)
+        refuse_temporary(device, _VALUES)
         address, keepalive = values.address, array
     elif key is not None:
         address, keepalive = tables.kept(key, device, array), None
     else:
-        from ..._arrays import cupy as cupy_arrays
-
-        refuse_capture(device, _VALUES)
-        keepalive = cupy_arrays.from_host(array, device)
+        keepalive = tables.uploaded(array, device)
         address = keepalive.data.ptr
     for arguments in call.arguments(address if is_table else 0, 0 if is_table else address):
         row_bytes = arguments["columns"] * itemsize

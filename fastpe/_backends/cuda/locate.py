@@ -1,4 +1,4 @@
-"""Tables of positions on a device."""
+"""Positions on a device: those that kernels read where they are, and tables of the others."""
 
 from __future__ import annotations
 
@@ -9,20 +9,30 @@ import numpy as np
 from ..._arrays import Memory
 from ...kernels import abi
 from .available import require
-from .compile import refuse_capture
+from .compile import refuse_temporary
 from .launch import launch
 
-_KINDS = {"int32": 0, "int64": 1, "float32": 2, "float64": 3, "uint64": 4}
+# Kinds of numbers, as `kernels/arithmetic.cuh` lists them.
+_KINDS = {"int32": 1, "int64": 2, "uint64": 3, "float32": 4, "float64": 5}
+_COUNTS = 6
 THREADS = 256
 MOST_BLOCKS_Y = 65535
 _TABLE = (
-    "positions, mask, cu_seqlens and arrays of offsets make a table that would not outlive the call, but a captured graph would "
-    "read it: give an int offset"
+    "cu_seqlens, a mask of more than one row, a bias between positions, validate=True and positions of small integers make a table that "
+    "would not outlive the call, but a captured graph would read it: give positions= as int32, int64, float32 or float64, or an offset"
 )
 
 
+def kind_of_positions(positions: Memory, counts: bool) -> int:
+    """How kernels read these positions, or with ``counts`` those of first rows; 0 where they need a table of them."""
+    size = positions.array.dtype.itemsize
+    if positions.dtype not in _KINDS or any(value % size for value in (positions.address, *positions.strides)):
+        return 0
+    return _KINDS[positions.dtype] + _COUNTS * counts
+
+
 def _locate(variant: str, device: int, grid: tuple[int, int], arguments: dict[str, int]) -> None:
-    refuse_capture(device, _TABLE)
+    refuse_temporary(device, _TABLE)
     launch("locate_rows", f"locate_rows_{variant}", device, grid, (THREADS,), abi.LOCATE_ROWS.element(arguments))
 
 

@@ -22,6 +22,9 @@ from . import chunking, row_cache
 from .compile import kernel
 from .prepared import Addition, Bias, PreparedCall, Rotation, RotationApart, Summation
 
+ID_TYPES = ("int64",)
+SCALE_TYPES = ("float64",)
+
 
 def warmup(dtype: str, device: Any) -> None:
     """Compile what ``add_encoding(x)``, ``encode`` and ``apply_rotary(q, k)`` run for one element type."""
@@ -152,6 +155,18 @@ def _biases(call: AddToeplitz) -> Iterator[PreparedCall]:
 
 
 # ---- tables of positions -----------------------------------------------------------------------------------------------------
+
+
+def refuse_temporary(device: int | None, reason: str) -> None:
+    """Nothing: a call is over when it returns."""
+
+
+def uploaded(array: Any, device: int | None) -> Any:
+    return array
+
+
+def kind_of_positions(positions: Memory, counts: bool) -> int:
+    return 0  # always a table: it costs less than what a prepared call saves by knowing one form only
 
 
 def locate_rows_given(library: ModuleType, positions: Memory) -> Memory:

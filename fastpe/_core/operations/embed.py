@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..._arrays import ITEMSIZE, Memory, Outline, dispatch
+from ..._backends import backend_of
 from ..._backends.calls import GatherSum
 from .. import checks
 from ..arguments import Target, check_apart, device_name, host_numbers, is_known, output
@@ -165,7 +166,7 @@ def _default_dtype(table: str) -> str:
 def _ids(
     library: ModuleType, table: Memory, name: str, ids: Any, validate: bool, shape: tuple[int, ...] | None = None
 ) -> Memory:
-    """Ids as int64, checked to be rows of the table where they are on the host, or to validate."""
+    """Ids as integers that kernels read, checked to be rows of the table where they are on the host, or to validate."""
     if table.device is None:
         ids = host_numbers(FUNCTION, name, ids)
     own_library, given = dispatch.memory(FUNCTION, name, ids)
@@ -183,7 +184,15 @@ def _ids(
         if values.min() < 0 or values.max() >= count:
             bad = checks.first_index((values < 0) | (values >= count))
             raise IndexError(message(FUNCTION, f"{name} must lie in [0, {count})", f"{values[bad]} at index {bad}"))
-    return given if given.dtype == "int64" else library.memory(given.array.astype("int64"))
+    backend = backend_of(table)
+    if given.dtype in backend.ID_TYPES:
+        return given
+    backend.refuse_temporary(table.device, f"embed: {name} of {given.dtype} are converted, {_LOST}: pass int32 or int64")
+    converted: Memory = library.memory(given.array.astype("int64"))
+    return converted
+
+
+_LOST = "and a captured graph would read what the call has given up"
 
 
 def _row(name: str, value: Any, count: int) -> int | None:
@@ -195,7 +204,7 @@ def _row(name: str, value: Any, count: int) -> int | None:
 
 
 def _quantisation(library: ModuleType, table: Memory, scales: Any, zeros: Any) -> dict[str, Any]:
-    """Scales and zero points of an integer table, float64 each; the kernel's zero point of int8 is 128 more."""
+    """Scales and zero points of an integer table, on the host float64 each; the kernel's zero point of int8 is 128 more."""
     if table.dtype in ITEMSIZE:
         if scales is not None or zeros is not None:
             raise ValueError(message(FUNCTION, "row_scale is for int8 and uint8 tables", f"a {table.dtype} table"))
@@ -204,27 +213,34 @@ def _quantisation(library: ModuleType, table: Memory, scales: Any, zeros: Any) -
         rule = f"row_scale must be given for an {table.dtype} table, ({table.shape[0]},) real numbers"
         raise ValueError(message(FUNCTION, rule, "None"))
     usual, more = (0, 128) if table.dtype == "int8" else (ZERO_POINT, 0)
-    scales = _per_row(library, table, "row_scale", scales, 0)
-    zeros = _per_row(library, table, "zero_point", usual if zeros is None else zeros, more)
-    return {"row_scales": scales, "zero_points": zeros}
+    found = {"row_scales": _per_row(library, table, "row_scale", scales)}
+    if table.device is not None and zeros is None:
+        return {**found, "more_zero": usual + more}
+    given = _per_row(library, table, "zero_point", usual if zeros is None else zeros)
+    if table.device is not None:
+        return {**found, "zero_points": given, "more_zero": more}
+    return {**found, "zero_points": library.memory(given.array + more) if more else given}
 
 
-def _per_row(library: ModuleType, table: Memory, name: str, value: Any, more: int) -> Memory:
-    """One number for each row of a table, plus ``more``."""
+def _per_row(library: ModuleType, table: Memory, name: str, value: Any) -> Memory:
+    """One number for each row of a table."""
+    backend = backend_of(table)
     if not is_known(value):
         value = host_numbers(FUNCTION, name, value)
         if name == "zero_point" and value.ndim == 0:
             value = np.full(table.shape[0], value)
-        value = library.from_host(np.asarray(value, np.float64), table.device)
+        value = backend.uploaded(np.asarray(value, np.float64), table.device)
     own_library, memory = dispatch.memory(FUNCTION, name, value)
     if own_library is not library or memory.device != table.device or memory.shape != (table.shape[0],):
         rule = f"{name} must be ({table.shape[0]},) real numbers, of the table's library and on its device"
         raise ValueError(message(FUNCTION, rule, describe(value)))
     if memory.array.dtype.kind not in "iuf" and memory.dtype != "bfloat16":
         raise TypeError(message(FUNCTION, f"{name} must be real numbers", describe(value)))
-    array = memory.array.astype("float64")
-    result: Memory = library.memory(array + more if more else array)
-    return result
+    if memory.dtype in backend.SCALE_TYPES and (memory.strides == (memory.array.dtype.itemsize,) or memory.shape[0] <= 1):
+        return memory
+    backend.refuse_temporary(table.device, f"embed: {name} of {memory.dtype} is converted, {_LOST}: pass contiguous float32")
+    converted: Memory = library.memory(memory.array.astype("float64"))
+    return converted
 
 
 def _token_types(
@@ -246,6 +262,8 @@ def _token_types(
 
 def _without_padding(target: Target, ids: Memory, padding: int, mask: Any) -> Any:
     """The mask without rows of padding, in the shape of ids."""
+    reason = f"embed: padding_idx makes a mask, {_LOST}: pass mask=(ids != padding_idx)"
+    backend_of(target.memory).refuse_temporary(target.memory.device, reason)
     kept = ids.array.reshape(ids.shape) != padding
     if len(ids.shape) > 2:
         rule = "padding_idx needs ids of shape (T,) or (B, T)"

@@ -16,7 +16,7 @@ from .._backends import backend_on
 from .._backends.calls import AddGrid, Rows
 from .arguments import Target, argument, either
 from .checks import message
-from .where import Where, kept_rows, readable, mask_memory, position_table, row_shapes, rows_of_table, spread
+from .where import Where, kept_rows, mask_memory, position_table, readable, row_shapes, rows_of_table, spread
 
 
 def check_axes(function: str, encoding: Any, axes: int, positions: tuple[int, ...]) -> tuple[int, ...]:

@@ -149,3 +149,39 @@ def test_streams_of_a_gpu(device):
     stream.synchronize()
     expected = fastpe.add_encoding(torch.full((1, 1024, 1024), 20.0)).to(device)
     assert torch.equal(y, expected.expand_as(y))
+
+
+def test_a_captured_step_of_tensors_is_replayed(simulated):
+    """New positions and offsets in the same tensors; what a call makes for itself, here a table that counts a mask, the graph keeps."""
+    import cupy
+
+    x, mask = cases.random((2, 5, 16), "float32"), np.array([[1, 0, 1, 1, 0], [0, 1, 1, 1, 1]]) > 0
+    there, positions, offset, kept = (simulated(one) for one in (x, np.zeros((2, 5), np.int32), np.zeros(2, np.int64), mask))
+    stream = cupy.cuda.get_current_stream()
+
+    def step():
+        fastpe.apply_rotary(there, positions=positions)
+        fastpe.add_encoding(there, offset=offset)
+        fastpe.add_encoding(there, mask=kept)
+
+    step()
+    stream.begin_capture()
+    step()
+    graph = stream.end_capture()
+    for number in (1, 9):
+        new = np.arange(10, dtype=np.int32).reshape(2, 5) * number, np.array([number, 100 * number])
+        for tensor, values in zip((there, positions, offset), (x, *new), strict=True):
+            tensor.as_subclass(torch.Tensor).copy_(torch.from_numpy(values))
+        graph.launch()
+        here = fastpe.add_encoding(fastpe.apply_rotary(x.copy(), positions=new[0]), offset=new[1])
+        same(there, fastpe.add_encoding(here, mask=mask))
+
+
+def test_operators_may_be_captured():
+    """A compiler that captures graphs takes them in, as they read what is the graph's or the caller's alone."""
+    assert [
+        torch.Tag.cudagraph_unsafe in operator.default.tags for operator in (torch.ops.fastpe.run, torch.ops.fastpe.run_)
+    ] == [
+        False,
+        False,
+    ]

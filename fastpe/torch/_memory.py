@@ -329,8 +329,9 @@ def _on_stream(device: torch.device) -> Any:
     import cupy
 
     stream = torch.cuda.current_stream(device).cuda_stream
+    protocol = types.SimpleNamespace(__cuda_stream__=lambda: (0, stream))  # streams of older torch do not know it themselves
     own_memory = cupy.cuda.using_allocator(_allocate)
-    with cupy.cuda.Device(device.index), cupy.cuda.ExternalStream(stream, device.index), own_memory:
+    with cupy.cuda.Device(device.index), cupy.cuda.Stream.from_external(protocol), own_memory:
         yield
 
 

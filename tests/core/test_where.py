@@ -227,7 +227,12 @@ BAD = [
     ("positions", nan_at(4), ValueError, "positions must be finite and lie in [-2^31, 2^31), got nan at index (4,)"),
     ("positions", np.where(np.arange(T) == 2, np.inf, 0.0), ValueError, "got inf at index (2,)"),
     ("positions", np.where(np.arange(T) == 3, 2**31, 0), ValueError, "got 2147483648 at index (3,)"),
-    ("positions", np.where(np.arange(T) == 3, 2**63, 0).astype(np.uint64), ValueError, "got 9223372036854775808 at index (3,)"),
+    (
+        "positions",
+        np.where(np.arange(T) == 3, np.uint64(2**63), np.uint64(0)),
+        ValueError,
+        "got 9223372036854775808 at index (3,)",
+    ),
     ("positions", np.full(T, -(2.0**31) - 1), ValueError, "got -2147483649.0 at index (0,)"),
     ("offset", 2**31, ValueError, "every position must lie in [-2^31, 2^31), got offset 2147483648 with 21 rows"),
     ("offset", 2**31 - T + 1, ValueError, "every position must lie in"),

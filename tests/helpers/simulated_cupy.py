@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import sys
 import types
+import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,6 @@ memory = Memory()
 synchronised: list[str] = []  # every read-back or wait, in order
 launched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
 streams: list[int] = []  # the stream of each launch; 0 where none was chosen
-_chosen: list[int] = [0]
 
 
 class ndarray:
@@ -68,8 +68,8 @@ class ndarray:
         return ndarray(self._host[index], self._owner)
 
     def reshape(self, *shape: Any) -> ndarray:
-        host = self._host.view()
-        host.shape = shape[0] if isinstance(shape[0], tuple) else shape  # never a copy
+        host = self._host.reshape(*shape)
+        assert not host.size or np.may_share_memory(host, self._host), "fastpe reshapes only what needs no copy"
         return ndarray(host, self._owner)
 
     def astype(self, dtype: Any) -> ndarray:
@@ -123,14 +123,14 @@ def _allocate(shape: tuple[int, ...], dtype: Any, initialised: bool) -> ndarray:
     owner = _Owner()
     if size:
         address = memory.add(whole, name=f"{dtype.name}{list(shape)}", initialised=initialised)
-        if stream_in_use.captured is None or not getattr(_allocators[-1], "keeps_for_graphs", False):
+        if Stream.captured is None or not getattr(_allocators[-1], "keeps_for_graphs", False):
             weakref.finalize(owner, memory.remove, address)
     return ndarray(whole.view(dtype).reshape(shape), owner)
 
 
-def asarray(host: np.ndarray) -> ndarray:
-    array = _allocate(host.shape, host.dtype, True)
-    array._host[...] = host
+def asarray(a: np.ndarray) -> ndarray:
+    array = _allocate(a.shape, a.dtype, True)
+    array._host[...] = a
     return array
 
 
@@ -141,39 +141,64 @@ def view_on_device(view: np.ndarray) -> ndarray:
     return ndarray(np.ndarray(view.shape, view.dtype, whole._host, offset, view.strides), whole._owner)
 
 
-def asnumpy(array: ndarray) -> np.ndarray:
-    return array.get()
+def asnumpy(a: ndarray) -> np.ndarray:
+    return a.get()
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> ndarray:
     return _allocate(shape, dtype, False)
 
 
-def ascontiguousarray(array: ndarray, dtype: Any) -> ndarray:
-    if array._host.flags.c_contiguous and array.dtype == np.dtype(dtype):
-        return array
-    return asarray(np.ascontiguousarray(array._host, dtype))
+def ascontiguousarray(a: ndarray, dtype: Any = None) -> ndarray:
+    if a._host.flags.c_contiguous and dtype in (None, a.dtype):
+        return a
+    return asarray(np.ascontiguousarray(a._host, dtype))
+
+
+def take(a: ndarray, indices: ndarray, axis: int | None = None, out: ndarray | None = None) -> ndarray:
+    taken = a._host.take(indices._host, axis)
+    if out is None:
+        return asarray(taken)
+    out._host[...] = taken
+    return out
 
 
 class Stream:
-    """The only stream. While it is captured, launches are kept for ``Graph.launch`` and nothing runs."""
+    """A stream; as a context, the current one. While one is captured, launches are kept for ``Graph.launch`` and nothing runs."""
 
     ptr = 0
-    captured: list[Any] | None = None
+    captured: ClassVar[list[Any] | None] = None
+
+    @classmethod
+    def from_external(cls, obj: Any) -> Stream:
+        if not hasattr(obj, "__cuda_stream__"):
+            raise TypeError(f"Object of type {type(obj).__name__} does not implement the CUDA stream protocol")
+        version, ptr = obj.__cuda_stream__()
+        assert (type(version), version, type(ptr)) == (int, 0, int)
+        stream = cls.__new__(cls)
+        stream.ptr = ptr
+        return stream
+
+    def __enter__(self) -> Stream:
+        _chosen.append(self)
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        _chosen.pop()
 
     def synchronize(self) -> None:
         synchronised.append("synchronize")
 
     def is_capturing(self) -> bool:
-        return self.captured is not None
+        return Stream.captured is not None
 
     def begin_capture(self) -> None:
-        assert self.captured is None
-        self.captured = []
+        assert Stream.captured is None
+        Stream.captured = []
 
     def end_capture(self) -> Graph:
-        assert self.captured is not None
-        captured, self.captured = self.captured, None
+        assert Stream.captured is not None
+        captured, Stream.captured = Stream.captured, None
         return Graph(captured)
 
 
@@ -193,18 +218,22 @@ class LoadedModule:
 
     _parsed: ClassVar[dict[bytes, Module]] = {}
 
-    def load(self, ptx: bytes) -> None:
-        if ptx not in self._parsed:
-            self._parsed[ptx] = Module(ptx.decode())
-        self._module = self._parsed[ptx]
+    def load(self, cubin: bytes) -> None:
+        if type(cubin) is not bytes:
+            raise TypeError(f"expected bytes, {type(cubin).__name__} found")
+        if cubin not in self._parsed:
+            self._parsed[cubin] = Module(cubin.decode())
+        self._module = self._parsed[cubin]
 
-    def get_function(self, entry: str) -> Any:
-        kernel = self._module.entries[entry]
+    def get_function(self, name: str) -> Any:
+        kernel = self._module.entries[name]
 
-        def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-            launched.append((entry, grid, block))
-            streams.append(_chosen[-1])
-            blocks, captured = [argument.tobytes() for argument in arguments], stream_in_use.captured
+        def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+            if type(grid) is not tuple or type(block) is not tuple:
+                raise TypeError(f"expected tuples, {type(grid).__name__} and {type(block).__name__} found")
+            launched.append((name, grid, block))
+            streams.append(_chosen[-1].ptr)
+            blocks, captured = [argument.tobytes() for argument in args], Stream.captured
             if captured is not None:
                 captured.append(lambda: kernel.launch(memory, grid, block, blocks))
             else:
@@ -216,8 +245,9 @@ class LoadedModule:
 class Device(contextlib.nullcontext):  # type: ignore[type-arg]
     compute_capability = "90"
 
-    def __init__(self, number: int | None = None) -> None:
+    def __init__(self, device: int | None = None) -> None:
         super().__init__()
+        assert device in (None, 0), f"there is no device {device}"
         self.id = 0
         self.attributes = {"MultiProcessorCount": MULTIPROCESSORS}
 
@@ -225,7 +255,7 @@ class Device(contextlib.nullcontext):  # type: ignore[type-arg]
 class UnownedMemory:
     """Memory of another library."""
 
-    def __init__(self, ptr: int, size: int, owner: Any, device_id: int) -> None:
+    def __init__(self, ptr: int, size: int, owner: Any, device_id: int = -1) -> None:
         assert type(ptr) is type(size) is type(device_id) is int
         assert (size == 0) == (0 in owner.shape)
         self.ptr, self.size, self.owner, self.device_id = ptr, size, owner, device_id
@@ -238,17 +268,19 @@ class MemoryPointer:
         self.mem, self.offset = mem, offset
 
 
-stream_in_use = Stream()
+class ExternalStream(Stream):
+    """As CuPy had it before version 14."""
+
+    def __init__(self, ptr: int, device_id: int = -1) -> None:
+        warnings.warn("ExternalStream is deprecated. Use Stream.from_external() instead", DeprecationWarning, stacklevel=2)
+        self.ptr = ptr
 
 
-@contextlib.contextmanager
-def external_stream(ptr: int, device_id: int = -1) -> Iterator[None]:
-    """A stream of another library, as a context."""
-    _chosen.append(ptr)
-    try:
-        yield
-    finally:
-        _chosen.pop()
+_chosen: list[Stream] = []
+
+
+def get_current_stream(device_id: int = -1) -> Stream:
+    return _chosen[-1]
 
 
 def module() -> types.ModuleType:
@@ -273,15 +305,16 @@ def module() -> types.ModuleType:
         "Module": LoadedModule,
         "runtime": runtime,
         "nvrtc": nvrtc,
-        "get_current_stream": lambda: stream_in_use,
+        "Stream": Stream,
+        "ExternalStream": ExternalStream,
+        "get_current_stream": get_current_stream,
         "using_allocator": using_allocator,
         "get_allocator": lambda: _allocators[-1],
         "UnownedMemory": UnownedMemory,
         "MemoryPointer": MemoryPointer,
-        "ExternalStream": external_stream,
     }.items():
         setattr(cupy.cuda, name, value)
-    for value in (ndarray, asarray, asnumpy, empty, ascontiguousarray):
+    for value in (ndarray, asarray, asnumpy, empty, ascontiguousarray, take):
         setattr(cupy, value.__name__, value)
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(malloc=None)
     return cupy
@@ -306,6 +339,7 @@ def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
         return ptx.decode() if isinstance(ptx, bytes) else ptx
 
     stand_in = module()
+    _chosen[:] = [Stream()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", stand_in)
         patch.setitem(sys.modules, "cupy.cuda", stand_in.cuda)

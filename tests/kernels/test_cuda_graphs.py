@@ -19,7 +19,7 @@ def device(ptx_folder):
 
     with simulated_cupy.installed("90", ptx_folder):
         yield SimulatedPlatform()
-        simulated_cupy.stream_in_use.captured = None
+        simulated_cupy.Stream.captured = None
 
 
 def captured(step):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from fastpe._backends import cuda
 from fastpe._backends.host import pool
 from fastpe._tools import benchmark, cli, progress
 from fastpe._tools.benchmark import case as shapes_of
-from fastpe._tools.benchmark import clock, results, running, workload
+from fastpe._tools.benchmark import clock, results, running, spread, workload
 from fastpe._tools.benchmark.case import Case
 from fastpe._tools.benchmark.verbs import WORKLOADS, add_encoding, prepare
 from fastpe._tools.benchmark.workload import CACHED, FASTPE, SCRATCH, TORCH, Contender
+from fastpe._tools.cli import bench
 
 DTYPES = ("float32", "bfloat16")
 SMALL = [
@@ -107,16 +110,25 @@ def test_values_are_put_back_before_they_are_carried_away(monkeypatch: pytest.Mo
     assert len(restored) == 2  # before the third and the fifth
 
 
-def test_a_gpu_runs_the_same_workloads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NumPy stands in for CuPy: there is no GPU here."""
-    monkeypatch.setitem(sys.modules, "cupy", np)
+@pytest.mark.parametrize("operation", [*WORKLOADS])
+def test_a_gpu_runs_the_same_workloads(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy stands in for CuPy, whose take has no modes: there is no GPU here."""
+
+    def take(a: Any, indices: Any, axis: int | None = None, out: Any = None) -> Any:
+        return np.take(a, indices, axis, out)
+
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(**{**vars(np), "take": take}))
     monkeypatch.setattr(running, "cuda_seconds_per_call", clock.seconds_per_call)
     monkeypatch.setattr(workload, "torch_if_installed", lambda: None)
-    result = running.measure_line(Case("add_encoding", (2, 9, 64), "float32", "cuda"), 1)
+    result = running.measure_line(Case(operation, shapes_of.SMALL_SHAPES[operation][-1], "float32", "cuda"), 1)
+    assert result["failures"] == {}
     assert result["seconds"].keys() == {FASTPE, CACHED, SCRATCH, "add_one_cupy"}
     text = results.table([result])
     assert text.startswith("On the GPU\noperation")
     assert "CuPy, from scratch" in text
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "problem", lambda: None)
     assert running.devices() == ("cpu", "cuda")
 
@@ -151,12 +163,89 @@ def test_fastpe_failing_is_in_its_cell_and_in_the_exit_code(
     run(capsys, "--only", "float32", "--compare", "run.json", code=1)
 
 
-def test_measured_figures_fit_together() -> None:
-    result = running.measure_line(Case("apply_rotary", (1, 4, 2, 8, 16), "float32"), 1)
-    assert result["share_of_roofline"] == pytest.approx(
-        result["bytes"] / result["seconds"][FASTPE] / result["roofline_bandwidth"]
+def test_a_contender_that_fails_later_leaves_the_rest_of_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def after_the_check(work: Any) -> Any:
+        call, calls = _cached(work), iter(range(3))
+        return lambda: (call(), next(calls))[0]
+
+    embedding = WORKLOADS["embed"]
+    _cached = embedding.contenders[CACHED].make
+    monkeypatch.setattr(embedding, "contenders", {**embedding.contenders, CACHED: Contender(after_the_check)})
+    monkeypatch.setattr(clock, "ROUND_SECONDS", 0.0)
+    result = running.measure_line(Case("embed", (2, 9, 50, 32), "float32"), 1)
+    assert result["failures"] == {CACHED: "StopIteration:"}
+    assert {FASTPE, SCRATCH} <= result["seconds"].keys()
+
+
+# ---- spreads, with planted noise -----------------------------------------------------------------------------------------------
+
+
+def planted(seconds: float, noise: float, seed: int, count: int = 40, bursts: float = 0.0) -> dict[int, float]:
+    """Rounds with lognormal noise; ``bursts`` is the share of rounds in which other work has the machine, ten times as long."""
+    random = np.random.default_rng(seed)
+    slow = np.where(random.random(count) < bursts, 10.0, 1.0)
+    return dict(enumerate((seconds * slow * np.exp(noise * random.standard_normal(count))).tolist()))
+
+
+def line(ours: dict[int, float], cached: dict[int, float], one: dict[int, float]) -> dict[str, Any]:
+    """A result as of these rounds."""
+    found = {FASTPE: ours, CACHED: cached, "add_one_numpy": one}
+    case = {"operation": "embed", "shape": [2, 3], "dtype": "float32", "device": "cpu", "failures": {}}
+    return {**case, **running.figures(found, 1 << 20)}
+
+
+def ratio_of(result: dict[str, Any]) -> str:
+    return results.table([result]).splitlines()[2].split("float32")[1].split("%")[2].strip()
+
+
+def test_figures_fit_together() -> None:
+    result = line(planted(1e-3, 0.01, 0), planted(2e-3, 0.01, 1), planted(5e-4, 0.01, 2))
+    assert result["seconds"][FASTPE] == pytest.approx(1e-3, rel=0.01)
+    assert result["speedups"][CACHED] == pytest.approx(2, rel=0.01)
+    assert result["roofline_bandwidth"] == pytest.approx((1 << 20) / 5e-4, rel=0.01)
+    assert result["share_of_roofline"] == pytest.approx(0.5, rel=0.01)
+    low, middle, high = result["spreads"][FASTPE]
+    assert low < middle < high
+    assert (high - low) / 2 / middle == pytest.approx(
+        0.0067, abs=0.003
+    )  # the quartiles of a normal distribution, in its deviations
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(("ratio", "noise", "bursts"), [(1.0, 0.02, 0.0), (1.0, 0.5, 0.0), (1.0, 0.02, 0.3), (1.2, 0.3, 0.0)])
+def test_no_ratio_is_found_where_the_spread_is_wider_than_the_effect(
+    ratio: float, noise: float, bursts: float, seed: int
+) -> None:
+    result = line(
+        planted(1e-3, noise, 3 * seed, bursts=bursts),
+        planted(ratio * 1e-3, noise, 3 * seed + 1, bursts=bursts),
+        planted(5e-4, noise, 3 * seed + 2, bursts=bursts),
     )
-    assert result["speedups"][CACHED] == pytest.approx(result["seconds"][CACHED] / result["seconds"][FASTPE])
+    assert ratio_of(result).startswith(("same ±", "? ±"))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_ratio_is_found_where_it_is_wider_than_the_spread(seed: int) -> None:
+    result = line(planted(1e-3, 0.02, 2 * seed), planted(1.2e-3, 0.02, 2 * seed + 1), planted(5e-4, 0.02, seed))
+    assert re.fullmatch(r"1\.(18|19|20|21|22)x ±[1-4]", ratio_of(result))
+
+
+def test_what_slows_both_down_is_not_in_a_ratio() -> None:
+    slow = 1 + np.arange(40) / 4  # a machine that gets ten times slower
+    ours, cached = ({i: seconds * slow[i] for i in range(40)} for seconds in (1e-3, 2e-3))
+    result = line(ours, cached, planted(5e-4, 0.0, 0))
+    assert ratio_of(result) == "2.00x ±0"
+    assert results.noisy([result]) == 0
+    assert results.noisy([line(ours, cached, cached)]) == 1
+
+
+def test_few_rounds_count_as_a_whole() -> None:
+    assert spread.span([1.0, 2.0, 9.0]) == (1.0, 2.0, 9.0)
+    assert spread.span([*range(1, 10)]) == (3.0, 5.0, 7.0)
+
+
+def test_contenders_of_other_rounds_have_the_ratio_of_their_medians() -> None:
+    assert spread.paired({0: 4.0, 1: 6.0}, {2: 1.0, 3: 2.0}) == (2.0, 5.0 / 1.5, 6.0)
 
 
 # ---- the command -------------------------------------------------------------------------------------------------------------
@@ -178,14 +267,15 @@ def test_bench_saves_and_compares(capsys: pytest.CaptureFixture[str], tmp_path: 
     saved = json.loads(Path("run.json").read_text())
     assert saved["machine"]["threads"] == 1
     for result in saved["results"]:  # as if it had been slow, and then fast
-        for name in result["seconds"]:
-            result["seconds"][name] *= 1000
+        for values in (result["spreads"][FASTPE], result["over_add_one"]):
+            values[:] = [value * 1000 for value in values]
     Path("slow.json").write_text(json.dumps(saved))
     said = run(capsys, "--only", "embed 2x9x50x32 float32", "--compare", "slow.json")
-    assert said.endswith("Nothing is slower by more than 10 %.\n")
+    assert said.endswith("Nothing is slower by more than 10 % and the spreads.\n")
+    assert "faster\n" in said
     for result in saved["results"]:
-        for name in result["seconds"]:
-            result["seconds"][name] /= 10**6
+        for values in (result["spreads"][FASTPE], result["over_add_one"]):
+            values[:] = [value / 10**6 for value in values]
     saved["machine"]["cpu"] = "Another CPU"
     Path("fast.json").write_text(json.dumps(saved))
     said = run(capsys, "--only", "embed 2x9x50x32 float32", "--compare", "fast.json", code=1)
@@ -207,10 +297,11 @@ def test_bench_quick_is_smaller() -> None:
 
 def test_bench_refuses_a_wrong_result(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(add_encoding, "add_encoding", lambda x, *_, **__: x)
-    assert cli.main(["bench", "--quick", "--only", "add_encoding"]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "add_encoding 3x1x64 float32 cpu: fastpe differs from the formula" in said.err
+    said = run(capsys, "--quick", "--only", "float32", code=1)
+    lines = [line for line in said.splitlines() if line.startswith("add_encoding")]
+    assert [line.split()[7:10] for line in lines] == [["failed:", "WrongResult:", "add_encoding"]] * 2
+    assert "add_encoding 3x1x64 float32 cpu: fastpe differs from the formula" in said
+    assert any(line.startswith("embed") and "failed" not in line for line in said.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -224,12 +315,14 @@ def test_bench_refuses_a_wrong_result(capsys: pytest.CaptureFixture[str], monkey
         (["--compare", "text"], "--compare must be a saved run, got 'text'. Write one with: python -m fastpe bench --json"),
         (["--compare", "list"], "--compare must be a saved run"),
         (["--compare", "other"], "--compare must be a saved run"),
+        (["--compare", "older"], "That run has no spreads, as it was saved by an earlier version"),
     ],
 )
 def test_bench_refuses(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("text").write_text("not JSON")
     Path("list").write_text("[]")
-    Path("other").write_text('{"version": 1, "machine": {"cpu": ""}, "results": [{"seconds": {}}]}')
+    Path("older").write_text('{"version": 1, "machine": {"cpu": ""}, "results": []}')
+    Path("other").write_text('{"version": 2, "machine": {"cpu": ""}, "results": [{"seconds": {}}]}')
     before = sorted(os.listdir())
     assert cli.main(["bench", *arguments]) == 2
     said = capsys.readouterr()
@@ -243,16 +336,77 @@ def test_runs_without_a_line_in_common() -> None:
     assert results.compare([], [one]) == ("The runs have no line in common.", [])
 
 
-def test_slower_is_more_than_a_tenth_and_stands_beside_the_machine() -> None:
-    def result(seconds: float, bandwidth: float) -> dict[str, Any]:
-        case = {"operation": "embed", "shape": [2, 3], "dtype": "float32", "device": "cpu"}
-        return {**case, "seconds": {FASTPE: seconds}, "roofline_bandwidth": bandwidth}
+def verdict(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, list[str]]:
+    """What the comparison says of the only line, and what is slower."""
+    lines, slower = results.compare([before], [now])
+    return re.split(r"%\s*", lines.splitlines()[1])[-1], slower
 
-    lines, slower = results.compare([result(1e-3, 4e9)], [result(1.05e-3, 2e9)])
-    assert lines.splitlines()[1].split() == ["embed", "2", "x", "3", "float32", "1.00", "ms", "1.05", "ms", "1.05x", "2.00x"]
-    assert slower == []
-    _, slower = results.compare([result(1e-3, 4e9)], [result(1.2e-3, 4e9)])
-    assert slower == ["embed 2 x 3 float32 takes 1.20 times as long; the machine's x += 1 1.00 times"]
+
+@pytest.mark.parametrize("seed", range(20))
+def test_runs_that_differ_by_their_noise_are_the_same(seed: int) -> None:
+    one, other = (
+        line(*(planted(seconds, 0.2, 100 * seed + 10 * run + i) for i, seconds in enumerate((1e-3, 2e-3, 5e-4))))
+        for run in (0, 1)
+    )
+    assert verdict(one, other) == ("", [])
+    busy = line(*(planted(seconds, 0.2, seed + i, bursts=0.6) for i, seconds in enumerate((1e-3, 2e-3, 5e-4))))
+    assert verdict(one, busy)[1] == []
+    assert verdict(busy, one)[1] == []
+
+
+def test_a_machine_that_is_slower_is_not_fastpe() -> None:
+    quiet = line(*(planted(seconds, 0.02, i) for i, seconds in enumerate((1e-3, 2e-3, 5e-4))))
+    slow = line(*(planted(7.6 * seconds, 0.02, i) for i, seconds in enumerate((1e-3, 2e-3, 5e-4))))
+    assert verdict(quiet, slow) == ("slower, as the machine", [])
+    assert verdict(slow, quiet) == ("faster, as the machine", [])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_slower_is_more_than_a_tenth_and_the_spreads(seed: int) -> None:
+    def run(seconds: float, noise: float, salt: int) -> dict[str, Any]:
+        return line(*(planted(value, noise, 10 * seed + 3 * salt + i) for i, value in enumerate((seconds, 2e-3, 5e-4))))
+
+    before = run(1e-3, 0.02, 0)
+    assert verdict(before, run(1.05e-3, 0.0, 1)) == ("", [])
+    said, slower = verdict(before, run(1.3e-3, 0.02, 2))
+    assert said == "slower"
+    assert re.fullmatch(
+        r"embed 2 x 3 float32 takes 1\.(2[789]|3[0123]) times as long, x \+= 1 (0\.9|1\.0)\d times; beside it 1\.[23]\d times",
+        slower[0],
+    )
+    assert verdict(run(1.3e-3, 0.02, 2), before) == ("faster", [])
+
+
+# ---- a busy machine ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_busy_machine_is_told_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_busy_cores", lambda: 1.4)
+    known = {**benchmark.machine(2, ""), "cores": 2}
+    monkeypatch.setattr(benchmark, "machine", lambda *_: known)
+    said = run(capsys, "--only", "embed 2x9x50x32 float32", "--json", "run.json")
+    assert "warning: Other work took 1.4 of 2 cores as this began, and fastpe uses 2: stop it and measure again." in said
+    assert benchmark.read("run.json")["machine"]["busy_cores"] == 1.4
+    known["cores"] = 4
+    assert "Other work" not in run(capsys, "--only", "embed 2x9x50x32 float32")
+
+
+def test_doubtful_lines_are_counted() -> None:
+    machine = {"cores": 2, "threads": 2, "busy_cores": None}
+    assert benchmark.warnings(machine, 0, 5) == []
+    assert benchmark.warnings(machine, 3, 5) == [
+        "In 3 of 5 lines x += 1 itself varied by more than 10%: their figures are doubtful."
+    ]
+
+
+def test_what_other_work_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", types.SimpleNamespace(cpu_percent=lambda interval: 75.0, cpu_count=lambda: 4))
+    assert spread.busy_cores() == 3.0
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.5, 0.0, 0.0), raising=False)
+    assert spread.busy_cores() == 1.5
+    monkeypatch.delattr(os, "getloadavg")
+    assert spread.busy_cores() is None
 
 
 class Terminal(io.StringIO):
@@ -260,15 +414,11 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("with_tqdm", [True, False])
-def test_progress_on_a_terminal(with_tqdm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if with_tqdm:
-        pytest.importorskip("tqdm")
-    else:
-        monkeypatch.setitem(sys.modules, "tqdm", None)
+def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tqdm")
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with progress.steps(4) as show:
+    with progress.steps(4, "measuring") as show:
         for name in ("one", "two", "three", "four"):
             show(name)
     said = terminal.getvalue()
@@ -277,10 +427,19 @@ def test_progress_on_a_terminal(with_tqdm: bool, monkeypatch: pytest.MonkeyPatch
     assert "100%" not in said
 
 
+def test_without_tqdm_progress_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    for stream, expected in ((Terminal(), "measuring, 4 steps (pip install tqdm shows them)\n"), (io.StringIO(), "")):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with progress.steps(4, "measuring") as show:
+            show("one")
+        assert stream.getvalue() == expected
+
+
 def test_bench_works_without_optional_packages() -> None:
     code = """
 import sys
-sys.modules.update(dict.fromkeys(("torch", "cupy", "tqdm", "matplotlib"), None))
+sys.modules.update(dict.fromkeys(("torch", "cupy", "psutil", "tqdm", "matplotlib"), None))
 from fastpe._tools import cli
 assert cli.main(["bench", "--quick", "--only", "add_bias"]) == 0
 """

@@ -19,7 +19,6 @@ import fastpe
 from fastpe._tools import cli, demo, formula
 from fastpe._tools.demo import running
 from fastpe._tools.demo import text as demo_text
-from fastpe._tools.progress import Progress
 
 # The demo's own formula in float64, up to position one million: rounding of the sines and of their angles.
 REFERENCE_ERROR = 2e-15
@@ -195,16 +194,11 @@ def test_demo_keeps_within_its_memory(dim: int, itemsize: int) -> None:
         assert batch * length * dim * itemsize <= demo_text.MOST_BYTES
 
 
-def test_progress_is_shown_on_a_terminal_only() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    for stream, shown in ((io.StringIO(), False), (Terminal(), True)):
-        with Progress(stream) as progress:
-            progress.show(0.5, "half")
-        assert ("50%  half" in stream.getvalue()) is shown
-        assert stream.getvalue().endswith("\r\x1b[K") is shown
+def test_demo_tells_every_step() -> None:
+    told: list[str] = []
+    demo.run(None, 16, "float32", told.append)
+    assert len(told) == demo.STEPS
+    assert told[:2] == ["the first call compiles", "fastpe.add_encoding"]
 
 
 def test_the_text_ships_and_says_what_it_is() -> None:

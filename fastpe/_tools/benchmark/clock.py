@@ -1,4 +1,4 @@
-"""The clock: rounds of all contenders interleave, and each has its median."""
+"""The clock: rounds of all contenders interleave."""
 
 from __future__ import annotations
 
@@ -80,13 +80,29 @@ class Timed:
         return max(min(FEWEST_ROUNDS, most), min(most, int(seconds / whole)))
 
 
-def interleave(timed: dict[str, Timed], seconds: float, most: int) -> dict[str, float]:
-    """Run rounds of all in alternation; return the median of each. A slow one, with fewer rounds, has them spread over the run."""
-    rounds = {name: one.rounds_in(seconds, most) for name, one in timed.items()}
-    total = max(rounds.values())
-    seconds_of: dict[str, list[float]] = {name: [] for name in timed}
+def rounds(
+    timed: dict[str, Timed], seconds: float, most: int, failed: Callable[[str, Exception], None] | None = None
+) -> dict[str, dict[int, float]]:
+    """Run rounds of all in alternation; return the seconds a call took in each, by the number of the round.
+
+    A slow contender, with fewer rounds, has them spread over the run. One that fails is told to ``failed`` and left out from then on.
+    """
+    planned = {name: one.rounds_in(seconds, most) for name, one in timed.items()}
+    total = max(planned.values(), default=0)
+    found: dict[str, dict[int, float]] = {name: {} for name in timed}
     for i in range(total):
-        for name, one in timed.items():
-            if (i + 1) * rounds[name] // total > i * rounds[name] // total:
-                seconds_of[name].append(one.round())
-    return {name: statistics.median(values) for name, values in seconds_of.items()}
+        for name in [*found]:
+            if (i + 1) * planned[name] // total > i * planned[name] // total:
+                try:
+                    found[name][i] = timed[name].round()
+                except Exception as error:
+                    if failed is None:
+                        raise
+                    failed(name, error)
+                    del found[name]
+    return found
+
+
+def interleave(timed: dict[str, Timed], seconds: float, most: int) -> dict[str, float]:
+    """Run rounds of all in alternation; return the median of each."""
+    return {name: statistics.median(values.values()) for name, values in rounds(timed, seconds, most).items()}

@@ -9,20 +9,22 @@ from typing import Any
 
 from ..._core.checks import message
 from ..machine import duration, speedup
+from .spread import ALIKE, Span
 from .workload import CACHED, FASTPE, SCRATCH, TORCH
 
-SLOWER = 1.10  # times as long as before is worth a word
-VERSION = 1
+SLOWER = 1 + ALIKE  # times as long as before is worth a word
+VERSION = 2
 MOST_SHOWN = 48  # characters of a cell
+MOST_SHARE = 2.0  # of a spread: what is wider says nothing
 TITLES = {
     "cpu": {CACHED: "NumPy", SCRATCH: "NumPy, from scratch", TORCH: "torch"},
     "cuda": {CACHED: "CuPy", SCRATCH: "CuPy, from scratch", TORCH: "torch"},
 }
 HEADINGS = {"cpu": "On the host", "cuda": "On the GPU"}
-EXPLANATION = (
-    "Medians of interleaved calls. Roofline: the share of the bandwidth of the fastest x += 1 over as many bytes. Then how many times\n"
-    "as fast as NumPy's and torch's expressions with the table, the cosines and sines or the bias at hand, or made anew (from scratch)."
-)
+EXPLANATION = """\
+Medians of interleaved calls, and ± how far the middle half of the rounds lies from them. Roofline: the share of the bandwidth of the
+fastest x += 1 over as many bytes. Then how many times as fast as NumPy's and torch's expressions with the table, the cosines and
+sines or the bias at hand, or made anew (from scratch). same: within 10 %. ?: the ratios of the rounds lie further apart than from 1."""
 
 Result = dict[str, Any]
 
@@ -41,15 +43,32 @@ def table(results: list[Result]) -> str:
 def _row(result: Result, titles: Iterable[str]) -> list[str]:
     ours = result["seconds"].get(FASTPE)
     roofline = "-" if ours is None else f"{result['share_of_roofline']:.0%}"
-    cells = {FASTPE: "-" if ours is None else duration(ours), "roofline": roofline}
-    cells |= {name: speedup(result["speedups"].get(name)) for name in titles}
+    cells = {FASTPE: "-" if ours is None else _within(duration(ours), Span(*result["spreads"][FASTPE])), "roofline": roofline}
+    cells |= {name: _ratio(result.get("spreads_of_speedups", {}).get(name)) for name in titles}
     cells |= {name: f"failed: {why}"[:MOST_SHOWN] for name, why in result["failures"].items()}
     return [*_name(result), *cells.values()]
+
+
+def _ratio(values: Iterable[float] | None) -> str:
+    """A ratio where it says more than its spread; the spread in any case."""
+    if values is None:
+        return "-"
+    ratio = Span(*values)
+    return _within("same" if ratio.is_alike else speedup(ratio.middle) if ratio.is_clear else "?", ratio)
+
+
+def _within(text: str, values: Span) -> str:
+    return f"{text} ±{values.share:.0%}" if values.share < MOST_SHARE else f"{text} ±>{MOST_SHARE:.0%}"
 
 
 def failed(results: list[Result]) -> list[str]:
     """Each failure of a contender in a line, with its whole reason."""
     return [f"{' '.join(_name(result))}: {name}: {why}" for result in results for name, why in result["failures"].items()]
+
+
+def noisy(results: list[Result]) -> int:
+    """In how many lines ``x += 1`` itself varied by more than what counts as a difference."""
+    return sum(Span(*one["spreads"][one["fastest"]]).share > ALIKE for one in results if one["seconds"])
 
 
 def _name(result: Result) -> list[str]:
@@ -82,12 +101,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             saved: dict[str, Any] = json.load(file)
-        for one in saved["results"]:
-            _key(one)
-            if FASTPE not in one.get("failures", ()) and not (one["seconds"][FASTPE] > 0 and one["roofline_bandwidth"] > 0):
-                raise ValueError
+        if saved["version"] == 1:
+            remedy = f"That run has no spreads, as it was saved by an earlier version. {remedy}"
         if saved["version"] != VERSION or "cpu" not in saved["machine"]:
             raise ValueError
+        for one in saved["results"]:
+            _key(one)
+            if FASTPE not in one["failures"] and not all(value > 0 for value in (*_spans(one)[0], *_spans(one)[1])):
+                raise ValueError
     except (ValueError, KeyError, TypeError):
         raise ValueError(message("bench", "--compare must be a saved run", repr(os.fspath(path)), remedy)) from None
     return saved
@@ -100,23 +121,42 @@ def _key(result: Result) -> tuple[Any, ...]:
     return result["operation"], tuple(result["shape"]), result["dtype"], result["device"]
 
 
-def compare(before: list[Result], now: list[Result]) -> tuple[str, list[str]]:
-    """A line for each case of both runs, and in words those that take more than 1.1 times as long now.
+def _spans(result: Result) -> tuple[Span, Span, Span]:
+    """fastpe's seconds, those of the machine's ``x += 1``, and the one over the other round by round."""
+    seconds = result["spreads"]
+    return Span(*seconds[FASTPE]), Span(*seconds[result["fastest"]]), Span(*result["over_add_one"])
 
-    Beside the time stands that of the machine's own ``x += 1``: where both grew alike, it is the machine that was slower.
+
+def compare(before: list[Result], now: list[Result]) -> tuple[str, list[str]]:
+    """A line for each case of both runs, and in words those that are slower now.
+
+    Slower is what takes more than 1.1 times as long, by more than both runs' spreads, and beside the machine's own ``x += 1``, too: where
+    both grew alike, it is the machine that was slower.
     """
     known = {_key(result): result for result in before if FASTPE in result["seconds"]}
-    rows, slower = [["operation", "shape", "dtype", "before", "now", "time", "x += 1"]], []
+    rows, slower = [["operation", "shape", "dtype", "before", "now", "time", "x += 1", "beside it", ""]], []
     for result in now:
         old = known.get(_key(result))
         if old is None or FASTPE not in result["seconds"]:
             continue
-        was, took = old["seconds"][FASTPE], result["seconds"][FASTPE]
-        machines = old["roofline_bandwidth"] / result["roofline_bandwidth"]
-        rows.append([*_name(result), duration(was), duration(took), f"{took / was:.2f}x", f"{machines:.2f}x"])
-        if took > SLOWER * was:
+        pairs = [*zip(_spans(old), _spans(result), strict=True)]
+        changes = [after.over(earlier) for earlier, after in pairs]
+        verdict = _verdict(changes[0], changes[2])
+        times = [_within(duration(one.middle), one) for one in pairs[0]]
+        rows.append([*_name(result), *times, *(_ratio(change) for change in changes), verdict])
+        if verdict == "slower":
+            took, machines, beside = (change.middle for change in changes)
             name = " ".join(_name(result))
-            slower.append(f"{name} takes {took / was:.2f} times as long; the machine's x += 1 {machines:.2f} times")
+            slower.append(f"{name} takes {took:.2f} times as long, x += 1 {machines:.2f} times; beside it {beside:.2f} times")
     if len(rows) == 1:
         return "The runs have no line in common.", slower
     return aligned(rows, 3), slower
+
+
+def _verdict(time: Span, beside: Span) -> str:
+    """What a change of the time, and of the time beside ``x += 1``, amounts to."""
+    if not time.is_clear or 1 / SLOWER <= time.middle <= SLOWER:
+        return ""
+    word = "slower" if time.middle > 1 else "faster"
+    same_way = beside.is_clear and (beside.middle > SLOWER if word == "slower" else beside.middle < 1 / SLOWER)
+    return word if same_way else f"{word}, as the machine"

@@ -10,13 +10,15 @@ import numpy as np
 from ..._backends import cuda
 from ..machine import is_small
 from .case import Case
-from .clock import Timed, cuda_seconds_per_call, interleave, seconds_per_call
+from .clock import Timed, cuda_seconds_per_call, rounds, seconds_per_call
 from .probes import bandwidth, host_probes
+from .spread import paired, span
 from .verbs import prepare
 from .workload import FASTPE, Contender, Workload, WrongResult
 
 SECONDS, QUICK_SECONDS, SMALL_SECONDS = 4.0, 1.0, 0.02  # a line; all that take part have equal parts of it
 MOST_ROUNDS = 101
+PROBE = "add_one_"
 
 Result = dict[str, Any]
 
@@ -27,14 +29,14 @@ def devices() -> tuple[str, ...]:
 
 
 def measure_line(case: Case, threads: int, quick: bool = False) -> Result:
-    """Time the contenders of the command's table."""
+    """Time the contenders of the command's table. What fails has its reason in ``failures``, a wrong result of fastpe too."""
     seconds = SMALL_SECONDS if is_small() else QUICK_SECONDS if quick else SECONDS
     try:
         work = prepare(case)
+        contenders = {name: one for name, one in work.contenders.items() if _suits(name, one, work)}
+        return measure(work, contenders, threads, seconds / (len(contenders) + 3), MOST_ROUNDS)
     except Exception as error:  # such as memory that does not suffice
-        return {**_named(case), "seconds": {}, "failures": {FASTPE: reason(error)}, "speedups": {}}
-    contenders = {name: one for name, one in work.contenders.items() if _suits(name, one, work)}
-    return measure(work, contenders, threads, seconds / (len(contenders) + 3), MOST_ROUNDS)
+        return {**_named(case), "seconds": {}, "spreads": {}, "failures": {FASTPE: reason(error)}, "speedups": {}}
 
 
 def _suits(name: str, contender: Contender, work: Workload) -> bool:
@@ -61,20 +63,34 @@ def measure(work: Workload, contenders: Mapping[str, Contender], threads: int, s
             if name == FASTPE and isinstance(error, WrongResult):
                 raise
             failures[name] = reason(error)
-    probes = {f"add_one_{name}": Timed(call, clock=clock) for name, call in _probes(work, threads).items()}
-    medians = interleave({**timed, **probes}, seconds, most)
-    result = {
-        **_named(case),
-        "seconds": medians,
-        "bytes": work.moved,
-        "roofline_bandwidth": bandwidth(work.moved // 2, (medians[name] for name in probes)),
-        "failures": failures,
+    probes = {f"{PROBE}{name}": Timed(call, clock=clock) for name, call in _probes(work, threads).items()}
+
+    late: dict[str, Exception] = {}
+    found = rounds({**timed, **probes}, seconds, most, late.__setitem__)
+    if not found.keys() & probes.keys():
+        raise next(error for name, error in late.items() if name in probes)
+    failures |= {name: reason(error) for name, error in late.items() if name in timed}
+    return {**_named(case), "bytes": work.moved, **figures(found, work.moved), "failures": failures}
+
+
+def figures(found: Mapping[str, Mapping[int, float]], moved: int) -> Result:
+    """What the rounds of fastpe, its contenders and ``x += 1`` say: medians, spreads, and ratios of the same rounds."""
+    spans = {name: span([*seconds.values()]) for name, seconds in found.items()}
+    fastest = min((name for name in found if name.startswith(PROBE)), key=lambda name: spans[name].middle)
+    roofline = bandwidth(moved // 2, [spans[fastest].middle])
+    result: Result = {
+        "seconds": {name: one.middle for name, one in spans.items()},
+        "spreads": spans,
+        "fastest": fastest,
+        "roofline_bandwidth": roofline,
         "speedups": {},
     }
-    if FASTPE in timed:
-        ours = medians[FASTPE]
-        result["share_of_roofline"] = work.moved / ours / result["roofline_bandwidth"]
-        result["speedups"] = {name: medians[name] / ours for name in timed if name != FASTPE}
+    if FASTPE in found:
+        result["share_of_roofline"] = moved / spans[FASTPE].middle / roofline
+        ratios = {name: paired(found[name], found[FASTPE]) for name in found if name != FASTPE and not name.startswith(PROBE)}
+        result["speedups"] = {name: ratio.middle for name, ratio in ratios.items()}
+        result["spreads_of_speedups"] = ratios
+        result["over_add_one"] = paired(found[FASTPE], found[fastest])
     return result
 
 

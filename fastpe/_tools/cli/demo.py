@@ -33,7 +33,7 @@ def add_parser(commands: Any) -> Any:
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo and print its report; ImportError and ValueError say in one line which argument is wrong."""
     from .. import demo, plot
-    from ..progress import Progress
+    from ..progress import steps
 
     if not 1 <= arguments.dim <= demo.MOST_DIM:
         raise ValueError(f"demo: --dim must be between 1 and {demo.MOST_DIM}, got {arguments.dim}.")
@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     if asked:  # say now what would fail after the work
         plot.require(arguments.plot)
         require_folder("demo", "--plot", arguments.plot)
-    with Progress(sys.stderr) as progress:
-        report = demo.run(arguments.file, arguments.dim, arguments.dtype, progress)
+    with steps(demo.STEPS, "encoding and timing") as show:
+        report = demo.run(arguments.file, arguments.dim, arguments.dtype, show)
     if not arguments.no_plot:
         report.plot, report.plot_note = _save_picture(arguments.plot if asked else DEFAULT_PLOT, arguments.dim)
     print(json.dumps(dataclasses.asdict(report)) if arguments.json else demo.table(report))

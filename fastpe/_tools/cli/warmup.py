@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     dtypes = [*dict.fromkeys(arguments.dtype or usable)]
     before, begun = {*disk_cache.files()}, time.perf_counter()
     calls = [*_calls(dtypes, arguments.device)]
-    with steps(len(calls)) as show:
+    with steps(len(calls), "compiling") as show:
         for name, call in calls:
             show(name)
             call()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .report import Report, table
-from .running import run
+from .running import STEPS, run
 from .text import MOST_DIM, BadArgument
 
-__all__ = ["MOST_DIM", "BadArgument", "Report", "run", "table"]
+__all__ = ["MOST_DIM", "STEPS", "BadArgument", "Report", "run", "table"]

@@ -19,11 +19,11 @@ from ...encodings import Learned
 from ...verbs import add_encoding, array_module, embed
 from .. import formula, minilm
 from ..formula import ENCODING_ERROR
-from ..progress import Progress
 from .report import FAR, LIBRARIES, Report
 from .text import BadArgument, read, shape_for, vectors
 
 SAMPLED_ROWS = 300
+STEPS = 5  # that are shown: the first call, three ways that are timed, a real model
 
 # Beside the error of the encoding add_encoding promises one rounding of the sum, relative to it.
 ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
@@ -55,7 +55,7 @@ def compare(result: Any, before: Any, positions: Any, dtype: str) -> tuple[bool,
 # ---- timing ------------------------------------------------------------------------------------------------------------------
 
 
-def measure(call: Callable[[], object], wait: Callable[[], object], show: Callable[[float], None]) -> float:
+def measure(call: Callable[[], object], wait: Callable[[], object] = lambda: None) -> float:
     """Median time of a call, after one that does not count; on a GPU each is waited for."""
 
     def timed() -> float:
@@ -65,18 +65,14 @@ def measure(call: Callable[[], object], wait: Callable[[], object], show: Callab
         return time.perf_counter() - start
 
     calls = min(MOST_CALLS, max(FEWEST_CALLS, int(TIMED_SECONDS / max(timed(), 1e-9))))
-    times = []
-    for done in range(calls):
-        show(done / calls)
-        times.append(timed())
-    return statistics.median(times)
+    return statistics.median(timed() for _ in range(calls))
 
 
 # ---- the demo ----------------------------------------------------------------------------------------------------------------
 
 
-def run(file: str | None, dim: int, dtype: str, progress: Progress) -> Report:
-    """Encode, check and time a text. BadArgument says what is wrong with an argument."""
+def run(file: str | None, dim: int, dtype: str, show: Callable[[str], None]) -> Report:
+    """Encode, check and time a text. BadArgument says what is wrong with an argument. ``show`` is told each of ``STEPS`` steps."""
     name, content = read(file)
     element = _element(dtype)
     batch, length = shape_for(len(content), dim, ITEMSIZE[dtype])
@@ -91,7 +87,7 @@ def run(file: str | None, dim: int, dtype: str, progress: Progress) -> Report:
     x = xp.asarray(host)
     del host
 
-    progress.show(0, "the first call compiles")
+    show("the first call compiles")
     start = time.perf_counter()
     result = add_encoding(x)
     wait()
@@ -103,8 +99,9 @@ def run(file: str | None, dim: int, dtype: str, progress: Progress) -> Report:
 
     edges = np.array([length - 1, FAR])
     float32_angle = np.abs(formula.usual(np, edges, dim, np.float32) - formula.exact(edges, dim)).max(axis=-1)
-    seconds = _time(xp, x, wait, progress)
-    model = _real_model(content, progress)
+    seconds = _time(xp, x, wait, show)
+    show("a real model")
+    model = _real_model(content)
     return Report(
         **model,
         ok=near and far_near and result is x and model.get("model_agrees") is not False,
@@ -130,7 +127,7 @@ def run(file: str | None, dim: int, dtype: str, progress: Progress) -> Report:
     )
 
 
-def _time(xp: ModuleType, x: Any, wait: Callable[[], object], progress: Progress) -> list[float]:
+def _time(xp: ModuleType, x: Any, wait: Callable[[], object], show: Callable[[str], None]) -> list[float]:
     """fastpe, a table that is kept, a table that is built for each call. The values of x are no longer of interest."""
     length, dim = x.shape[1:]
     table = formula.usual(xp, xp.arange(length), dim, x.dtype)
@@ -141,27 +138,27 @@ def _time(xp: ModuleType, x: Any, wait: Callable[[], object], progress: Progress
     def built() -> None:
         xp.add(x, formula.usual(xp, xp.arange(length), dim, x.dtype), out=x)
 
+    library = LIBRARIES[xp.__name__]
     ways = [
         ("fastpe.add_encoding", lambda: add_encoding(x)),
-        (f"{LIBRARIES[xp.__name__]}, table kept", cached),
-        (f"{LIBRARIES[xp.__name__]}, table built", built),
+        (f"{library}, table kept", cached),
+        (f"{library}, table built", built),
     ]
-
-    def shown(index: int, label: str) -> Callable[[float], None]:
-        return lambda fraction: progress.show((index + fraction) / len(ways), label)
-
-    return [measure(call, wait, shown(index, label)) for index, (label, call) in enumerate(ways)]
+    seconds = []
+    for label, call in ways:
+        show(label)
+        seconds.append(measure(call, wait))
+    return seconds
 
 
 MODEL_SEQUENCES, MODEL_LENGTH = 64, 256
 
 
-def _real_model(content: bytes, progress: Progress) -> dict[str, Any]:
+def _real_model(content: bytes) -> dict[str, Any]:
     """The text in the words of a real model, on the host: embed against NumPy's gathering and adding."""
     note = minilm.problem()
     if note is not None:
         return {"model_note": note}
-    progress.show(1, "a real model")
     model = minilm.load()
     tokens = model.tokens(content.decode(errors="replace"), 1)
     if not tokens.size:
@@ -179,7 +176,7 @@ def _real_model(content: bytes, progress: Progress) -> dict[str, Any]:
 
     fast()
     agrees = bool((out == three_gathers()).all())
-    seconds = [measure(call, lambda: None, lambda fraction: None) for call in (fast, three_gathers)]
+    seconds = [measure(call) for call in (fast, three_gathers)]
     return {
         "model_shape": out.shape,
         "model_seconds_fastpe": seconds[0],

@@ -1,1 +1,1 @@
-"""Benchmarks of this repository: ``registry`` lists what is measured, for the suite, the ratios, the claims and the README's table."""
+"""Benchmarks of this repository: ``registry`` lists what is measured, for the suite, the ratios, the claims and the page's table."""

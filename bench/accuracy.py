@@ -1,4 +1,4 @@
-"""Print the README's tables of errors: ``PYTHONPATH=tests/helpers python -m bench.accuracy``.
+"""Print the documentation's tables of errors: ``PYTHONPATH=tests/helpers python -m bench.accuracy``.
 
 Each column is the largest error over 64 rows from a position on, against integers of 160 fractional bits (``tests/helpers/reference.py``).
 """

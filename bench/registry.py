@@ -1,4 +1,4 @@
-"""What is measured: cases and contenders of the suite (``pytest bench``), the ratios, the README's table and the claims.
+"""What is measured: cases and contenders of the suite (``pytest bench``), the ratios, the documentation's table and the claims.
 
 A case is a verb with a shape and an element type. Its workload makes the arrays; a contender makes a call over them, which is checked
 against the formula before it is timed.

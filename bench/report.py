@@ -1,6 +1,6 @@
-"""Turn pytest-benchmark's JSON into the table in the README.
+"""Turn pytest-benchmark's JSON into the table of the documentation.
 
-``python -m bench.report results.json README.md`` rewrites the section between the two markers; ``--print`` prints it instead.
+``python -m bench.report results.json docs/performance.md`` rewrites the section between the two markers; ``--print`` prints it instead.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Entry = dict[str, Any]
 
 
 class ReportError(Exception):
-    """The results or the README are not what they should be."""
+    """The results or the document are not what they should be."""
 
 
 def machine(threads: int) -> dict[str, Any]:

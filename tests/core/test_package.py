@@ -150,11 +150,11 @@ def test_wheel_and_source_archive_hold_every_file(archives):
 
 @pytest.mark.slow
 def test_the_wheel_works_from_an_empty_folder(built, tmp_path):
-    """The README's examples and the commands, with what the wheel holds and NumPy, Numba and ml_dtypes."""
+    """The examples and the commands, with what the wheel holds and NumPy, Numba and ml_dtypes."""
     installed, empty = tmp_path / "lib", tmp_path / "empty"
     empty.mkdir()
     zipfile.ZipFile(built[0]).extractall(installed)
-    assert len(use_installed.examples()) == 5
+    assert len(use_installed.examples()) == 6
     start = f"import sys; sys.path.insert(0, {str(installed)!r}); sys.prefix = {str(tmp_path)!r}\n"
     everything = "\n".join([use_installed.WHERE, *use_installed.examples()]).replace("sys.exit(", "assert not (")
     run = subprocess.run(

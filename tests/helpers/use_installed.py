@@ -1,6 +1,6 @@
 """Install the wheel of a folder into an empty environment, and use it from an empty folder: python use_installed.py DIST.
 
-The examples of the README that need no other library run, then commands. Of the clone only the README's text is read.
+The examples of the README and the first steps that need no other library run, then commands. Of the clone only these texts are read.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ WHERE = "import sys, fastpe; sys.exit(fastpe.__file__.startswith(sys.prefix) is 
 
 
 def examples() -> list[str]:
-    """The README's blocks of Python that need NumPy alone."""
-    text = (ROOT / "README.md").read_text()
-    return re.findall(r"(?<!-->\n)```python\n(.*?)```", text, re.S)
+    """The blocks of Python that need NumPy alone and nothing before them."""
+    text = "".join(path.read_text() for path in (ROOT / "README.md", ROOT / "docs" / "first-steps.md"))
+    return [code for code in re.findall(r"(?<!-->\n)```python\n(.*?)```", text, re.S) if "import fastpe\n" in code]
 
 
 def use(python: Path, folder: Path) -> None:

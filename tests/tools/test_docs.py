@@ -105,11 +105,31 @@ def test_the_reference_names_everything_public() -> None:
     assert set(named) - public() == {"fastpe.plot.named.encoding", "fastpe.plot.named.rule"}
 
 
-def test_the_accuracy_page_has_the_readmes_figures() -> None:
-    readme, page = (ROOT / "README.md").read_text(), (DOCS / "accuracy.md").read_text()
-    rows = [line for line in readme.split("## Accuracy")[1].split("\n## ")[0].splitlines() if line.startswith("|")]
-    assert len(rows) == 10
-    assert rows == [line for line in page.splitlines() if line.startswith("|")]
+def test_the_readme_has_the_figures_of_the_pages() -> None:
+    """Its three figures, and the number of recipes."""
+    readme, measured = (ROOT / "README.md").read_text(), (DOCS / "performance.md").read_text()
+    errors = {
+        line.split(" | ")[0].strip("| "): line.split(" | ")[4]
+        for line in (DOCS / "accuracy.md").read_text().splitlines()[:9]
+        if line.count(" | ") == 7
+    }
+    assert errors["first position"] == "131 008"
+    ours, usual = (
+        f"{float(errors[name]):.1e}".replace("e-0", "e-") for name in ("fastpe, float32", "float32 table as usually built")
+    )
+    assert f"| largest error at position 131 008, float32 | {ours} | {usual}, the usual table |" in readme
+    (row,) = re.findall(r"^\| \(32, 4096, 1024\), 512 MiB \| float32 \| (.*) \| (\d+)% \| (.*?)x \|", measured, re.M)
+    assert f"| {row[0]}, {row[1]} % of the memory's speed | {row[2]} times that, NumPy" in readme
+    (rotation,) = re.findall(
+        r"`apply_rotary` takes (5\.7 ms), 0\.95 of the roofline; .*?\n.* takes torch (198 ms), and (92) when compiled", measured
+    )
+    assert "| {}, 95 % of the memory's speed | {}, PyTorch with tables at hand; {} compiled |".format(*rotation) in readme
+    assert f"{len(fastpe.recipes())} [recipes]" in readme
+
+
+def test_the_readme_is_two_screens() -> None:
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if not re.match(r"\[[\w-]+\]: ", line)]
+    assert len(lines) <= 115
 
 
 def test_the_start_page_counts_right() -> None:

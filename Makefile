@@ -35,7 +35,7 @@ fuzz: $(VENV)/dev.installed
 bench: $(VENV)/dev.installed
 	mkdir -p bench/results
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-json bench/results/latest.json
-	$(BIN)/python -m bench.report --print bench/results/latest.json
+	$(BIN)/python -m bench.report bench/results/latest.json
 
 # Which encoding keeps working past the trained length: make lab OPTIONS="--task all --budget 30m"; OPTIONS=--help lists them.
 # A language model, stretched: make lab OPTIONS="--task stretch"

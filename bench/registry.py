@@ -56,21 +56,22 @@ def _of(operation: str, name: str) -> Contender:
 
 
 _NUMPY = ("float32", "float64", "float16")
+BASELINES = ("numpy_cached", "cupy_cached")  # each case's first, beside which the others are put
 ENTRIES: dict[str, dict[str, Entry]] = {
     "add_encoding": {
+        "numpy_cached": Entry(_of("add_encoding", CACHED), _NUMPY),
         "fastpe": Entry(_of("add_encoding", FASTPE)),
         "fastpe_out": Entry(contenders.OUT),
         "fastpe_encode": Entry(contenders.ENCODE, writes_only=True),
-        "numpy_cached": Entry(_of("add_encoding", CACHED), _NUMPY),
         "torch_cached": Entry(_of("add_encoding", TORCH)),
         "numpy_scratch_f64": Entry(_of("add_encoding", SCRATCH), _NUMPY, 1 << 24),
         "numpy_scratch_f32": Entry(contenders.SCRATCH_FLOAT32, ("float32", "float16"), 1 << 24),
     },
     **{
         operation: {
+            "numpy_cached": Entry(_of(operation, CACHED), ("float32",)),
             "fastpe": Entry(_of(operation, FASTPE)),
             "torch_cached": Entry(_of(operation, TORCH)),
-            "numpy_cached": Entry(_of(operation, CACHED), ("float32",)),
         }
         for operation in ("apply_rotary", "embed", "add_bias")
     },
@@ -81,7 +82,7 @@ ENTRIES["add_bias"] |= {
     "numpy_cached_causal": Entry(contenders.CAUSAL_CACHED, ("float32",)),
 }
 CUDA_ENTRIES: dict[str, dict[str, Entry]] = {
-    operation: {"fastpe": Entry(_of(operation, FASTPE)), "cupy_cached": Entry(_of(operation, CACHED))} for operation in ENTRIES
+    operation: {"cupy_cached": Entry(_of(operation, CACHED)), "fastpe": Entry(_of(operation, FASTPE))} for operation in ENTRIES
 }
 
 

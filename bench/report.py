@@ -1,12 +1,14 @@
 """Turn pytest-benchmark's JSON into the table of the documentation.
 
-``python -m bench.report results.json docs/performance.md`` rewrites the section between the two markers; ``--print`` prints it instead.
+``python -m bench.report bench/results/*.json --into docs/performance.md`` rewrites the section between the two markers, with a table
+for each machine; without ``--into`` it is printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +60,31 @@ def entries(results: dict[str, Any]) -> list[Entry]:
     return medians
 
 
-def section(results: dict[str, Any]) -> str:
-    """The Markdown between the markers."""
+def section(runs: Iterable[dict[str, Any]]) -> str:
+    """The Markdown between the markers: what the figures are, and the tables of each run's machine."""
+    return "\n\n".join([EXPLANATION, *(tables(results) for results in runs)])
+
+
+def tables(results: dict[str, Any]) -> str:
+    """The tables of one run, and the machine it was."""
     every = entries(results)
     known = results.get("machine_info", {}).get("fastpe")
     if known is None:
         raise ReportError(f"the results do not describe the machine; write them with: {COMMAND}")
-    parts = [EXPLANATION]
+    parts = []
     for kind, columns in COLUMNS.items():
         of_kind = [entry for entry in every if entry["device"] == kind]
         if of_kind:
             parts.append(table(of_kind, columns))
     names = {entry["device_name"]: None for entry in every if entry.get("device_name")}
-    parts.append("; ".join([describe(known), *names]) + f". Command: `{known['command']}`.")
+    cpu = known["cpu"] + model(results["machine_info"].get("cpu", {}))
+    parts.append("; ".join([describe({**known, "cpu": cpu}), *names]) + f". Command: `{known['command']}`.")
     return "\n\n".join(parts)
+
+
+def model(cpu: dict[str, Any]) -> str:
+    """Family and model of a processor, whose name may not tell: virtual machines hide it."""
+    return f" (family {cpu['family']}, model {cpu['model']})" if {"family", "model"} <= cpu.keys() else ""
 
 
 def table(measured: list[Entry], columns: dict[str, str]) -> str:
@@ -124,18 +137,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m bench.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("results", type=Path, help="JSON of pytest-benchmark")
-    parser.add_argument("document", type=Path, nargs="?", help="file with the two markers")
-    parser.add_argument("--print", action="store_true", dest="only_print", help="print the section and write nothing")
+    parser.add_argument("results", type=Path, nargs="+", help="JSON of pytest-benchmark, a file for each machine")
+    parser.add_argument("--into", type=Path, metavar="DOCUMENT", help="file with the two markers, to rewrite")
     given = parser.parse_args(arguments)
-    if given.document is None and not given.only_print:
-        parser.error("name the document to rewrite, or use --print")
     try:
-        content = section(read(given.results))
-        if given.only_print:
+        content = section(read(path) for path in given.results)
+        if given.into is None:
             print(content)
         else:
-            given.document.write_text(rewrite(given.document.read_text(), content))
+            given.into.write_text(rewrite(given.into.read_text(), content))
     except (ReportError, OSError) as error:
         raise SystemExit(f"report: {error}") from None
 

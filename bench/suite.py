@@ -42,14 +42,25 @@ stopwatch = Stopwatch()
 MARKS = [pytest.mark.timeout(1800), pytest.mark.benchmark(timer=stopwatch)]
 
 
-def parameters(operation: str) -> list[Any]:
-    """All cases of a verb, each followed by the contenders that suit it; those of the GPU last."""
-    return [
-        pytest.param(case, name, id=f"{'cuda-' * (device == 'cuda')}{name}-{case.id}", marks=marks)
+NAMES = ("contender", "shape", "dtype", "device")
+
+
+def parameters(operation: str) -> Any:
+    """All cases of a verb, each with the contenders that suit it, the usual expression of NumPy or CuPy first; those of the GPU last.
+
+    Parameters are texts, so that ``--benchmark-group-by=param:contender`` and the saved JSON name them.
+    """
+    every = [
+        pytest.param(
+            *(name, "x".join(map(str, case.shape)), case.dtype, device),
+            id=f"{'cuda-' * (device == 'cuda')}{name}-{case.id}",
+            marks=marks,
+        )
         for device, marks in (("cpu", ()), ("cuda", pytest.mark.cuda))
         for case in registry.suite(operation, is_small(), device)
         for name in registry.entries(case)
     ]
+    return pytest.mark.parametrize(NAMES, every)
 
 
 class Suite:
@@ -59,9 +70,11 @@ class Suite:
         self.threads, self.seconds = threads, seconds
         self._last: tuple[Case, Workload] | None = None
         self._rooflines: dict[tuple[str, int], float] = {}
+        self._baselines: dict[Case, float] = {}
 
-    def measure(self, benchmark: Any, case: Case, name: str) -> None:
+    def measure(self, benchmark: Any, operation: str, name: str, shape: str, dtype: str, device: str) -> None:
         """Check a contender, then time it."""
+        case = Case(operation, tuple(map(int, shape.split("x"))), dtype, device)
         entry, where = registry.entries(case)[name], {"device": "cpu", "threads": self.threads}
         if case.device == "cuda":
             where = {"device": "cuda", "device_name": require_gpu()}
@@ -113,8 +126,12 @@ class Suite:
             **where,
         )
         if benchmark.stats is not None:  # not with --benchmark-disable
-            bandwidth = moved / benchmark.stats.stats.median
-            benchmark.extra_info.update(bandwidth=bandwidth, share_of_roofline=bandwidth / roofline)
+            median = benchmark.stats.stats.median
+            benchmark.extra_info.update(bandwidth=moved / median, share_of_roofline=moved / median / roofline)
+            if name in registry.BASELINES:
+                self._baselines[case] = median
+            if case in self._baselines:
+                benchmark.extra_info.update(times_as_fast_as_the_baseline=self._baselines[case] / median)
 
 
 def require_gpu() -> str:

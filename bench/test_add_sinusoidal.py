@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from fastpe._tools.benchmark.case import Case
-
 from .suite import MARKS, Suite, parameters, stopwatch
 
 FIRST_CALLS = 3  # processes
@@ -22,9 +20,9 @@ FIRST_CALLS = 3  # processes
 pytestmark = MARKS
 
 
-@pytest.mark.parametrize(("case", "contender"), parameters("add_encoding"))
-def test_add_sinusoidal(benchmark: Any, suite: Suite, case: Case, contender: str) -> None:
-    suite.measure(benchmark, case, contender)
+@parameters("add_encoding")
+def test_add_sinusoidal(benchmark: Any, suite: Suite, contender: str, shape: str, dtype: str, device: str) -> None:
+    suite.measure(benchmark, "add_encoding", contender, shape, dtype, device)
 
 
 FIRST_CALL = """

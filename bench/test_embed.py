@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from fastpe._tools.benchmark.case import Case
-
 from .suite import MARKS, Suite, parameters
 
 pytestmark = MARKS
 
 
-@pytest.mark.parametrize(("case", "contender"), parameters("embed"))
-def test_embed(benchmark: Any, suite: Suite, case: Case, contender: str) -> None:
-    suite.measure(benchmark, case, contender)
+@parameters("embed")
+def test_embed(benchmark: Any, suite: Suite, contender: str, shape: str, dtype: str, device: str) -> None:
+    suite.measure(benchmark, "embed", contender, shape, dtype, device)

@@ -255,7 +255,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_table(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report.main([str(results), "--print"])
+    report.main([str(results)])
     assert capsys.readouterr().out == f"{report.EXPLANATION}\n\n{TABLE}\n\n{MACHINE}. Command: `pytest bench`.\n"
 
 
@@ -269,7 +269,7 @@ def test_a_gpu_has_its_own_table() -> None:
             entry("cupy_cached", 5.2e-4, *LONG, **gpu),
         ],
     }
-    _, host, device, machine = report.section(both).split("\n\n")
+    _, host, device, machine = report.section([both]).split("\n\n")
     assert host == TABLE
     assert device == (
         "| x | dtype | fastpe | of the roofline | over CuPy, cached table |\n|---|---|--:|--:|--:|\n"
@@ -278,15 +278,41 @@ def test_a_gpu_has_its_own_table() -> None:
     assert machine == f"{MACHINE}; A GPU, CuPy 14. Command: `pytest bench`."
 
 
+def test_each_machine_has_its_table_and_its_processor() -> None:
+    described = RESULTS["machine_info"]["fastpe"]
+    other = {**RESULTS, "machine_info": {"fastpe": {**described, "cpu": "Another"}, "cpu": {"family": 26, "model": 2}}}
+    assert report.section([RESULTS, other]).split("\n\n") == [
+        report.EXPLANATION,
+        TABLE,
+        f"{MACHINE}. Command: `pytest bench`.",
+        TABLE,
+        f"{MACHINE.replace('A CPU', 'Another (family 26, model 2)')}. Command: `pytest bench`.",
+    ]
+
+
+def test_the_page_has_the_tables_of_the_committed_runs() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text()
+    runs = sorted(path for path in (BENCH / "results").glob("*.json") if path.name != "latest.json")
+    assert runs
+    assert report.rewrite(page, report.section(map(report.read, runs))) == page
+
+
+@pytest.mark.parametrize("operation", [*registry.ENTRIES])
+def test_the_usual_expression_comes_first(operation: str) -> None:
+    for entries in (registry.ENTRIES[operation], registry.CUDA_ENTRIES[operation]):
+        assert next(iter(entries)) in registry.BASELINES
+        assert not {*registry.BASELINES} & {*[*entries][1:]}
+
+
 def test_rewriting_keeps_the_rest_and_is_idempotent(results: Path, tmp_path: Path) -> None:
     document = tmp_path / "README.md"
     document.write_text(README)
-    report.main([str(results), str(document)])
+    report.main([str(results), "--into", str(document)])
     once = document.read_text()
     assert once.startswith(f"# Title\n\n{report.BEGIN}\n{report.EXPLANATION}\n\n{TABLE}")
     assert once.endswith(f"`pytest bench`.\n{report.END}\n\nRest.\n")
     assert "old" not in once
-    report.main([str(results), str(document)])
+    report.main([str(results), "--into", str(document)])
     assert document.read_text() == once
 
 
@@ -303,7 +329,7 @@ def test_a_document_without_its_markers_is_left_alone(results: Path, tmp_path: P
     document = tmp_path / "README.md"
     document.write_text(text)
     with pytest.raises(SystemExit, match=message):
-        report.main([str(results), str(document)])
+        report.main([str(results), "--into", str(document)])
     assert document.read_text() == text
 
 
@@ -320,12 +346,12 @@ def test_a_document_without_its_markers_is_left_alone(results: Path, tmp_path: P
 def test_results_that_hold_nothing(results: Path, text: str, message: str) -> None:
     results.write_text(text)
     with pytest.raises(SystemExit, match=message):
-        report.main([str(results), "--print"])
+        report.main([str(results)])
 
 
 def test_results_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="cannot read"):
-        report.main([str(tmp_path / "none.json"), "--print"])
+        report.main([str(tmp_path / "none.json")])
 
 
 @pytest.mark.parametrize(
@@ -338,7 +364,7 @@ def test_durations(seconds: float, text: str) -> None:
 def test_the_table_has_one_verb(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = json.loads(results.read_text())
     known["benchmarks"].append(entry("fastpe", 1.0, (1, 32, 8, 64, 128), "float32", 1 << 20, operation="apply_rotary"))
-    assert report.section(known) == report.section(RESULTS)
+    assert report.section([known]) == report.section([RESULTS])
 
 
 def test_every_case_of_the_claims_is_a_case_of_a_verb() -> None:

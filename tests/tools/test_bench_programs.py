@@ -30,20 +30,38 @@ def test_the_suite_runs() -> None:
     assert " passed" in done.stdout
 
 
-def test_measured_results_make_a_table(tmp_path: Path) -> None:
+def test_measured_results_make_a_table_and_are_compared(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
-    tests = [f"bench/test_add_sinusoidal.py::test_add_sinusoidal[{name}-1x1x64-float32]" for name in ("fastpe", "numpy_cached")]
-    flags = ["--benchmark-only", "--benchmark-enable", f"--benchmark-json={path}", "-q", "-p", "no:cacheprovider"]
-    done = run("-m", "pytest", *tests, *flags, FASTPE_BENCH_SMALL="1", FASTPE_NUM_THREADS="1")
+    tests = [f"bench/test_add_sinusoidal.py::test_add_sinusoidal[{name}-1x1x64-float32]" for name in ("numpy_cached", "fastpe")]
+    flags = [
+        "--benchmark-only",
+        "--benchmark-enable",
+        f"--benchmark-storage=file://{tmp_path / 'saved'}",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
+    small = {"FASTPE_BENCH_SMALL": "1", "FASTPE_NUM_THREADS": "1"}
+    done = run("-m", "pytest", *tests, *flags, f"--benchmark-json={path}", "--benchmark-autosave", **small)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(path.read_text())
-    for benchmark in found["benchmarks"]:
+    for benchmark, contender in zip(found["benchmarks"], ("numpy_cached", "fastpe"), strict=True):
         info = benchmark["extra_info"]
+        assert benchmark["params"] == {"contender": contender, "shape": "1x1x64", "dtype": "float32", "device": "cpu"}
+        assert benchmark["group"] == "add_encoding 1x1x64 float32 cpu"
         assert (info["shape"], info["dtype"], info["threads"], info["bytes"]) == ([1, 1, 64], "float32", 1, 2 * 64 * 4)
         assert info["bandwidth"] == pytest.approx(info["bytes"] / benchmark["stats"]["median"])
         assert info["share_of_roofline"] == pytest.approx(info["bandwidth"] / info["roofline_bandwidth"])
-    assert "| (1, 1, 64), 256 B | float32 |" in report.section(found)
-    assert f"fastpe {fastpe.__version__}" in report.section(found)
+    medians = [benchmark["stats"]["median"] for benchmark in found["benchmarks"]]
+    faster = [benchmark["extra_info"]["times_as_fast_as_the_baseline"] for benchmark in found["benchmarks"]]
+    assert faster == pytest.approx([1, medians[0] / medians[1]])
+    assert "| (1, 1, 64), 256 B | float32 |" in report.section([found])
+    assert f"fastpe {fastpe.__version__}" in report.section([found])
+    done = run("-m", "pytest", *tests, *flags, "--benchmark-compare", "--benchmark-group-by=param:contender", **small)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "benchmark 'contender=numpy_cached': 2 tests" in done.stdout
+    assert "(0001" in done.stdout
+    assert "(NOW)" in done.stdout
 
 
 def test_ratios_run(tmp_path: Path) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -424,3 +428,13 @@ def refusals(mesh: Any) -> None:
 @pytest.mark.parametrize("name", TESTS)
 def test_more(reports: list[dict[str, str]], name: str) -> None:
     ensure(reports, name)
+
+
+def test_the_page_about_many_gpus(tmp_path: Any) -> None:
+    """As it says: alone it is tested with the other pages, here by two processes."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "many-gpus.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    (tmp_path / "page.py").write_text("".join(blocks))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "page.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -70,7 +70,7 @@ def runner(arrays: tuple[Any, ...], out: Any) -> Any:
             return _load(_TORCH)
     if is_tensor(out):
         return _load(_TORCH)
-    for value in arrays:
+    for value in (*arrays, out):
         row = _row(type(value))
         if row is not None and row.runner:
             return _load(row.runner)

@@ -7,6 +7,7 @@ process exported: it makes XLA's call known.
 from __future__ import annotations
 
 from ..verbs import add_bias, add_encoding, apply_rotary, embed, encode, rerotate
+from . import _partition as _partition
 from . import _rules as _rules
 from . import _run as _run
 

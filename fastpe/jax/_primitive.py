@@ -33,7 +33,10 @@ def _now(*operands: Any, text: str, apart: bool = True) -> list[Any]:
 
 @primitive.def_abstract_eval  # type: ignore[untyped-decorator]
 def _abstract(*operands: Any, text: str, apart: bool) -> list[Any]:
-    specs = read(text).results([one.shape for one in operands])
+    call = read(text)
+    if call.operation.in_place:
+        return [operands[index] for index in call.replaced]
+    specs = call.results([one.shape for one in operands])
     return [jax.core.ShapedArray(spec.shape, np.dtype(spec.dtype)) for spec in specs]
 
 

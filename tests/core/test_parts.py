@@ -20,6 +20,7 @@ B, H, T, D = 4, 2, 12, 8
 KEPT = RANDOM.random((B, T)) < 0.7
 WHERE = {
     "offset": Where(7),
+    "offset_of_numpy": Where(np.int32(7)),
     "offsets": Where(np.array([3, -1, 1 << 30, 0])),
     "positions": Where(positions=RANDOM.permutation(T)),
     "positions_of_sequences": Where(positions=RANDOM.normal(size=(B, T)) * 100),

@@ -1,0 +1,154 @@
+"""How XLA divides the primitive among devices: each has its own rows, sequences and heads, and knows where they stand. Nothing is gathered.
+
+Each axis of an operand is a factor: axes of one factor are divided alike. Channels, tables and words stay whole, as do the heads and rows
+of scores.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax._src import dispatch  # the public API has no name for "lowered with its devices", which custom_partitioning needs
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.interpreters import mlir
+from jax.sharding import NamedSharding, PartitionSpec
+
+from .._core.operations import AddBias, Encode
+from ._call import WIDE, Call, read
+from ._primitive import on_cpu, primitive
+
+BATCH, ROWS = "batch", "rows"
+Factors = list[str]
+
+
+def _factors(call: Call, ranks: list[int]) -> tuple[list[Factors], list[Factors]]:
+    """The names of every axis of operands and of results; names of axes that stay whole begin with "whole"."""
+    counts = [rank - (dtype == WIDE) for rank, dtype in zip(ranks, call.dtypes, strict=True)]
+    if call.operation.in_place:
+        of_arrays = [_of_array(call, f"own{index}", counts[index]) for index in call.replaced]
+        results = of_arrays
+        lead = of_arrays[0][:-1]
+    else:
+        index = next((one for one, dtype in enumerate(call.dtypes) if dtype == WIDE), None)
+        lead = [] if index is None else [f"axis{axis}" for axis in range(counts[index])]
+        if isinstance(call.operation, Encode) and not call.operation[0].counts:
+            lead = [f"whole{axis}" for axis in range(len(lead))]
+        elif lead:
+            lead[0], lead[-1] = (BATCH, ROWS) if len(lead) > 1 else (ROWS, ROWS)
+        results = [[*lead, "wholed"]]
+        if isinstance(call.operation, Encode):
+            results[0] = (
+                [*(f"whole{axis}" for axis in range(ranks_of_result(call, ranks) - 1)), "wholed"] if not lead else results[0]
+            )
+        of_arrays = []
+    operands: list[Factors] = []
+    for index, (name, count) in enumerate(zip(call.names, counts, strict=True)):
+        if index < len(of_arrays):
+            found = of_arrays[index]
+        elif name in ("table", "token_types") and call.dtypes[index] != WIDE:
+            found = [f"wholet{index}", "wholed"]
+        else:
+            found = _of_place(call, name, count, lead)
+        operands.append([*found, "wholew"] if call.dtypes[index] == WIDE else found)
+    return operands, results
+
+
+def ranks_of_result(call: Call, ranks: list[int]) -> int:
+    return len(call.results([(2,) * rank for rank in ranks])[0].shape)
+
+
+def _of_array(call: Call, own: str, count: int) -> Factors:
+    """Of x, q, k or scores."""
+    names = [f"{own}axis{axis}" for axis in range(count)]
+    if isinstance(call.operation, AddBias):
+        outer = [BATCH, *(f"whole{axis}" for axis in range(1, count - 3))][: count - 3]
+        return [*outer, "wholeh", "wholeq", "wholek"]
+    axis = dict(call.fixed)["seq_axis"] % count
+    if count > 2:
+        names[1 if axis == 0 else 0] = BATCH
+    names[axis], names[-1] = ROWS, "wholed"
+    return names
+
+
+def _of_place(call: Call, name: str, count: int, lead: Factors) -> Factors:
+    """Of ids, or of what says where rows stand."""
+    if name in ("q_positions", "k_positions"):
+        return [*([BATCH] if count > 1 else []), "wholeq" if name[0] == "q" else "wholek"]
+    if count == len(lead):
+        return lead
+    one_by_sequence = name == "delta" and count == 1
+    order = [factor for factor in lead if factor in (BATCH, ROWS)]
+    tail = [BATCH] if one_by_sequence else order[-count:] if count > 1 else [ROWS] * count
+    return [*(f"wholea{axis}" for axis in range(count - len(tail))), *tail]
+
+
+# ---- the rule ----------------------------------------------------------------------------------------------------------------
+
+
+def partitioned(*operands: Any, text: str, apart: bool) -> list[Any]:
+    """The handler's call, which XLA may divide."""
+    call = read(text)
+    of_operands, of_results = _factors(call, [one.ndim for one in operands])
+    every = list(dict.fromkeys(name for one in (*of_operands, *of_results) for name in one))
+    rule = f"{_in_words(of_operands)} -> {_in_words(of_results)}"
+
+    def local(*some: Any) -> Any:
+        return tuple(on_cpu(*some, text=text, apart=apart))
+
+    def specs(shapes: Any) -> dict[str, Any]:
+        """Along which axes of the mesh each factor is divided: the first operand that has it decides."""
+        found: dict[str, Any] = {}
+        for names, one in zip(of_operands, shapes, strict=True):
+            spec = (*one.sharding.spec, *(None,) * len(one.shape))
+            found.update({name: spec[axis] for axis, name in enumerate(names) if name not in found and name[:5] != "whole"})
+        return found
+
+    def sharding(mesh: Any, names: Factors, divided: dict[str, Any]) -> Any:
+        return NamedSharding(mesh, PartitionSpec(*(divided.get(name) for name in names)))
+
+    def partition(mesh: Any, shapes: Any, results: Any) -> Any:
+        divided = specs(shapes)
+        along = divided.get(ROWS)
+
+        def own_rows(*some: Any) -> Any:
+            given = list(some)
+            if "start" in call.names and along is not None:
+                rows = given[0].shape[of_operands[0].index(ROWS)] if call.operation.in_place else _rows_of_ids(call, given)
+                at = call.names.index("start")
+                given[at] = given[at] + (jax.lax.axis_index(along) * rows).astype(jnp.int32)
+            return local(*given)
+
+        made, given = ([sharding(mesh, names, divided) for names in one] for one in (of_results, of_operands))
+        return mesh, own_rows, tuple(made), tuple(given)
+
+    run = custom_partitioning(local)
+    whole = tuple(name for name in every if name[:5] == "whole")
+    run.def_partition(
+        partition=partition,
+        sharding_rule=rule,
+        need_replication_factors=whole,
+        infer_sharding_from_operands=lambda mesh, shapes, _: tuple(
+            sharding(mesh, names, specs(shapes)) for names in of_results
+        ),
+    )
+    return list(run(*operands))
+
+
+def _rows_of_ids(call: Call, given: list[Any]) -> int:
+    return int(given[call.names.index("ids")].shape[-2])
+
+
+def _in_words(factors: list[Factors]) -> str:
+    return ", ".join(" ".join(names) for names in factors)
+
+
+def _lower(context: Any, *operands: Any, **parameters: Any) -> Any:
+    is_one_device = getattr(context.module_context.axis_context, "num_devices", None) == 1
+    rule = on_cpu if is_one_device or not operands else partitioned
+    return mlir.lower_fun(rule, multiple_results=True)(context, *operands, **parameters)
+
+
+dispatch.prim_requires_devices_during_lowering.add(primitive)
+mlir.register_lowering(primitive, _lower, platform="cpu")

@@ -6,9 +6,10 @@ memory. A line that misses its target says so; ``docs/performance.md`` explains 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 
-from . import adding, biases, calls, embedding, rotating, scheduling, tensors
+from . import adding, biases, calls, embedding, jax_programs, rotating, scheduling, tensors
 from .table import Claim, Measuring
 
 __all__ = ["SECTIONS", "Claim", "Measuring"]
@@ -30,3 +31,5 @@ SECTIONS: dict[str, Callable[[Measuring], Iterator[Claim]]] = {
     "large": adding.large,
     "size": adding.size,
 }
+if importlib.util.find_spec("jax"):
+    SECTIONS["jax"] = jax_programs.jax

@@ -10,6 +10,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
+from .._core.checks import message
 from ._call import Call, read
 from ._handler import TARGET
 
@@ -49,5 +50,10 @@ def on_cpu(*operands: Any, text: str, apart: bool) -> list[Any]:
     return found
 
 
+def _elsewhere(*_: Any, text: str, **__: Any) -> Any:
+    rule, remedy = "JAX's programs must be for the CPU", "Run them under jax.default_device(jax.devices('cpu')[0])."
+    raise NotImplementedError(message(read(text).operation.function, rule, "another platform", remedy))
+
+
 primitive.def_impl(_now)
-mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=True), platform="cpu")
+mlir.register_lowering(primitive, _elsewhere)

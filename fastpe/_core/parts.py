@@ -42,7 +42,7 @@ def _cut(target: Target, where: Where, block: Block) -> Where:
     if where.positions is not None:
         return Where(0, _rows_of(target, "positions", where.positions, block), None, mask, where.seq_axis)
     if where.cu_seqlens is None and where.mask is None:
-        if not is_array(where.offset) or where.offset.ndim == 0:  # what a compiler leaves open is no array
+        if type(where.offset) is int or not is_array(where.offset):  # what a compiler leaves open has no attributes
             return where._replace(offset=checks.integer(target.function, "offset", where.offset) + first)
         offsets = host_numbers(target.function, "offset", where.offset)
         if tuple(offsets.shape) != (target.batch,):

@@ -31,6 +31,7 @@ _ROWS = {
 }
 MOST_TYPES = 256  # whose library is remembered; a remembered class lives on
 _libraries: dict[type, ModuleType | None] = {}
+_on_device: dict[type, bool] = {}  # whether a class is CuPy's own
 _TORCH, _DTENSOR = (_ROWS["torch", name].runner for name in ("Tensor", "DTensor"))  # type: ignore[union-attr]
 
 
@@ -71,7 +72,7 @@ def runner(arrays: tuple[Any, ...], out: Any) -> Any:
     if is_tensor(out):
         return _load(_TORCH)
     for value in (*arrays, out):
-        row = _row(type(value))
+        row = None if value is None or type(value) in _on_device else _row(type(value))
         if row is not None and row.runner:
             return _load(row.runner)
     return None
@@ -80,6 +81,16 @@ def runner(arrays: tuple[Any, ...], out: Any) -> Any:
 def sharded() -> Any:
     """The module that runs operations on DTensors, to which the one of tensors hands them."""
     return _load(_DTENSOR)
+
+
+def is_on_device(kind: type) -> bool:
+    """Whether this is CuPy's class of arrays; not one that is derived from it."""
+    if _on_device.get(kind):
+        return True
+    found = kind.__name__ == "ndarray" and _row(kind) is _ROWS["cupy", "ndarray"]
+    if found:
+        _on_device[kind] = True
+    return found
 
 
 def is_tensor(value: Any) -> bool:

@@ -37,6 +37,9 @@ class Prepared(Protocol):
         that it was made with, which is kept alive until the call returns.
         """
 
+    def takes(self, where: Any, /) -> bool:
+        """Whether ``run`` may be given this array of positions or offsets of sequences; on a device their address instead of ``start``."""
+
     def again(self) -> None:
         """Run on the arrays that it was made for."""
 

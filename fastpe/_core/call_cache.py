@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Memory
+from .._arrays import Memory, dispatch
 from .bias_tables import Work
 from .checks import POSITION_LIMIT
 from .operations import Add, Embed, Rotate
@@ -193,6 +193,37 @@ class BiasEntry(Entry):
         return target if self.run_bias((source, destination), scores.shape[-1], offset) else MISS
 
 
+class DeviceEntry(Entry):
+    """A prepared call on arrays of a GPU."""
+
+    def __init__(self, call: Any, arrays: Sequence[Memory], counts: bool = True) -> None:
+        super().__init__(call, arrays, counts)
+        self.device = arrays[0].device
+        self._library = dispatch.library_on(self.device)
+        self._misaligned = max(memory.array.dtype.itemsize for memory in arrays) - 1  # bits that no address may have
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A new array beside the others."""
+        return self._library.empty(shape, dtype, self.device)
+
+    def launch(self, addresses: Sequence[int], offset: int, positions: int = 0, stream: Any = None) -> bool:
+        """Launch on the arrays at these addresses; ``positions``: where those, or the offsets of sequences, are instead of ``offset``."""
+        distance, bits = addresses[-1] - addresses[0], 0
+        if distance != self._distance and self._low < distance < self._high:
+            return False
+        for address in addresses:
+            bits |= address
+        if bits & self._misaligned:
+            return False
+        if positions:
+            self.call.run(addresses, positions, stream)
+            return True
+        if not -POSITION_LIMIT <= offset <= self._last or (offset and not self._counts):
+            return False
+        self.call.run(addresses, offset << 32, stream)
+        return True
+
+
 def _most_columns(memory: Memory) -> int:
     """How many elements rows of these strides can have, one behind the other, so that no element is in two of them."""
     itemsize: int = memory.array.dtype.itemsize
@@ -218,12 +249,13 @@ def keep(key: Key, operation: Any, kernel_call: Any, prepared: Any, job: Job, wh
     else:
         assert job.arrays is not None
         offset = where.offset if where.positions is None else where.positions
-        if type(offset) is not int and (offset.dtype != np.int64 or offset.size != prepared.positions):
+        if type(offset) is not int and not prepared.takes(offset):
             return
         if len(prepared.addresses) != len(job.arrays):
             return
-        encoding = operation.encoding
-        entry = _ENTRIES[type(operation)](prepared, job.arrays, encoding is not None and encoding.counts)
+        encoding, made = operation.encoding, _ENTRIES[type(operation)]
+        made = made if job.device is None else DeviceEntry
+        entry = made(prepared, job.arrays, encoding is not None and encoding.counts)
     if key not in entries and len(entries) >= MOST_ENTRIES:
         entries.clear()
     entries[key] = entry

@@ -8,23 +8,30 @@ import numpy as np
 
 from .._arrays import dispatch
 from .._backends import backend_on
-from . import call_cache
+from . import call_cache, device_calls
 from .operations.base import Job
 
 
 def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any = None, validate: bool = False) -> Any:
     """Run an operation; returns what the verb returns. Libraries with a world of their own (autograd, tracing) have a runner."""
-    lead = arrays[0]
+    lead, key = arrays[0], None
     has_key = type(lead) is np.ndarray
     if not has_key:
         runner = dispatch.runner(arrays, out)
         if runner is not None:
             return runner.run(operation, arrays, where, out, validate)
-        has_key = lead is None  # k alone
-    key = operation.key(arrays, where, out) if has_key and validate is False else None
-    if key is not None:
+        kind = type(arrays[1] if lead is None and len(arrays) > 1 else lead)
+        on_device = dispatch.is_on_device(kind)
+        if on_device and validate is False:
+            key = device_calls.key_of(operation, arrays, where, out, kind)
+            result = call_cache.MISS if key is None else device_calls.repeat(key, operation, arrays, where, out)
+            if result is not call_cache.MISS:
+                return result
+        has_key = lead is None and not on_device  # k alone
+    if has_key and validate is False:
+        key = operation.key(arrays, where, out)
         try:
-            entry = call_cache.entries.get(key)
+            entry = None if key is None else call_cache.entries.get(key)
         except TypeError:  # something in it is no value
             key = entry = None
         if entry is not None:

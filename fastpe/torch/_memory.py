@@ -16,6 +16,7 @@ import torch
 from .._arrays import Memory, dispatch
 from .._arrays.torch import as_array, over
 from .._core import call_cache, checks
+from .._core.call_cache import DeviceEntry
 from .._core.checks import message
 from .._core.operations import Add, AddBias, Embed, Resample, Rotate, Spec
 from .._core.operations.base import MOST_POSITIONS, has_single_rows
@@ -54,7 +55,7 @@ def write(
         result = None if result is None else _parts(result, packing)
     with on_stream(device):
         job = operation.check(shared, where, result, validate)
-        finish(operation, job, key if device == _CPU else None, shared, where)
+        finish(operation, job, key, shared, where)
     if packing is not None and out is not None:
         _copy_values(arrays[0], out, packing)
     if counts_up:
@@ -130,7 +131,7 @@ def _copy_values(qkv: Tensor, out: Tensor, packing: tuple[int, int, int]) -> Non
 
 
 def key_of(operation: Any, arrays: tuple[Any, ...], where: Any, makes: bool = False) -> Any:
-    """The key of a call on plain tensors of the host that may be repeated; None for any other. As ``Operation.key``.
+    """The key of a call on plain tensors that may be repeated; None for any other. As ``Operation.key``.
 
     ``makes``: whether an operation that would write in place makes new tensors.
     """
@@ -151,9 +152,9 @@ def key_of(operation: Any, arrays: tuple[Any, ...], where: Any, makes: bool = Fa
     for x in arrays:
         if x is None:
             layouts.append(None)
-        elif type(x) in _PLAIN and x.is_cpu:
+        elif type(x) in _PLAIN and (x.is_cpu or x.is_cuda):
             try:
-                layouts.append((x.dtype, x.shape, x.stride()))
+                layouts.append((x.dtype, x.shape, x.stride() if x.is_cpu else (x.stride(), x.get_device())))
             except RuntimeError:  # it has no strides
                 return None
         else:
@@ -166,7 +167,12 @@ def _kind_of_moves(operation: Any, arrays: tuple[Any, ...], where: Any) -> Any:
     """The shape of a tensor of offsets or positions that a prepared call has room for; as ``offset_kind``."""
     offset, positions = where[0], where[1]
     moves = offset if positions is None else positions
-    if type(moves) is not Tensor or moves.dtype is not torch.int64 or not moves.is_cpu:
+    if type(moves) not in _PLAIN:
+        return None
+    if moves.is_cuda:  # kernels there read any of these
+        alone = positions is None or (type(offset) is int and offset == 0)
+        return (positions is None, moves.dtype, moves.shape, moves.stride(), moves.get_device()) if alone else None
+    if moves.dtype is not torch.int64 or not moves.is_cpu:
         return None
     if positions is not None:
         return ("positions", moves.shape) if type(offset) is int and offset == 0 and moves.numel() <= MOST_POSITIONS else None
@@ -211,6 +217,9 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any, makes:
         if not address or x.is_neg() or x.is_inference():
             return call_cache.MISS
         addresses.append(address)
+    if type(entry) is DeviceEntry:
+        positions = addresses.pop() if placed else 0
+        return _repeat_on_device(entry, operation, arrays, given, addresses, (0, positions) if placed else (moves, 0), makes)
     if placed:
         moves = _integers(moves, addresses.pop())
     if kind is Embed:
@@ -228,6 +237,50 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any, makes:
         return outs[0] if len(outs) == 1 else tuple(outs)
     _count_up(given)
     return given[0] if len(given) == 1 else arrays
+
+
+def _repeat_on_device(
+    entry: DeviceEntry,
+    operation: Any,
+    arrays: tuple[Any, ...],
+    given: Any,
+    addresses: list[int],
+    place: tuple[int, int],
+    makes: bool,
+) -> Any:
+    """Launch on the stream that PyTorch is using, ``place`` being the offset, or where positions are."""
+    kind, outs = type(operation), given
+    if kind is Embed:
+        table, ids = arrays[:2]
+        outs = [torch.empty((*ids.shape, table.shape[1]), dtype=table.dtype, device=table.device)]
+        addresses.append(outs[0].data_ptr())
+    elif makes:
+        outs = [new_like(x) for x in given]
+        addresses = [address for x, out in zip(addresses, outs, strict=True) for address in (x, out.data_ptr())]
+    elif kind is not Rotate:
+        addresses *= 2
+    if not entry.launch(addresses, *place, _Stream(given[0].get_device())):
+        return call_cache.MISS
+    if kind is Embed or makes:
+        return outs[0] if len(outs) == 1 else tuple(outs)
+    _count_up(given)
+    return given[0] if len(given) == 1 else arrays
+
+
+class _Stream:
+    """PyTorch's current stream of a device, as CuPy launches on it."""
+
+    __slots__ = ("ptr",)
+
+    def __init__(self, device: int) -> None:
+        self.ptr = _raw_stream(device)
+
+
+def _raw_stream(device: int) -> int:
+    return int(torch.cuda.current_stream(torch.device("cuda", device)).cuda_stream)
+
+
+_raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _raw_stream)  # a tenth of the time; missing without CUDA
 
 
 def looked_up(operation: Embed, arrays: tuple[Any, ...], where: Any) -> Any:

@@ -46,7 +46,7 @@ class ndarray:
     ndim = property(lambda self: self._host.ndim)
     size = property(lambda self: self._host.size)
     nbytes = property(lambda self: self._host.nbytes)
-    data = property(lambda self: types.SimpleNamespace(ptr=self._host.ctypes.data))
+    data = property(lambda self: types.SimpleNamespace(ptr=self._host.ctypes.data, device_id=0))
     device = property(lambda self: types.SimpleNamespace(id=0))
     T = property(lambda self: ndarray(self._host.T, self._owner))
 
@@ -228,18 +228,22 @@ class LoadedModule:
     def get_function(self, name: str) -> Any:
         kernel = self._module.entries[name]
 
-        def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+        def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], stream: Any = None) -> None:
             if type(grid) is not tuple or type(block) is not tuple:
                 raise TypeError(f"expected tuples, {type(grid).__name__} and {type(block).__name__} found")
             launched.append((name, grid, block))
-            streams.append(_chosen[-1].ptr)
+            streams.append((_chosen[-1] if stream is None else stream).ptr)
             blocks, captured = [argument.tobytes() for argument in args], Stream.captured
             if captured is not None:
                 captured.append(lambda: kernel.launch(memory, grid, block, blocks))
             else:
                 kernel.launch(memory, grid, block, blocks)
 
+        launch.ptr = entry  # type: ignore[attr-defined]
         return launch
+
+
+loaded: list[str] = []  # functions that the driver was asked about, and so has loaded
 
 
 class Device(contextlib.nullcontext):  # type: ignore[type-arg]
@@ -296,6 +300,7 @@ def module() -> types.ModuleType:
         is_hip=False,
         CUDARuntimeError=real.cuda.runtime.CUDARuntimeError,
         getDeviceCount=lambda: 1,
+        getDevice=lambda: 0,
         driverGetVersion=lambda: 13000,
         runtimeGetVersion=lambda: 13000,
     )
@@ -304,6 +309,7 @@ def module() -> types.ModuleType:
         "Device": Device,
         "Module": LoadedModule,
         "runtime": runtime,
+        "driver": types.SimpleNamespace(CU_FUNC_ATTRIBUTE_NUM_REGS=4, funcGetAttribute=lambda _, entry: loaded.append(entry)),
         "nvrtc": nvrtc,
         "Stream": Stream,
         "ExternalStream": ExternalStream,
@@ -326,6 +332,7 @@ def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
     from fastpe._arrays import dispatch
     from fastpe._backends import cuda
     from fastpe._backends.cuda import available, compile, launch, tables
+    from fastpe._core import call_cache
 
     def as_ptx(name: str, _: str, *options: str) -> bytes:
         from cupy.cuda import nvrtc
@@ -347,13 +354,16 @@ def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
         patch.setattr(compile, "_cubin", as_ptx)
         patch.setattr(compile, "_modules", {})
         patch.setattr(tables, "_uploaded", {})
+        patch.setattr(tables, "_passing", {})
         patch.setattr(dispatch, "_libraries", {})
         patch.setattr(dispatch, "_loaded", {name: one for name, one in dispatch._loaded.items() if "cupy" not in name})
         patch.setattr(dispatch, "_known", {name for name in dispatch._known if "cupy" not in name})
         available._problem.cache_clear()
         launch._multiprocessors.cache_clear()
+        call_cache.clear()
         try:
             yield stand_in
         finally:
+            call_cache.clear()
             available._problem.cache_clear()
             launch._multiprocessors.cache_clear()

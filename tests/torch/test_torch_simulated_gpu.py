@@ -185,3 +185,45 @@ def test_operators_may_be_captured():
         False,
         False,
     ]
+
+
+@pytest.fixture
+def plain(simulated, monkeypatch):
+    """As ``simulated``, where calls on such tensors are kept to be repeated, as on real ones."""
+    from fastpe.torch import _memory
+
+    monkeypatch.setattr(_memory, "_PLAIN", {torch.Tensor, OnGPU})
+    monkeypatch.setattr(OnGPU, "get_device", lambda self: 0)
+    monkeypatch.setattr(torch, "empty", lambda shape, dtype, device: simulated(np.zeros(shape, "float32")))
+    monkeypatch.setattr(torch, "empty_like", lambda x: simulated(np.zeros(x.shape, "float32")))
+    return simulated
+
+
+def test_calls_on_tensors_are_repeated(plain, monkeypatch):
+    """On other tensors, with other offsets and positions, without a check; the streams and versions are what they were."""
+    from fastpe._core import operations
+
+    x, q, k = cases.random((2, 3, 16), "float32"), cases.random((2, 4, 3, 8), "float32"), cases.random((2, 1, 3, 8), "float32")
+    ids, table = np.array([[0, 3, 1], [2, 2, 0]]), cases.random((5, 16), "float32")
+
+    def run(place, array):
+        there = array(x), array(q), array(k)
+        versions = [getattr(one, "_version", 0) for one in there]
+        fastpe.add_encoding(there[0], **place)
+        fastpe.apply_rotary(*there[1:], **place)
+        assert [getattr(one, "_version", 1) - version for one, version in zip(there, versions, strict=True)] == [1] * 3
+        embedded = fastpe.embed(array(ids), array(table), "sinusoidal", **place)
+        functional = fastpe.torch.functional.add_encoding(array(x), **place) if array is plain else there[0]
+        return *there, embedded, functional
+
+    offsets, positions = np.array([5, 2**31 - 9]), np.arange(6, dtype=np.int32).reshape(2, 3)
+    for kind, first, second in (("offset", 3, 40), ("offset", offsets, offsets // 2), ("positions", positions, positions * 5)):
+        run({kind: plain(first) if isinstance(first, np.ndarray) else first}, plain)
+        with monkeypatch.context() as patch:
+            for operation in (operations.Add, operations.Rotate, operations.Embed):
+                patch.setattr(operation, "check", None)
+            there = run({kind: plain(second) if isinstance(second, np.ndarray) else second}, plain)
+        for got, expected in zip(there, run({kind: second}, np.copy), strict=True):
+            same(got, expected)
+    with pytest.raises(ValueError, match=r"offset 2147483647 with 3 rows"):
+        fastpe.add_encoding(plain(x), offset=2**31 - 1)

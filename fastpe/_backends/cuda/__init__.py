@@ -2,8 +2,9 @@
 
 from .available import problem
 from .compile import compile_source, refuse_temporary, source
-from .launch import ID_TYPES, SCALE_TYPES, gather_sum_options, prepare, run, warmup
+from .launch import ID_TYPES, SCALE_TYPES, gather_sum_options, run, warmup
 from .locate import kind_of_positions, locate_rows_counted, locate_rows_given
+from .prepared import prepare
 from .tables import kept, uploaded
 
 __all__ = [

@@ -18,7 +18,7 @@ OPTIONS = ("--std=c++17", "-fmad=false")
 KERNELS = Path(abi.__file__).parent
 
 lock = threading.RLock()
-_modules: dict[tuple[str, int, tuple[str, ...]], Any] = {}
+_modules: dict[tuple[str, int, tuple[str, ...]], tuple[Any, dict[str, Any]]] = {}
 
 
 def source(name: str) -> str:
@@ -57,8 +57,8 @@ def compile_source(name: str, architecture: str, *options: str) -> tuple[bytes, 
         nvrtc.destroyProgram(program)
 
 
-def module(name: str, device: int, options: tuple[str, ...] = ()) -> Any:
-    """The loaded module of a kernel file, compiled with these definitions, for a device's architecture."""
+def function(name: str, entry: str, device: int, options: tuple[str, ...] = ()) -> Any:
+    """An entry point of a kernel file, compiled with these definitions for a device's architecture, and loaded."""
     import cupy
 
     with lock:
@@ -69,8 +69,14 @@ def module(name: str, device: int, options: tuple[str, ...] = ()) -> Any:
             with cupy.cuda.Device(device):
                 loaded = cupy.cuda.Module()
                 loaded.load(_cubin(name, f"sm_{cupy.cuda.Device(device).compute_capability}", *options))
-            _modules[key] = loaded
-        return _modules[key]
+            _modules[key] = loaded, {}
+        loaded, functions = _modules[key]
+        if entry not in functions:
+            with cupy.cuda.Device(device):
+                found = functions[entry] = loaded.get_function(entry)
+                # The driver loads a function when it is first asked for more than its name, which a capture must not wait for.
+                cupy.cuda.driver.funcGetAttribute(cupy.cuda.driver.CU_FUNC_ATTRIBUTE_NUM_REGS, found.ptr)
+        return functions[entry]
 
 
 FIRST_CALL = (

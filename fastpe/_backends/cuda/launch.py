@@ -6,8 +6,8 @@ Nothing here synchronises, and nothing that lies on the GPU is read back.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from ..._arrays import ITEMSIZE, Memory, errors
 from ..._arrays.dtypes import ELEMENT_TYPES
@@ -16,7 +16,7 @@ from ..calls import AddSinusoidal, AddToeplitz, Arguments, Call, GatherSum, Rota
 from ..plans import RotaryPlan
 from . import tables
 from .available import require
-from .compile import module, refuse_temporary
+from .compile import function, refuse_temporary
 
 THREADS = 128
 BLOCKS_PER_MULTIPROCESSOR = 32  # two waves of resident blocks; more would only reread the tables
@@ -31,29 +31,63 @@ def _multiprocessors(device: int) -> int:
 
 
 def warmup(dtype: str, device: int) -> None:
-    """Compile and load every kernel for a device (the element types share one module)."""
+    """Compile and load every kernel that the usual calls on an element type need."""
     require()
-    for name in ("add_sinusoidal", "rotate", "rotate_table", "locate_rows", "add_toeplitz"):
-        module(name, device)
+    suffix = ELEMENT_TYPES[dtype].suffix
+    for name, variants in _VARIANTS.items():
+        for variant in variants:
+            function(name, f"{name}_{variant}" if name == "locate_rows" else f"{name}_{suffix}_{variant}", device)
+    sums = [("embed", (None, adds), ids) for adds in (False, True) for ids in ID_TYPES] + [
+        ("add_table", (dtype, False), "int64")
+    ]
+    for name, (learned, adds), ids in sums:
+        options = gather_sum_options(dtype, None, learned, dtype, adds, (ids, *_NUMBERS[1:]))
+        for variant in _VARIANTS["add_sinusoidal"]:
+            function(name, f"{name}_{variant}", device, options)
 
 
-def prepare(call: Call) -> None:
-    """None: calls on devices are not prepared."""
+_VARIANTS = {
+    "add_sinusoidal": ("vec16_interleaved", "vec16_concatenated", "columns"),
+    "rotate": ("vec16_interleaved", "vec16_half", "pairs"),
+    "rotate_table": ("vec16_interleaved", "vec16_half", "pairs"),
+    "locate_rows": ("given", "ragged", "counted"),
+    "add_toeplitz": ("vec16", "columns"),
+}
+
+Shape = tuple[tuple[int, ...], tuple[int, ...]]  # grid and block
+
+
+class Launch(NamedTuple):
+    """A launch of a kernel file: ``choose`` names the entry point and the grid for its arguments."""
+
+    name: str
+    device: int
+    layout: abi.Layout
+    arguments: Arguments
+    choose: Callable[[Arguments], tuple[str, Shape]]
+    options: tuple[str, ...] = ()
 
 
 def run(call: Call) -> None:
     """Launch a call on the caller's current stream."""
+    for one in launches(call):
+        entry, shape = one.choose(one.arguments)
+        launch(one.name, entry, one.device, *shape, one.layout.element(one.arguments), one.options)
+
+
+def launches(call: Call) -> Iterator[Launch]:
+    """The launches of a call. What they point to is kept while this is iterated."""
     if isinstance(call, AddSinusoidal):
-        _add(call)
+        yield from _additions(call)
     elif isinstance(call, Rotate):
-        _rotate(call)
+        yield from _rotations(call)
     elif isinstance(call, GatherSum):
-        _gather_sum(call)
+        yield from _gather_sums(call)
     elif isinstance(call, AddToeplitz):
-        _add_toeplitz(call)
+        yield from _biases(call)
     else:  # a part of a grid's row is whole sectors of memory: passes over parts move no more bytes
         for part in call.slices:
-            _add(part)
+            yield from _additions(part)
 
 
 def _device_of(function: str, *arrays: Memory | None) -> int:
@@ -85,16 +119,18 @@ def _takes_vectors(call: Arguments, sizes: dict[str, int], places: list[tuple[in
 # ---- sums of rows ------------------------------------------------------------------------------------------------------------
 
 
-def _add(call: AddSinusoidal) -> None:
+def _additions(call: AddSinusoidal) -> Iterator[Launch]:
     device = _device_of("encode" if call.x is None else "add_encoding", call.x, call.out)
     suffix, itemsize = ELEMENT_TYPES[call.out.dtype].suffix, ITEMSIZE[call.out.dtype]
     sizes = {"out": itemsize} if call.x is None else {"x": itemsize, "out": itemsize}
     addresses = tables.of(call.plan, device, call.out.dtype)
-    for arguments in call.arguments(addresses):
+
+    def choose(arguments: Arguments) -> tuple[str, Shape]:
         variant, units = _sum_variant(arguments, sizes, [])
-        element = abi.ADD_SINUSOIDAL.element(arguments)
-        entry = f"add_sinusoidal_{suffix}_{variant}"
-        launch("add_sinusoidal", entry, device, *_grid(arguments, units, device), element)
+        return f"add_sinusoidal_{suffix}_{variant}", _grid(arguments, units, device)
+
+    for arguments in call.arguments(addresses):
+        yield Launch("add_sinusoidal", device, abi.ADD_SINUSOIDAL, arguments, choose)
 
 
 ID_TYPES = "int32", "int64"
@@ -125,10 +161,10 @@ def gather_sum_options(
     return tuple(f"-D{name}={value}" for name, value in defined.items())
 
 
-def _gather_sum(call: GatherSum) -> None:
-    first, out, plan, types, learned = call.first, call.out, call.plan, call.types, call.learned
+def _gather_sums(call: GatherSum) -> Iterator[Launch]:
+    kernel, first, out, plan, types, learned = call.kernel, call.first, call.out, call.plan, call.types, call.learned
     numbers = call.ids, call.type_ids, call.row_scales, call.zero_points
-    device = _device_of("embed" if call.kernel == "embed" else "add_encoding", first, out, types, learned, *numbers)
+    device = _device_of("embed" if kernel == "embed" else "add_encoding", first, out, types, learned, *numbers)
     names = [None if memory is None else memory.dtype for memory in (types, learned)]
     kinds = [usual if memory is None else memory.dtype for memory, usual in zip(numbers, _NUMBERS, strict=True)]
     options = gather_sum_options(first.dtype, names[0], names[1], out.dtype, plan is not None, kinds, call.more_zero)
@@ -140,10 +176,13 @@ def _gather_sum(call: GatherSum) -> None:
         for place in (memory.address, memory.strides[0])
     ]
     addresses = {} if plan is None else tables.of(plan, device, out.dtype)
-    for arguments in call.arguments(addresses):
+
+    def choose(arguments: Arguments) -> tuple[str, Shape]:
         variant, units = _sum_variant(arguments, sizes, others)
-        element = abi.GATHER_SUM.element(arguments)
-        launch(call.kernel, f"{call.kernel}_{variant}", device, *_grid(arguments, units, device), element, options)
+        return f"{kernel}_{variant}", _grid(arguments, units, device)
+
+    for arguments in call.arguments(addresses):
+        yield Launch(kernel, device, abi.GATHER_SUM, arguments, choose, options)
 
 
 def _sum_variant(call: Arguments, sizes: dict[str, int], others: list[tuple[int, int]]) -> tuple[str, int]:
@@ -159,7 +198,7 @@ def _sum_variant(call: Arguments, sizes: dict[str, int], others: list[tuple[int,
     return "vec16_concatenated", pairs * out_bytes // 16
 
 
-def _grid(call: Arguments, units: int, device: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+def _grid(call: Arguments, units: int, device: int) -> Shape:
     """Threads over units (x), groups of eight rows (y) and sequences (z)."""
     wide = min(THREADS, 1 << max(units - 1, 0).bit_length())
     tall = THREADS // wide
@@ -176,21 +215,24 @@ def _grid(call: Arguments, units: int, device: int) -> tuple[tuple[int, int, int
 # ---- rotate ------------------------------------------------------------------------------------------------------------------
 
 
-def _rotate(call: Rotate) -> None:
+def _rotations(call: Rotate) -> Iterator[Launch]:
     plan, arrays = call.plan, [memory for pair in call.pairs for memory in pair]
     device, dtype = _device_of("apply_rotary", *arrays), arrays[0].dtype
     itemsize, suffix = ITEMSIZE[dtype], ELEMENT_TYPES[dtype].suffix
     layout = abi.ROTATE if isinstance(plan, RotaryPlan) else abi.ROTATE_TABLE
-    addresses = tables.of(plan, device, dtype)
-    for arguments in call.arguments(addresses):
+    addresses, kernel = tables.of(plan, device, dtype), plan.kernel
+
+    def choose(arguments: Arguments) -> tuple[str, Shape]:
         variant = _rotate_variant(arguments, itemsize)
         units = {
             "pairs": arguments["head_dim"] - arguments["pairs"],
             "vec16_half": arguments["pairs"] * itemsize // 16,
             "vec16_interleaved": 2 * arguments["pairs"] * itemsize // 16,
         }[variant]
-        grid, block = _rotate_grid(arguments, units, device)
-        launch(plan.kernel, f"{plan.kernel}_{suffix}_{variant}", device, grid, block, layout.element(arguments))
+        return f"{kernel}_{suffix}_{variant}", _rotate_grid(arguments, units, device)
+
+    for arguments in call.arguments(addresses):
+        yield Launch(kernel, device, layout, arguments, choose)
 
 
 def _rotate_variant(call: Arguments, itemsize: int) -> str:
@@ -205,7 +247,7 @@ def _rotate_variant(call: Arguments, itemsize: int) -> str:
     return "vec16_interleaved" if call["interleaved"] else "vec16_half"
 
 
-def _rotate_grid(call: Arguments, units: int, device: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+def _rotate_grid(call: Arguments, units: int, device: int) -> Shape:
     """Threads over units and groups of heads (x), rows (y) and sequences (z)."""
     wide = min(THREADS, 1 << max(units - 1, 0).bit_length())
     tall = min(THREADS // wide, 1 << max(call["rows"] - 1, 0).bit_length())
@@ -224,7 +266,7 @@ _VALUES = (
 )
 
 
-def _add_toeplitz(call: AddToeplitz) -> None:
+def _biases(call: AddToeplitz) -> Iterator[Launch]:
     out, key = call.out, call.key
     device, itemsize = _device_of("add_bias", call.x, out), ITEMSIZE[out.dtype]
     values, is_table = call.values, call.slopes is None
@@ -237,17 +279,21 @@ def _add_toeplitz(call: AddToeplitz) -> None:
     else:
         keepalive = tables.uploaded(array, device)
         address = keepalive.data.ptr
-    for arguments in call.arguments(address if is_table else 0, 0 if is_table else address):
+    suffix = ELEMENT_TYPES[out.dtype].suffix
+
+    def choose(arguments: Arguments) -> tuple[str, Shape]:
         row_bytes = arguments["columns"] * itemsize
         places = [(place, itemsize) for place in (arguments["x"], arguments["out"], row_bytes)]
-        are_vectors = _takes_vectors(arguments, {"x": itemsize, "out": itemsize}, places)
-        grid, block = _toeplitz_grid(arguments, row_bytes // 16 if are_vectors else arguments["columns"])
-        entry = f"add_toeplitz_{ELEMENT_TYPES[out.dtype].suffix}_{'vec16' if are_vectors else 'columns'}"
-        launch("add_toeplitz", entry, device, grid, block, abi.ADD_TOEPLITZ.element(arguments))
+        if _takes_vectors(arguments, {"x": itemsize, "out": itemsize}, places):
+            return f"add_toeplitz_{suffix}_vec16", _toeplitz_grid(arguments, row_bytes // 16)
+        return f"add_toeplitz_{suffix}_columns", _toeplitz_grid(arguments, arguments["columns"])
+
+    for arguments in call.arguments(address if is_table else 0, 0 if is_table else address):
+        yield Launch("add_toeplitz", device, abi.ADD_TOEPLITZ, arguments, choose)
     del keepalive
 
 
-def _toeplitz_grid(call: Arguments, columns: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+def _toeplitz_grid(call: Arguments, columns: int) -> Shape:
     """Threads over columns (x), groups of four rows (y), sequences and heads (z)."""
     groups = -(-call["rows"] // 4)
     wide = min(THREADS, 1 << max(columns - 1, 0).bit_length())
@@ -269,4 +315,4 @@ def launch(
     import cupy
 
     with cupy.cuda.Device(device):
-        module(name, device, options).get_function(entry)(grid, block, (arguments,))
+        function(name, entry, device, options)(grid, block, (arguments,))

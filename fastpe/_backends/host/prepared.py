@@ -64,6 +64,10 @@ class PreparedCall:
         self._positions_word = _behind + layout.index.positions if arguments.get("positions") else 0
         self._idle: list[Blocks] = []  # blocks that no thread reads any more
 
+    def takes(self, where: Any) -> bool:
+        """Whether ``run`` may be given this array of positions or offsets."""
+        return bool(where.dtype == np.int64 and where.size == self.positions)
+
     def again(self) -> None:
         """Run on the arrays that it was made for."""
         self._compute(self._blocks(), self.addresses[-1])

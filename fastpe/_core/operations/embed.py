@@ -70,7 +70,7 @@ class Embed(_Embed, Operation):
         # The memory of a call like this one: ids that were converted must be converted again.
         given = dispatch.memory(FUNCTION, "ids", ids)[1] if is_known(ids) else rows_of_ids
         repeats = None
-        if given.dtype == "int64" and (encoding is None or encoding.repeats(self.seq_len)):
+        if given.dtype in backend_of(words).ID_TYPES and (encoding is None or encoding.repeats(self.seq_len)):
             repeats = words, given, target
         if len(shape) == 1:  # a single id
             rows_of_ids, target = (

@@ -10,7 +10,7 @@ PYTHONS ?= 3.10 3.11 3.12 3.13
 TESTS ?= tests/core
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-fast fuzz mutants bench lab lab-check soak lint docs dist-check matrix clean
+.PHONY: launches demo test test-fast fuzz mutants bench lab lab-check soak lint docs dist-check matrix clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m fastpe demo
@@ -19,6 +19,10 @@ demo: $(VENV)/demo.installed
 test: $(VENV)/dev.installed
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not alone'
 	$(BIN)/python -m pytest -m alone tests/core/test_costs.py
+
+# What a call on a GPU takes of the processor; no GPU is needed.
+launches: $(VENV)/dev.installed
+	PYTHONPATH=tests/helpers:tests/ptx $(BIN)/python -m bench.cuda_launches
 
 # What to run at every save: no processes, no interpreted PTX, no compiled models.
 test-fast: $(VENV)/dev.installed

@@ -285,6 +285,7 @@ def test_saved_before_in_place():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.filterwarnings("ignore:Sparse invariant:UserWarning")  # PyTorch's of its own sparse gradients
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("frozen", [None, 3])
 @pytest.mark.parametrize("deterministic", [False, True])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import types
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import platforms
@@ -15,6 +17,8 @@ import pytest
 import torch_marks
 
 torch = pytest.importorskip("torch")
+
+from cuda_graphs import captured  # noqa: E402
 
 import fastpe  # noqa: E402
 import fastpe.torch  # noqa: E402
@@ -218,11 +222,43 @@ def test_what_a_capture_forbids_is_refused_before_it_is_recorded(simulated, monk
     assert verb == "embed" or (simulated.host(x) != once).any()
 
 
+class CaptureThatEnds:
+    """As ``torch.cuda.graph``: it warns where nothing was recorded, and then the caller's stream is not the current one again."""
+
+    current = "the caller's"
+    recorded: ClassVar[list[Any]] = []
+
+    def __init__(self, graph: Any) -> None:
+        self.recorded.clear()
+
+    def __enter__(self) -> None:
+        CaptureThatEnds.current = "the capture's"
+
+    def __exit__(self, *raised: Any) -> None:
+        if not self.recorded:
+            warnings.warn("The CUDA Graph is empty", UserWarning, stacklevel=2)
+        CaptureThatEnds.current = "the caller's"
+
+
+def test_an_error_in_a_capture_is_the_one_that_is_seen(monkeypatch):
+    recorded = types.SimpleNamespace(add_=CaptureThatEnds.recorded.append)
+    monkeypatch.setattr(torch.cuda, "graph", CaptureThatEnds)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: "a graph")
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: recorded)
+    with pytest.raises(RuntimeError, match="the reason"), captured("cuda"):
+        raise RuntimeError("the reason")
+    assert CaptureThatEnds.current == "the caller's"
+    with captured("cuda") as graph:
+        assert (graph, CaptureThatEnds.current) == ("a graph", "the capture's")
+    with pytest.raises(UserWarning, match="empty"), torch.cuda.graph(graph):  # what it is for
+        raise RuntimeError("the reason")
+    assert CaptureThatEnds.current == "the capture's"
+
+
 @pytest.mark.cuda
 def test_a_capture_before_the_first_call_is_refused(cuda):
     x = torch.zeros(1, 5, 72, device=cuda)
-    graph = torch.cuda.CUDAGraph()
-    with pytest.raises(RuntimeError, match=r"call fastpe\.warmup"), torch.cuda.graph(graph):
+    with pytest.raises(RuntimeError, match=r"call fastpe\.warmup"), captured(cuda):
         fastpe.add_encoding(x, Sinusoidal(base=123.0))
     torch.cuda.synchronize()
     assert not x.any()
@@ -234,8 +270,7 @@ def test_a_captured_graph_is_replayed(cuda):
     model = Attention().to(cuda).requires_grad_(False)
     ids = torch.arange(12, device=cuda).reshape(2, 6)
     expected = [model(ids, offset=9), model(ids + 1, offset=9)]
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with captured(cuda) as graph:
         found = model(ids, offset=9)
     for result in expected:
         graph.replay()
@@ -247,11 +282,12 @@ def test_a_captured_graph_is_replayed(cuda):
 def test_a_table_of_positions_is_not_captured(cuda):
     x, positions = torch.zeros(1, 5, 72, device=cuda), torch.arange(5, device=cuda)
     fastpe.add_encoding(x, positions=positions)
-    with pytest.raises(RuntimeError, match="would not outlive the call"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+    with pytest.raises(RuntimeError, match="would not outlive the call"), captured(cuda):
         fastpe.add_encoding(x, positions=positions)
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")  # layers of float32
 def test_compiled_to_lower_the_overhead(cuda):
     """``reduce-overhead`` captures graphs, and leaves fastpe's operators out of them."""
     model = Attention().to(cuda).requires_grad_(False)

@@ -147,6 +147,7 @@ def test_transformers_resizes_and_initialises_tokens():
     assert torch.equal(own(ids), before[ids] * 2)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant:UserWarning")  # PyTorch's of its own sparse gradients
 def test_sparse_and_deterministic_gradients():
     found = []
     for options in ({}, {"sparse": True}, {"deterministic": True}):

@@ -10,7 +10,7 @@ PYTHONS ?= 3.10 3.11 3.12 3.13
 TESTS ?= tests/core
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: launches demo test test-fast fuzz mutants bench lab lab-check soak lint docs dist-check matrix clean
+.PHONY: demo test test-fast fuzz mutants bench launches gpu lab lab-check soak lint docs dist-check matrix clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m fastpe demo
@@ -40,6 +40,10 @@ bench: $(VENV)/dev.installed
 	mkdir -p bench/results
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-json bench/results/latest.json
 	$(BIN)/python -m bench.report bench/results/latest.json
+
+# On a machine with a GPU, with the Python that has CuPy there: nothing is installed. make gpu OPTIONS="--only versions,bits"; OPTIONS=--help
+gpu:
+	@$(PYTHON) -m bench.gpu $(OPTIONS)
 
 # Which encoding keeps working past the trained length: make lab OPTIONS="--task all --budget 30m"; OPTIONS=--help lists them.
 # A language model, stretched: make lab OPTIONS="--task stretch"

@@ -107,16 +107,17 @@ def _row(shape: tuple[int, ...], dtype: str, row: dict[str, Entry], columns: dic
     return "| " + " | ".join([size(shape, ours["array_bytes"]), dtype, duration(ours["seconds"]), share, *ratios]) + " |"
 
 
-def rewrite(text: str, content: str) -> str:
+def rewrite(text: str, content: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
     """Put ``content`` between the markers of a document."""
-    for marker in (BEGIN, END):
+    begin, end = markers
+    for marker in markers:
         if text.count(marker) != 1:
             raise ReportError(f"the document must contain the line {marker} once; it does {text.count(marker)} times")
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ReportError(f"{END} must come after {BEGIN}")
-    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ReportError(f"{end} must come after {begin}")
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def read(path: Path) -> dict[str, Any]:

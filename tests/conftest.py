@@ -46,6 +46,7 @@ SLOW_FILES = (
     "tools/test_bench*.py",
     "tools/test_demo.py",
     "tools/test_docs.py",
+    "tools/test_gpu_check.py",
     "tools/test_lab*.py",
     "tools/test_plot*.py",
 )

@@ -274,6 +274,39 @@ def test_a_cubin_is_compiled_once(cache_folder):
     assert [path for path in folder.iterdir() if not path.name.endswith(".bin")] == []
 
 
+@pytest.mark.parametrize(
+    ("capability", "target"), [(90, "sm_90"), (100, "sm_100"), (93, "compute_90"), (130, "compute_100"), (70, "sm_70")]
+)
+def test_a_gpu_that_nvrtc_does_not_know_gets_ptx(monkeypatch, capability, target):
+    """Of the newest architecture before it; one that is too old is left for NVRTC to refuse."""
+    pytest.importorskip("cupy")
+    from cupy.cuda import nvrtc
+
+    monkeypatch.setattr(nvrtc, "getSupportedArchs", lambda: (75, 80, 90, 100))
+    assert cuda.architecture(capability) == target
+
+
+def test_ptx_is_kept_as_a_cubin_is(cache_folder):
+    _, compiled = cache_folder
+    target = cuda.architecture(999)
+    text = cuda.compile._cubin("locate_rows", target)
+    assert f".target {target.replace('compute', 'sm')}".encode() in text
+    assert cuda.compile._cubin("locate_rows", target) == text
+    assert len(compiled) == 1
+
+
+def test_a_module_of_an_unknown_gpu_is_loaded_from_ptx(device, monkeypatch):
+    import simulated_cupy
+
+    asked = []
+    given = cuda.compile._cubin
+    monkeypatch.setattr(simulated_cupy.Device, "compute_capability", "999")
+    monkeypatch.setattr(cuda.compile, "_cubin", lambda name, target, *rest: asked.append(target) or given(name, target, *rest))
+    fastpe.add_encoding(device.array(np.zeros((1, 3, 8), np.float32)))
+    assert asked == [cuda.architecture(999)]
+    assert asked[0].startswith("compute_")
+
+
 def test_a_damaged_cubin_is_compiled_anew(cache_folder):
     folder, compiled = cache_folder
     first = cuda.compile._cubin("locate_rows", "sm_90")

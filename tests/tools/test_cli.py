@@ -85,19 +85,27 @@ def test_info_survives_whatever_is_missing(capsys: pytest.CaptureFixture[str], m
     assert "FASTPE_CACHE_DIR" in capsys.readouterr().out
 
 
-def test_info_on_a_gpu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("known", "target"), [((80, 90), "sm_90"), ((75, 80, 89), "compute_89")])
+def test_info_on_a_gpu(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, known: tuple[int, ...], target: str
+) -> None:
     properties = {"name": b"GPU", "totalGlobalMem": 8 << 30, "major": 9, "minor": 0}
     versions = {"driverGetVersion": lambda: 13010, "runtimeGetVersion": lambda: 12040, "getDeviceCount": lambda: 1}
     runtime = types.SimpleNamespace(**versions, getDeviceProperties=lambda number: properties)
     monkeypatch.setattr(cuda, "problem", lambda: None)
-    nvrtc = types.SimpleNamespace(getVersion=lambda: (13, 0))
-    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime, nvrtc=nvrtc)))
+    nvrtc = types.SimpleNamespace(getVersion=lambda: (13, 0), getSupportedArchs=lambda: known)
+    cupy_cuda = types.SimpleNamespace(runtime=runtime, nvrtc=nvrtc)
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=cupy_cuda))
+    monkeypatch.setitem(sys.modules, "cupy.cuda", cupy_cuda)
     assert cli.main(["info", "--json"]) == 0
     gpu = json.loads(capsys.readouterr().out)["backends"]["cuda"]
     assert (gpu["driver"], gpu["runtime"], gpu["nvrtc"]) == ("13.1", "12.4", "13.0")
-    assert gpu["devices"] == [{"number": 0, "name": "GPU", "memory": 8 << 30, "compute_capability": "9.0"}]
+    expected = {"number": 0, "name": "GPU", "memory": 8 << 30, "compute_capability": "9.0", "compiled_for": target}
+    assert gpu["devices"] == [expected]
     assert cli.main(["info"]) == 0
-    assert "GPU, 8.0 GiB, compute capability 9.0" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "GPU, 8.0 GiB, compute capability 9.0" in out
+    assert ("NVRTC does not know it yet: kernels are PTX for compute_89" in out) == (target == "compute_89")
 
 
 @pytest.mark.parametrize("rule", ["set_num_threads", "FASTPE_NUM_THREADS", "OMP_NUM_THREADS"])

@@ -1,7 +1,7 @@
 """CUDA memory: kernels compiled by NVRTC, launched on the caller's stream."""
 
 from .available import problem
-from .compile import compile_source, refuse_temporary, source
+from .compile import architecture, compile_source, refuse_temporary, source
 from .launch import ID_TYPES, SCALE_TYPES, gather_sum_options, run, warmup
 from .locate import kind_of_positions, locate_rows_counted, locate_rows_given
 from .prepared import prepare
@@ -10,6 +10,7 @@ from .tables import kept, uploaded
 __all__ = [
     "ID_TYPES",
     "SCALE_TYPES",
+    "architecture",
     "compile_source",
     "gather_sum_options",
     "kept",

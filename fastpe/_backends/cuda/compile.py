@@ -57,6 +57,14 @@ def compile_source(name: str, architecture: str, *options: str) -> tuple[bytes, 
         nvrtc.destroyProgram(program)
 
 
+def architecture(capability: int) -> str:
+    """What to compile for: machine code; for a GPU that NVRTC does not know, the newest PTX below it, which the driver translates."""
+    from cupy.cuda import nvrtc
+
+    below = [known for known in nvrtc.getSupportedArchs() if known <= capability]
+    return f"sm_{capability}" if capability in below or not below else f"compute_{max(below)}"
+
+
 def function(name: str, entry: str, device: int, options: tuple[str, ...] = ()) -> Any:
     """An entry point of a kernel file, compiled with these definitions for a device's architecture, and loaded."""
     import cupy
@@ -68,7 +76,7 @@ def function(name: str, entry: str, device: int, options: tuple[str, ...] = ()) 
             refuse_capture(device, FIRST_CALL)
             with cupy.cuda.Device(device):
                 loaded = cupy.cuda.Module()
-                loaded.load(_cubin(name, f"sm_{cupy.cuda.Device(device).compute_capability}", *options))
+                loaded.load(_cubin(name, architecture(int(cupy.cuda.Device(device).compute_capability)), *options))
             _modules[key] = loaded, {}
         loaded, functions = _modules[key]
         if entry not in functions:

@@ -147,8 +147,11 @@ def _cuda() -> dict[str, Any]:
     known["nvrtc"] = _try(lambda: ".".join(str(part) for part in cupy.cuda.nvrtc.getVersion()))
     for number in range(_try(runtime.getDeviceCount) or 0):
         device = _try(functools.partial(_device, runtime, number))
-        known["devices"].append({"number": number, **(device or {"name": None, "memory": None, "compute_capability": None})})
+        known["devices"].append({"number": number, **(device or _NO_DEVICE)})
     return known
+
+
+_NO_DEVICE = dict.fromkeys(("name", "memory", "compute_capability", "compiled_for"))
 
 
 def _device(runtime: Any, number: int) -> dict[str, Any]:
@@ -157,6 +160,7 @@ def _device(runtime: Any, number: int) -> dict[str, Any]:
         "name": properties["name"].decode(errors="replace"),
         "memory": int(properties["totalGlobalMem"]),
         "compute_capability": f"{properties['major']}.{properties['minor']}",
+        "compiled_for": _try(lambda: cuda.architecture(10 * properties["major"] + properties["minor"])),
     }
 
 
@@ -183,6 +187,8 @@ def _lines(known: dict[str, Any]) -> str:
     for device in gpu["devices"]:
         memory = f"{(device['memory'] or 0) / 2**30:.1f} GiB"
         text = f"{device['name']}, {memory}, compute capability {device['compute_capability']}"
+        if (device["compiled_for"] or "").startswith("compute_"):
+            text += f"; NVRTC does not know it yet: kernels are PTX for {device['compiled_for']}, which the driver translates"
         rows.append((f"  device {device['number']}", text))
     rows.append(("array_module()", known["array_module"]))
     if cache["folder"] is None:

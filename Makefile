@@ -66,16 +66,23 @@ lint: $(VENV)/dev.installed
 docs: $(VENV)/docs.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# The core's fast tests in each version of Python, from pyenv or PATH: with the oldest NumPy and Numba in 3.10, and those of the constraints
-# elsewhere; without torch and CuPy, whose tests are skipped. To narrow it: make matrix PYTHONS=3.10 TESTS=tests/core/test_rotary.py
-OLDEST_3.10 = numpy==1.26.* numba==0.61.*
+# The core's fast tests in each version of Python, from pyenv or PATH: with the oldest NumPy and Numba in 3.10, with the versions of machines
+# with new GPUs and CuPy's simulated one in 3.12, and those of the constraints elsewhere; without torch, whose tests are skipped.
+# To narrow it: make matrix PYTHONS=3.10 TESTS=tests/core/test_rotary.py
+VERSIONS_3.10 = numpy==1.26.* numba==0.61.*
+VERSIONS_3.12 = numpy==2.5.* numba==0.68.* cupy-cuda13x==14.2.* nvidia-cuda-nvrtc==13.* nvidia-cuda-runtime==13.*
+SLOW_3.12 = tests/kernels/test_cuda_backend.py tests/kernels/test_simulated_cupy.py
 MATRIX = dask[array] hypothesis ml_dtypes mpmath pytest pytest-benchmark pytest-timeout pytest-xdist setuptools
 matrix: $(PYTHONS:%=matrix-%)
 
 matrix-%:
-	python=$$(ls $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$*.*/bin/python 2>/dev/null | tail -n 1); $${python:-python$*} -m venv $(VENV)-$*
-	$(VENV)-$*/bin/pip install --quiet --disable-pip-version-check --editable . $(MATRIX) $(or $(OLDEST_$*),--constraint $(CONSTRAINTS))
-	$(VENV)-$*/bin/python -m pytest --fast --numprocesses auto --dist worksteal $(TESTS)
+	@python=$$(ls $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$*.*/bin/python 2>/dev/null | tail -n 1); python=$${python:-$$(command -v python$*)}; \
+	if test -z "$$python"; then echo "matrix: there is no Python $*, so nothing was tested with it"; exit 0; fi; \
+	set -ex; \
+	$$python -m venv $(VENV)-$*; \
+	$(VENV)-$*/bin/pip install --quiet --disable-pip-version-check --editable . $(MATRIX) $(or $(VERSIONS_$*),--constraint $(CONSTRAINTS)); \
+	$(VENV)-$*/bin/python -m pytest --fast --numprocesses auto --dist worksteal $(TESTS); \
+	$(if $(SLOW_$*),$(VENV)-$*/bin/python -m pytest --numprocesses auto --dist worksteal $(SLOW_$*))
 
 # The archives of a release, in dist/: built, checked, installed into an empty environment and used from an empty folder.
 dist-check: $(VENV)/release.installed

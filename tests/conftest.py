@@ -36,6 +36,7 @@ SLOW_FILES = (
     "torch/test_torch_distributed.py",
     "torch/test_torch_sharded.py",
     "torch/test_torch_factors.py",
+    "torch/test_torch_on_devices.py",
     "torch/test_torch_operators.py",
     "torch/test_torch_patched_families.py",
     "torch/test_torch_patching.py",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,13 @@ def test_pages_name_targets_that_exist(page: str) -> None:
     called = set(re.findall(r"`(?:[A-Z_]+=\S+ )?make ([a-z-]+)", (ROOT / page).read_text()))
     assert called
     assert called <= targets()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
+def test_a_python_that_is_not_here_is_left_out_and_named() -> None:
+    done = subprocess.run(["make", "matrix", "PYTHONS=3.99"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "there is no Python 3.99, so nothing was tested with it" in done.stdout
 
 
 def test_versions_that_are_repeated() -> None:

@@ -200,6 +200,36 @@ def test_boundaries_that_end_too_early(device):
     cases.assert_same_bits(device.host(there), expected)
 
 
+PACKED = {  # the shape of q, k and v in one array, the heads of q and of k, arguments
+    "prefill": ((2, 5, 8, 32), 4, 2, {"seq_axis": 1}),
+    "decode": ((6, 1, 8, 32), 4, 2, {"seq_axis": 1}),
+    "one_head_of_k": ((2, 5, 6, 32), 4, 1, {"seq_axis": 1}),
+    "one_sequence": ((1, 5, 8, 32), 4, 2, {"seq_axis": 1}),
+    "tokens": ((7, 8, 32), 4, 2, {"seq_axis": 0}),
+    "tokens_one_head_of_k": ((7, 6, 32), 4, 1, {"seq_axis": 0}),
+    "heads_in_channels": ((7, 8 * 32), 4 * 32, 2 * 32, {"head_dim": 32}),
+    "batch_heads_in_channels": ((2, 7, 8 * 32), 4 * 32, 2 * 32, {"head_dim": 32}),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_q_and_k_of_one_packed_array_are_rotated_in_one_launch(device, name):
+    shape, queries, keys, given = PACKED[name]
+    axis = -1 if "head_dim" in given else -2
+    x = cases.random(shape, "bfloat16")
+
+    def parts(whole):
+        places = (slice(0, queries), slice(queries, queries + keys))
+        return [whole[(..., place) if axis == -1 else (..., place, slice(None))] for place in places]
+
+    there = device.array(x)
+    fastpe.apply_rotary(*parts(there), offset=9, **given)
+    assert [entry for entry, _, _ in device.launched] == ["rotate_bf16_vec16_half"]
+    q, k = parts(x)
+    fastpe.apply_rotary(q, k, offset=9, **given)
+    cases.assert_same_bits(device.host(there), x)
+
+
 @pytest.mark.parametrize("blocks", [0, 1, 32])
 def test_heads_are_shared_out_among_threads(device, monkeypatch, blocks):
     """From one thread for all heads of a pair to one for each; pairs, rows and sequences beyond what a grid takes."""

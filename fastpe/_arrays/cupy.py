@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import cupy
+try:
+    import cupy
+except ImportError:
+    raise ImportError("fastpe: arrays on a GPU need CuPy: pip install 'fastpe[cuda13]', or cuda12 for CUDA 12.") from None
 
 from . import Memory
 
@@ -12,6 +15,9 @@ NAME = "cupy"
 
 
 def memory(array: Any) -> Memory:
+    if not isinstance(array, cupy.ndarray):  # it has `__cuda_array_interface__`: the same memory, shown as CuPy's
+        read_only = array.__cuda_array_interface__["data"][1]
+        return memory(cupy.asarray(array))._replace(writeable=not read_only)
     return Memory(array, array.data.ptr, array.shape, array.strides, array.dtype.name, array.device.id, True)
 
 

@@ -50,6 +50,8 @@ def library_of(value: Any) -> ModuleType | None:
         if len(_libraries) >= MOST_TYPES:
             _libraries.clear()
         row = _row(kind)
+        if row is None and hasattr(kind, "__cuda_array_interface__") and not kind.__module__.startswith("jax"):
+            row = _ROWS["cupy", "ndarray"]  # which shows it as its own; JAX's must not be written
         module = _libraries[kind] = None if row is None else _load(row.arrays)
         return module
 

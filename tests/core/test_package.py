@@ -97,7 +97,7 @@ def test_a_public_module_without_its_library_says_what_to_install():
 def test_dispatch_is_short_and_imports_no_library():
     source = (ROOT / "fastpe" / "_arrays" / "dispatch.py").read_text()
     code = [line for line in source.splitlines() if line.strip() and not line.strip().startswith(("#", '"""'))]
-    assert len(code) <= 85
+    assert len(code) <= 96
     assert not {"cupy", "torch", "numba", "numpy"} & {
         alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import) for alias in node.names
     }

@@ -128,7 +128,10 @@ def _allocate(shape: tuple[int, ...], dtype: Any, initialised: bool) -> ndarray:
     return ndarray(whole.view(dtype).reshape(shape), owner)
 
 
-def asarray(a: np.ndarray) -> ndarray:
+def asarray(a: Any) -> ndarray:
+    if hasattr(a, "__cuda_array_interface__"):  # the same memory
+        shown = np.asarray(types.SimpleNamespace(__array_interface__=a.__cuda_array_interface__))
+        return ndarray(shown, a)
     array = _allocate(a.shape, a.dtype, True)
     array._host[...] = a
     return array

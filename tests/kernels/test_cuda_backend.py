@@ -200,6 +200,53 @@ def test_boundaries_that_end_too_early(device):
     cases.assert_same_bits(device.host(there), expected)
 
 
+class Exported:
+    """An array of another library on the device."""
+
+    def __init__(self, array, read_only=False):
+        self.array, self.read_only = array, read_only
+
+    @property
+    def __cuda_array_interface__(self):
+        host = self.array._host
+        place = {"shape": host.shape, "strides": host.strides, "typestr": host.dtype.str}
+        return {**place, "data": (host.ctypes.data, self.read_only), "version": 3}
+
+
+def test_arrays_that_other_libraries_have_on_the_device(device):
+    """They are written themselves, beside CuPy's; one that is read-only is refused; the same for positions and tables."""
+    x, table = cases.random((2, 5, 16), "float32"), cases.random((9, 16), "float32", 1)
+    for view in ("contiguous", "strided_columns", "rows_reversed"):
+        there = Exported(device.array(cases.VIEWS[view](x)))
+        assert fastpe.add_encoding(there, positions=Exported(device.array(np.arange(5) * 3))) is there
+        wanted = fastpe.add_encoding(x.copy(), positions=np.arange(5) * 3)
+        cases.assert_same_bits(device.host(there.array), wanted)
+    q, k = Exported(device.array(x)), device.array(x)
+    assert fastpe.apply_rotary(q, k, offset=4)[0] is q
+    for one in (q.array, k):
+        cases.assert_same_bits(device.host(one), fastpe.apply_rotary(x.copy(), offset=4))
+    ids = np.array([[3, 0, 8]])
+    found = fastpe.embed(Exported(device.array(ids)), Exported(device.array(table), read_only=True))
+    cases.assert_same_bits(device.host(found), table[ids])
+    with pytest.raises(ValueError, match="read-only"):
+        fastpe.add_encoding(Exported(device.array(x), read_only=True))
+    with pytest.raises(TypeError, match="JAX arrays cannot be written"):
+        fastpe.add_encoding(type("Array", (Exported,), {"__module__": "jaxlib.xla"})(device.array(x)))
+
+
+def test_arrays_on_a_device_need_cupy(monkeypatch):
+    import sys
+
+    from fastpe._arrays import dispatch
+
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.delitem(sys.modules, "fastpe._arrays.cupy", raising=False)
+    monkeypatch.setattr(dispatch, "_known", {name for name in dispatch._known if "cupy" not in name})
+    monkeypatch.setattr(dispatch, "_libraries", {})
+    with pytest.raises(ImportError, match=r"arrays on a GPU need CuPy: pip install 'fastpe\[cuda13\]'"):
+        fastpe.add_encoding(Exported(None))
+
+
 PACKED = {  # the shape of q, k and v in one array, the heads of q and of k, arguments
     "prefill": ((2, 5, 8, 32), 4, 2, {"seq_axis": 1}),
     "decode": ((6, 1, 8, 32), 4, 2, {"seq_axis": 1}),

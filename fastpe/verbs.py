@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import Unpack
 
+    from ._core.annotations import AnyArray, Booleans, DType, Integers, Reals
     from ._core.where import WhereArguments
     from .encodings.bias import Bias
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     class Encoded(TypedDict, total=False):
         """The other arguments of ``encode``."""
 
-        dtype: Any
+        dtype: DType | None
         seq_len: int | None
         validate: bool
 
@@ -69,14 +70,14 @@ def add_encoding(
     x: Array,
     encoding: Additive | str | None = None,
     *,
-    offset: Any = 0,
-    positions: Any = None,
-    cu_seqlens: Any = None,
-    mask: Any = None,
+    offset: Integers = 0,
+    positions: Reals | None = None,
+    cu_seqlens: Integers | None = None,
+    mask: Booleans | None = None,
     seq_axis: int = -2,
     input_scale: float = 1.0,
     seq_len: int | None = None,
-    out: Any = None,
+    out: Array | None = None,
     validate: bool = False,
 ) -> Array:
     """Add a positional encoding to an array, in place.
@@ -170,7 +171,7 @@ def encode(
     dim: int,
     encoding: Encoding | str | None = None,
     *,
-    dtype: Any = None,
+    dtype: DType | None = None,
     like: Any = None,
     seq_len: int | None = None,
     out: Any = None,
@@ -231,10 +232,10 @@ def apply_rotary(
     k: Any = None,
     encoding: Rotational | None = None,
     *,
-    offset: Any = 0,
-    positions: Any = None,
-    cu_seqlens: Any = None,
-    mask: Any = None,
+    offset: Integers = 0,
+    positions: Reals | None = None,
+    cu_seqlens: Integers | None = None,
+    mask: Booleans | None = None,
     seq_axis: int = -2,
     head_dim: int | None = None,
     inverse: bool = False,
@@ -303,19 +304,19 @@ def apply_rotary(
 
 def rerotate(
     k: Array,
-    delta: Any = 0,
+    delta: Reals = 0,
     encoding: Rotational | None = None,
     *,
     source: Rotational | None = None,
     target: Rotational | None = None,
-    offset: Any = 0,
-    positions: Any = None,
-    cu_seqlens: Any = None,
-    mask: Any = None,
+    offset: Integers = 0,
+    positions: Reals | None = None,
+    cu_seqlens: Integers | None = None,
+    mask: Booleans | None = None,
     seq_axis: int = -2,
     head_dim: int | None = None,
     seq_len: int | tuple[int, int] | None = None,
-    out: Any = None,
+    out: Array | None = None,
     validate: bool = False,
 ) -> Array:
     """Move rotated keys to other positions, or from one scaling rule to another, in place.
@@ -367,19 +368,19 @@ def rerotate(
 
 
 def embed(
-    ids: Any,
+    ids: Integers,
     table: Array,
     encoding: Additive | str | None = None,
     *,
     scale: float = 1.0,
-    token_types: Any = None,
-    row_scale: Any = None,
+    token_types: tuple[Integers, AnyArray] | None = None,
+    row_scale: Reals | None = None,
     padding_idx: int | None = None,
-    offset: Any = 0,
-    positions: Any = None,
-    cu_seqlens: Any = None,
-    mask: Any = None,
-    dtype: Any = None,
+    offset: Integers = 0,
+    positions: Reals | None = None,
+    cu_seqlens: Integers | None = None,
+    mask: Booleans | None = None,
+    dtype: DType | None = None,
     seq_len: int | None = None,
     out: Any = None,
     validate: bool = False,
@@ -449,12 +450,12 @@ def add_bias(
     scores: Array,
     bias: Bias,
     *,
-    q_offset: Any = None,
-    q_positions: Any = None,
-    k_positions: Any = None,
+    q_offset: Integers | None = None,
+    q_positions: Reals | None = None,
+    k_positions: Reals | None = None,
     causal: bool = False,
     input_scale: float = 1.0,
-    out: Any = None,
+    out: Array | None = None,
     validate: bool = False,
 ) -> Array:
     """Add a bias by distance to attention scores, in place.
@@ -615,7 +616,7 @@ def array_module() -> ModuleType:
     return module
 
 
-def warmup(dtypes: Any = ("float32",), *, device: int | None = None) -> None:
+def warmup(dtypes: DType | Sequence[DType] = ("float32",), *, device: int | None = None) -> None:
     """Compile the kernels now, not in the first call.
 
     On the host that takes about four seconds for an element type, or 0.3 from the disk cache. On a device it loads the functions too,

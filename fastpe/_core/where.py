@@ -26,13 +26,15 @@ ONE = 1 << 32  # one position, in the kernels' units
 if TYPE_CHECKING:
     from typing import TypedDict
 
+    from .annotations import Booleans, Integers, Reals
+
     class RowArguments(TypedDict, total=False):
         """What says where rows stand, as arguments by name."""
 
-        offset: Any
-        positions: Any
-        cu_seqlens: Any
-        mask: Any
+        offset: Integers
+        positions: Reals | None
+        cu_seqlens: Integers | None
+        mask: Booleans | None
 
     class WhereArguments(RowArguments, total=False):
         """The fields of ``Where`` as arguments by name."""

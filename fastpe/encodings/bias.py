@@ -18,6 +18,9 @@ from .._core import checks, text
 from .._core.checks import describe, message
 from .protocol import Value
 
+if TYPE_CHECKING:
+    from .._core.annotations import Reals
+
 Reach = tuple[int | None, int | None]
 
 
@@ -66,7 +69,7 @@ class Bias(Value):
         """Return the bias at these distances, float64 of shape (H, *distances.shape), computed with ``xp`` (NumPy, CuPy or torch)."""
         raise NotImplementedError
 
-    def values(self, distances: Any, queries: Any = None) -> npt.NDArray[np.float64]:
+    def values(self, distances: Reals, queries: Reals | None = None) -> npt.NDArray[np.float64]:
         """Return the bias of each head at these distances, query minus key, on the host: float64 of shape (H, *shape of distances).
 
         Distances are integers of any shape, and so are ``queries``, positions of the queries for a bias that depends on them.
@@ -205,7 +208,7 @@ class ALiBi(Bias):
     heads: int
     max_bias: float = 8
     symmetric: bool = False
-    slopes: Any = None
+    slopes: Reals | None = None
 
     def __post_init__(self) -> None:
         heads = checks.width("ALiBi", "heads", self.heads)
@@ -266,8 +269,8 @@ class Kerple(Bias):
     [[-0.0, -0.5, -2.0]]
     """
 
-    p: Any
-    a: Any
+    p: Reals
+    a: Reals
     kind: str = "log"
     symmetric: bool = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from .._arrays import dispatch
 from .._core import checks
 from .._core.checks import message
 from .bias import Bias, Reach, check_finite
+
+if TYPE_CHECKING:
+    from .._core.annotations import AnyArray
 
 Integers = npt.NDArray[np.int64]
 DEBERTA, WAVLM = "deberta", "wavlm"
@@ -62,7 +65,7 @@ def deberta_edges(bucket_size: int, max_distance: int, largest: int) -> Integers
 class Buckets(Bias):
     """A learned table (buckets, H); a rule chooses the row for each distance."""
 
-    table: Any
+    table: AnyArray
 
     @property
     def heads(self) -> int:
@@ -142,7 +145,7 @@ class T5Bias(Buckets):
     [0, 1, 8, 10, 15, 17]
     """
 
-    table: Any
+    table: AnyArray
     bidirectional: bool = True
     max_distance: int = 128
 
@@ -186,7 +189,7 @@ class LogBuckets(Buckets):
     [0, 100, -128, 129, 255, -255]
     """
 
-    table: Any
+    table: AnyArray
     rule: str = DEBERTA
     max_distance: int | None = None
 
@@ -262,7 +265,7 @@ class RelativeTable(Buckets):
     array([7., 6., 5., 2., 1., 0.])
     """
 
-    table: Any
+    table: AnyArray
     class_token: bool = False
 
     def __post_init__(self) -> None:

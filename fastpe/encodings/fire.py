@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._arrays import dispatch
 from .._core import checks
 from .._core.checks import describe, message
 from .bias import Bias, check_finite
+
+if TYPE_CHECKING:
+    from .._core.annotations import AnyArray, Reals
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +42,12 @@ class FIRE(Bias):
     [0.0, -1.0]
     """
 
-    w1: Any
-    b1: Any
-    w2: Any
-    b2: Any
-    c: Any = 0.1
-    length: Any = 512.0
+    w1: AnyArray
+    b1: AnyArray
+    w2: AnyArray
+    b2: AnyArray
+    c: Reals = 0.1
+    length: Reals = 512.0
     eps: float = 1e-6
 
     normalises: ClassVar[bool] = True

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from .._core.fourier_features import features
 from .._core.grid_rows import check_axes
 from .protocol import Encoding
 from .sinusoidal import Sinusoidal
+
+if TYPE_CHECKING:
+    from .._core.annotations import Reals
 
 ORDER = ("axis", "band", "function")
 # Kernels have positions in steps of 2^-32. They get coordinates 2^16 times as large, and frequencies 2^16 times as small.
@@ -115,7 +118,7 @@ class Fourier(Encoding):
         return cls(axes, bands, order=order, include_input=include_input)
 
     @classmethod
-    def random(cls, matrix: Any, *, unit_square: bool = True) -> Fourier:
+    def random(cls, matrix: Reals, *, unit_square: bool = True) -> Fourier:
         """Return random features, ``sin(2 pi c B)`` and then ``cos(2 pi c B)``, as SAM has them.
 
         The matrix B, (axes, F) numbers on the host, is drawn from a normal distribution, and stored with a model. ``unit_square``:

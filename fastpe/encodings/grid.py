@@ -129,7 +129,14 @@ class Grid(Additive):
     # ---- what models do --------------------------------------------------------------------------------------------------
 
     @classmethod
-    def mae(cls, shape: Any, *, base: float = 10000.0, base_size: Any = None, interpolation_scale: float = 1.0) -> Grid:
+    def mae(
+        cls,
+        shape: tuple[int, ...],
+        *,
+        base: float = 10000.0,
+        base_size: int | tuple[int, ...] | None = None,
+        interpolation_scale: float = 1.0,
+    ) -> Grid:
         """Return the grid (H, W) of MAE, DiT, PixArt and Stable Diffusion 3: columns first, sines before cosines.
 
         ``base`` is that of the frequencies. Coordinates are ``i * base_size / n / interpolation_scale``, with a ``base_size`` for both
@@ -150,7 +157,12 @@ class Grid(Additive):
 
     @classmethod
     def timm(
-        cls, shape: Any, *, temperature: float = 10000.0, reverse_coord: bool = False, interleave_sin_cos: bool = False
+        cls,
+        shape: tuple[int, ...],
+        *,
+        temperature: float = 10000.0,
+        reverse_coord: bool = False,
+        interleave_sin_cos: bool = False,
     ) -> Grid:
         """Return the grid (H, W) of timm's ``build_sincos2d_pos_embed``: sines of rows and columns, then their cosines.
 
@@ -171,7 +183,12 @@ class Grid(Additive):
 
     @classmethod
     def detr(
-        cls, shape: Any = None, *, temperature: float = 10000.0, normalize: bool = True, scale: float = 2 * math.pi
+        cls,
+        shape: tuple[int, ...] | None = None,
+        *,
+        temperature: float = 10000.0,
+        normalize: bool = True,
+        scale: float = 2 * math.pi,
     ) -> Grid:
         """Return the grid of DETR: rows first, sine and cosine side by side, coordinates that count from 1.
 
@@ -192,7 +209,7 @@ class Grid(Additive):
 
     @classmethod
     def cogvideox(
-        cls, shape: Any, *, spatial_interpolation_scale: float = 1.0, temporal_interpolation_scale: float = 1.0
+        cls, shape: tuple[int, ...], *, spatial_interpolation_scale: float = 1.0, temporal_interpolation_scale: float = 1.0
     ) -> Grid:
         """Return the grid (T, H, W) of CogVideoX: a quarter of the channels for time, then columns, then rows.
 

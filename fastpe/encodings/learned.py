@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._arrays import Memory, dispatch
 from .._backends.calls import GatherSum, Rows
@@ -13,6 +13,9 @@ from .._core.arguments import Target, check_apart, device_name
 from .._core.checks import message
 from .._core.where import Where, check_in_table, refuse_real_positions, resolve
 from .protocol import Additive
+
+if TYPE_CHECKING:
+    from .._core.annotations import AnyArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class Learned(Additive):
         ``validate`` is False, a NaN row instead. ``"clip"``: the first or the last row is added.
     """
 
-    table: Any
+    table: AnyArray
     out_of_range: str = "error"
 
     encodes: ClassVar[bool] = False

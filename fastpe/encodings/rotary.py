@@ -18,6 +18,7 @@ from .rotary_table import RotaryTable
 
 if TYPE_CHECKING:
     from .. import scaling
+    from .._core.annotations import AnyArray
 
 SECTION_LAYOUTS = ("contiguous", "interleaved", "alternating")
 SECTION_FREQUENCIES = ("shared", "own")
@@ -175,13 +176,13 @@ class Rotary(Rotational):
         return found
 
     @staticmethod
-    def tabulated(cos: Any, sin: Any, *, interleaved: bool = False, rotary_offset: int = 0) -> RotaryTable:
+    def tabulated(cos: AnyArray, sin: AnyArray, *, interleaved: bool = False, rotary_offset: int = 0) -> RotaryTable:
         """Return an encoding that takes its cosines and sines from a table of yours; see ``RotaryTable``."""
         return RotaryTable(cos, sin, interleaved, rotary_offset)
 
     @classmethod
     def from_config(
-        cls, config: Any, *, part: str | None = None, layer_type: str | None = None, interleaved: bool | None = None
+        cls, config: object, *, part: str | None = None, layer_type: str | None = None, interleaved: bool | None = None
     ) -> Rotary:
         """Return the encoding that a Hugging Face configuration describes.
 

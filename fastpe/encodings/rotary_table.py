@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from .._core.arguments import Target
 from .._core.checks import message
 from .._core.where import Where, check_in_table, refuse_real_positions
 from .protocol import Rotational
+
+if TYPE_CHECKING:
+    from .._core.annotations import AnyArray
 
 _FUNCTION = "Rotary.tabulated"
 
@@ -41,8 +44,8 @@ class RotaryTable(Rotational):
         As in ``Rotary``.
     """
 
-    cos: Any
-    sin: Any
+    cos: AnyArray
+    sin: AnyArray
     interleaved: bool = False
     rotary_offset: int = 0
 

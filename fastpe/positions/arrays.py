@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._arrays import dispatch
 from .._core import checks
 from .._core.checks import describe, message
+
+if TYPE_CHECKING:
+    from .._core.annotations import Like
 
 
 def array(function: str, name: str, value: Any, kinds: str, ndims: tuple[int, ...]) -> Any:
@@ -66,14 +69,16 @@ def host(value: Any) -> Any:
     return value if isinstance(value, np.ndarray) else value.get()
 
 
-def like(function: str, example: Any, made: Any) -> Any:
+def like(function: str, given: Like | None, made: Any) -> Like:
     """A NumPy array in the library and on the device of an example."""
-    if example is None or isinstance(example, np.ndarray):
-        return made
+    example: Any = given
     if dispatch.is_tensor(example):
-        return module(example).from_numpy(np.array(made, order="C")).to(example.device)
-    library, memory = dispatch.memory(function, "like", example)
-    return library.from_host(made, memory.device)
+        made = module(example).from_numpy(np.array(made, order="C")).to(example.device)
+    elif example is not None and not isinstance(example, np.ndarray):
+        library, memory = dispatch.memory(function, "like", example)
+        made = library.from_host(made, memory.device)
+    found: Like = made
+    return found
 
 
 def sizes(function: str, name: str, value: Any) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ For ``Rotary(sections=...)`` and ``Grid``; (A, T), rows in the order of memory, 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,15 @@ from .._core import checks
 from .._core.checks import message
 from . import arrays
 
+if TYPE_CHECKING:
+    from .._core.annotations import Array, Float64, Int64, Like, Lists, RealLike, Shape
 
-def _spread(function: str, along: list[npt.NDArray[Any]], like: Any) -> Any:
+
+def _spread(function: str, along: list[npt.NDArray[Any]], like: Like | None) -> Like:
     return arrays.like(function, like, np.stack(np.meshgrid(*along, indexing="ij")).reshape(len(along), -1))
 
 
-def grid(shape: Any, *, start: Any = 0, like: Any = None) -> Any:
+def grid(shape: Shape, *, start: int | Shape = 0, like: Like | None = None) -> Like:
     """Return the coordinates of a grid: (row, column) of every patch.
 
     Parameters
@@ -52,7 +55,11 @@ def grid(shape: Any, *, start: Any = 0, like: Any = None) -> Any:
     return _spread("grid", along, like)
 
 
-def window(shape: Any, *, class_token: bool = False, like: Any = None) -> Any:
+@overload
+def window(shape: Shape, *, class_token: Literal[False] = False, like: Like | None = None) -> Like: ...
+@overload
+def window(shape: Shape, *, class_token: Literal[True], like: Like | None = None) -> tuple[Like, Like]: ...
+def window(shape: Shape, *, class_token: bool = False, like: Like | None = None) -> Like | tuple[Like, Like]:
     """Return one number for each patch of a grid, whose differences say how many rows and columns lie between two patches.
 
     ``p = row * (2 columns - 1) + column``, and so on for more axes: what ``RelativeTable`` takes for queries and keys of Swin's windows.
@@ -88,7 +95,7 @@ def window(shape: Any, *, class_token: bool = False, like: Any = None) -> Any:
     return queries, keys
 
 
-def resized(shape: Any, reference: Any, *, start: float = 0.0, like: Any = None) -> Any:
+def resized(shape: Shape, reference: Shape, *, start: float = 0.0, like: RealLike | None = None) -> RealLike:
     """Return the coordinates of a grid stretched onto the one that a model was trained on: ``(i + start) / n * n_reference``.
 
     ``reference`` is the grid of training, (H, W). ``shape``, ``like`` and the result are as for ``grid``, but float64. EVA-02 (arXiv
@@ -108,7 +115,7 @@ def resized(shape: Any, reference: Any, *, start: float = 0.0, like: Any = None)
     return _spread("resized", [(np.arange(n) + first) / n * m for n, m in zip(sizes, wanted, strict=True)], like)
 
 
-def centred(shape: Any, *, scale: float = 1.0, like: Any = None) -> Any:
+def centred(shape: Shape, *, scale: float = 1.0, like: RealLike | None = None) -> RealLike:
     """Return the centres of patches of an image that goes from -scale to scale: ``scale * (2 (i + 0.5) / n - 1)``.
 
     ``shape``, ``like`` and the result are as for ``grid``, but float64. For DINOv3 (Siméoni et al., 2025, arXiv 2508.10104) ``scale`` is
@@ -126,7 +133,7 @@ def centred(shape: Any, *, scale: float = 1.0, like: Any = None) -> Any:
     return _spread("centred", [factor * (2 * (np.arange(n) + 0.5) / n - 1) for n in sizes], like)
 
 
-def pixels(shape: Any, *, like: Any = None) -> Any:
+def pixels(shape: Shape, *, like: RealLike | None = None) -> RealLike:
     """Return the coordinates of an image whose first patch is at -1 and whose last is at 1 (timm's pixel frequencies).
 
     ``shape``, ``like`` and the result are as for ``grid``, but float64.
@@ -140,7 +147,7 @@ def pixels(shape: Any, *, like: Any = None) -> Any:
     return _spread("pixels", [np.linspace(-1.0, 1.0, n) for n in arrays.sizes("pixels", "shape", shape)], like)
 
 
-def log_spaced(window: Any, pretrained_window: Any = None, *, like: Any = None) -> Any:
+def log_spaced(window: Shape, pretrained_window: Shape | None = None, *, like: RealLike | None = None) -> RealLike:
     """Return the log-spaced distances in a window of patches; Swin v2's bias is a learned function of them.
 
     ``sign(x) log2(abs(x) + 1) / 3``, ``x = 8 d / (n - 1)`` for the distances d = -(H - 1) ... H - 1 of each axis of a window (H, W), as
@@ -164,7 +171,7 @@ def log_spaced(window: Any, pretrained_window: Any = None, *, like: Any = None) 
     return arrays.like("log_spaced", like, np.stack(np.meshgrid(*spaced, indexing="ij")))
 
 
-def llama4(side: int, *, cls_token: bool = True, like: Any = None) -> Any:
+def llama4(side: int, *, cls_token: bool = True, like: Like | None = None) -> Like:
     """Return the coordinates of Llama 4's vision tower: column + 1 and row + 1 of square images, the class token last, at 0.
 
     There are ``side`` patches along a side: (2, side * side + 1) int64, or one less without the token, for
@@ -185,6 +192,10 @@ def llama4(side: int, *, cls_token: bool = True, like: Any = None) -> Any:
     return arrays.like("llama4", like, np.ascontiguousarray(found))
 
 
+@overload
+def qwen2_vl(grids: Lists, *, merge: int = 2, with_frames: bool = False) -> Int64: ...
+@overload
+def qwen2_vl(grids: Array, *, merge: int = 2, with_frames: bool = False) -> Array: ...
 def qwen2_vl(grids: Any, *, merge: int = 2, with_frames: bool = False) -> Any:
     """Return the coordinates of Qwen2-VL's vision tower, in which patches that will be merged lie together.
 
@@ -224,6 +235,10 @@ def qwen2_vl(grids: Any, *, merge: int = 2, with_frames: bool = False) -> Any:
     return arrays.like(function, given, found if with_frames else found[1:])
 
 
+@overload
+def detr(mask: Lists, *, normalize: bool = True, scale: float = ..., epsilon: float = 1e-6, shift: float = 0.0) -> Float64: ...
+@overload
+def detr(mask: Array, *, normalize: bool = True, scale: float = ..., epsilon: float = 1e-6, shift: float = 0.0) -> Array: ...
 def detr(mask: Any, *, normalize: bool = True, scale: float = 2 * math.pi, epsilon: float = 1e-6, shift: float = 0.0) -> Any:
     """Return DETR's coordinates for images with padding: how many image pixels there are down to each pixel, and across to it.
 

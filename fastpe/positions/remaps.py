@@ -5,13 +5,16 @@ Attention is computed in several branches, each with its own positions of querie
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .._core import checks
 from .._core.checks import message
 from . import arrays
+
+if TYPE_CHECKING:
+    from .._core.annotations import Float64, Int64, Integers
 
 
 class Remap(NamedTuple):
@@ -21,20 +24,21 @@ class Remap(NamedTuple):
     with 0; its last entry is None, for no end.
     """
 
-    q: Any
-    k: Any
+    q: Int64 | Float64
+    k: Int64 | Float64
     size: int
     bounds: tuple[int | None, ...]
-    queries: Any
-    keys: Any
+    queries: Int64
+    keys: Int64
 
-    def branch(self) -> Any:
+    def branch(self) -> Int64:
         """Return which branch each query (rows) and key (columns) use: (Tq, Tk) int64. Keys after the query use the first."""
-        apart = (self.queries // self.size)[:, None] - (self.keys // self.size)[None, :]
+        apart: Int64 = (self.queries // self.size)[:, None] - (self.keys // self.size)[None, :]
         inner: Any = self.bounds[1:-1]
-        return np.digitize(apart, inner)
+        chosen: Int64 = np.digitize(apart, inner)
+        return chosen
 
-    def distance(self) -> Any:
+    def distance(self) -> Int64 | Float64:
         """Return the distance of each query (rows) and key (columns) in their branch: (Tq, Tk)."""
         chosen = self.branch()
         rows, columns = np.arange(self.queries.size)[:, None], np.arange(self.keys.size)[None, :]
@@ -55,7 +59,7 @@ def _places(function: str, queries: Any, keys: Any) -> tuple[Any, Any]:
     return found[0], found[1]
 
 
-def rerope(queries: Any, keys: Any = None, *, window: int) -> Remap:
+def rerope(queries: Integers, keys: Integers | None = None, *, window: int) -> Remap:
     """Return ReRoPE's branches: distances from ``window`` on are all ``window``.
 
     Su, "Rectified Rotary Position Embeddings", 2023 (github.com/bojone/rerope).
@@ -83,7 +87,7 @@ def rerope(queries: Any, keys: Any = None, *, window: int) -> Remap:
     return Remap(np.stack([i, np.full_like(i, w)]), np.stack([j, np.zeros_like(j)]), 1, (0, w, None), i, j)
 
 
-def leaky_rerope(queries: Any, keys: Any = None, *, window: int, factor: float) -> Remap:
+def leaky_rerope(queries: Integers, keys: Integers | None = None, *, window: int, factor: float) -> Remap:
     """Return Leaky ReRoPE's branches: a distance n from ``window`` on becomes ``window + (n - window) / factor``.
 
     Arguments and branch 0 are as for ``rerope``. Branch 1: ``i / factor + window - window / factor`` and ``j / factor``.
@@ -101,7 +105,7 @@ def leaky_rerope(queries: Any, keys: Any = None, *, window: int, factor: float) 
     return Remap(np.stack([i, i / k + (w - w / k)]), np.stack([j, j / k]), 1, (0, w, None), i, j)
 
 
-def self_extend(queries: Any, keys: Any = None, *, group: int = 8, window: int = 1024) -> Remap:
+def self_extend(queries: Integers, keys: Integers | None = None, *, group: int = 8, window: int = 1024) -> Remap:
     """Return Self-Extend's branches: beyond ``window``, ``group`` rows share a position.
 
     Arguments and branch 0 are as for ``rerope``. Branch 1: ``i // group + window - window // group`` and ``j // group``.
@@ -119,7 +123,7 @@ def self_extend(queries: Any, keys: Any = None, *, group: int = 8, window: int =
     return Remap(np.stack([i, i // g + w - w // g]), np.stack([j, j // g]), 1, (0, w, None), i, j)
 
 
-def dual_chunk(queries: Any, keys: Any = None, *, chunk: int, local: int) -> Remap:
+def dual_chunk(queries: Integers, keys: Integers | None = None, *, chunk: int, local: int) -> Remap:
     """Return the branches of dual chunk attention: within a chunk, to the previous chunk, and to chunks further back.
 
     Keys are at ``j mod s``. Queries are at ``i mod s`` within a chunk, at ``min(i mod s + s, chunk)`` for the previous chunk, and at
@@ -144,7 +148,7 @@ def dual_chunk(queries: Any, keys: Any = None, *, chunk: int, local: int) -> Rem
     return Remap(q, np.stack([j % s] * 3), s, (0, 1, 2, None), i, j)
 
 
-def string(queries: Any, keys: Any = None, *, shift: int, window: int = 128) -> Remap:
+def string(queries: Integers, keys: Integers | None = None, *, shift: int, window: int = 128) -> Remap:
     """Return STRING's branches: from ``shift`` on, distances start again at ``window``.
 
     An et al., "Why Does the Effective Context Length of LLMs Fall Short?", 2024 (arXiv 2410.18745).

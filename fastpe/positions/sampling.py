@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._core import checks
 from .._core.checks import message
 from . import arrays
+
+if TYPE_CHECKING:
+    from .._core.annotations import Like, Random, RealLike
 
 
 def _shape(function: str, length: Any, batch: Any) -> tuple[int, tuple[int, ...]]:
@@ -23,7 +26,7 @@ def _longer(function: str, name: str, value: Any, length: int) -> int:
     return found
 
 
-def randomized(length: int, max_length: int, *, batch: int | None = None, rng: Any = None, like: Any = None) -> Any:
+def randomized(length: int, max_length: int, *, batch: int | None = None, rng: Random = None, like: Like | None = None) -> Like:
     """Return T different positions drawn from [0, max_length), sorted.
 
     Ruoss et al., "Randomized Positional Encodings Boost Length Generalization of Transformers", 2023 (arXiv 2305.16843).
@@ -58,7 +61,7 @@ def randomized(length: int, max_length: int, *, batch: int | None = None, rng: A
     return arrays.like(function, like, found)
 
 
-def shifted(length: int, max_shift: int, *, batch: int | None = None, rng: Any = None, like: Any = None) -> Any:
+def shifted(length: int, max_shift: int, *, batch: int | None = None, rng: Random = None, like: Like | None = None) -> Like:
     """Return positions ``t + k``, with k drawn from 0 ... ``max_shift``.
 
     Other arguments and the result are as for ``randomized``.
@@ -77,8 +80,8 @@ def shifted(length: int, max_shift: int, *, batch: int | None = None, rng: Any =
 
 
 def skipped(
-    length: int, target_length: int, *, chunks: int = 2, batch: int | None = None, rng: Any = None, like: Any = None
-) -> Any:
+    length: int, target_length: int, *, chunks: int = 2, batch: int | None = None, rng: Random = None, like: Like | None = None
+) -> Like:
     """Return positions with gaps: a sequence of T rows is cut into chunks, each shifted by at least as much as the one before.
 
     ``p_t = t + u_i`` in chunk i, ``u_0 = 0``, ``u_i`` uniform in ``u_(i-1) ... target_length - length``; chunks are cut at random.
@@ -122,7 +125,9 @@ def skipped(
     return arrays.like(function, like, found)
 
 
-def random_float(length: int, max_length: float, *, batch: int | None = None, rng: Any = None, like: Any = None) -> Any:
+def random_float(
+    length: int, max_length: float, *, batch: int | None = None, rng: Random = None, like: RealLike | None = None
+) -> RealLike:
     """Return T real positions, uniform in [0, max_length), sorted.
 
     Arguments and the result are as for ``randomized``, but the result is float64. Random float sampling (arXiv 2602.14050).

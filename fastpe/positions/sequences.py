@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
@@ -13,7 +13,14 @@ from .._core import checks
 from .._core.checks import message
 from . import arrays
 
+if TYPE_CHECKING:
+    from .._core.annotations import AnyArray, Array, Booleans, Float64, Int64, Integers, Lists, Reals
 
+
+@overload
+def from_mask(mask: Lists, *, offset: int = 0, fill: int = 0) -> Int64: ...
+@overload
+def from_mask(mask: Array, *, offset: int = 0, fill: int = 0) -> Array: ...
 def from_mask(mask: Any, *, offset: int = 0, fill: int = 0) -> Any:
     """Return positions that count the kept rows before each row, as Hugging Face makes them from an attention mask.
 
@@ -32,6 +39,10 @@ def from_mask(mask: Any, *, offset: int = 0, fill: int = 0) -> Any:
     return (kept.cumsum(-1) - 1 + offset) * kept + fill * (1 - kept)
 
 
+@overload
+def packed(cu_seqlens: Lists, *, total: int | None = None) -> Int64: ...
+@overload
+def packed(cu_seqlens: Array, *, total: int | None = None) -> Array: ...
 def packed(cu_seqlens: Any, *, total: int | None = None) -> Any:
     """Return positions that restart at each boundary, for sequences packed one behind the other.
 
@@ -59,6 +70,10 @@ def packed(cu_seqlens: Any, *, total: int | None = None) -> Any:
     return rows - boundaries[library.searchsorted(boundaries, rows, side="right") - 1]
 
 
+@overload
+def fairseq(ids: Lists, padding_idx: int = 1) -> Int64: ...
+@overload
+def fairseq(ids: Array, padding_idx: int = 1) -> Array: ...
 def fairseq(ids: Any, padding_idx: int = 1) -> Any:
     """Return fairseq's positions of token ids: the first token is at ``padding_idx + 1``, padding at ``padding_idx``.
 
@@ -77,6 +92,10 @@ def fairseq(ids: Any, padding_idx: int = 1) -> Any:
     return kept.cumsum(-1) * kept + padding
 
 
+@overload
+def abacus(is_digit: Lists, *, offset: int = 0) -> Int64: ...
+@overload
+def abacus(is_digit: Array, *, offset: int = 0) -> Array: ...
 def abacus(is_digit: Any, *, offset: int = 0) -> Any:
     """Return Abacus positions: the number of a digit in its run, from 1, plus ``offset``; 0 outside runs.
 
@@ -105,10 +124,14 @@ def abacus(is_digit: Any, *, offset: int = 0) -> Any:
 class MRope(NamedTuple):
     """Positions (3, B, T) of time, height and width, and for each sequence the difference between a later row's position and its number."""
 
-    positions: Any
-    deltas: Any
+    positions: AnyArray
+    deltas: AnyArray
 
 
+@overload
+def contextual(logits: Lists, max_position: int) -> Float64: ...
+@overload
+def contextual(logits: Array, max_position: int) -> Array: ...
 def contextual(logits: Any, max_position: int) -> Any:
     """Return CoPE's positions: how many open gates there are from a key up to the query, ``min(sum of sigmoid(logits), most)``.
 
@@ -132,15 +155,15 @@ def contextual(logits: Any, max_position: int) -> Any:
 
 
 def mrope(
-    token_types: Any,
-    image_grids: Any = None,
-    video_grids: Any = None,
+    token_types: Integers,
+    image_grids: Integers | None = None,
+    video_grids: Integers | None = None,
     *,
     merge: int = 2,
-    time_intervals: Any = None,
+    time_intervals: Reals | None = None,
     temporal_merge: int = 1,
     separate_frames: bool = False,
-    mask: Any = None,
+    mask: Booleans | None = None,
     follows: str = "largest",
     shared_marks: bool = True,
 ) -> MRope:

@@ -74,7 +74,8 @@ def evaluated(bias: Any, like: Tensor, low: int, high: int) -> Tensor:
     distances = -np.arange(low, high + 1)
     if isinstance(bias, Buckets):
         rows = torch.from_numpy(bias.rows(distances)).to(like.device)
-        values = bias.table.T[:, rows]
+        table_of: Any = bias.table
+        values = table_of.T[:, rows]
     else:
         n = torch.from_numpy(distances).to(like.device)
         values = bias.evaluate(torch, n, None, **_as_float64(bias, like.device)) + 0.0

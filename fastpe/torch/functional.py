@@ -6,7 +6,7 @@ Gradients are exact: an addition passes them on, a rotation rotates them back, a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 
@@ -24,6 +24,7 @@ from ._run import embedded, new, run
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from .._core.annotations import Integers, Reals
     from .._core.operations.add_bias import BetweenArguments
     from .._core.where import RowArguments, WhereArguments
     from ..encodings import Additive, Rotational
@@ -232,7 +233,7 @@ def _packing(function: str, qkv: Tensor, heads: Any, head_dim: Any, seq_axis: in
 
 def rerotate(
     k: Tensor,
-    delta: Any = 0,
+    delta: Reals = 0,
     encoding: Rotational | None = None,
     *,
     source: Rotational | None = None,
@@ -257,15 +258,15 @@ def rerotate(
 
 
 def embed(
-    ids: Any,
+    ids: Integers,
     table: Tensor,
     encoding: Additive | str | None = None,
     *,
-    scale: Any = 1.0,
-    token_types: Any = None,
-    row_scale: Any = None,
+    scale: float | Tensor = 1.0,
+    token_types: tuple[Integers, Tensor] | None = None,
+    row_scale: Reals | None = None,
     padding_idx: int | None = None,
-    dtype: Any = None,
+    dtype: torch.dtype | str | None = None,
     seq_len: int | None = None,
     validate: bool = False,
     sparse: bool = False,
@@ -302,8 +303,8 @@ def embed(
         options.update(deterministic=deterministic, frozen_idx=frozen_idx, **({} if encoding is not None else where))
         rows, ids = times(embed(ids, table, **options), scale), torch.as_tensor(ids, device=table.device)
         return with_positions(rows, ids, encoding, token_types, padding_idx, seq_len, validate, where)
-    chosen = None if encoding is None else additive("embed", encoding, "embeds")
-    operation = Embed(chosen, scale, padding_idx, dtype, seq_len, sparse, deterministic, frozen_idx)
+    chosen, factor = None if encoding is None else additive("embed", encoding, "embeds"), cast(float, scale)
+    operation = Embed(chosen, factor, padding_idx, dtype, seq_len, sparse, deterministic, frozen_idx)
     arrays = (table, ids, *pair(token_types), *quantisation(row_scale))
     result: Tensor = new(*embedded(operation, arrays), where_of("embed", where, seq_axis=-2), validate)
     return result

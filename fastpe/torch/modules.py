@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
 from .._core import checks
 from .._core.checks import describe, message
-from ..encodings import Additive, Learned, additive, rotational
+from ..encodings import Additive, Learned, Rotational, additive, rotational
 from ..verbs import add_encoding, apply_rotary
 from . import _factors, functional
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from typing_extensions import Unpack
 
     from .._core.where import RowArguments
+
+    Device: TypeAlias = torch.device | str | int | None
 
     class Where(RowArguments, total=False):
         """Where rows stand, and the length for a rule that depends on it."""
 
         seq_len: int | None
+
+    class Rotated(Where, total=False):
+        """That, and the direction."""
+
+        inverse: bool
 
 
 __all__ = ["LearnedEncoding", "RotaryEmbedding", "SinusoidalEncoding", "TokenEmbedding"]
@@ -67,12 +76,13 @@ class SinusoidalEncoding(torch.nn.Module):
         inplace: bool = False,
     ) -> None:
         super().__init__()
-        self.encoding = _additive("SinusoidalEncoding", encoding, "adds")
-        self.input_scale = _factors.check("SinusoidalEncoding", "input_scale", input_scale, inplace)
-        self.amplitude = (
+        self.encoding: Additive = _additive("SinusoidalEncoding", encoding, "adds")
+        self.input_scale: float | Tensor = _factors.check("SinusoidalEncoding", "input_scale", input_scale, inplace)
+        self.amplitude: Tensor | None = (
             None if amplitude is None else _factors.check_tensor("SinusoidalEncoding", "amplitude", amplitude, inplace)
         )
-        self.seq_axis, self.inplace = seq_axis, inplace
+        self.seq_axis: int = seq_axis
+        self.inplace: bool = inplace
 
     def forward(self, x: Tensor, **where: Unpack[Where]) -> Tensor:
         """Add the encoding."""
@@ -80,6 +90,10 @@ class SinusoidalEncoding(torch.nn.Module):
             return _add(self, x, where)
         add = functional.add_encoding
         return add(x, self.encoding, seq_axis=self.seq_axis, input_scale=self.input_scale, amplitude=self.amplitude, **where)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, **where: Unpack[Where]) -> Tensor: ...
 
     def extra_repr(self) -> str:
         scale = _factors.shown(self.input_scale)
@@ -122,16 +136,29 @@ class RotaryEmbedding(torch.nn.Module):
     torch.Size([1, 2, 3, 64])
     """
 
-    def __init__(self, encoding: Any = None, *, head_dim: int | None = None, seq_axis: int = -2, inplace: bool = False) -> None:
+    def __init__(
+        self, encoding: Rotational | None = None, *, head_dim: int | None = None, seq_axis: int = -2, inplace: bool = False
+    ) -> None:
         super().__init__()
-        self.encoding = rotational("RotaryEmbedding", encoding)
-        self.head_dim = None if head_dim is None else checks.width("RotaryEmbedding", "head_dim", head_dim)
-        self.seq_axis, self.inplace = seq_axis, inplace
+        self.encoding: Rotational = rotational("RotaryEmbedding", encoding)
+        self.head_dim: int | None = None if head_dim is None else checks.width("RotaryEmbedding", "head_dim", head_dim)
+        self.seq_axis: int = seq_axis
+        self.inplace: bool = inplace
 
-    def forward(self, q: Any, k: Any = None, *, inverse: bool = False, **where: Unpack[Where]) -> Any:
+    def forward(self, q: Any, k: Any = None, **options: Unpack[Rotated]) -> Any:
         """Rotate q and k."""
         rotate: Any = apply_rotary if self.inplace else functional.apply_rotary
-        return rotate(q, k, self.encoding, head_dim=self.head_dim, seq_axis=self.seq_axis, inverse=inverse, **where)
+        return rotate(q, k, self.encoding, head_dim=self.head_dim, seq_axis=self.seq_axis, **options)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, q: Tensor, k: None = None, **options: Unpack[Rotated]) -> Tensor: ...
+        @overload
+        def __call__(self, q: None, k: Tensor, **options: Unpack[Rotated]) -> Tensor: ...
+        @overload
+        def __call__(self, q: Tensor, k: Tensor, **options: Unpack[Rotated]) -> tuple[Tensor, Tensor]: ...
+        def __call__(self, *tensors: Any, **options: Any) -> Any: ...
 
     def extra_repr(self) -> str:
         head_dim = "" if self.head_dim is None else f", head_dim={self.head_dim}"
@@ -161,19 +188,24 @@ class LearnedEncoding(torch.nn.Module):
         num_embeddings: int,
         embedding_dim: int,
         *,
-        out_of_range: str = "error",
+        out_of_range: Literal["error", "clip"] = "error",
         input_scale: float | Tensor = 1.0,
         seq_axis: int = -2,
         inplace: bool = False,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         checks.one_of("LearnedEncoding", "out_of_range", out_of_range, ("error", "clip"))
         _check_sizes("LearnedEncoding", "(P, D)", num_embeddings, embedding_dim)
         _factors.check("LearnedEncoding", "input_scale", input_scale, inplace)
-        self.weight = torch.nn.Parameter(torch.empty(num_embeddings, embedding_dim, device=device, dtype=dtype))
-        self.out_of_range, self.input_scale, self.seq_axis, self.inplace = out_of_range, input_scale, seq_axis, inplace
+        self.weight: torch.nn.Parameter = torch.nn.Parameter(
+            torch.empty(num_embeddings, embedding_dim, device=device, dtype=dtype)
+        )
+        self.out_of_range: Literal["error", "clip"] = out_of_range
+        self.input_scale: float | Tensor = input_scale
+        self.seq_axis: int = seq_axis
+        self.inplace: bool = inplace
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -188,6 +220,10 @@ class LearnedEncoding(torch.nn.Module):
     def forward(self, x: Tensor, **where: Unpack[Where]) -> Tensor:
         """Add the rows."""
         return _add(self, x, where)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, **where: Unpack[Where]) -> Tensor: ...
 
     def extra_repr(self) -> str:
         rows, width = self.weight.shape
@@ -254,14 +290,16 @@ class TokenEmbedding(torch.nn.Embedding):
         like: dict[str, Any] = {name: options.get(name) for name in ("device", "dtype")}
         types = torch.nn.Embedding(num_token_types, embedding_dim, **like) if num_token_types else None
         super().__init__(num_embeddings, embedding_dim, padding_idx, sparse=sparse, **options)
-        self.types = types
-        self.positions = encoding if isinstance(encoding, LearnedEncoding) else None
+        self.types: torch.nn.Embedding | None = types
+        self.positions: LearnedEncoding | None = encoding if isinstance(encoding, LearnedEncoding) else None
         self._encoding: Additive | None = None
         if isinstance(encoding, LearnedEncoding):
             _check_learned(function, encoding, embedding_dim)
         elif encoding is not None:
             self._encoding = _additive(function, encoding, "embeds")
-        self.scale, self.skip_padding, self.deterministic = scale, skip_padding, deterministic
+        self.scale: float | Tensor = scale
+        self.skip_padding: bool = skip_padding
+        self.deterministic: bool = deterministic
 
     @classmethod
     def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, **options: Any) -> TokenEmbedding:  # type: ignore[override]
@@ -295,7 +333,7 @@ class TokenEmbedding(torch.nn.Embedding):
             self.weight,
             self.encoding,
             scale=self.scale,
-            token_types=None if self.types is None else (token_types, self.types.weight),
+            token_types=None if self.types is None or token_types is None else (token_types, self.types.weight),
             padding_idx=self.padding_idx if self.skip_padding else None,
             sparse=self.sparse,
             deterministic=self.deterministic,
@@ -312,6 +350,10 @@ class TokenEmbedding(torch.nn.Embedding):
         padding = self.padding_idx if self.skip_padding else None
         added = functional.with_positions(rows, tokens, self.encoding, types, padding, where.pop("seq_len", None), False, where)
         return type(found).from_local(added, found.device_mesh, run_check=False)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, ids: Tensor, *, token_types: Tensor | None = None, **where: Unpack[Where]) -> Tensor: ...
 
     def extra_repr(self) -> str:
         encoding = "" if self._encoding is None else f", encoding={self._encoding}"

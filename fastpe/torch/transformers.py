@@ -6,8 +6,8 @@ import dataclasses
 import inspect
 import sys
 import weakref
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,11 @@ from ._remapping import attentions, places, replace, replaced, restore
 from ._rotary_modules import FUNCTION, brief, chosen, described_by, functions, laid_out, sites_of
 from ._rotation import Source, lock, source_of
 
+if TYPE_CHECKING:
+    from ..encodings import Rotational
+    from ..positions import Remap
+    from ..scaling import Scaling
+
 __all__ = ["Patched", "patch_transformers"]
 
 Module = torch.nn.Module
@@ -29,7 +34,13 @@ _TABLE = "_get_embed_positions"  # of GPT-J's attention
 # ---- the public function -----------------------------------------------------------------------------------------------------
 
 
-def patch_transformers(model: Module, encoding: Any = None, *, scaling: Any = None, remap: Any = None) -> Patched:
+def patch_transformers(
+    model: Module,
+    encoding: Rotational | Mapping[str, Rotational] | None = None,
+    *,
+    scaling: Scaling | Mapping[str, Scaling] | None = None,
+    remap: Callable[[Any, Any], Remap] | None = None,
+) -> Patched:
     """Make a Hugging Face model rotate its queries and keys with fastpe.
 
     Angles are then exact at any position, no tables of cosines and sines are made, and without gradients q and k are rotated in place.

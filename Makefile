@@ -10,7 +10,7 @@ PYTHONS ?= 3.10 3.11 3.12 3.13
 TESTS ?= tests/core
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-fast fuzz mutants bench launches gpu lab lab-check soak lint docs dist-check matrix clean
+.PHONY: demo test test-fast fuzz mutants bench launches gpu lab lab-check soak lint docs gallery dist-check matrix clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m fastpe demo
@@ -62,9 +62,14 @@ lint: $(VENV)/dev.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Into site/; to look at it: python3 -m http.server -d site
+# Into site/; to look at it: python3 -m http.server -d site. A warning is an error.
 docs: $(VENV)/docs.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m sphinx -q -n -W --keep-going -d .cache/docs docs site
+
+# The pictures of the site's gallery, drawn again by the examples
+gallery: $(VENV)/dev.installed
+	mkdir -p docs/pictures/gallery
+	for name in $(basename $(notdir $(wildcard examples/*.py))); do $(BIN)/python examples/$$name.py docs/pictures/gallery/$$name.png || exit; done
 
 # The core's fast tests in each version of Python, from pyenv or PATH: with the oldest NumPy and Numba in 3.10, with the versions of machines
 # with new GPUs and CuPy's simulated one in 3.12, and those of the constraints elsewhere; without torch, whose tests are skipped.
@@ -100,4 +105,4 @@ $(VENV)/%.installed: pyproject.toml setup.cfg $(CONSTRAINTS)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-3.* build dist site *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) $(VENV)-3.* build dist site docs/gallery *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -66,11 +66,11 @@ class Bias(Value):
         return None
 
     def evaluate(self, xp: Any, distances: Any, queries: Any = None, **parameters: Any) -> Any:
-        """Return the bias at these distances, float64 of shape (H, *distances.shape), computed with ``xp`` (NumPy, CuPy or torch)."""
+        """Return the bias at these distances, float64 of shape (H, ...), computed with ``xp`` (NumPy, CuPy or torch)."""
         raise NotImplementedError
 
     def values(self, distances: Reals, queries: Reals | None = None) -> npt.NDArray[np.float64]:
-        """Return the bias of each head at these distances, query minus key, on the host: float64 of shape (H, *shape of distances).
+        """Return the bias of each head at these distances, query minus key, on the host: (H, ...) float64.
 
         Distances are integers of any shape, and so are ``queries``, positions of the queries for a bias that depends on them.
         """

@@ -9,6 +9,7 @@ import html
 import http.server
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -99,7 +100,8 @@ def public() -> set[str]:
 
 def test_the_reference_names_everything_public() -> None:
     pytest.importorskip("torch")  # fastpe.torch is among it
-    named = re.findall(r"^::: (\S+)$", "".join(path.read_text() for path in (DOCS / "api").glob("*.md")), re.M)
+    pages = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
+    named = re.findall(r"^\.\. auto(?:function|class):: (\S+)$", pages, re.M)
     assert len(named) == len(set(named))
     assert public() <= set(named)
     assert set(named) - public() == {"fastpe.plot.named.encoding", "fastpe.plot.named.rule"}
@@ -164,19 +166,27 @@ Promise.all(PAGES.map(look)).then(found => document.body.textContent = "<<" + JS
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as `make docs` does."""
-    for name in ("mkdocs", "material", "mkdocstrings"):
+    """The site, built as `make docs` does, from a copy: the gallery is written beside the pages."""
+    return build(copied(tmp_path_factory.mktemp("source")))
+
+
+def copied(folder: Path) -> Path:
+    for name in ("furo", "myst_parser", "numpydoc", "sphinx", "sphinx_copybutton", "sphinx_gallery"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: pip install -e '.[docs]'")
-    folder = tmp_path_factory.mktemp("site")
-    return build(ROOT / "mkdocs.yml", folder)
-
-
-def build(config: Path, folder: Path) -> Path:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(config)]
-    run = subprocess.run([*command, "--site-dir", str(folder)], capture_output=True, text=True, cwd=ROOT, timeout=200)
-    assert run.returncode == 0, run.stdout + run.stderr
+    for name in ("docs", "examples"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("gallery", "__pycache__"))
+    if (DOCS / "pictures" / "gallery").exists():
+        shutil.copytree(DOCS / "pictures" / "gallery", folder / "docs" / "pictures" / "gallery")
     return folder
+
+
+def build(folder: Path) -> Path:
+    command = [sys.executable, "-m", "sphinx", "-q", "-n", "-W", "--keep-going", "docs", "site"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=250)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder / "site"
 
 
 def test_every_page_is_built(site: Path) -> None:
@@ -184,14 +194,31 @@ def test_every_page_is_built(site: Path) -> None:
     assert 'id="fastpe.add_encoding"' in (site / "api" / "verbs.html").read_text()
 
 
+def test_search_finds_what_people_look_for(site: Path) -> None:
+    index = (site / "searchindex.js").read_text()
+    for word in ("dask", "fsdp", "nanogpt", "rope", "vllm"):
+        assert re.search(rf'[{{,]"?{word}"?:', index), word
+
+
+def test_pages_are_written_as_the_site_reads_them() -> None:
+    for page in PAGES:
+        text = (DOCS / page).read_text()
+        assert not re.search(r"\]\[fastpe|^!!! |^\?\?\? |^=== \"|^::: |\{ *:?[.#]\w+ *\}", text, re.M), page
+
+
 def test_links_that_lead_nowhere_fail(site: Path, tmp_path: Path) -> None:
-    shutil.copytree(DOCS, tmp_path / "docs")
-    config = (ROOT / "mkdocs.yml").read_text().replace("paths: [.]", f"paths: [{ROOT}]")
-    (tmp_path / "mkdocs.yml").write_text(config)
-    with (tmp_path / "docs" / "index.md").open("a") as page:
-        page.write("\n[a](nowhere.md) [b](first-steps.md#nowhere) ![c](pictures/none.png) [d][fastpe.none]\n")
-    with pytest.raises(AssertionError, match="Aborted with 4 warnings in strict mode"):
-        build(tmp_path / "mkdocs.yml", tmp_path / "site")
+    docs = copied(tmp_path) / "docs"
+    with (docs / "index.md").open("a") as page:
+        page.write("\n[a](nowhere.md) [b](first-steps.md#nowhere) ![c](pictures/none.png) [d](#fastpe.none)\n")
+    (docs / "api" / "more.md").write_text("# In no list\n\n```{eval-rst}\n.. autofunction:: fastpe.none\n```\n")
+    docstring = "F.\n\n    Parameters\n    ----------\n    y\n        No argument.\n    "
+    (tmp_path / "wrong.py").write_text(f'def f(x):\n    """{docstring}"""\n')
+    (docs / "api" / "verbs.md").write_text("# Verbs\n\n```{eval-rst}\n.. autofunction:: wrong.f\n```\n")
+    with pytest.raises(AssertionError) as failed:
+        build(tmp_path)
+    said = str(failed.value)
+    warnings = ("'nowhere.md'", "'nowhere'", "pictures/none.png", "'fastpe.none'", "in any toctree", "import 'none'", "PR02")
+    assert all(warning in said for warning in warnings), said
 
 
 @contextlib.contextmanager

@@ -301,3 +301,45 @@ def test_pictures_go_into_the_axes_that_are_given() -> None:
 def test_errors(call: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
         call()
+
+
+# ---- what can be seen --------------------------------------------------------------------------------------------------------
+
+
+def test_an_encoding_without_a_rule_shows_the_usual_ones() -> None:
+    upper, _ = plot.wavelengths(fastpe.Rotary(500.0))
+    labels = upper.get_legend_handles_labels()[1]
+    assert [label.split(",")[0] for label in labels] == ["plain", "Linear", "NTK", "YaRN", "Llama3"]
+    np.testing.assert_allclose(upper.lines[1].get_ydata(), 8 * upper.lines[0].get_ydata(), rtol=SUM)
+    drawn(upper)
+
+
+def test_contours_leave_no_gap_between_sines_and_cosines() -> None:
+    axes = plot.contour(length=9, dim=8)
+    spans = sorted({(float(block.get_paths()[0].vertices[:, 0].min())) for block in axes.collections if len(block.get_paths())})
+    assert spans[0] == -0.5
+    for block in values.smooth(fastpe.Sinusoidal(), 9, 8):
+        edges = values.to_edges(block)
+        assert (edges.channels[0], edges.channels[-1]) == (block.channels[0] - 0.5, block.channels[-1] + 0.5)
+        np.testing.assert_array_equal(edges.values[:, [0, -1]], block.values[:, [0, -1]])
+
+
+def test_the_heads_of_a_bias_are_apart_where_they_end() -> None:
+    axes = plot.bias(fastpe.ALiBi(8))
+    drawn(axes)
+    ends = [axes.transData.transform((256, line.get_ydata()[-1]))[1] for line in axes.lines[:8]]
+    height = axes.bbox.height
+    assert (np.diff(ends) > 0.04 * height).all()
+    assert axes.get_ylim()[1] == 0  # nothing is drawn above
+
+
+def test_curves_differ_in_more_than_colour() -> None:
+    for axes in (plot.error(length=1000), plot.wavelengths(RULES)[1]):
+        shapes = [(line.get_linestyle(), round(line.get_linewidth(), 2)) for line in axes.lines]
+        assert len(shapes) == len(set(shapes))
+
+
+def test_a_greater_value_is_lighter_so_that_a_print_in_grey_tells_them_apart() -> None:
+    for axes in (plot.heatmap(length=4, dim=4), plot.similarity(length=4)[0]):
+        red, green, blue, _ = axes.images[0].get_cmap()(np.linspace(0, 1, 64)).T
+        assert (np.diff(0.2126 * red + 0.7152 * green + 0.0722 * blue) > 0).all()

@@ -163,7 +163,5 @@ def _shares(entry: dict[str, Any]) -> dict[int, list[float]]:
 
 
 def _map(axes: Any, shares: list[list[float]]) -> Any:
-    from matplotlib import colormaps
-
-    colours = colormaps[figures.SEQUENTIAL].with_extremes(bad=figures.ABSENT)
+    colours = figures.colour_map()
     return axes.imshow(np.transpose(shares), cmap=colours, vmin=0, vmax=1, aspect="auto")

@@ -56,9 +56,9 @@ def error(encoding: Any = None, length: int | None = None, dim: int | None = Non
     count, width = values.length_of("error", chosen, length, FAR), values.width_of("error", chosen, dim)
     positions, computed = values.errors("error", chosen, count, width)
     (axes,), own = figures.panels(ax)
-    for (name, errors), colour in zip(computed.items(), figures.COLOURS, strict=False):
+    for (name, errors), colour, style in zip(computed.items(), figures.COLOURS, figures.STYLES, strict=False):
         width_of_line = 2.4 if name == values.FASTPE else 1.5
-        axes.plot(positions, errors, label=name, color=colour, linewidth=width_of_line)
+        axes.plot(positions, errors, label=name, color=colour, linestyle=style, linewidth=width_of_line)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(1, count)
@@ -66,7 +66,7 @@ def error(encoding: Any = None, length: int | None = None, dim: int | None = Non
     axes.set_ylabel("largest error of a sine or cosine")
     figures.lines(axes)
     figures.legend(axes, own)
-    figures.title(axes, f"Error against exact angles, {type(chosen).__name__}, D = {width:,}", chosen)
+    figures.title(axes, f"How wrong do angles become? {type(chosen).__name__}, D = {width:,}", chosen)
     return axes
 
 
@@ -100,7 +100,7 @@ def bias(encoding: Any = None, length: int | None = None, *, ax: Any = None) -> 
     --------
     >>> import fastpe.plot
     >>> fastpe.plot.bias("alibi:heads=4", length=64).get_ylabel()
-    'added to the score'
+    'added to the score (logarithmic)'
     """
     chosen = ALiBi(8) if encoding is None else named.encoding(encoding) if isinstance(encoding, str) else encoding
     if not isinstance(chosen, Bias):
@@ -119,10 +119,11 @@ def bias(encoding: Any = None, length: int | None = None, *, ax: Any = None) -> 
     axes.set_xlim(first, reach)
     axes.set_xlabel("distance, query - key (positions)")
     axes.set_ylabel("added to the score")
+    _separate(axes, biases)
     figures.integers(axes.xaxis)
     figures.lines(axes)
     at = f", query at {reach:,}" if chosen.normalises else ""
-    figures.title(axes, f"{type(chosen).__name__}: bias by distance, {chosen.heads:,} heads{at}", chosen)
+    figures.title(axes, f"What does {type(chosen).__name__} add to the scores of its {chosen.heads:,} heads{at}?", chosen)
     return axes
 
 
@@ -133,6 +134,15 @@ def _for_encoders(bias: Bias) -> bool:
     )
 
 
+def _separate(axes: Axes, biases: Any) -> None:
+    """A logarithmic scale where heads differ by so much that on a linear one the weak ones would lie on zero."""
+    greatest = np.abs(biases).max(tuple(range(1, biases.ndim)))
+    if 0 < greatest.min() < greatest.max() / 30:
+        axes.set_yscale("symlog", linthresh=float(greatest.min()) / 4, linscale=0.4)
+        axes.set_ylim(min(1.3 * float(biases.min()), 0), max(1.3 * float(biases.max()), 0))
+        axes.set_ylabel("added to the score (logarithmic)")
+
+
 def _heads(axes: Axes, distances: Any, biases: Any) -> None:
     """A curve a head; few have labels, many a bar."""
     from matplotlib import colormaps
@@ -140,9 +150,9 @@ def _heads(axes: Axes, distances: Any, biases: Any) -> None:
     from matplotlib.colors import Normalize
 
     heads = len(biases)
-    colours = colormaps[figures.SEQUENTIAL].resampled(256)
+    colours = colormaps[figures.MAP].resampled(256)
     scale = Normalize(1, max(heads, 2))
-    end = 0.92  # the map's last yellow is hard to see on white
+    end = 0.75  # the map's last yellows are hard to see on white
     for head, curve in enumerate(biases, 1):
         axes.plot(distances, curve, color=colours(scale(head) * end), linewidth=1.5, label=f"{head}")
     if heads <= LABELLED:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 INSTALL = "plots need matplotlib: pip install 'fastpe[plot]'"
 WIDTH, HEIGHT, DPI = 8.0, 4.5, 150  # 1200 pixels, sharp where a page shows them 800 wide
-DIVERGING, SEQUENTIAL = "RdBu", "cividis"  # told apart by people who are colour-blind
+MAP = "cividis"  # its lightness grows with the value: told apart by people who are colour-blind, and in grey
 ABSENT = "0.85"
 # Okabe and Ito's colours, without their yellow, which is pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))  # beside colours, for a print in grey
 REFERENCE = "0.45"  # of lines that others are compared with
 
 
@@ -112,11 +113,11 @@ def bar(axes: Axes, image: Any, label: str | None, limits: tuple[float, float], 
         colorbar.set_label(label)
 
 
-def diverging() -> Any:
-    """The map of values around 0; grey where there is none."""
+def colour_map() -> Any:
+    """The map of values; grey where there is none."""
     from matplotlib import colormaps
 
-    return colormaps[DIVERGING].with_extremes(bad=ABSENT)
+    return colormaps[MAP].with_extremes(bad=ABSENT)
 
 
 def steps(levels: Any) -> Any:
@@ -124,7 +125,7 @@ def steps(levels: Any) -> Any:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm
 
-    colours = diverging()
+    colours = colour_map()
     return ScalarMappable(BoundaryNorm(levels, colours.N), colours)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...encodings import Grid, Rotary, Sinusoidal
 from ...encodings.bias import ALiBi
-from ...scaling import NTK, Linear, Llama3, YaRN
+from ...scaling import YaRN
 from . import curves, figures, maps, spectra
 
 COLOURS = 256  # of a file: a third of the bytes, no visible difference
@@ -22,9 +22,7 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "grid": lambda: maps.heatmap(Grid.mae((8, 8))),
     "contour": lambda: maps.contour(Sinusoidal()),
     "similarity": lambda: maps.similarity(Rotary(scaling=YaRN(factor=8, original_max_position=512)), length=512),
-    "wavelengths": lambda: spectra.wavelengths(
-        [Linear(8), NTK(8), YaRN(factor=8, original_max_position=8192), Llama3(factor=8, original_max_position=8192)]
-    ),
+    "wavelengths": spectra.wavelengths,
     "error": lambda: curves.error(Sinusoidal()),
     "bias": lambda: curves.bias(ALiBi(8)),
 }

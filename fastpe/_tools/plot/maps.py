@@ -60,10 +60,10 @@ def heatmap(
     (axes,), _ = figures.panels(ax)
     limit = values.limit(rows)
     extent = (-0.5, width - 0.5, offset + count - 0.5, offset - 0.5)
-    image = axes.imshow(rows, cmap=figures.diverging(), vmin=-limit, vmax=limit, aspect="auto", extent=extent)
+    image = axes.imshow(rows, cmap=figures.colour_map(), vmin=-limit, vmax=limit, aspect="auto", extent=extent)
     axes.set_xlabel("channel")
     _finish(axes, image, chosen, limit)
-    figures.title(axes, f"{_what(chosen)} by position and channel, D = {width:,}", chosen)
+    figures.title(axes, f"{_what(chosen)} at each position? D = {width:,}", chosen)
     return axes
 
 
@@ -108,15 +108,17 @@ def contour(encoding: Any = None, length: int | None = None, dim: int | None = N
     colours = figures.steps(levels)
     for block in blocks:
         if min(block.values.shape) > 1:  # else there is no area
-            coordinates = block.channels, block.positions, block.values
+            coordinates = values.to_edges(block)
             axes.contourf(*coordinates, levels=levels, cmap=colours.cmap, norm=colours.norm)
             axes.contour(*coordinates, levels=[0], colors="black", linewidths=0.5)
+    for block in blocks[1:]:
+        axes.axvline(block.channels[0] - 0.5, color="black", linewidth=1)
     axes.set_xlim(-0.5, max(block.channels[-1] for block in blocks) + 0.5)
     axes.set_ylim(max(count - 1, 1), 0)
     order = ", sines before cosines" if smooth else ", cosines before sines" if values.is_rotary(chosen) else ""
     axes.set_xlabel(f"channel{order}")
     _finish(axes, colours, chosen, limit)
-    figures.title(axes, f"{_what(chosen)} as contours, D = {width:,}", chosen)
+    figures.title(axes, f"{_what(chosen)} at each position? D = {width:,}", chosen)
     return axes
 
 
@@ -128,7 +130,8 @@ def _finish(axes: Axes, image: Any, encoding: Any, limit: float) -> None:
 
 
 def _what(encoding: Any) -> str:
-    return f"{type(encoding).__name__}{': cosines and sines' if values.is_rotary(encoding) else ' encoding'}"
+    name = type(encoding).__name__
+    return f"By which cosine and sine does {name} rotate" if values.is_rotary(encoding) else f"What does {name} add"
 
 
 def similarity(
@@ -175,7 +178,7 @@ def similarity(
     (left, right), own = figures.panels(axes, 2, ncols=2, width_ratios=(1, 1.15))
     extent = (-0.5, count - 0.5, count - 0.5, -0.5)
     least = min(0.0, float(compared.pairs.min()))
-    image = left.imshow(compared.pairs, cmap=figures.SEQUENTIAL, vmin=least, vmax=1, extent=extent)
+    image = left.imshow(compared.pairs, cmap=figures.MAP, vmin=least, vmax=1, extent=extent)
     what = "dot product, 1 at distance 0" if values.is_rotary(chosen) else "cosine similarity"
     figures.bar(left, image, what, (least, 1), location="bottom")
     left.set_xlabel("key position" if values.is_rotary(chosen) else "position")
@@ -198,6 +201,6 @@ def similarity(
     if plain is not None:
         right.legend(frameon=False, loc="upper right", fontsize=9)
     name = type(chosen).__name__
-    heading = f"Dot products of equal vectors after {name}" if values.is_rotary(chosen) else f"Similarity of positions, {name}"
-    figures.title(left, f"{heading}, D = {width:,}", chosen, left.figure if own else None)
+    what = "a query and an equal key" if values.is_rotary(chosen) else "two positions"
+    figures.title(left, f"How alike are {what}, by distance? {name}, D = {width:,}", chosen, left.figure if own else None)
     return left, right

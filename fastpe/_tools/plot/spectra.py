@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..._core import checks
 from ..._core.checks import describe, message
 from ...encodings import Rotary, Sinusoidal
-from ...scaling import Scaling
+from ...scaling import NTK, Linear, Llama3, Scaling, YaRN
 from . import figures, named
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FUNCTION = "wavelengths"
 MOST_RULES = len(figures.COLOURS)
 WIDTH = 128
+USUAL = (Linear(8), NTK(8), YaRN(factor=8, original_max_position=8192), Llama3(factor=8, original_max_position=8192))
 
 
 class Spectrum(NamedTuple):
@@ -62,7 +63,8 @@ def wavelengths(
     ----------
     encodings
         A ``Rotary`` or ``Sinusoidal``, a rule of ``fastpe.scaling`` (of a ``Rotary()``), a text of either, or a sequence of up to seven of
-        them, of one base. None: ``Rotary()``.
+        them, of one base. None: ``Rotary()``. One without a rule is drawn with the usual rules: ``Linear``, ``NTK``, ``YaRN`` and
+        ``Llama3``, by 8 from 8192.
     length
         The context to reach, in positions; it is also the length of rules that depend on it. None: the trained one times the rule's factor,
         where both are known.
@@ -95,6 +97,8 @@ def wavelengths(
         rule = f"encodings must be 1 to {MOST_RULES} of them"
         raise ValueError(message(FUNCTION, rule, str(len(several)), "More curves could not be told apart."))
     chosen = [_chosen(one) for one in several]
+    if len(chosen) == 1 and chosen[0].scaling is None:
+        chosen = [replace(chosen[0], scaling=rule) for rule in USUAL]
     width = WIDTH if dim is None else checks.width(FUNCTION, "dim", dim)
     checks.sequence_length(FUNCTION, length)
     if trained is not None and checks.integer(FUNCTION, "trained", trained) < 1:
@@ -109,7 +113,7 @@ def wavelengths(
     if own:
         one = chosen[0]
         base = f"base {figures.number(one.base)}, D = {width:,}"
-        figures.title(upper, f"Wavelengths of {type(one).__name__}, {base}", above=upper.figure)
+        figures.title(upper, f"Which wavelengths do rules stretch? {type(one).__name__}, {base}", above=upper.figure)
     figures.legend(upper, own)
     return upper, lower
 
@@ -137,8 +141,9 @@ def _draw(upper: Axes, lower: Axes, chosen: list[Any], spectra: list[Spectrum]) 
     """Wavelengths above, and below by how much they are stretched."""
     upper.plot(spectra[0].plain, color=figures.REFERENCE, linewidth=3.5, alpha=0.5, label="plain", solid_capstyle="butt")
     lower.axhline(1, color=figures.REFERENCE, linewidth=3.5, alpha=0.5)
-    thickness = np.linspace(2.4, 1.2, len(chosen)) if len(chosen) > 1 else [1.8]  # so that all curves that coincide are visible
-    for one, spectrum_of, colour, wide in zip(chosen, spectra, figures.COLOURS, thickness, strict=False):
+    thickness = np.linspace(2.4, 1.6, len(chosen)) if len(chosen) > 1 else [1.8]  # so that all curves that coincide are visible
+    looks = zip(figures.COLOURS, figures.STYLES, thickness, strict=False)
+    for one, spectrum_of, (colour, style, wide) in zip(chosen, spectra, looks, strict=False):
         if one.scaling is None:
             continue
         finite = np.isfinite(spectrum_of.scaled)
@@ -147,8 +152,8 @@ def _draw(upper: Axes, lower: Axes, chosen: list[Any], spectra: list[Spectrum]) 
             label += f", attention x {spectrum_of.attention_factor:.3g}"
         if not finite.all():
             label += f", {np.count_nonzero(~finite)} stand still"
-        upper.plot(np.where(finite, spectrum_of.scaled, np.nan), color=colour, linewidth=wide, label=label)
-        lower.plot(np.where(finite, spectrum_of.stretch, np.nan), color=colour, linewidth=wide)
+        upper.plot(np.where(finite, spectrum_of.scaled, np.nan), color=colour, linestyle=style, linewidth=wide, label=label)
+        lower.plot(np.where(finite, spectrum_of.stretch, np.nan), color=colour, linestyle=style, linewidth=wide)
     upper.set_yscale("log")
     upper.set_ylabel("wavelength (positions)")
     lower.set_ylabel("times longer")

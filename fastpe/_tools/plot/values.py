@@ -80,7 +80,7 @@ def check_size(function: str, length: int, dim: int) -> None:
 
 
 def limit(values: Floats) -> float:
-    """The greatest magnitude, to which a diverging map is stretched on both sides."""
+    """The greatest magnitude, to which the map is stretched on both sides."""
     return float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
 
 
@@ -125,6 +125,12 @@ class Block(NamedTuple):
     channels: Floats
     positions: Floats
     values: Floats
+
+
+def to_edges(block: Block) -> Block:
+    """A block that reaches half a channel beyond its first and last, as the cells of a heat map do."""
+    channels = np.r_[block.channels[0] - 0.5, block.channels, block.channels[-1] + 0.5]
+    return Block(channels, block.positions, np.pad(block.values, ((0, 0), (1, 1)), "edge"))
 
 
 def as_blocks(function: str, encoding: Any, length: int, dim: int) -> list[Block]:

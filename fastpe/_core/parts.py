@@ -3,69 +3,120 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from .._arrays import Memory
+from .._arrays import Memory, dispatch, dtypes
 from .._arrays import numpy as numpy_arrays
 from . import checks
 from .arguments import Target, either, host_numbers
 from .checks import message
-from .where import Where, is_array, length_of, resolve, row_positions, row_shapes
+from .where import Where, is_array, length_of, resolve, row_axes, row_positions, row_shapes
 
 Block = Sequence[tuple[int, int]]  # begin and end along each axis of x
 
 
 def part(operation: Any, where: Where, shape: tuple[int, ...], block: Block) -> tuple[Any, Where]:
     """The operation on a block of an array of this shape, and where its rows stand. Arguments that say it lie on the host."""
-    function = operation.function
     if len(block) != len(shape) or tuple(block[-1]) != (0, shape[-1]):
         rule = "a block must have every axis of the array, and whole rows"
-        raise ValueError(message(function, rule, f"{tuple(block)} of shape {shape}"))
-    outline = Memory(None, 0, shape, (0,) * len(shape), "float32", None, True)
-    target = Target(function, numpy_arrays, outline, where.seq_axis % len(shape), False)
-    encoding = operation[0]
-    if encoding is not None and encoding.needs_length and operation.seq_len is None:
+        raise ValueError(message(operation.function, rule, f"{tuple(block)} of shape {shape}"))
+    operation, where = settled(operation, where, shape)
+    return operation, _cut(operation[0], outline(operation.function, where, shape), where, block)
+
+
+def settled(operation: Any, where: Where, shape: tuple[int, ...]) -> tuple[Any, Where]:
+    """The same call, with what only the whole array tells: lengths, rows counted over a mask or boundaries, coordinates of grids.
+
+    Whoever makes many parts settles once: its parts have the same operation, and cost little.
+    """
+    function, encoding = operation.function, operation[0]
+    if encoding is None:  # rows that stand nowhere
+        return operation, where
+    if getattr(encoding, "sequences", None) is not None:
+        rule, remedy = "a table with rows for each sequence cannot be split", "Pass its rows as (rows, F), and positions=."
+        raise ValueError(message(function, rule, f"one of {encoding.sequences} rows", remedy))
+    target = outline(function, where, shape)
+    if encoding.needs_length and operation.seq_len is None:
         operation = operation._replace(seq_len=length_of(function, resolve(target, where), target.rows))
-    if encoding is not None and not encoding.counts and where.positions is None:  # rows of a grid
+    if not encoding.counts and where.positions is None:  # rows of a grid
         own, positions = encoding.with_coordinates(function, target.rows)
         operation, where = operation._replace(encoding=own), where._replace(positions=positions)
-    return operation, _cut(target, where, block)
+    if where.positions is None and not (where.cu_seqlens is None and where.mask is None):
+        positions = np.broadcast_to(row_positions(target, resolve(target, where)), shape[:-1])
+        axes = (target.seq_axis, target.batch_axis)  # heads share positions that are counted
+        index = tuple([slice(None) if axis in axes else slice(0, 1) for axis in range(len(shape) - 1)])
+        heads = tuple(axis for axis in range(len(shape) - 1) if axis not in axes)
+        where = Where(0, positions[index].squeeze(heads) if positions.size else positions, None, where.mask, where.seq_axis)
+    return operation, where
 
 
-def _cut(target: Target, where: Where, block: Block) -> Where:
+def phantom(shape: tuple[int, ...], dtype: str, number: int = 0) -> Any:
+    """An array of NumPy that has a shape and a dtype and no memory, for checks, which read and write none; numbers keep several apart."""
+    element = dtypes.bfloat16("fastpe: bfloat16 needs ml_dtypes.") if dtype == "bfloat16" else np.dtype(dtype)
+    place = {"version": 3, "data": ((number + 1) << 56, False), "shape": shape, "typestr": f"|V{element.itemsize}"}
+    return np.asarray(SimpleNamespace(__array_interface__=place)).view(element)
+
+
+def stand_in(value: Any) -> Any:
+    """Zeros (of booleans, True) in no memory for a lazy or sharded array; anything else as it is."""
+    if dispatch.library_of(value) is not None or dispatch.runner((value,), None) is None:
+        return value
+    kind = np.dtype(value.dtype).kind
+    return np.broadcast_to(np.array(kind == "b", "int64" if kind in "iu" else value.dtype), value.shape)
+
+
+def rows_beside(operation: Any, where: Where, shape: tuple[int, ...]) -> list[tuple[Any, list[int]]]:
+    """Positions and the mask, each with the axes of an array of this shape that its last axes are."""
+    target = outline(operation.function, where, shape)
+    given = (where.positions, axes_in_front(operation[0])), (where.mask, 0)
+    return [(value, [] if value is None else row_axes(target, np.ndim(value) - front)) for value, front in given]
+
+
+def refuse_open_length(operation: Any) -> None:
+    """Refuse a rule that depends on the length where positions are not known yet."""
+    if operation[0] is not None and operation[0].needs_length and operation.seq_len is None:
+        rule = "seq_len must be given where the scaling rule depends on the length and positions are lazy"
+        raise ValueError(message(operation.function, rule, "None"))
+
+
+def outline(function: str, where: Where, shape: tuple[int, ...]) -> Target:
+    """An array of this shape, of which only the axes are looked at."""
+    memory = Memory(None, 0, shape, (0,) * len(shape), "float32", None, True)
+    return Target(function, numpy_arrays, memory, where.seq_axis % len(shape), False)
+
+
+def _cut(encoding: Any, target: Target, where: Where, block: Block) -> Where:
     """The same rows, counted from where the block begins."""
-    batch_axis, first = target.batch_axis, block[target.seq_axis][0]
-    sequences = slice(None) if batch_axis is None else slice(*block[batch_axis])
-    mask = None if where.mask is None else _rows_of(target, "mask", where.mask, block)
+    first = block[target.seq_axis][0]
+    mask = None if where.mask is None else _rows_of(target, "mask", where.mask, 0, block)
     if where.positions is not None:
-        return Where(0, _rows_of(target, "positions", where.positions, block), None, mask, where.seq_axis)
-    if where.cu_seqlens is None and where.mask is None:
-        if type(where.offset) is int or not is_array(where.offset):  # what a compiler leaves open has no attributes
-            return where._replace(offset=checks.integer(target.function, "offset", where.offset) + first)
-        offsets = host_numbers(target.function, "offset", where.offset)
-        if tuple(offsets.shape) != (target.batch,):
-            rule = f"offset must be an integer, or have shape ({target.batch},)"
-            raise ValueError(message(target.function, rule, f"shape {tuple(offsets.shape)}"))
-        return where._replace(offset=offsets[sequences] + first)
-    positions = np.broadcast_to(row_positions(target, resolve(target, where)), target.memory.shape[:-1])
-    axes = (target.seq_axis, batch_axis)  # heads share positions that are counted
-    index = tuple([slice(*ends) if axis in axes else 0 for axis, ends in enumerate(block[:-1])])
-    return Where(0, positions[index], None, mask, where.seq_axis)
+        front = axes_in_front(encoding)
+        return Where(0, _rows_of(target, "positions", where.positions, front, block), None, mask, where.seq_axis)
+    if encoding is None:
+        return where._replace(mask=mask)
+    if type(where.offset) is int or not is_array(where.offset):  # what a compiler leaves open has no attributes
+        return where._replace(offset=checks.integer(target.function, "offset", where.offset) + first)
+    offsets = host_numbers(target.function, "offset", where.offset)
+    if tuple(offsets.shape) != (target.batch,):
+        rule = f"offset must be an integer, or have shape ({target.batch},)"
+        raise ValueError(message(target.function, rule, f"shape {tuple(offsets.shape)}"))
+    sequences = slice(None) if target.batch_axis is None else slice(*block[target.batch_axis])
+    return where._replace(offset=offsets[sequences] + first)
 
 
-def _rows_of(target: Target, name: str, value: Any, block: Block) -> Any:
-    """The block's part of an array of (T,), (B, T) or all rows; axes of positions may stand in front."""
+def _rows_of(target: Target, name: str, value: Any, front: int, block: Block) -> Any:
+    """The block's part of an array of (T,), (B, T) or all rows, behind so many axes of positions."""
     array, sizes = host_numbers(target.function, name, value), target.memory.shape
-    axes: list[int] = [target.seq_axis]
-    if array.ndim >= 2 and target.batch_axis is not None and array.shape[-1] != 1:
-        order = sorted((target.batch_axis, target.seq_axis))
-        if tuple(array.shape[-2:]) == tuple(sizes[axis] for axis in order):
-            axes = order
-    if tuple(array.shape) == tuple(sizes[:-1]):
-        axes = list(range(array.ndim))
-    if tuple(array.shape[-len(axes) :]) != tuple(sizes[axis] for axis in axes):
+    axes = row_axes(target, array.ndim - front)
+    if tuple(array.shape[front:]) != tuple(sizes[axis] for axis in axes):
         rule = f"{name} must have shape {either([*row_shapes(target), sizes[:-1]])}, of the whole that is split"
         raise ValueError(message(target.function, rule, f"shape {tuple(array.shape)}"))
     return array[(..., *(slice(*block[axis]) for axis in axes))]
+
+
+def axes_in_front(encoding: Any) -> int:
+    """How many axes of positions stand before those of rows."""
+    return 0 if encoding is None else int(getattr(encoding, "position_axes", None) is not None or not encoding.counts)

@@ -260,18 +260,18 @@ def mask_memory(target: Target, mask: Any, accepted: list[tuple[int, ...]]) -> M
 def row_shapes(target: Target) -> list[tuple[int, ...]]:
     """(T,) and, where there is a batch axis, (B, T) in x's axis order."""
     counts = (1,) if target.batch_axis is None else (1, 2)
-    return [tuple(target.memory.shape[axis] for axis in _axes(target, ndim)) for ndim in counts]
+    return [tuple(target.memory.shape[axis] for axis in row_axes(target, ndim)) for ndim in counts]
 
 
 def spread(target: Target, shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
     """Strides of a (T,), (B, T) or x.shape[:-1] array for every leading axis of x."""
     result = [0] * (len(target.memory.shape) - 1)
-    for axis, stride, size in zip(_axes(target, len(shape)), strides, shape, strict=True):
+    for axis, stride, size in zip(row_axes(target, len(shape)), strides, shape, strict=True):
         result[axis] = stride if size > 1 else 0
     return tuple(result)
 
 
-def _axes(target: Target, ndim: int) -> list[int]:
+def row_axes(target: Target, ndim: int) -> list[int]:
     """The axes of x that a (T,), (B, T) or x.shape[:-1] array has."""
     if ndim == 1:
         return [target.seq_axis]
@@ -285,7 +285,7 @@ def kept_rows(target: Target, mask: Memory | None, ndim: int) -> Any:
     if mask is None or (mask.device is not None and not target.validate):
         return None
     values = np.asarray(target.library.as_host(mask.array))
-    masked, wanted = _axes(target, values.ndim), _axes(target, ndim)
+    masked, wanted = row_axes(target, values.ndim), row_axes(target, ndim)
     leading = range(len(target.memory.shape) - 1)
     spread = values.reshape([values.shape[masked.index(axis)] if axis in masked else 1 for axis in leading])
     return spread.any(axis=tuple(axis for axis in leading if axis not in wanted))

@@ -85,6 +85,13 @@ def test_sections_and_grids():
         Add(Grid((3, 4), extent=2.0)).part(Where(), (B, T, D), blocks((B, T, D), 1)[0])
 
 
+def test_axes_of_positions_are_not_taken_for_sequences():
+    """Positions of three axes beside three sequences, and one row of each sequence."""
+    positions = RANDOM.integers(0, 50, (3, T))
+    check(Rotate(Rotary(sections=(2, 1, 1))), Where(positions=positions), (3, H, T, D), 0, 2)
+    check(Rotate(Rotary()), Where(positions=RANDOM.integers(0, 50, (B, 1))), (B, H, 1, D), 0)
+
+
 def test_moves():
     rotary = Rotary()
     check(Rerotate(rotary, rotary), Where(), (B, H, T, D), 0, 1, 2)
@@ -99,6 +106,9 @@ def test_embeddings():
         own, own_where = operation.part(where, whole.shape, block)
         made = run(own, (table, cut(ids, block[:-1]), None, None, None, None), own_where)
         cases.assert_same_bits(made, np.ascontiguousarray(cut(whole, block)))
+    own, own_where = Embed(None).part(Where(mask=KEPT), whole.shape, [(1, 3), (2, 9), (0, D)])
+    assert (own, own_where.offset) == (Embed(None), 0)  # without an encoding rows stand nowhere
+    assert np.array_equal(own_where.mask, KEPT[1:3, 2:9])
     with pytest.raises(ValueError, match="cannot be split"):
         Embed(Sinusoidal(), padding_idx=0).part(where, whole.shape, blocks(whole.shape)[0])
 

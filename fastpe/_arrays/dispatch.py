@@ -11,8 +11,8 @@ from .locks import unforkable
 
 
 class Row(NamedTuple):
-    """An array library: the module that says how its arrays become memory, and, where the library has a world of its own (autograd,
-    tracing, laziness, sharding), the module that runs operations there.
+    """An array library: the module that says how its arrays become memory ("": they have none), and, where the library has a world of its
+    own (autograd, tracing, laziness, sharding), the module that runs operations there.
     """
 
     arrays: str
@@ -27,6 +27,7 @@ _ROWS = {
     ("torch", "DTensor"): Row("fastpe._arrays.torch", runner="fastpe.torch._sharded"),
     ("jaxlib", "ArrayImpl"): Row("fastpe._arrays.jax", runner="fastpe.jax._run"),
     ("jax", "Tracer"): Row("fastpe._arrays.jax", runner="fastpe.jax._run"),
+    ("dask", "Array"): Row("", runner="fastpe.dask"),
     ("numpy", "MaskedArray"): None,  # an ndarray whose hidden elements must not be written: not known
 }
 MOST_TYPES = 256  # whose library is remembered; a remembered class lives on
@@ -52,7 +53,7 @@ def library_of(value: Any) -> ModuleType | None:
         row = _row(kind)
         if row is None and hasattr(kind, "__cuda_array_interface__") and not kind.__module__.startswith("jax"):
             row = _ROWS["cupy", "ndarray"]  # which shows it as its own; JAX's must not be written
-        module = _libraries[kind] = None if row is None else _load(row.arrays)
+        module = _libraries[kind] = None if row is None or not row.arrays else _load(row.arrays)
         return module
 
 

@@ -31,20 +31,36 @@ def _shown(value: Any) -> str:
 
 # ---- arrays that are not known ------------------------------------------------------------------------------------------------
 
+_ON_DISK = (
+    "numpy.asarray would load all of it and encode a copy: encode slices, z[i:j] = fastpe.add_encoding(z[i:j], offset=i), or all of it "
+    "through Dask, dask.array.from_array(z)."
+)
+_FROZEN = "add fastpe.encode(positions, dim), or pass "
 # Well-known types that have another way in, by class or module.
 _WAYS_ROUND = {
     "MaskedArray": "Pass x.data, and mask= for whole rows.",
-    "dask": "Dask computes chunks anew at every compute(), so none may be written in place: let x.map_blocks call a function "
-    "that returns fastpe.add_encoding(chunk, offset=its first row, out=numpy.empty_like(chunk)).",
-    "tensorflow": "TensorFlow tensors cannot be written: add fastpe.encode(positions, dim), or pass x.numpy().copy().",
+    "dask": "To read it, pass {name}.compute(). Dask arrays are never written: make x one, too, and the result will be one.",
+    "zarr": _ON_DISK,
+    "h5py": _ON_DISK,
+    "Dataset": "Pass the data of a variable, dataset['x'].data.",  # of xarray
+    "xarray": "Pass {name}.data, the array inside: NumPy's is written in place, of Dask's a new one is made.",
+    "pandas": "Its columns lie apart, and may be shared: pass {name}.to_numpy('float32', copy=True), and make a frame of the result.",
+    "tensorflow": f"TensorFlow tensors cannot be written: {_FROZEN}x.numpy().copy().",
 }
+
+
+def way_round(name: str, value: Any, otherwise: str = "") -> str:
+    """What to do with a well-known array that is none of those that fastpe knows."""
+    kind = type(value)
+    package = kind.__module__.partition(".")[0]
+    own = _WAYS_ROUND.get(kind.__name__) if kind.__name__ != "Dataset" or package == "xarray" else None
+    return (own or _WAYS_ROUND.get(package, otherwise)).replace("{name}", name)
 
 
 def unknown_array(function: str, name: str, array: Any) -> TypeError:
     """The error for what is no array that fastpe knows, with the way round where there is one."""
     kind = type(array)
-    convert = f"Convert it first, e.g. {name} = numpy.asarray({name}, dtype='float32')."
-    remedy = _WAYS_ROUND.get(kind.__name__) or _WAYS_ROUND.get(kind.__module__.partition(".")[0], convert)
+    remedy = way_round(name, array, f"Convert it first, e.g. {name} = numpy.asarray({name}, dtype='float32').")
     got = f"{kind.__module__}.{kind.__qualname__}"
     return TypeError(message(function, f"{name} must be a NumPy or CuPy array or a PyTorch tensor", got, remedy))
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._arrays import Memory, dispatch
+from .._arrays.errors import way_round
 from . import checks
 from .checks import describe, message
 
@@ -133,7 +134,8 @@ def host_numbers(function: str, name: str, value: Any) -> Any:
         return value
     if not isinstance(value, (int, float, list, tuple, range)) and not isinstance(value, np.generic):
         got = f"{type(value).__module__}.{type(value).__qualname__}"
-        raise TypeError(message(function, f"{name} must be a number, a sequence of numbers or an array", got))
+        rule = f"{name} must be a number, a sequence of numbers or an array"
+        raise TypeError(message(function, rule, got, way_round(name, value)))
     try:
         array = np.asarray(value)
     except (ValueError, OverflowError) as error:

@@ -30,8 +30,13 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any = None, va
         has_key = lead is None and not on_device  # k alone
     if has_key and validate is False:
         key = operation.key(arrays, where, out)
+    if key is None and has_key and not operation.in_place and len(arrays) > 1 and dispatch.library_of(arrays[1]) is None:
+        runner = dispatch.runner(arrays[1:], out)  # ids may be lazy where the table is not
+        if runner is not None:
+            return runner.run(operation, arrays, where, out, validate)
+    if has_key and key is not None:
         try:
-            entry = None if key is None else call_cache.entries.get(key)
+            entry = call_cache.entries.get(key)
         except TypeError:  # something in it is no value
             key = entry = None
         if entry is not None:

@@ -1,50 +1,162 @@
-"""Dask computes chunks anew, or keeps them: none may be written."""
+"""Verbs on Dask arrays: lazy, with the bits of NumPy whatever the chunks, and never written."""
 
 from __future__ import annotations
 
+import os
+import pickle
+from typing import Any
+
+import cases
 import numpy as np
 import pytest
+import verb_cases
+from verb_cases import CASES
 
 import fastpe
+from fastpe import ALiBi, Rotary, Sinusoidal
+from fastpe.scaling import DynamicNTK
 
 da = pytest.importorskip("dask.array")
 
-
-def zeros():
-    return da.from_array(np.zeros((2, 12, 8), np.float32), chunks=(1, 5, 8))
-
-
-def encoded(chunk, block_info):
-    first_row = block_info[0]["array-location"][-2][0]
-    return fastpe.add_encoding(chunk, offset=first_row, out=np.empty_like(chunk))
+SMALL = {"B": 3, "T": 5, "H": 3, "h": 1, "Q": 3, "K": 5}  # chunks of one size, and a smaller last one
+UNEVEN = {"B": (1, 3), "T": (2, 9, 1), "Q": (6, 1), "K": (1, 11)}
+WHOLE: dict[str, Any] = {}
+SPLITS = {"small": SMALL, "uneven": UNEVEN, "whole": WHOLE}
 
 
-def test_chunks_that_are_new_have_the_bits_of_the_whole_at_each_compute():
-    x = zeros()
-    expected = fastpe.add_encoding(np.zeros(x.shape, x.dtype))
-    y = x.map_blocks(encoded, dtype=x.dtype)
-    for _ in range(3):
-        assert np.array_equal(y.compute(scheduler="threads"), expected)
-    assert not x.compute().any()
+def chunked(case: Any, split: dict[str, Any]) -> list[Any]:
+    """The arrays of a case, lazy; heads of scores and tables stay whole."""
+    found = []
+    for axes, value in case.arrays:
+        if value is None or "V" in axes:
+            found.append(value)
+        else:
+            heads = "H" if case.verb == "add_bias" else ""
+            chunks = tuple(-1 if axis in heads else split.get(axis, -1) for axis in axes)
+            found.append(da.from_array(value.copy(), chunks=chunks))
+    return found
 
 
-def test_what_is_written_in_place_differs_at_each_compute():
-    """Why the documentation says so."""
-    y = zeros().map_blocks(fastpe.add_encoding, dtype=np.float32)
-    first = y.compute(scheduler="sync").copy()
-    assert not np.array_equal(first, y.compute(scheduler="sync"))
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("name", CASES)
+def test_bits_are_those_of_numpy_however_arrays_are_chunked(name, split):
+    case = CASES[name]
+    arrays = chunked(case, SPLITS[split])
+    made = case.call(arrays)
+    assert all(isinstance(one, da.Array) for one in made)
+    for one, expected in zip(made, case.expected(), strict=True):
+        for scheduler in ("sync", "threads"):  # the second time from the same sources
+            cases.assert_same_bits(one.compute(scheduler=scheduler), expected)
+        assert (one.dtype, one.shape) == (expected.dtype, expected.shape)
+    for lazy, value in zip(arrays, case.values(), strict=True):
+        if isinstance(lazy, da.Array):
+            cases.assert_same_bits(lazy.compute(scheduler="sync"), value)
+
+
+LAZY = [
+    name
+    for name, case in CASES.items()
+    if {"positions", "mask"} & set(case.options) and "cu_seqlens" not in case.options and "by_length" not in name
+]
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_positions_and_masks_may_be_lazy(name):
+    case = CASES[name]
+    options = {
+        key: da.from_array(np.asarray(value), chunks=5) if key in ("positions", "mask") else value
+        for key, value in case.options.items()
+    }
+    for one, expected in zip(case._replace(options=options).call(chunked(case, UNEVEN)), case.expected(), strict=True):
+        cases.assert_same_bits(one.compute(scheduler="sync"), expected)
+
+
+def zeros(chunks: Any = (1, 5, 8)) -> Any:
+    return da.zeros((2, 12, 8), chunks=chunks, dtype=np.float32)
+
+
+def test_graphs_are_small_pickle_and_have_the_same_name_each_time():
+    table, ids = np.zeros((4096, 64), np.float32), da.zeros((64, 64), chunks=(1, 64), dtype=np.int64)
+    first, second = (fastpe.embed(ids, table, "sinusoidal") for _ in range(2))
+    assert first.name == second.name
+    assert len(pickle.dumps(dict(first.dask))) < 2 * table.nbytes  # one table, not one a chunk
+    assert fastpe.add_encoding(zeros(), offset=1).name != fastpe.add_encoding(zeros(), offset=2).name
+
+
+def test_arguments_of_calls_on_numpy_may_not_be_lazy():
+    x = np.zeros((2, 12, 8), np.float32)
+    for call in (
+        lambda: fastpe.add_encoding(x, positions=da.arange(12)),
+        lambda: fastpe.add_encoding(x, offset=da.arange(2)),
+        lambda: fastpe.add_encoding(x, mask=da.ones(12, dtype=bool)),
+        lambda: fastpe.add_encoding(x, out=zeros()),
+    ):
+        with pytest.raises(TypeError, match=r"got dask.array.core.Array. To read it, pass \w+.compute\(\)"):
+            call()
+    assert not x.any()
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "text"),
     [
-        fastpe.add_encoding,
-        fastpe.apply_rotary,
-        fastpe.rerotate,
-        lambda x: fastpe.add_encoding(np.zeros(x.shape, x.dtype), out=x),
-        lambda x: fastpe.encode(np.zeros(2), 8, like=x),
+        (lambda: fastpe.add_encoding(zeros((1, 5, 4))), r"x must not be chunked along its channels, got chunks \(4, 4\) along axis -1. "
+         r"Pass x.rechunk\(\{-1: -1\}\)"),
+        (lambda: fastpe.apply_rotary(None, zeros((1, 5, 4))), r"k must not be chunked .* Pass k.rechunk"),
+        (lambda: fastpe.add_bias(zeros((1, 12, 8)), ALiBi(2)), r"scores must not be chunked along its heads, .*rechunk\(\{-3: -1\}\)"),
+        (lambda: fastpe.add_encoding(zeros()[da.arange(2, chunks=1) > 0]), r"known chunk sizes.* Call x.compute_chunk_sizes\(\) first"),
+        (lambda: fastpe.add_encoding(zeros(), out=np.zeros((2, 12, 8), np.float32)), "out must be None .* dask.array.store"),
+        (lambda: fastpe.add_encoding(zeros(), offset=da.arange(2)), r"offset must lie in memory, got a Dask array. Pass offset.compute"),
+        (lambda: fastpe.add_encoding(zeros(), mask=da.ones(12, dtype=bool), cu_seqlens=[0, 12]), "mask must lie in memory"),
+        (lambda: fastpe.add_encoding(zeros(), positions=np.arange(5)), r"positions must have shape \(12,\) or \(2, 12\)"),
+        (lambda: fastpe.add_encoding(zeros(), positions=da.arange(5)), r"positions must have shape \(12,\) or \(2, 12\)"),
+        (lambda: fastpe.add_encoding(zeros(), mask=da.arange(12)), "mask must be booleans"),
+        (lambda: fastpe.add_encoding(zeros().astype(int)), "floating-point"),
+        (lambda: fastpe.add_encoding(zeros(), Sinusoidal(scaling=DynamicNTK(4.0, 6)), positions=da.arange(12)), "seq_len must be given"),
+        (lambda: fastpe.apply_rotary(zeros(), np.zeros((2, 12, 8), np.float32)), r"all in memory, got dask.array.core and numpy"),
+        (lambda: fastpe.apply_rotary(zeros(), zeros()[:, :4], Rotary()), "same number of rows"),
+        (lambda: fastpe.resample(zeros()[0], 24), r"all in memory.* Pass x.compute\(\)"),
+        (lambda: fastpe.encode(zeros()[0, 0], 8, out=np.zeros((8, 8))), "out must be None"),
     ],
-)
-def test_dask_arrays_are_refused_with_the_way_round(call):
-    with pytest.raises(TypeError, match=r"got dask.array.core.Array. .* none may be written in place: let x.map_blocks call"):
-        call(zeros())
+)  # fmt: skip
+def test_what_is_wrong_is_said_before_anything_is_computed(call, text):
+    with pytest.raises((TypeError, ValueError), match=text):
+        call()
+
+
+def test_the_rechunk_of_the_message_helps():
+    x = zeros((1, 5, 4)).rechunk({-1: -1})
+    assert np.array_equal(fastpe.add_encoding(x).compute(), fastpe.add_encoding(np.zeros(x.shape, x.dtype)))
+
+
+def test_results_are_stored_where_they_came_from(tmp_path):
+    """A source on disk, chunk by chunk."""
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (40, 16))
+    expected = fastpe.add_encoding(np.array(x), offset=3)
+    lazy = da.from_array(x, chunks=(7, 16), name="x")
+    da.store(fastpe.add_encoding(lazy, offset=3), x, lock=False)
+    assert np.array_equal(x, expected)
+
+
+def threads_of_fastpe() -> tuple[int, int]:
+    return os.getpid(), fastpe.get_num_threads()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("workers", [2, 4])
+def test_processes_of_a_cluster(workers, monkeypatch):
+    """A real scheduler; each worker process runs fastpe with one thread, as ``LocalCluster`` asks all libraries to."""
+    distributed = pytest.importorskip("distributed")
+    for name in ("OMP_NUM_THREADS", "FASTPE_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    names = ["add/bfloat16/offsets", "add/float32/mask", "add/learned/positions", "rotate/float32/boundaries", "rotate/by_length",
+             "embed/padding", "encode/fourier", "bias/positions", "rerotate/by_row"]  # fmt: skip
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        for name in names:
+            case = verb_cases.CASES[name]
+            for one, expected in zip(case.call(chunked(case, SMALL)), case.expected(), strict=True):
+                cases.assert_same_bits(one.compute(), expected)
+        found = client.run(threads_of_fastpe)
+    assert len({pid for pid, _ in found.values()} - {os.getpid()}) == workers
+    assert {count for _, count in found.values()} == {1}

@@ -55,6 +55,11 @@ def foreign(module, name):
     ("x", "way_round"),
     [
         (foreign("tensorflow.python.framework.ops", "EagerTensor"), "TensorFlow tensors cannot be written: add fastpe.encode"),
+        (foreign("zarr.core.array", "Array"), "encode slices, z[i:j] = fastpe.add_encoding(z[i:j], offset=i)"),
+        (foreign("h5py._hl.dataset", "Dataset"), "encode slices, z[i:j] = fastpe.add_encoding(z[i:j], offset=i)"),
+        (foreign("xarray.core.dataarray", "DataArray"), "Pass x.data, the array inside"),
+        (foreign("xarray.core.dataset", "Dataset"), "Pass the data of a variable"),
+        (foreign("pandas.core.frame", "DataFrame"), "pass x.to_numpy('float32', copy=True)"),
     ],
 )
 def test_other_libraries(x, way_round):

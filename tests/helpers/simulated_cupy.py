@@ -242,7 +242,7 @@ class LoadedModule:
             else:
                 kernel.launch(memory, grid, block, blocks)
 
-        launch.ptr = entry  # type: ignore[attr-defined]
+        launch.ptr = name  # type: ignore[attr-defined]
         return launch
 
 

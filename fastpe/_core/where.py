@@ -103,7 +103,7 @@ def resolve_moves(target: Target, delta: Any, mask: Any) -> Rows:
     """By how much each row moves, as the position of the row: one number, (B,) or (B, T) of them; the mask only protects."""
     function = target.function
     if not is_known(delta):
-        delta = target.library.from_host(host_numbers(function, "delta", delta), target.memory.device)
+        delta = backend_of(target.memory).uploaded(host_numbers(function, "delta", delta), target.memory.device)
     given = argument(target, "delta", delta, "iuf")
     accepted = [(), *([(target.batch,), (target.batch, target.rows)] if target.batch_axis is not None else [])]
     if given.shape not in accepted:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .._arrays import Memory, dispatch
+from .._backends import backend_of
 from .._backends.calls import Rows
 from .._backends.plans import TablePlan
 from .._core import checks
@@ -117,7 +118,8 @@ class RotaryTable(Rotational):
             raise ValueError(message(target.function, rule, f"{self.sequences}"))
         if self.sequences[0] == 1:
             return 0
-        return target.library.from_host(np.arange(batch, dtype=np.int64) * target.rows, target.memory.device)
+        # Kept beside the kernels, as a captured graph reads them again
+        return backend_of(target.memory).uploaded(np.arange(batch, dtype=np.int64) * target.rows, target.memory.device)
 
     def on(self, library: ModuleType, device: int | None, real: str) -> tuple[Memory, Memory]:
         """Cosines and sines as (rows, F) of a type on a device."""

@@ -179,3 +179,26 @@ def test_tables_of_a_length_stay_for_a_graph(device):
     there._host[...], given._host[...] = q, 39
     graph.launch()
     cases.assert_same_bits(device.host(there), fastpe.apply_rotary(q.copy(), None, rope, offset=39))
+
+
+def test_numbers_of_the_host_stay_for_a_graph(device):
+    """By how much keys move, and where the rows of each sequence begin in a table: uploaded once, and not given up."""
+    from fastpe._backends.cuda import tables
+
+    k, angles = cases.random((2, 2, 3, 16), "float32"), cases.random((2, 3, 8), "float64", 1)
+    own = [np.cos(angles), np.sin(angles)]
+    there, keys = device.array(k), device.array(k)
+    table, host_table = (Rotary.tabulated(*(put(one) for one in own)) for put in (device.array, np.array))
+
+    def step():
+        fastpe.rerotate(there, [5, -7])
+        fastpe.apply_rotary(None, keys, table)
+
+    graph = captured(step)
+    for number in range(2 * tables.MOST_PASSING):
+        fastpe.rerotate(device.array(k), [number, 9])
+    for array in (there, keys):
+        array._host[...] = k
+    graph.launch()
+    cases.assert_same_bits(device.host(there), fastpe.rerotate(k.copy(), [5, -7]))
+    cases.assert_same_bits(device.host(keys), fastpe.apply_rotary(None, k.copy(), host_table))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from .._arrays import dispatch
 from .._core import checks
 from .._core.checks import message
 from . import arrays
+
+if TYPE_CHECKING:
+    from .._core.annotations import Integers, Like
 
 ORDERS = ("contiguous", "zigzag", "striped")
 FUNCTION = "context_parallel"
@@ -20,10 +23,10 @@ def context_parallel(
     rank: int,
     ranks: int,
     order: Literal["contiguous", "zigzag", "striped"] = "contiguous",
-    cu_seqlens: Any = None,
+    cu_seqlens: Integers | None = None,
     *,
-    like: Any = None,
-) -> Any:
+    like: Like | None = None,
+) -> Like:
     """Return the positions of the rows that a rank holds of a sequence split among ranks, in the order in which they lie there.
 
     ``p_j = the row's number in its sequence``. Without ``cu_seqlens`` the rank holds ``x[:, positions]``.
@@ -77,13 +80,15 @@ def context_parallel(
         rows, own = library.arange(count // ranks, **place), boundaries // ranks  # of every sequence this rank has as many rows
         sequence = library.searchsorted(own, rows, side="right") - 1
         row, half = rows - own[sequence], (own[sequence + 1] - own[sequence]) // 2
-        return row + half * library.where(row < half, rank, 2 * ranks - 2 - rank)
+        spread: Like = row + half * library.where(row < half, rank, 2 * ranks - 2 - rank)
+        return spread
     share = -(-count // ranks)
     first, end, step = (
         (rank, count, ranks) if order == "striped" else (min(rank * share, count), min((rank + 1) * share, count), 1)
     )
     rows = library.arange(min(first, end), end, step, **place)
-    return rows - boundaries[library.searchsorted(boundaries, rows, side="right") - 1]
+    found: Like = rows - boundaries[library.searchsorted(boundaries, rows, side="right") - 1]
+    return found
 
 
 def _rank(rank: int, ranks: int) -> int:

@@ -26,6 +26,9 @@ PAIRS = {
     "Module.load": (simulated_cupy.LoadedModule.load, real.cuda.Module.load),
     "Stream.from_external": (simulated_cupy.Stream.from_external, real.cuda.Stream.from_external),
     "UnownedMemory": (simulated_cupy.UnownedMemory, real.cuda.UnownedMemory),
+    "get_allocator": (simulated_cupy.module().cuda.get_allocator, real.cuda.get_allocator),
+    "get_default_memory_pool": (simulated_cupy.module().get_default_memory_pool, real.get_default_memory_pool),
+    "using_allocator": (simulated_cupy.using_allocator, real.cuda.using_allocator),
     "get_current_stream": (simulated_cupy.get_current_stream, real.cuda.get_current_stream),
 }
 
@@ -83,7 +86,7 @@ def test_signatures_that_differ_are_noticed():
 def test_every_function_of_the_stand_in_is_compared():
     given = {*vars(simulated_cupy.module()), *vars(simulated_cupy.module().cuda)}
     compared = {name.partition(".")[0] for name in PAIRS}
-    assert {name for name in given if not name.startswith("__")} - compared == {"cuda", "nvrtc", "runtime"}
+    assert {name for name in given if not name.startswith("__")} - compared == {"cuda", "driver", "nvrtc", "runtime"}
 
 
 def test_a_deprecated_stream_warns_as_it_does_in_cupy():

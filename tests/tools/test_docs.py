@@ -131,7 +131,7 @@ def test_the_readme_has_the_figures_of_the_pages() -> None:
 
 def test_the_readme_is_two_screens() -> None:
     lines = [line for line in (ROOT / "README.md").read_text().splitlines() if not re.match(r"\[[\w-]+\]: ", line)]
-    assert len(lines) <= 115
+    assert len(lines) <= 120
 
 
 def test_the_start_page_counts_right() -> None:

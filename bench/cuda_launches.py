@@ -33,8 +33,10 @@ def microseconds(call: Callable[[], Any]) -> float:
     return statistics.median(rounds)
 
 
-class ndarray:
+class ndarray(simulated_cupy.ndarray):
     """An array of the stand-in, whose attributes are there and not computed."""
+
+    shape = strides = dtype = ndim = size = data = device = flags = None  # not the properties of the stand-in
 
     def __init__(self, array: Any) -> None:
         self.array = array

@@ -55,6 +55,12 @@ class Call(NamedTuple):
             return []
         return list(range(sum(dtype is not None for dtype in self.arrays[: self.operation.writes])))
 
+    def positions_of(self, kernel_call: Any) -> str | None:
+        """The operand that has the positions of a kernel call's rows; None where they are always the same."""
+        moves = self.operation.function == "rerotate" and kernel_call.grows
+        name = "delta" if moves else "positions"
+        return name if name in self.names else None
+
     def logical(self, shapes: Sequence[Shape]) -> list[Shape]:
         """Shapes of operands without the axis of words."""
         pairs = zip(self.dtypes, shapes, strict=True)

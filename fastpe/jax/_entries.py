@@ -17,7 +17,7 @@ from .._backends.calls import AddGrid, AddToeplitz
 from .._backends.host import launch, machine_code
 from .._backends.host.prepared import Blocks
 from ..kernels import abi
-from ._call import read
+from ._call import Call, read
 
 MOST_ENTRIES = 1 << 14  # of a process: twice as many as are made
 
@@ -52,7 +52,7 @@ def _made(program_text: str, shapes: list[Shape], aliases: list[tuple[int, int]]
     words: list[int] = [0]
     owners: list[Any] = []
     for one in job.calls:
-        ranges = [*buffers, *_tables(call.names, one)]
+        ranges = [*buffers, *_tables(call, one)]
         for prepared in launch._prepared(one):
             packed, owned = _packed(prepared, ranges, call.names)
             words[0] += 1
@@ -62,16 +62,15 @@ def _made(program_text: str, shapes: list[Shape], aliases: list[tuple[int, int]]
     return np.array(words, np.int64), owners
 
 
-def _tables(names: list[str], call: Any) -> list[Range]:
+def _tables(call: Call, one: Any) -> list[Range]:
     """The tables of positions that checks made, as memory of the operands that they were made of."""
     tables: list[tuple[str | None, Any]] = []
-    if isinstance(call, AddToeplitz):
-        tables = [("q_positions", call.rows.queries), ("k_positions", call.rows.keys)]
+    if isinstance(one, AddToeplitz):
+        tables = [("q_positions", one.rows.queries), ("k_positions", one.rows.keys)]
     else:
-        name = next((name for name in names if name in ("positions", "delta")), None)
-        rows = call.rows if isinstance(call, AddGrid) else [call.rows]
-        tables = [(name, one.keepalive[0]) for one in rows if one.table]
-    return [(table.address, table.array.nbytes, names.index(name)) for name, table in tables if name and table is not None]
+        rows = one.rows if isinstance(one, AddGrid) else [one.rows]
+        tables = [(call.positions_of(one), part.keepalive[0]) for part in rows if part.table]
+    return [(table.address, table.array.nbytes, call.names.index(name)) for name, table in tables if name and table is not None]
 
 
 def _packed(prepared: Any, ranges: list[Range], names: list[str]) -> tuple[list[int], tuple[Any, ...]]:

@@ -145,7 +145,9 @@ def _call(operation: Any, arrays: tuple[Any, ...], where: Any, outlines: tuple[A
         fixed["seq_axis"] = where.seq_axis
         if isinstance(operation, Rerotate):
             given[1] = words_of(_numbers("rerotate", "delta", arrays[1]))
-            if where.mask is not None:
+            if operation.source.text != operation.target.text or operation.seq_len is not None:
+                operation, placed = _of_rows(operation, arrays, where, outlines)
+            elif where.mask is not None:
                 placed["mask"] = jnp.asarray(where.mask)
         else:
             if isinstance(operation, Embed):

@@ -132,6 +132,8 @@ def _more_verbs(add: Add, numbers: _Numbers) -> None:
         add(name, "rerotate", numbers(2, 4, 7, 16), places={"delta": delta})
     rules = {"source": Rotary(), "target": Rotary(base=5e5)}
     add("base", "rerotate", numbers(2, 4, 7, 16), places={"delta": 0, "positions": np.arange(7, dtype=np.int32)}, **rules)
+    add("base-far", "rerotate", numbers(2, 4, 7, 16), places={"delta": np.array([3, -9], np.int32), "offset": 1000}, **rules)
+    add("base-mask", "rerotate", numbers(2, 4, 7, 16), places={"delta": 5, "mask": _places()["mask"]["mask"]}, **rules)
     for name, bias in {
         "alibi": ALiBi(4),
         "kerple": Kerple((1.0, 0.5, 0.3, 2.0), (0.5, 0.1, 1.0, 0.2)),

@@ -18,8 +18,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from .._core.operations import AddBias, Encode
 from ._call import WIDE, Call, read
 from ._primitive import on_cpu, primitive
+from ._twin import in_plain_operations
 
 BATCH, ROWS = "batch", "rows"
+IN_PLAIN_OPERATIONS = False  # tests set it: then programs for the CPU are what those for a TPU are
 Factors = list[str]
 
 
@@ -146,7 +148,7 @@ def _in_words(factors: list[Factors]) -> str:
 
 def _lower(context: Any, *operands: Any, **parameters: Any) -> Any:
     is_one_device = getattr(context.module_context.axis_context, "num_devices", None) == 1
-    rule = on_cpu if is_one_device or not operands else partitioned
+    rule = in_plain_operations if IN_PLAIN_OPERATIONS else on_cpu if is_one_device or not operands else partitioned
     return mlir.lower_fun(rule, multiple_results=True)(context, *operands, **parameters)
 
 

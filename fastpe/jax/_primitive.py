@@ -10,9 +10,9 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from .._core.checks import message
 from ._call import Call, read
 from ._handler import TARGET
+from ._twin import in_plain_operations
 
 primitive = Primitive("fastpe")
 primitive.multiple_results = True
@@ -50,10 +50,7 @@ def on_cpu(*operands: Any, text: str, apart: bool) -> list[Any]:
     return found
 
 
-def _elsewhere(*_: Any, text: str, **__: Any) -> Any:
-    rule, remedy = "JAX's programs must be for the CPU", "Run them under jax.default_device(jax.devices('cpu')[0])."
-    raise NotImplementedError(message(read(text).operation.function, rule, "another platform", remedy))
-
-
 primitive.def_impl(_now)
-mlir.register_lowering(primitive, _elsewhere)
+mlir.register_lowering(
+    primitive, mlir.lower_fun(in_plain_operations, multiple_results=True)
+)  # the CPU has its own, in `_partition.py`

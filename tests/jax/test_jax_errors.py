@@ -92,12 +92,6 @@ def test_rows_at_no_position_are_nan():
     assert np.isnan(made).all(-1).tolist() == [False, True, True, False]
 
 
-def test_other_platforms_are_refused():
-    lowered = jax.jit(fastpe.add_encoding).trace(jnp.asarray(X))
-    with pytest.raises(NotImplementedError, match="add_encoding: JAX's programs must be for the CPU"):
-        lowered.lower(lowering_platforms=("tpu",))
-
-
 def test_a_program_runs_in_another_process(tmp_path):
     pytest.importorskip("flatbuffers")
     from jax import export

@@ -111,9 +111,12 @@ def is_array(value: Any) -> bool:
 
 
 def outline(function: str, name: str, array: Any) -> Outline:
-    """The outline of an array or a tensor; of a tensor also while it is traced, when it has no memory."""
+    """The outline of an array or a tensor; of a tensor and of JAX's also while they are traced, when they have no memory."""
     if is_tensor(array):
         return Outline.of_tensor(array)
+    known = library_of(array)
+    if known is not None and known.NAME == "jax":
+        return Outline(tuple(array.shape), str(array.dtype), (known.NAME, None), True)
     library, found = memory(function, name, array)
     contiguous = found.shape[-1:] == (1,) or found.strides[-1:] == (found.array.dtype.itemsize,)
     return Outline(found.shape, found.dtype, (library.NAME, found.device), contiguous)

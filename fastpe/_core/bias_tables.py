@@ -172,7 +172,7 @@ def parameter_memory(work: Work, name: str, value: Any) -> Memory:
 
 
 def _length(work: Work) -> float:
-    return float(abs(_host(work, "length", work.bias.parameters["length"])))
+    return float(abs(_host(work, "length", work.bias.parameters["length"])).item())
 
 
 def _evaluate(work: Work, distances: Any, queries: Any = None) -> npt.NDArray[Any]:

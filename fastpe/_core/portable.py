@@ -243,10 +243,10 @@ def rotate(ops: Ops, x: Array, plan: Any, cosines: Array, sines: Array) -> Array
 
 
 def line(ops: Ops, slopes: Any, queries: Array, keys: Array, symmetric: bool = False, real: str = "float32") -> Array:
-    """ALiBi's bias ``slope * (key - query)`` of whole positions, int32 that broadcast to (..., H, Tq, Tk); slopes (H,) are NumPy's."""
+    """ALiBi's bias ``slope * (key - query)`` of whole positions, int32 that broadcast to (..., H, Tq, Tk); slopes are (H, 1, 1)."""
     distance = keys - queries
     wraps = (keys < queries) != (distance < 0)
     far = ops.where(wraps, ops.cast(keys, real) - ops.cast(queries, real), ops.cast(distance, real))
     if symmetric:
         far = ops.where(far < 0, far, -far)
-    return far * np.asarray(slopes).astype(real)[:, None, None]
+    return far * slopes

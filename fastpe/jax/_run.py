@@ -22,6 +22,7 @@ from ..encodings.fourier import Fourier
 from ._call import Call
 from ._primitive import bind
 from ._rows import counted, ids_of, is_jax, words_of
+from ._twin import evaluate
 
 
 def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Any:
@@ -44,13 +45,13 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate:
         if operation.dtype == "float64" and not jax.config.jax_enable_x64:
             remedy = 'Set jax.config.update("jax_enable_x64", True) before anything else.'
             raise TypeError(message(function, "dtype must be one that JAX is set to", "float64", remedy))
+    operation, tables = _apart(operation)
     arrays = _of_jax(operation, arrays)
     outlines = tuple(_outline(name, array) for name, array in zip(operation.names, arrays, strict=True))
     outlined = None if where is None else _outlined(where, outlines)
     operation.check(outlines, outlined, None, False)
-    _refuse_arrays(operation)
     call, operands = _call(operation, arrays, where, outlines)
-    results = bind(call, operands)
+    results = evaluate(call, operands, tables) if tables else bind(call, operands)
     return results[0] if len(results) == 1 else tuple(results)
 
 
@@ -115,18 +116,28 @@ def _refuse_tracers(operation: Any) -> None:
             raise _traced(operation.function, name, value)
 
 
-def _refuse_arrays(operation: Any) -> None:
-    """TypeError for an encoding that holds arrays: a program has its text."""
+def _apart(operation: Any) -> tuple[Any, dict[str, Any]]:
+    """The operation with outlines of the arrays that its encoding or bias holds, and these."""
     for value in operation[: 2 if isinstance(operation, Rerotate) else 1]:
-        if value is not None and not text.says_all(value):
-            rule = "encodings and biases must consist of numbers where arrays are JAX's"
-            remedy = "Add a learned table as x + table[positions]; pass slopes as numbers."
-            raise TypeError(message(operation.function, rule, type(value).__name__, remedy))
-        if value is not None:
-            text.refuse_unknown(operation.function, value.text)
         if isinstance(value, Fourier):
             rule, remedy = "Fourier features are no kernel's", "Add jax.numpy.asarray(fastpe.encode(points, dim, encoding))."
             raise TypeError(message(operation.function, rule, "arrays of JAX", remedy))
+        if value is not None and text.says_all(value):
+            text.refuse_unknown(operation.function, value.text)
+    value = operation[0]
+    if value is None or text.says_all(value):
+        return operation, {}
+    given = getattr(value, "arrays", {})
+    if (
+        not given
+        or isinstance(operation, Rerotate)
+        or not all(is_jax(one) or isinstance(one, np.ndarray) for one in given.values())
+    ):
+        rule = "encodings and biases must consist of numbers, and of arrays of JAX or NumPy, beside arrays of JAX"
+        raise TypeError(message(operation.function, rule, type(value).__name__))
+    outlines = {name: np.zeros(one.shape, one.dtype) for name, one in given.items()}
+    changed = operation._replace(**{operation._fields[0]: value.with_arrays(**outlines)})
+    return changed, {name: jnp.asarray(one) for name, one in given.items()}
 
 
 # ---- the call ----------------------------------------------------------------------------------------------------------------

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from .._backends.calls import AddGrid, AddToeplitz, GatherSum, RotaryRows, Rotate
+from .._backends.calls import AddGrid, GatherSum, RotaryRows, Rotate
+from .._backends.plans import TablePlan
 from .._core import portable
+from .._core.operations import AddBias
 from .._core.portable import Positions
-from ._call import read
+from ._call import Call, read
 from ._rows import wide
 
 OPS = portable.ops_of(jnp)
 
 
 def in_plain_operations(*operands: Any, text: str, apart: bool) -> list[Any]:
-    """The results of a call. XLA divides it among devices as it does its own operations."""
-    call = read(text)
+    """The results of a call that a program holds. XLA divides it among devices as it does its own operations."""
+    return evaluate(read(text), operands, {})
+
+
+def evaluate(call: Call, operands: Sequence[Any], tables: dict[str, Any]) -> list[Any]:
+    """The results of a call. ``tables``: what the encoding's arrays hold, those in the call being outlines."""
     shapes = [one.shape for one in operands]
+    twin = _Twin(call, operands, tables)
+    if isinstance(call.operation, AddBias):
+        return [twin.add_bias(*call.operation)]
     hosts, arrays, where = call.on_host(shapes)
-    twin = _Twin(call, hosts, list(operands))
-    done = 0
+    twin.hosts += hosts
     for one in call.operation.check(arrays, where, None, False).calls:
-        if isinstance(one, AddToeplitz):
-            done = twin.add_bias(one, done)
-        elif isinstance(one, Rotate):
-            twin.rotate(one)
-        elif isinstance(one, GatherSum):
-            twin.gather(one)
-        else:
-            twin.add(one)
+        (twin.rotate if isinstance(one, Rotate) else twin.gather if isinstance(one, GatherSum) else twin.add)(one)
     if call.operation.in_place:
         return [twin.values[index] for index in call.replaced]
     (spec,) = call.results(shapes)
@@ -39,10 +41,11 @@ def in_plain_operations(*operands: Any, text: str, apart: bool) -> list[Any]:
 
 
 class _Twin:
-    """Operands, as calls change them. ``hosts`` are arrays of NumPy in their places: memory of a call is found by its address."""
+    """Operands, as calls change them, and tables. ``hosts`` lie in their places: memory of a call is found by its address."""
 
-    def __init__(self, call: Any, hosts: list[Any], values: list[Any]) -> None:
-        self.call, self.hosts, self.values, self.made = call, hosts, values, None
+    def __init__(self, call: Call, operands: Sequence[Any], tables: dict[str, Any]) -> None:
+        self.call, self.values, self.tables, self.made = call, list(operands), tables, None
+        self.hosts: list[Any] = []
 
     def index(self, memory: Any) -> int:
         spans = ((one.ctypes.data, one.nbytes) for one in self.hosts)
@@ -97,58 +100,74 @@ class _Twin:
     def rotate(self, call: Any) -> None:
         rows, axis, plan = call.rows, call.seq_axis, call.plan
         for x, out in call.pairs:
-            real, shape = portable.real_of(x), x.shape
-            skipped = range(0, int(plan.axes.max() + 1) * rows.table_strides[2], rows.table_strides[2] or 1) or [0]
-            of_axes = [self.positions(call, rows, shape, one) for one in skipped]
-            at = portable.by_axis(OPS, plan.axes, of_axes)
-            cosines, sines = portable.angles(OPS, plan, at, real, call.inverse, call.factor)
+            real, step = portable.real_of(x), rows.table_strides[2]  # from one axis of positions to the next
+            if isinstance(plan, TablePlan):
+                at = self.positions(call, rows, x.shape)
+                cosines, sines = (self.row_of(self.tables[name], at, False, real) for name in ("cos", "sin"))
+                sines = -sines if call.inverse else sines
+            else:
+                skipped = range(0, int(plan.axes.max() + 1) * step, step) if step else [0]
+                at = portable.by_axis(OPS, plan.axes, [self.positions(call, rows, x.shape, one) for one in skipped])
+                cosines, sines = portable.angles(OPS, plan, at, real, call.inverse, call.factor)
             if plan.growths is not None:
                 factors = portable.growth(OPS, plan, at, call.grows, call.centre, real)
                 cosines, sines = cosines * factors, sines * factors
             self.write(out, portable.rotate(OPS, self.view(x), plan, cosines, sines), rows, axis)
 
     def gather(self, call: GatherSum) -> None:
-        """Rows of tables by id, and their positions."""
-        out, axis, rank = call.out, call.seq_axis, len(call.out.shape)
+        """Rows of tables by id, or x, and their positions."""
+        out, rows = call.out, call.rows
         real = "float64" if "float64" in (out.dtype, call.first.dtype) else "float32"
-        total = self.rows_of(call.first, call.ids, real) * np.dtype(real).type(call.scale)
+        first = self.view(call.first).astype(real) if call.ids is None else self.rows_of(call.first, call.ids, real)
+        total = first * np.dtype(real).type(call.scale)
         if call.types is not None:
             total = total + self.rows_of(call.types, call.type_ids, real)
         if call.plan is not None:
-            total = total + portable.sinusoids(OPS, [(0, call.plan, self.positions(call, call.rows, out.shape))], real)
-        self.made = jnp.where(self.kept(call.rows, axis, rank), total, 0) if call.rows.mask else total
+            total = total + portable.sinusoids(OPS, [(0, call.plan, self.positions(call, rows, out.shape))], real)
+        if call.learned is not None:
+            total = total + self.row_of(self.tables["table"], self.positions(call, rows, out.shape), call.clips, real)
+        if call.ids is None:
+            self.write(out, total.astype(out.dtype), rows, call.seq_axis)
+        else:
+            self.made = jnp.where(self.kept(rows, call.seq_axis, len(out.shape)), total, 0) if rows.mask else total
 
     def rows_of(self, table: Any, ids: Any, real: str) -> Any:
-        """NaN for ids that the table does not have."""
+        """Rows by id."""
         words = self.values[self.index(ids)]
         low, high = (_shaped(words[..., k], ids.shape) for k in range(2))
-        inside = (high == 0) & (low >= 0) & (low < table.shape[0])
-        rows = self.view(table).astype(real)[jnp.where(inside, low, 0)]
-        return jnp.where(inside[..., None], rows, np.nan)
+        return _picked(self.view(table), low, high == 0, real)
 
-    def add_bias(self, call: AddToeplitz, done: int) -> int:
-        """A bias added to the next rows of scores, ``done`` of which are; returns how many then are."""
-        index, (count, columns) = self.index(call.out), call.x.shape[-2:]
-        scores = self.values[index]
-        x = scores[..., done : done + count, :] if count < scores.shape[-2] else scores
-        queries, keys = self.ends("q_positions", call.rows.start, count, x.ndim), self.ends("k_positions", 0, columns, x.ndim)
-        keys = Positions(*(None if one is None else jnp.swapaxes(one, -1, -2) for one in keys))
-        real = portable.real_of(x)
-        if call.values is None:
-            values = portable.line(OPS, call.slopes, queries.whole, keys.whole, call.symmetric, real)
-        elif call.by_column:
-            values = jnp.asarray(call.values.array)
-        else:
-            distance = jnp.clip(keys.whole - queries.whole, call.low, call.high) - call.low
-            values = jnp.asarray(call.values.array)[:, distance.reshape(distance.shape[-2:])]
+    def row_of(self, table: Any, at: Positions, clips: bool, real: str) -> Any:
+        """Rows by position."""
+        row = jnp.clip(at.whole, 0, table.shape[0] - 1) if clips else at.whole
+        return _picked(table, row[..., 0], True if at.valid is None else at.valid[..., 0], real)
+
+    def add_bias(self, bias: Any, causal: bool, scale: float) -> Any:
+        x, offset = self.values[0], dict(self.call.fixed).get("q_offset")
+        count, columns = x.shape[-2:]
+        first, real = columns - count if offset is None else offset, portable.real_of(x)
+        queries = self.ends("q_positions", first, count, x.ndim)
+        keys = Positions(
+            *(None if one is None else jnp.swapaxes(one, -1, -2) for one in self.ends("k_positions", 0, columns, x.ndim))
+        )
+        given = {name: jnp.asarray(self.tables.get(name, value), real) for name, value in bias.parameters.items()}
+        if bias.slopes_of is not None:
+            symmetric = getattr(bias, "symmetric", False)
+            values = portable.line(OPS, given["slopes"].reshape(-1, 1, 1), queries.whole, keys.whole, symmetric, real)
+        elif bias.normalises and self.tables:
+            values = bias.evaluate(jnp, queries.whole - keys.whole, queries.whole, **given)
+        elif bias.normalises:
+            rows = np.arange(first, first + count)[:, None]
+            values = bias.values(rows - np.arange(columns), rows).astype(real)
+        else:  # a vector for each head, by distance
+            distances = np.arange(first - columns + 1, first + count)
+            by_distance = bias.evaluate(jnp, distances, **given) if self.tables else bias.values(distances).astype(real)
+            values = jnp.asarray(by_distance)[:, queries.whole - keys.whole - distances[0]]
         for one in (queries, keys):
             values = values if one.valid is None else jnp.where(one.valid, values, np.nan)
-        made = portable.add(OPS, x, values, call.input_scale)
-        if call.causal:
-            hidden = keys.whole > queries.whole
-            made = jnp.where(hidden if queries.valid is None else hidden & queries.valid, -np.inf, made)
-        self.values[index] = made if count == scores.shape[-2] else scores.at[..., done : done + count, :].set(made)
-        return done + count
+        made = portable.add(OPS, x, values, scale)
+        hidden = keys.whole > queries.whole
+        return jnp.where(hidden if queries.valid is None else hidden & queries.valid, -np.inf, made) if causal else made
 
     def ends(self, name: str, start: int, count: int, rank: int) -> Positions:
         """Of queries, or of keys, as a column, with the axes of scores."""
@@ -157,6 +176,12 @@ class _Twin:
         words = self.named(name)
         axes = [rank - 2] if words.ndim == 2 else [0, rank - 2]
         return portable.of_words(OPS, *(_spread(words[..., k], axes, rank) for k in range(2)))
+
+
+def _picked(table: Any, index: Any, valid: Any, real: str) -> Any:
+    """Rows of a table; NaN for those that it does not have."""
+    inside = valid & (index >= 0) & (index < table.shape[0])
+    return jnp.where(inside[..., None], table.astype(real)[jnp.where(inside, index, 0)], np.nan)
 
 
 def _shaped(value: Any, shape: Any) -> Any:

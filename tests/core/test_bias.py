@@ -192,6 +192,13 @@ def test_fire_takes_absolute_values():
     assert (fastpe.FIRE(*layers, c=0.2, length=50.0).values(n, queries) != plain).any()
 
 
+def test_fire_takes_numbers_as_arrays_of_one():
+    layers = [DATA[f"fire_{name}"] for name in ("w1", "b1", "w2", "b2")]
+    numbers = fastpe.FIRE(*layers, c=0.25, length=50.0), fastpe.FIRE(*layers, c=np.array([0.25]), length=np.array([50.0]))
+    one, other = (fastpe.add_bias(np.zeros((bias.heads, 3, 90), np.float32), bias) for bias in numbers)
+    assert (one == other).all()
+
+
 @pytest.mark.parametrize("name", BIASES)
 def test_values_are_the_formulas(name):
     bias, formula = BIASES[name]

@@ -143,7 +143,9 @@ def test_what_is_no_position_is_nan():
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_lines_of_the_distance(symmetric):
     bias, queries = ALiBi(4, symmetric=symmetric), np.array([0, 5, 2**31 - 1, -(2**31)], np.int32)
-    made = portable.line(OPS, bias.slopes_of, queries[:, None], np.arange(9, dtype=np.int32), symmetric)
+    made = portable.line(
+        OPS, np.float32(bias.slopes_of)[:, None, None], queries[:, None], np.arange(9, dtype=np.int32), symmetric
+    )
     expected = fastpe.add_bias(np.zeros((4, 4, 9), np.float32), bias, q_positions=queries)
     np.testing.assert_allclose(made, expected, rtol=2e-7)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,8 +16,20 @@ from jax import numpy as jnp  # noqa: E402
 
 import fastpe  # noqa: E402
 from fastpe import Fourier, Learned, Rotary, Sandwich, Sinusoidal, scaling  # noqa: E402
+from fastpe.encodings.protocol import Additive  # noqa: E402
 
 X = np.ones((2, 6, 8), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Of(Additive):
+    """An encoding of something that is no array."""
+
+    something: object
+    arrays: ClassVar = {}
+
+    def plan(self, dim, seq_len=None):
+        return Sinusoidal().plan(dim)
 
 
 def stretched(x, **places):
@@ -46,10 +60,20 @@ REFUSED = {
     "a far offset": (lambda x: fastpe.add_encoding(x, offset=2**31), ValueError, "every position must lie"),
     "float64": (lambda x: fastpe.encode(jnp.arange(3), 8, dtype="float64"), TypeError, "jax_enable_x64"),
     "a length": (lambda x: stretched(x, offset=jnp.int32(3)), ValueError, "seq_len must be given"),
-    "a learned table": (
-        lambda x: fastpe.add_encoding(x, Learned(np.ones((9, 8), np.float32))),
+    "an array of another library": (
+        lambda x: fastpe.add_encoding(x, Of(object())),
         TypeError,
-        r"x \+ table\[positions\]",
+        "encodings and biases must consist of numbers, and of arrays of JAX or NumPy",
+    ),
+    "a table of rows that are too few": (
+        lambda x: fastpe.add_encoding(x, Learned(jnp.ones((5, 8)))),
+        IndexError,
+        r"positions must lie in the table's \[0, 5\), got 5 at row 5",
+    ),
+    "a table of another width": (
+        lambda x: fastpe.add_encoding(x, Learned(jnp.ones((9, 4)))),
+        ValueError,
+        "must have the width",
     ),
     "Fourier": (lambda x: fastpe.encode(x[:1, 0], 4, Fourier(1, (1.0, 2.0))), TypeError, "fastpe.encode"),
     "NumPy beside": (lambda x: fastpe.apply_rotary(x, X), TypeError, "k must be an array of JAX.*jax.numpy.asarray"),

@@ -1,11 +1,12 @@
 """How XLA divides the primitive among devices: each has its own rows, sequences and heads, and knows where they stand. Nothing is gathered.
 
-Each axis of an operand is a factor: axes of one factor are divided alike. Channels, tables and words stay whole, as do the heads and rows
-of scores.
+Each axis of an operand is a factor: axes of one factor are divided alike. Channels, tables, words and keys of scores stay whole.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from ._call import WIDE, Call, read
 from ._primitive import on_cpu, primitive
 from ._twin import in_plain_operations
 
-BATCH, ROWS = "batch", "rows"
+BATCH, ROWS, HEADS = "batch", "rows", "heads"  # rows of scores are those of queries
 IN_PLAIN_OPERATIONS = False  # tests set it: then programs for the CPU are what those for a TPU are
 Factors = list[str]
 
@@ -66,7 +67,7 @@ def _of_array(call: Call, own: str, count: int) -> Factors:
     names = [f"{own}axis{axis}" for axis in range(count)]
     if isinstance(call.operation, AddBias):
         outer = [BATCH, *(f"whole{axis}" for axis in range(1, count - 3))][: count - 3]
-        return [*outer, "wholeh", "wholeq", "wholek"]
+        return [*outer, HEADS, ROWS, "wholek"]
     axis = dict(call.fixed)["seq_axis"] % count
     if count > 2:
         names[1 if axis == 0 else 0] = BATCH
@@ -77,7 +78,7 @@ def _of_array(call: Call, own: str, count: int) -> Factors:
 def _of_place(call: Call, name: str, count: int, lead: Factors) -> Factors:
     """Of ids, or of what says where rows stand."""
     if name in ("q_positions", "k_positions"):
-        return [*([BATCH] if count > 1 else []), "wholeq" if name[0] == "q" else "wholek"]
+        return [*([BATCH] if count > 1 else []), ROWS if name[0] == "q" else "wholek"]
     if count == len(lead):
         return lead
     one_by_sequence = name == "delta" and count == 1
@@ -114,6 +115,14 @@ def partitioned(*operands: Any, text: str, apart: bool) -> list[Any]:
         divided = specs(shapes)
         along = divided.get(ROWS)
 
+        def own_bias(*some: Any) -> Any:
+            """One program for all devices holds the calls of each."""
+            counts = [_count(mesh, divided.get(name)) for name in (HEADS, ROWS)]
+            parts = [_of_scores(call, shapes[0].shape, counts, (h, r)) for h in range(counts[0]) for r in range(counts[1])]
+            own = [jax.lax.axis_index(divided[name]) if divided.get(name) else 0 for name in (HEADS, ROWS)]
+            calls = [functools.partial(on_cpu, text=part.text(), apart=apart) for part in parts]
+            return tuple(jax.lax.switch(own[0] * counts[1] + own[1], calls, *some))
+
         def own_rows(*some: Any) -> Any:
             given = list(some)
             if "start" in call.names and along is not None:
@@ -123,7 +132,7 @@ def partitioned(*operands: Any, text: str, apart: bool) -> list[Any]:
             return local(*given)
 
         made, given = ([sharding(mesh, names, divided) for names in one] for one in (of_results, of_operands))
-        return mesh, own_rows, tuple(made), tuple(given)
+        return mesh, own_bias if isinstance(call.operation, AddBias) else own_rows, tuple(made), tuple(given)
 
     run = custom_partitioning(local)
     whole = tuple(name for name in every if name[:5] == "whole")
@@ -136,6 +145,26 @@ def partitioned(*operands: Any, text: str, apart: bool) -> list[Any]:
         ),
     )
     return list(run(*operands))
+
+
+def _count(mesh: Any, along: Any) -> int:
+    """Into how many parts an axis is divided."""
+    names = () if along is None else along if isinstance(along, tuple) else (along,)
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def _of_scores(call: Call, shape: tuple[int, ...], counts: list[int], own: tuple[int, int]) -> Call:
+    """The call on one of so many parts of the heads and of the queries of scores of this shape."""
+    heads, queries, keys = shape[-3:]
+    size, rows = heads // counts[0], queries // counts[1]
+    operation = call.operation
+    if counts[0] > 1:
+        operation = operation._replace(bias=operation.bias.of_heads(own[0] * size, (own[0] + 1) * size))
+    fixed = dict(call.fixed)
+    if counts[1] > 1 and "q_offset" in fixed:
+        first = keys - queries if fixed["q_offset"] is None else fixed["q_offset"]
+        fixed["q_offset"] = first + own[1] * rows
+    return call._replace(operation=operation, fixed=tuple(fixed.items()))
 
 
 def _rows_of_ids(call: Call, given: list[Any]) -> int:

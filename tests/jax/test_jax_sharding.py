@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import fastpe  # noqa: E402
-from fastpe import ALiBi, Rotary, Sinusoidal, scaling  # noqa: E402
+from fastpe import ALiBi, Rotary, Sandwich, Sinusoidal, scaling  # noqa: E402
 
 MOVES = ("all-gather", "all-to-all", "collective-permute", "all-reduce")
 SPECS = [P("dp", None, "sp"), P(None, None, ("dp", "sp")), P("dp", "sp"), P(None, None, "sp")]
@@ -110,9 +110,25 @@ def test_other_verbs(mesh):
     k, delta = numbers(4, 2, 32, 16), np.array([3, -9, 0, 1], np.int32)
     given = jax.device_put(k, NamedSharding(mesh, P("dp", None, "sp")))
     assert same(run(lambda k: fastpe.rerotate(k, delta), given), fastpe.rerotate(k.copy(), delta))
-    scores = numbers(4, 2, 8, 8)
-    given = jax.device_put(scores, NamedSharding(mesh, P(("dp", "sp"))))
-    assert same(run(lambda scores: fastpe.add_bias(scores, ALiBi(2)), given), fastpe.add_bias(scores.copy(), ALiBi(2)))
+
+
+@pytest.mark.parametrize(
+    "spec", [P(("dp", "sp")), P("dp", "sp"), P(None, ("dp", "sp")), P(None, "dp", "sp"), P("dp", None, "sp")], ids=str
+)
+@pytest.mark.parametrize("bias", [ALiBi(4), Sandwich(4)], ids=["alibi", "sandwich"])
+def test_scores_divided_by_sequences_heads_and_queries(mesh, bias, spec):
+    scores = numbers(4, 4, 8, 12)
+    given = jax.device_put(scores, NamedSharding(mesh, spec))
+    for options in ({}, {"q_offset": 100}):
+        made = run(lambda scores: fastpe.add_bias(scores, bias, causal=True, **options), given)  # noqa: B023
+        assert same(made, fastpe.add_bias(scores.copy(), bias, causal=True, **options))
+        assert made.sharding.is_equivalent_to(given.sharding, 4)
+    if bias.slopes_of is not None:
+        positions = np.random.default_rng(1).permutation(32).astype(np.int32).reshape(4, 8)
+        made = run(lambda scores: fastpe.add_bias(scores, bias, q_positions=positions), given)
+        assert same(made, fastpe.add_bias(scores.copy(), bias, q_positions=positions))
+    gradient = jax.jit(jax.grad(lambda scores: (3 * fastpe.add_bias(scores, bias, input_scale=2.0)).sum()))
+    assert (np.asarray(gradient(given)) == 6).all()
 
 
 @pytest.mark.parametrize("mesh", [AxisType.Auto], indirect=True)

@@ -20,29 +20,14 @@ from numba import cfunc, types
 
 from ..kernels import abi
 from ..kernels.scheduler import WORD, emitted, fetch_add, inline, set_word, word
-from ._entries import (
-    ADDRESS,
-    CALL_WORDS,
-    CODE,
-    HELPERS,
-    KEYS,
-    MOST_ENTRIES,
-    MOVES,
-    MOVES_AT,
-    PARTS_AT,
-    SLOT_BYTES,
-    VALUES,
-    WORDS,
-    WORDS_AT,
-    prepare,
-)
+from . import _entries as entries
 
 TARGET = "fastpe_cpu"
 I32, I64 = ir.IntType(32), ir.IntType(64)
 ctl = abi.CONTROL.index
 PARTS, SCRATCH, SLOTS, CONTROL_BYTES = ctl.parts, ctl.scratch, ctl.slots, abi.CONTROL.nbytes
-KEYS_AT, VALUES_AT = KEYS.ctypes.data, VALUES.ctypes.data
-PREPARE = ctypes.cast(prepare, ctypes.c_void_p).value
+KEYS_AT, VALUES_AT = entries.KEYS.ctypes.data, entries.VALUES.ctypes.data
+PREPARE = ctypes.cast(entries.prepare, ctypes.c_void_p).value
 _libc = ctypes.CDLL(None)
 MALLOC, FREE = (ctypes.cast(function, ctypes.c_void_p).value for function in (_libc.malloc, _libc.free))
 
@@ -165,26 +150,26 @@ def schedule(api, context, job, count):  # type: ignore[no-untyped-def]
 def run_call(frame, entry):  # type: ignore[no-untyped-def]
     """Run one kernel call of an entry to its end."""
     api, context, operands = word(frame, 2), word(frame, 3), word(frame, 7)
-    helpers = helpers_of(api, context, word(entry, HELPERS))
-    count, given, moves = word(entry, WORDS), word(entry, WORDS_AT), word(entry, MOVES_AT)
-    job = call_1(MALLOC, 8 * (8 + count) + 192 + (1 + helpers) * word(entry, SLOT_BYTES))
+    helpers = helpers_of(api, context, word(entry, entries.HELPERS))
+    count, given, moves = word(entry, entries.WORDS), word(entry, entries.WORDS_AT), word(entry, entries.MOVES_AT)
+    job = call_1(MALLOC, 8 * (8 + count) + 192 + (1 + helpers) * word(entry, entries.SLOT_BYTES))
     control = (job + 127) & -64
     scratch = (control + 8 * count + 63) & -64
     for index in range(count):
         set_word(control, index, word(given, index))
-    for index in range(word(entry, MOVES)):
+    for index in range(word(entry, entries.MOVES)):
         move = moves + 32 * index
         at, buffer = word(move, 0), word(move, 1)
         buffer = word(word(frame, 9), buffer) if buffer < operands else word(word(frame, 14), buffer - operands)
-        if word(move, 3) == ADDRESS:
+        if word(move, 3) == entries.ADDRESS:
             set_word(control, at, word(buffer, 3) + word(move, 2))
         else:
             set_word(control, at, word(control, at) + (load_int32(word(buffer, 3)) << 32))
-    if word(entry, PARTS_AT) != 0:
-        set_word(control, PARTS, control + 8 * word(entry, PARTS_AT))
+    if word(entry, entries.PARTS_AT) != 0:
+        set_word(control, PARTS, control + 8 * word(entry, entries.PARTS_AT))
     set_word(control, SCRATCH, scratch)
     set_word(control, SLOTS, 1 + helpers)
-    code, arguments = word(entry, CODE), control + CONTROL_BYTES
+    code, arguments = word(entry, entries.CODE), control + CONTROL_BYTES
     if helpers == 0:
         run_3(code, arguments, control, abi.ALONE)
         run_1(FREE, job)
@@ -222,12 +207,12 @@ def _handler(frame):  # type: ignore[no-untyped-def]
             if word(word(word(frame, 9), i), 3) == word(result, 3):
                 key = mixed(key, i + 1)
     key = (key & 0x7FFFFFFFFFFFFFFF) | 1
-    slot, entry = key & (MOST_ENTRIES - 1), np.int64(0)
+    slot, entry = key & (entries.MOST_ENTRIES - 1), np.int64(0)
     while word(KEYS_AT, slot) != 0:
         if word(KEYS_AT, slot) == key:
             entry = word(VALUES_AT, slot)
             break
-        slot = (slot + 1) & (MOST_ENTRIES - 1)
+        slot = (slot + 1) & (entries.MOST_ENTRIES - 1)
     if entry == 0:
         entry = call_2(PREPARE, frame, key)
     if entry < 0:
@@ -241,7 +226,7 @@ def _handler(frame):  # type: ignore[no-untyped-def]
         run_1(FREE, ask)
         return error
     for index in range(word(entry, 0)):
-        run_call(frame, entry + 8 + 8 * CALL_WORDS * index)
+        run_call(frame, entry + 8 + 8 * entries.CALL_WORDS * index)
     return 0
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.interpreters import ad, batching
 
-from .._core.operations import AddBias, Embed, Rerotate, Rotate
+from .._core.operations import AddBias, Rerotate, Rotate
 from ._call import WIDE, Call, read
 from ._primitive import primitive
+from ._twin import in_plain_operations
 
 # ---- derivatives -------------------------------------------------------------------------------------------------------------
 
@@ -25,12 +26,21 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, text: str, apart: b
         return results, [ad.Zero.from_primal_value(one) for one in results]
     if isinstance(call.operation, (Rotate, Rerotate)):
         found = iter(_rotated(call, primals, tangents, given, apart))
-        made = [next(found) if index in given else jnp.zeros_like(results[index]) for index in call.replaced]
-    elif isinstance(call.operation, Embed):
-        made = [_embedded(call, primals, tangents).astype(results[0].dtype)]
-    else:
-        made = [_scaled(call, primals, tangents[0])]
-    return results, made
+        return results, [next(found) if index in given else jnp.zeros_like(results[index]) for index in call.replaced]
+    return results, _by_twin(tuple(primals), [tangents[index] for index in given], text=text, given=tuple(given))
+
+
+@functools.partial(jax.jit, static_argnames=("text", "given"))
+def _by_twin(primals: tuple[Any, ...], tangents: list[Any], *, text: str, given: tuple[int, ...]) -> Any:
+    """What is x times a factor, or rows of tables, plus what is fixed, is differentiated as plain operations; compilers drop the fixed."""
+
+    def function(*some: Any) -> Any:
+        operands = list(primals)
+        for index, one in zip(given, some, strict=True):
+            operands[index] = one
+        return in_plain_operations(*operands, text=text, apart=True)
+
+    return jax.jvp(function, [primals[index] for index in given], tangents)[1]
 
 
 def _rotated(call: Call, primals: Any, tangents: Any, given: list[int], apart: bool) -> list[Any]:
@@ -43,54 +53,6 @@ def _rotated(call: Call, primals: Any, tangents: Any, given: list[int], apart: b
     some = call._replace(arrays=(*arrays, *call.arrays[writes:]))
     made: list[Any] = primitive.bind(*(tangents[index] for index in given), *rest, text=some.text(), apart=apart)
     return made
-
-
-def _scaled(call: Call, primals: Any, tangent: Any) -> Any:
-    """Of x times a factor plus what does not depend on x; rows that a mask protects stay, scores that are hidden are fixed."""
-    factor = call.operation.input_scale
-    scaled = tangent if factor == 1.0 else (tangent.astype(_real(tangent)) * factor).astype(tangent.dtype)
-    if isinstance(call.operation, AddBias):
-        return jnp.where(_hidden(call, primals), 0, scaled) if call.operation.causal else scaled
-    if "mask" not in call.places or factor == 1.0:
-        return scaled
-    mask = primals[call.names.index("mask")]
-    axis = dict(call.fixed)["seq_axis"] % tangent.ndim
-    if mask.ndim == tangent.ndim - 1:
-        return jnp.where(mask[..., None], scaled, tangent)
-    axes = [axis] if mask.ndim == 1 else sorted((axis, 1 if axis == 0 else 0))
-    shape = [mask.shape[axes.index(one)] if one in axes else 1 for one in range(tangent.ndim)]
-    return jnp.where(mask.reshape(shape), scaled, tangent)
-
-
-def _hidden(call: Call, primals: Any) -> Any:
-    """Which scores ``causal`` hides: those of keys behind the query."""
-    queries, keys = primals[0].shape[-2:]
-    tables = [
-        primals[call.names.index(name)][..., 1] if name in call.places else None for name in ("q_positions", "k_positions")
-    ]
-    offset = dict(call.fixed).get("q_offset")
-    first = jnp.arange(queries) + (keys - queries if offset is None else offset)
-    rows, columns = (one if table is None else table for table, one in zip(tables, (first, jnp.arange(keys)), strict=True))
-    hidden = columns[..., None, :] > rows[..., :, None]
-    return hidden[:, None] if hidden.ndim == 3 else hidden
-
-
-def _embedded(call: Call, primals: Any, tangents: Any) -> Any:
-    """Rows of the tangents of both tables; JAX adds up their gradients."""
-    total: Any = 0
-    for table, ids, factor in ((0, 1, call.operation.scale), (3, 2, 1.0)):
-        if call.arrays[table] is not None:
-            index, of_ids = (sum(one is not None for one in call.arrays[:at]) for at in (table, ids))
-            if not isinstance(tangents[index], ad.Zero):
-                tangent = tangents[index].astype(_real(tangents[index]))
-                if table == 0 and call.operation.frozen_idx is not None:
-                    tangent = tangent.at[call.operation.frozen_idx].set(0)
-                total = total + tangent[primals[of_ids][..., 0]] * factor
-    return jnp.where(primals[call.names.index("mask")][..., None], total, 0) if "mask" in call.places else total
-
-
-def _real(array: Any) -> Any:
-    return jnp.float64 if array.dtype == np.float64 else jnp.float32
 
 
 def _transpose(cotangents: Sequence[Any], *operands: Any, text: str, apart: bool) -> list[Any]:

@@ -65,6 +65,10 @@ def ranks_of_result(call: Call, ranks: list[int]) -> int:
 def _of_array(call: Call, own: str, count: int) -> Factors:
     """Of x, q, k or scores."""
     names = [f"{own}axis{axis}" for axis in range(count)]
+    encoding = call.operation[0]
+    if not encoding.counts and not call.places:  # a grid's axes, and channels
+        first = max(0, count - 1 - len(encoding.axes))
+        return [*names[:first], *(f"whole{axis}" for axis in range(first, count - 1)), "wholed"]
     if isinstance(call.operation, AddBias):
         outer = [BATCH, *(f"whole{axis}" for axis in range(1, count - 3))][: count - 3]
         return [*outer, HEADS, ROWS, "wholek"]

@@ -198,14 +198,16 @@ def _of_rows(operation: Any, arrays: tuple[Any, ...], where: Where, outlines: An
             shape = (1, *shape)
     axis = where.seq_axis % len(shape)
     counts = encoding.counts or where.positions is not None
+    mask = None if where.mask is None else jnp.asarray(where.mask)
     if any(is_jax(value) for value in (where[:4] if counts else where[1:2])):
         if encoding.needs_length and operation.seq_len is None:
             rule, remedy = "seq_len must be given where the scaling rule depends on it", "Positions of JAX are not read."
             raise ValueError(message(function, rule, "None", remedy))
+    elif not counts and mask is None and (encoding.extent is not None or encoding.rows != shape[axis]):
+        return operation, {}  # a grid's own rows, which stay together
     else:
         operation, where = operation.part(where if counts else where._replace(mask=None), shape, [(0, size) for size in shape])
     placed = {}
-    mask = None if where.mask is None else jnp.asarray(where.mask)
     if where.positions is not None:
         placed["positions"] = words_of(where.positions)
     elif mask is None and where.cu_seqlens is None and np.ndim(where.offset) == 0:

@@ -13,6 +13,7 @@ jax = pytest.importorskip("jax")
 from jax import numpy as jnp  # noqa: E402
 
 import fastpe  # noqa: E402
+from fastpe import Grid  # noqa: E402
 
 NAMES = [case.name for case in cases("float32")]
 
@@ -84,3 +85,16 @@ def test_donated_buffers_are_written_in_place():
     made = jax.jit(lambda x, offset: fastpe.add_encoding(x, offset=offset), donate_argnums=0)(given, 9)
     assert made.unsafe_buffer_pointer() == place
     assert (np.asarray(made) == fastpe.add_encoding(x, offset=9)).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"extent": (6, 8)}, {"column_major": True}], ids=str)
+def test_arrays_with_the_axes_of_a_grid(options):
+    grid = Grid((3, 4), **options)
+    x = np.random.default_rng(1).standard_normal((5, 2, 3, 4, 24)).astype(np.float32)
+    expected = np.stack([fastpe.add_encoding(one.copy(), grid) for one in x])
+    function = jax.jit(lambda x: fastpe.add_encoding(x, grid))
+    assert (np.stack([function(one) for one in x]) == expected).all()
+    assert (jax.vmap(function)(x) == expected).all()
+    flat = x.reshape(5, 2, 12, 24)
+    assert (jax.vmap(function, 1, 1)(flat).reshape(x.shape) == expected).all()
+    assert (jax.grad(lambda x: function(x).sum())(x[0]) == 1).all()

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import fastpe  # noqa: E402
-from fastpe import ALiBi, Rotary, Sandwich, Sinusoidal, scaling  # noqa: E402
+from fastpe import ALiBi, Grid, Rotary, Sandwich, Sinusoidal, scaling  # noqa: E402
 
 MOVES = ("all-gather", "all-to-all", "collective-permute", "all-reduce")
 SPECS = [P("dp", None, "sp"), P(None, None, ("dp", "sp")), P("dp", "sp"), P(None, None, "sp")]
@@ -143,3 +143,13 @@ def test_shard_map_with_the_offset_of_a_rank(mesh, checks):
     assert same(jax.jit(function)(x), fastpe.apply_rotary(x.copy(), offset=1000))
     gradient = jax.jit(jax.grad(lambda x: (function(x) ** 2).sum()))(x)
     assert same(gradient, fastpe.apply_rotary(2 * fastpe.apply_rotary(x, offset=1000), offset=1000, inverse=True))
+
+
+@pytest.mark.parametrize("mesh", [AxisType.Auto], indirect=True)
+def test_pictures_divided_by_the_batch(mesh):
+    x, grid = numbers(8, 3, 4, 24), Grid((3, 4), extent=(6, 8))
+    given = jax.device_put(x, NamedSharding(mesh, P(("dp", "sp"))))
+    assert same(run(lambda x: fastpe.add_encoding(x, grid), given), fastpe.add_encoding(x.copy(), grid))
+    gathered = jax.device_put(numbers(8, 4, 4, 24), NamedSharding(mesh, P("dp", "sp")))  # along an axis of the grid
+    made = jax.jit(lambda x: fastpe.add_encoding(x, Grid((4, 4))))(gathered)
+    assert same(made, fastpe.add_encoding(numbers(8, 4, 4, 24), Grid((4, 4))))

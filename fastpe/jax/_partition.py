@@ -34,18 +34,13 @@ def _factors(call: Call, ranks: list[int]) -> tuple[list[Factors], list[Factors]
         results = of_arrays
         lead = of_arrays[0][:-1]
     else:
-        index = next((one for one, dtype in enumerate(call.dtypes) if dtype == WIDE), None)
-        lead = [] if index is None else [f"axis{axis}" for axis in range(counts[index])]
+        count = next(count for count, dtype in zip(counts, call.dtypes, strict=True) if dtype == WIDE)  # of ids, or positions
+        lead = [f"axis{axis}" for axis in range(count)]
         if isinstance(call.operation, Encode) and not call.operation[0].counts:
-            lead = [f"whole{axis}" for axis in range(len(lead))]
+            lead = [f"whole{axis}" for axis in range(count)]
         elif lead:
             lead[0], lead[-1] = (BATCH, ROWS) if len(lead) > 1 else (ROWS, ROWS)
-        results = [[*lead, "wholed"]]
-        if isinstance(call.operation, Encode):
-            results[0] = (
-                [*(f"whole{axis}" for axis in range(ranks_of_result(call, ranks) - 1)), "wholed"] if not lead else results[0]
-            )
-        of_arrays = []
+        results, of_arrays = [[*lead, "wholed"]], []
     operands: list[Factors] = []
     for index, (name, count) in enumerate(zip(call.names, counts, strict=True)):
         if index < len(of_arrays):
@@ -58,20 +53,16 @@ def _factors(call: Call, ranks: list[int]) -> tuple[list[Factors], list[Factors]
     return operands, results
 
 
-def ranks_of_result(call: Call, ranks: list[int]) -> int:
-    return len(call.results([(2,) * rank for rank in ranks])[0].shape)
-
-
 def _of_array(call: Call, own: str, count: int) -> Factors:
     """Of x, q, k or scores."""
     names = [f"{own}axis{axis}" for axis in range(count)]
+    if isinstance(call.operation, AddBias):
+        outer = [BATCH, *(f"whole{axis}" for axis in range(1, count - 3))][: count - 3]
+        return [*outer, HEADS, ROWS, "wholek"]
     encoding = call.operation[0]
     if not encoding.counts and not call.places:  # a grid's axes, and channels
         first = max(0, count - 1 - len(encoding.axes))
         return [*names[:first], *(f"whole{axis}" for axis in range(first, count - 1)), "wholed"]
-    if isinstance(call.operation, AddBias):
-        outer = [BATCH, *(f"whole{axis}" for axis in range(1, count - 3))][: count - 3]
-        return [*outer, HEADS, ROWS, "wholek"]
     axis = dict(call.fixed)["seq_axis"] % count
     if count > 2:
         names[1 if axis == 0 else 0] = BATCH
@@ -130,7 +121,8 @@ def partitioned(*operands: Any, text: str, apart: bool) -> list[Any]:
         def own_rows(*some: Any) -> Any:
             given = list(some)
             if "start" in call.names and along is not None:
-                rows = given[0].shape[of_operands[0].index(ROWS)] if call.operation.in_place else _rows_of_ids(call, given)
+                lead = 0 if call.operation.in_place else call.names.index("ids")
+                rows = given[lead].shape[of_operands[lead].index(ROWS)]
                 at = call.names.index("start")
                 given[at] = given[at] + (jax.lax.axis_index(along) * rows).astype(jnp.int32)
             return local(*given)
@@ -169,10 +161,6 @@ def _of_scores(call: Call, shape: tuple[int, ...], counts: list[int], own: tuple
         first = keys - queries if fixed["q_offset"] is None else fixed["q_offset"]
         fixed["q_offset"] = first + own[1] * rows
     return call._replace(operation=operation, fixed=tuple(fixed.items()))
-
-
-def _rows_of_ids(call: Call, given: list[Any]) -> int:
-    return int(given[call.names.index("ids")].shape[-2])
 
 
 def _in_words(factors: list[Factors]) -> str:

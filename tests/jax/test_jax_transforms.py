@@ -172,6 +172,12 @@ def test_vmap_of_other_verbs():
     k = numbers(3, 2, 4, 5, 8)
     made = jax.vmap(lambda k, delta: fastpe.rerotate(k, delta))(k, np.array([3, -9, 0], np.int32))
     assert same(made, [fastpe.rerotate(one.copy(), delta) for one, delta in zip(k, (3, -9, np.int32(0)), strict=True)])
+    rules = {"source": Rotary(), "target": Rotary(base=5e5)}
+    made = jax.vmap(lambda k, delta, offset: fastpe.rerotate(k, delta, offset=offset, **rules))(
+        k, np.int32([3, -9, 0]), np.int32([7, 90, 1])
+    )
+    given = zip(k, (3, -9, np.int32(0)), (7, 90, 1), strict=True)
+    assert same(made, [fastpe.rerotate(one.copy(), delta, offset=offset, **rules) for one, delta, offset in given])
     made = jax.vmap(lambda positions: fastpe.encode(positions, 8))(np.arange(6, dtype=np.int32).reshape(2, 3))
     assert same(made, fastpe.encode(np.arange(6).reshape(2, 3), 8))
     loss = jax.vmap(jax.grad(lambda k, offset: (fastpe.apply_rotary(k, offset=offset) ** 2).sum()))

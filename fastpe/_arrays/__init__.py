@@ -38,6 +38,12 @@ class Outline(NamedTuple):
     contiguous_rows: bool
 
     @classmethod
+    def of_memory(cls, library: Any, memory: Memory) -> Outline:
+        """The outline of an array of a library, which has memory."""
+        contiguous = memory.shape[-1:] == (1,) or memory.strides[-1:] == (memory.array.dtype.itemsize,)
+        return cls(memory.shape, memory.dtype, (library.NAME, memory.device), contiguous)
+
+    @classmethod
     def of_tensor(cls, tensor: Any) -> Outline:
         """The outline of a PyTorch tensor."""
         shape = tuple(tensor.shape)

@@ -112,14 +112,11 @@ def is_array(value: Any) -> bool:
 
 def outline(function: str, name: str, array: Any) -> Outline:
     """The outline of an array or a tensor; of a tensor and of JAX's also while they are traced, when they have no memory."""
-    if is_tensor(array):
-        return Outline.of_tensor(array)
-    known = library_of(array)
-    if known is not None and known.NAME == "jax":
-        return Outline(tuple(array.shape), str(array.dtype), (known.NAME, None), True)
-    library, found = memory(function, name, array)
-    contiguous = found.shape[-1:] == (1,) or found.strides[-1:] == (found.array.dtype.itemsize,)
-    return Outline(found.shape, found.dtype, (library.NAME, found.device), contiguous)
+    own = Outline.of_tensor if is_tensor(array) else getattr(library_of(array), "outline", None)
+    if own is not None:
+        found: Outline = own(array)
+        return found
+    return Outline.of_memory(*memory(function, name, array))
 
 
 def memory(function: str, name: str, array: Any, tensors: bool = False) -> tuple[ModuleType, Memory]:

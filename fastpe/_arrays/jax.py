@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from . import Memory
+from . import Memory, Outline
 from . import numpy as host
 from .errors import message
 
@@ -19,6 +19,11 @@ def memory(array: Any) -> Memory:
         rule, remedy = "an array beside NumPy's must have values", "Pass the array that is encoded as a JAX array, too."
         raise TypeError(message("fastpe", rule, f"a traced {array.dtype} of shape {array.shape}", remedy))
     return host.memory(np.asarray(array))._replace(writeable=False)
+
+
+def outline(array: Any) -> Outline:
+    """What is known of an array, also while it is traced."""
+    return Outline(tuple(array.shape), str(array.dtype), (NAME, None), True)
 
 
 def empty(shape: tuple[int, ...], dtype: str, device: int | None) -> Any:

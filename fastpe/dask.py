@@ -86,8 +86,7 @@ def _mapped(
         block = [(ends[i], ends[i + 1]) for ends, i in zip(begins, index, strict=True)] + [(0, n) for n in shape[x.ndim :]]
         places[index] = operation.part(where, shape, block)[1] if counts else where
     more = {"new_axes": dict(enumerate(shape[x.ndim :], x.ndim)), "align_arrays": False, "concatenate": True}
-    meta = x._meta if made.ndim == x.ndim else np.empty((0,) * made.ndim, made.dtype)
-    more |= {"dtype": made.dtype, "meta": meta}
+    more |= {"dtype": made.dtype, "meta": x._meta if made.ndim == x.ndim else np.empty((0,) * made.ndim, made.dtype)}
     held, place = _held(operation, arrays, slots), da.from_array(places, chunks=1)
     return da.blockwise(_run, tuple(range(made.ndim)), held, None, x, axes, place, axes, *aligned, **more)
 

@@ -78,7 +78,7 @@ def rows_beside(operation: Any, where: Where, shape: tuple[int, ...]) -> list[tu
 def refuse_open_length(operation: Any) -> None:
     """Refuse a rule that depends on the length where positions are not known yet."""
     if operation[0] is not None and operation[0].needs_length and operation.seq_len is None:
-        rule = "seq_len must be given where the scaling rule depends on the length and positions are lazy"
+        rule = "seq_len must be given where the scaling rule depends on the length and positions are lazy or JAX's"
         raise ValueError(message(operation.function, rule, "None"))
 
 

@@ -16,6 +16,7 @@ from .._core import checks, text
 from .._core.arguments import host_numbers, is_known
 from .._core.checks import describe, message
 from .._core.operations import AddBias, Embed, Encode, Rerotate, Resample
+from .._core.parts import refuse_open_length
 from .._core.run import as_where
 from .._core.where import Where
 from ..encodings.fourier import Fourier
@@ -151,6 +152,7 @@ def _call(operation: Any, arrays: tuple[Any, ...], where: Any, outlines: tuple[A
     if isinstance(operation, AddBias):
         fixed, placed = _of_bias(operation, where, outlines[0])
     elif isinstance(operation, Encode):
+        refuse_open_length(operation)
         given[1] = None if arrays[1] is None else words_of(_numbers("encode", "positions", arrays[1]))
     else:
         fixed["seq_axis"] = where.seq_axis
@@ -200,9 +202,7 @@ def _of_rows(operation: Any, arrays: tuple[Any, ...], where: Where, outlines: An
     counts = encoding.counts or where.positions is not None
     mask = None if where.mask is None else jnp.asarray(where.mask)
     if any(is_jax(value) for value in (where[:4] if counts else where[1:2])):
-        if encoding.needs_length and operation.seq_len is None:
-            rule, remedy = "seq_len must be given where the scaling rule depends on it", "Positions of JAX are not read."
-            raise ValueError(message(function, rule, "None", remedy))
+        refuse_open_length(operation)
     elif not counts and mask is None and (encoding.extent is not None or encoding.rows != shape[axis]):
         return operation, {}  # a grid's own rows, which stay together
     else:

@@ -60,7 +60,7 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate:
 
 def new(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -> Any:
     """Run an operation into new tensors, with gradients: the functional form of a verb."""
-    if type(arrays[0]) is not Tensor and _is_split(operation, arrays):
+    if (type(arrays[0]) is not Tensor or not operation.in_place) and _is_split(operation, arrays):
         return dispatch.sharded().make(operation, arrays, where, validate)
     if is_traced():
         return _operators.make(operation, arrays, where, validate)

@@ -53,9 +53,11 @@ def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) ->
     own, local, where, like = _split(operation, arrays, where, validate)
     made, wrapped = new(own, local, where, validate), []
     for one, (x, shape) in zip(made if isinstance(made, tuple) else (made,), like):  # noqa: B905 (traced)
-        stride = x.stride() if len(shape) == x.dim() else torch.empty(shape, device="meta").stride()
+        front = 0 if operation.in_place else x.dim() + 1 - len(shape)  # coordinates of points
+        placements = [Shard(place.dim - front) if front and place.is_shard() else place for place in x.placements]
+        stride = x.stride() if operation.in_place else torch.empty(shape, device="meta").stride()
         placed = {"run_check": False, "shape": torch.Size(shape), "stride": stride}
-        wrapped.append(type(x).from_local(one, x.device_mesh, x.placements, **placed))
+        wrapped.append(type(x).from_local(one, x.device_mesh, placements, **placed))
     return wrapped[0] if len(wrapped) == 1 else tuple(wrapped)
 
 
@@ -63,10 +65,8 @@ def _outs(operation: Any, targets: list[Any], out: Any) -> list[Any]:
     outs = targets if out is None else list(out) if isinstance(out, (tuple, list)) else [out]
     for x, one in zip(targets, outs):  # noqa: B905 (traced)
         if type(one) is not type(x) or one.placements != x.placements or one.device_mesh != x.device_mesh:
-            rule, got = (
-                f"out must be a DTensor with the placements {x.placements}",
-                getattr(one, "placements", type(one).__name__),
-            )
+            rule = f"out must be a DTensor with the placements {x.placements}"
+            got = getattr(one, "placements", type(one).__name__)
             raise ValueError(message(operation.function, rule, str(got)))
     return outs
 
@@ -107,7 +107,7 @@ def _split(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) 
     if isinstance(operation, Encode):
         if operation.encoding.needs_length and operation.seq_len is None:
             operation = operation._replace(seq_len=_longest(operation.function, lead.x.full_tensor()))
-        return operation, tuple(local), None, [(lead.x, (*lead.x.shape, operation.dim))]
+        return operation, tuple(local), None, [(lead.x, operation.shape(tuple(lead.x.shape)))]
     where = type(where)(*[lead.shared(value) for value in where])
     if not is_traced():
         _memory.shared_where(operation.function, where, lead.x.device)
@@ -213,10 +213,9 @@ def _share(operation: Any, index: int, x: Any, validate: bool) -> Share:
         begin, end = ends[placement.dim]
         share = -(-(end - begin) // mesh.size(i))
         if share % whole.get(placement.dim, 1):
-            rule = f"{name} must not be sharded along its {'channels' if placement.dim == last else 'packed heads'}"
-            remedy = (
-                "Redistribute it along another axis, e.g. that of heads; with head_dim= the last axis may be, by whole heads."
-            )
+            what = "coordinates" if isinstance(operation, Encode) else "channels" if placement.dim == last else "packed heads"
+            rule = f"{name} must not be sharded along its {what}"
+            remedy = "Redistribute it along another axis, e.g. that of heads; with head_dim=, by whole heads."
             raise ValueError(message(function, rule, f"{x.placements} of shape {tuple(x.shape)}", remedy))
         first = min(begin + mesh.get_coordinate()[i] * share, end)
         ends[placement.dim] = first, min(first + share, end)
@@ -229,7 +228,9 @@ def _share(operation: Any, index: int, x: Any, validate: bool) -> Share:
 
 def _whole(operation: Any, x: Any) -> dict[int, int]:
     """Of how many elements of an axis a rank must have a multiple."""
-    if isinstance(operation, (AddBias, Embed, Encode)):
+    if isinstance(operation, Encode):  # coordinates of points stand in front
+        return dict(enumerate(x.shape[: x.dim() + 1 - len(operation.shape(tuple(x.shape)))]))
+    if isinstance(operation, (AddBias, Embed)):
         return {}
     packing, head_dim = getattr(operation, "packing", None), getattr(operation, "head_dim", None)
     units = {x.dim() - 1: head_dim or x.shape[-1]}

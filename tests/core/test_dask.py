@@ -9,7 +9,7 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
-import verb_cases
+from library_rows import ROWS
 from verb_cases import CASES
 
 import fastpe
@@ -17,58 +17,6 @@ from fastpe import ALiBi, Rotary, Sinusoidal
 from fastpe.scaling import DynamicNTK
 
 da = pytest.importorskip("dask.array")
-
-SMALL = {"B": 3, "T": 5, "H": 3, "h": 1, "Q": 3, "K": 5}  # chunks of one size, and a smaller last one
-UNEVEN = {"B": (1, 3), "T": (2, 9, 1), "Q": (6, 1), "K": (1, 11)}
-WHOLE: dict[str, Any] = {}
-SPLITS = {"small": SMALL, "uneven": UNEVEN, "whole": WHOLE}
-
-
-def chunked(case: Any, split: dict[str, Any]) -> list[Any]:
-    """The arrays of a case, lazy; heads of scores and tables stay whole."""
-    found = []
-    for axes, value in case.arrays:
-        if value is None or "V" in axes:
-            found.append(value)
-        else:
-            heads = "H" if case.verb == "add_bias" else ""
-            chunks = tuple(-1 if axis in heads else split.get(axis, -1) for axis in axes)
-            found.append(da.from_array(value.copy(), chunks=chunks))
-    return found
-
-
-@pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("name", CASES)
-def test_bits_are_those_of_numpy_however_arrays_are_chunked(name, split):
-    case = CASES[name]
-    arrays = chunked(case, SPLITS[split])
-    made = case.call(arrays)
-    assert all(isinstance(one, da.Array) for one in made)
-    for one, expected in zip(made, case.expected(), strict=True):
-        for scheduler in ("sync", "threads"):  # the second time from the same sources
-            cases.assert_same_bits(one.compute(scheduler=scheduler), expected)
-        assert (one.dtype, one.shape) == (expected.dtype, expected.shape)
-    for lazy, value in zip(arrays, case.values(), strict=True):
-        if isinstance(lazy, da.Array):
-            cases.assert_same_bits(lazy.compute(scheduler="sync"), value)
-
-
-LAZY = [
-    name
-    for name, case in CASES.items()
-    if {"positions", "mask"} & set(case.options) and "cu_seqlens" not in case.options and "by_length" not in name
-]
-
-
-@pytest.mark.parametrize("name", LAZY)
-def test_positions_and_masks_may_be_lazy(name):
-    case = CASES[name]
-    options = {
-        key: da.from_array(np.asarray(value), chunks=5) if key in ("positions", "mask") else value
-        for key, value in case.options.items()
-    }
-    for one, expected in zip(case._replace(options=options).call(chunked(case, UNEVEN)), case.expected(), strict=True):
-        cases.assert_same_bits(one.compute(scheduler="sync"), expected)
 
 
 def zeros(chunks: Any = (1, 5, 8)) -> Any:
@@ -137,6 +85,19 @@ def test_results_are_stored_where_they_came_from(tmp_path):
     assert np.array_equal(x, expected)
 
 
+ON_CLUSTERS = (
+    "add_encoding/bfloat16/offsets",
+    "add_encoding/float32/mask",
+    "add_encoding/learned_positions",
+    "apply_rotary/float32/boundaries",
+    "apply_rotary/by_length",
+    "embed/padding",
+    "encode/fourier",
+    "add_bias/positions",
+    "rerotate/by_row",
+)
+
+
 def threads_of_fastpe() -> tuple[int, int]:
     return os.getpid(), fastpe.get_num_threads()
 
@@ -150,12 +111,11 @@ def test_processes_of_a_cluster(workers, monkeypatch):
     for name in ("OMP_NUM_THREADS", "FASTPE_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
-    names = ["add/bfloat16/offsets", "add/float32/mask", "add/learned/positions", "rotate/float32/boundaries", "rotate/by_length",
-             "embed/padding", "encode/fourier", "bias/positions", "rerotate/by_row"]  # fmt: skip
+    row = ROWS["dask, small chunks"]
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
-        for name in names:
-            case = verb_cases.CASES[name]
-            for one, expected in zip(case.call(chunked(case, SMALL)), case.expected(), strict=True):
+        for case in map(CASES.__getitem__, ON_CLUSTERS):
+            made = case.call([row.given(axes, value) for axes, value in case.arrays])
+            for one, expected in zip(made, case.expected(), strict=True):
                 cases.assert_same_bits(one.compute(), expected)
         found = client.run(threads_of_fastpe)
     assert len({pid for pid, _ in found.values()} - {os.getpid()}) == workers

@@ -1,23 +1,21 @@
-"""The verbs on DTensors: each rank's rows have the bits that they have in one process. Two processes, and four in a mesh of 2 x 2."""
+"""DTensors beyond the shared cases: gradients, compiled graphs, packed heads, refusals. Two processes, and four in a mesh of 2 x 2."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 import subprocess
 import sys
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from ranks import LAYOUTS, ensure, reports, spread
 
 torch = pytest.importorskip("torch")
 import fastpe  # noqa: E402
 import fastpe.torch  # noqa: E402
-from fastpe.scaling import DynamicNTK  # noqa: E402
 from fastpe.torch import functional  # noqa: E402
 
 pytestmark = [
@@ -27,10 +25,6 @@ pytestmark = [
 ]
 
 B, H, T, D = 4, 4, 13, 16
-LAYOUTS = {  # what each axis of the mesh shards
-    2: [("rows",), ("batch",), ("heads",), ("",)],
-    4: [("batch", "rows"), ("rows", "rows"), ("heads", "rows"), ("", "rows"), ("rows", "batch"), ("keys", "rows")],
-}
 
 
 def numbers(*shape: int, seed: int = 0, dtype: Any = torch.float32) -> Any:
@@ -43,198 +37,11 @@ def whole_numbers(*shape: int, high: int = 50, seed: int = 0) -> Any:
 
 KEPT = whole_numbers(B, T, high=4, seed=3) > 0
 KEPT[0] = False
-OFFSETS, PLACES = torch.tensor([3, 0, 1 << 20, 7]), whole_numbers(B, T, high=1 << 20, seed=4)
-WHERE = {
-    "start": {},
-    "offset": {"offset": 9},
-    "offsets": {"offset": OFFSETS},
-    "positions": {"positions": PLACES[0]},
-    "positions_of_sequences": {"positions": PLACES},
-    "real_positions": {"positions": PLACES / 7},
-    "list": {"positions": list(range(T))[::-1]},
-    "mask": {"mask": KEPT, "offset": 2},
-    "mask_of_rows": {"mask": KEPT[1], "offset": OFFSETS},
-    "packed": {"cu_seqlens": torch.tensor([0, 5, 5, T])},
-}
+PLACES = whole_numbers(B, T, high=1 << 20, seed=4)
 ROWS = {"batch": 0, "rows": 1}
 HEADS = {"batch": 0, "heads": 1, "rows": 2}
-
-
-class Case(NamedTuple):
-    """A call, and which axis of each array a layout shards; a verb that writes returns what it was given."""
-
-    call: Callable[..., Any]
-    arrays: tuple[Any, ...]
-    axes: tuple[dict[str, int], ...]
-    writes: int = 1
-
-
-def add(x: Any, *args: Any, **options: Any) -> Case:
-    return Case(lambda x: fastpe.add_encoding(x, *args, **options), (x,), (ROWS,))
-
-
-def rotate(q: Any, k: Any, *args: Any, axes: Any = HEADS, **options: Any) -> Case:
-    return Case(lambda q, k: fastpe.apply_rotary(q, k, *args, **options), (q, k), (axes, axes), 2)
-
-
-def bias(chosen: Any, **options: Any) -> Case:
-    axes = {**HEADS, "keys": 3}
-    return Case(lambda scores: fastpe.add_bias(scores, chosen, **options), (numbers(B, H, T, T + 2),), (axes,))
-
-
 X, Q, K, TABLE = numbers(B, T, D), numbers(B, H, T, D), numbers(B, 2, T, D, seed=1), numbers(T, D, seed=2)
 IDS = whole_numbers(B, T, high=T)
-CASES: dict[str, Case] = {
-    **{f"add_{name}": add(X, input_scale=2.0, **where) for name, where in WHERE.items()},
-    **{f"rotate_{name}": rotate(Q, K, **where) for name, where in WHERE.items()},
-    **{f"add_{dtype}".replace("torch.", ""): add(X.to(dtype)) for dtype in (torch.float64, torch.float16, torch.bfloat16)},
-    **{f"rotate_{dtype}".replace("torch.", ""): rotate(Q.to(dtype), K.to(dtype)) for dtype in (torch.float64, torch.bfloat16)},
-    "add_by_length": add(X, fastpe.Sinusoidal(scaling=DynamicNTK(4.0, 6)), offset=2),
-    "add_by_length_of_positions": add(X, fastpe.Sinusoidal(scaling=DynamicNTK(4.0, 6)), positions=PLACES),
-    "add_by_length_of_sequences": add(X, fastpe.Sinusoidal(scaling=DynamicNTK(4.0, 6)), offset=OFFSETS),
-    "add_learned": add(X, fastpe.Learned(TABLE)),
-    "add_learned_masked": add(X, fastpe.Learned(TABLE), mask=KEPT),
-    "add_grid": add(numbers(B, 12, D), fastpe.Grid((3, 4))),
-    "add_rows_first": Case(
-        lambda x: fastpe.add_encoding(x, seq_axis=0, mask=KEPT.T), (numbers(T, B, D),), ({"rows": 0, "batch": 1},)
-    ),
-    "add_one_sequence": Case(fastpe.add_encoding, (numbers(T, D),), ({"rows": 0},)),
-    "add_few_rows": add(numbers(B, 1, D)),
-    "rotate_inverse": rotate(Q, K, fastpe.Rotary(base=500.0), inverse=True, offset=5),
-    "rotate_q": Case(fastpe.apply_rotary, (Q,), (HEADS,)),
-    "rotate_k": Case(lambda k: fastpe.apply_rotary(None, k, fastpe.Rotary(xpos_scale_base=512)), (K,), (HEADS,)),
-    "rotate_sections": rotate(Q, K, fastpe.Rotary(sections=(4, 2, 2)), positions=whole_numbers(3, B, T)),
-    "rotate_heads_last": rotate(
-        numbers(B, T, H, D), numbers(B, T, 2, D), seq_axis=-3, mask=KEPT, axes={"batch": 0, "rows": 1, "heads": 2}
-    ),
-    "rotate_flat_heads": rotate(
-        numbers(B, T, H * D), numbers(B, T, 2 * D), head_dim=D, axes={"batch": 0, "rows": 1, "heads": 2}
-    ),
-    "rotate_packed": Case(
-        lambda qkv: functional.apply_rotary_qkv(qkv, (2, 1), mask=KEPT, inplace=True), (numbers(B, T, 4, D),), (ROWS,)
-    ),
-    "rerotate": Case(
-        lambda k: fastpe.rerotate(k, 7, source=fastpe.Rotary(), target=fastpe.Rotary(base=500.0), mask=KEPT), (K,), (HEADS,)
-    ),
-    "rerotate_sequences": Case(lambda k: fastpe.rerotate(k, OFFSETS), (K,), (HEADS,)),
-    "rerotate_rows": Case(lambda k: fastpe.rerotate(k, PLACES), (K,), (HEADS,)),
-    "embed": Case(
-        lambda ids: fastpe.embed(ids, torch.nn.Parameter(TABLE), "sinusoidal", mask=KEPT).detach(), (IDS,), (ROWS,), 0
-    ),
-    "embed_padding": Case(
-        lambda ids: functional.embed(ids, torch.nn.Parameter(TABLE), "sinusoidal", padding_idx=1).detach(), (IDS,), (ROWS,), 0
-    ),
-    "embed_alone": Case(lambda ids: fastpe.embed(ids, torch.nn.Parameter(TABLE), mask=KEPT).detach(), (IDS,), (ROWS,), 0),
-    "embed_types": Case(
-        lambda ids: fastpe.embed(ids, torch.nn.Parameter(TABLE), "sinusoidal", token_types=(PLACES % 2, TABLE[:2])).detach(),
-        (IDS,),
-        (ROWS,),
-        0,
-    ),
-    "encode": Case(lambda positions: fastpe.encode(positions, D), (PLACES,), (ROWS,), 0),
-    "encode_by_length": Case(
-        lambda positions: fastpe.encode(positions, D, fastpe.Sinusoidal(scaling=DynamicNTK(4.0, 6))), (PLACES,), (ROWS,), 0
-    ),
-    "new_add": Case(functional.add_encoding, (X,), (ROWS,), 0),
-    "new_rotate": Case(lambda q, k: functional.apply_rotary(q, k, mask=KEPT), (Q, K), (HEADS, HEADS), 0),
-    "alibi": bias(fastpe.ALiBi(H), causal=True),
-    "alibi_symmetric": bias(fastpe.ALiBi(H, symmetric=True), q_offset=torch.arange(B)),
-    "alibi_positions": bias(fastpe.ALiBi(H), q_positions=PLACES % 9, k_positions=torch.arange(T + 2)),
-    "t5": bias(fastpe.T5Bias(numbers(32, H)), input_scale=0.5),
-    "kerple": bias(fastpe.Kerple(p=[0.5, 1.0, 1.5, 2.0], a=[1.0, 0.5, 0.25, 2.0]), k_positions=torch.arange(T + 2) * 2),
-    "sandwich": bias(fastpe.Sandwich(H), q_offset=1),
-    "out": Case(lambda x, out: fastpe.add_encoding(x, out=out), (X, torch.zeros_like(X)), (ROWS, ROWS), 0),
-}
-
-
-# ---- the processes -----------------------------------------------------------------------------------------------------------
-
-
-def placed(mesh: Any, layout: tuple[str, ...], axes: dict[str, int]) -> list[Any]:
-    from torch.distributed.tensor import Replicate, Shard
-
-    return [Shard(axes[role]) if role in axes else Replicate() for role in layout]
-
-
-def spread(x: Any, mesh: Any, layout: tuple[str, ...], axes: dict[str, int]) -> Any:
-    return torch.distributed.tensor.distribute_tensor(x.clone(), mesh, placed(mesh, layout, axes))
-
-
-def many(made: Any) -> tuple[Any, ...]:
-    return made if isinstance(made, tuple) else (made,)
-
-
-def same_bits(found: Any, wanted: Any) -> None:
-    whole = found.full_tensor()
-    assert whole.dtype == wanted.dtype
-    assert whole.shape == wanted.shape
-    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[wanted.itemsize]
-    assert torch.equal(whole.view(bits), wanted.view(bits)), f"{(whole != wanted).sum()} of {wanted.numel()} differ"
-
-
-def check(case: Case, mesh: Any, layout: tuple[str, ...]) -> None:
-    """In place: the same object, memory and bits; else the arrays are left alone."""
-    given = [spread(x, mesh, layout, axes) for x, axes in zip(case.arrays, case.axes, strict=True)]
-    addresses = [one.to_local().data_ptr() for one in given]
-    made, wanted = many(case.call(*given)), many(case.call(*[x.clone() for x in case.arrays]))
-    for i, (one, of_whole) in enumerate(zip(made, wanted, strict=True)):
-        same_bits(one, of_whole)
-        if case.writes:
-            assert one is given[i]
-            assert one.to_local().data_ptr() == addresses[i]
-            assert one._version > 0
-    for x, one in list(zip(case.arrays, given, strict=True))[:1] if not case.writes else []:
-        same_bits(one, x)
-
-
-def outcome(test: Callable[..., None], *arguments: Any) -> str:
-    """Empty, or what went wrong; all ranks go on together."""
-    try:
-        test(*arguments)
-    except BaseException:  # what any test may raise is reported by the parent
-        return traceback.format_exc()
-    return ""
-
-
-def work(rank: int, ranks: int, store: str, results: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
-    try:
-        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,) if ranks == 2 else (2, 2))
-        found = {
-            f"{name} on {layout}": outcome(check, case, mesh, layout)
-            for (name, case), layout in itertools.product(CASES.items(), LAYOUTS[ranks])
-        }
-        found.update({name: outcome(test, mesh) for name, test in TESTS.items()})
-        torch.save(found, f"{results}-{rank}")
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-@pytest.fixture(scope="module", params=LAYOUTS)
-def reports(request: Any, tmp_path_factory: Any) -> list[dict[str, str]]:
-    """What each process reports of each test."""
-    folder, ranks = tmp_path_factory.mktemp("sharded"), request.param
-    arguments = ranks, str(folder / "store"), str(folder / "results")
-    context = torch.multiprocessing.spawn(work, arguments, nprocs=ranks, join=False)
-    while not context.join(timeout=200):
-        pass
-    return [torch.load(folder / f"results-{rank}") for rank in range(ranks)]
-
-
-def ensure(reports: list[dict[str, str]], begin: str) -> None:
-    assert all(any(name.startswith(begin) for name in report) for report in reports)
-    wrong = {name: text for report in reports for name, text in report.items() if name.startswith(begin) and text}
-    assert not wrong, "\n".join(f"{name}: {text}" for name, text in wrong.items())
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_verbs(reports: list[dict[str, str]], name: str) -> None:
-    ensure(reports, f"{name} on")
-
-
-# ---- what else ranks do ------------------------------------------------------------------------------------------------------
-
 TESTS: dict[str, Callable[[Any], None]] = {}
 
 
@@ -246,6 +53,49 @@ def ranked(test: Callable[[Any], None]) -> Callable[[Any], None]:
 
 def layouts(mesh: Any) -> list[tuple[str, ...]]:
     return LAYOUTS[mesh.size()]
+
+
+def same_bits(found: Any, wanted: Any) -> None:
+    whole = found.full_tensor()
+    assert whole.dtype == wanted.dtype
+    assert whole.shape == wanted.shape
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[wanted.itemsize]
+    assert torch.equal(whole.view(bits), wanted.view(bits)), f"{(whole != wanted).sum()} of {wanted.numel()} differ"
+
+
+# ---- what else tensors can do than what the shared cases ask -----------------------------------------------------------------
+
+
+@ranked
+def memory_is_written_in_place(mesh: Any) -> None:
+    for layout in layouts(mesh):
+        for call, x, axes in ((fastpe.add_encoding, X, ROWS), (fastpe.apply_rotary, Q, HEADS)):
+            given = spread(x, mesh, layout, axes)
+            address, out = given.to_local().data_ptr(), spread(torch.zeros_like(x), mesh, layout, axes)
+            assert call(given, out=out) is out
+            same_bits(given, x)
+            assert call(given) is given
+            assert given.to_local().data_ptr() == address
+            assert min(given._version, out._version) > 0
+            same_bits(given, call(x.clone()))
+            same_bits(out, call(x.clone()))
+
+
+@ranked
+def new_tensors(mesh: Any) -> None:
+    """The functional forms leave what they are given alone; heads may be packed, and tables parameters."""
+    for layout in layouts(mesh):
+        x, q, k = spread(X, mesh, layout, ROWS), spread(Q, mesh, layout, HEADS), spread(K, mesh, layout, HEADS)
+        same_bits(functional.add_encoding(x), functional.add_encoding(X))
+        for one, other in zip(functional.apply_rotary(q, k, mask=KEPT), functional.apply_rotary(Q, K, mask=KEPT), strict=True):
+            same_bits(one, other)
+        for one, other in ((x, X), (q, Q), (k, K)):
+            same_bits(one, other)
+        packed, table = numbers(B, T, 4, D), torch.nn.Parameter(TABLE)
+        in_place = functools.partial(functional.apply_rotary_qkv, heads=(2, 1), mask=KEPT, inplace=True)
+        same_bits(in_place(spread(packed, mesh, layout, ROWS)), in_place(packed.clone()))
+        look_up = functools.partial(functional.embed, table=table, encoding="sinusoidal", padding_idx=1)
+        same_bits(look_up(spread(IDS, mesh, layout, ROWS)).detach(), look_up(IDS).detach())
 
 
 def check_gradients(mesh: Any, axes: Any, loss: Any, *arrays: Any, tables: Any = ()) -> None:
@@ -390,6 +240,9 @@ def refusals(mesh: Any) -> None:
         lambda x: functional.apply_rotary_qkv(x, 1, inplace=True),
         packed,
     )
+    points = spread(numbers(3, T), mesh, ("batch",) * mesh.ndim, {"batch": 0})
+    features = fastpe.Fourier.nerf(3, 2)
+    refused(ValueError, "must not be sharded along its coordinates", lambda x: fastpe.encode(x, 12, features), points)
     refused(ValueError, r"sharded or replicated, got .Partial.sum.*x.redistribute", add, from_local(mesh, X.clone(), Partial()))
     refused(ValueError, "q and k must be sharded alike along sequences and rows", rotate, q, k)
     refused(TypeError, "arrays of one call must be DTensors, .* got k, a Tensor", lambda q: rotate(q, K), q)
@@ -425,9 +278,19 @@ def refusals(mesh: Any) -> None:
     refused(RuntimeError, "a leaf Variable that requires grad", add, leaf)
 
 
+def ranked_tests(mesh: Any) -> Iterator[tuple[str, Callable[[], None]]]:
+    return ((name, functools.partial(test, mesh)) for name, test in TESTS.items())
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def found(request: Any) -> list[dict[str, str]]:
+    """What each process reports of each test."""
+    return reports(request.param, ranked_tests)
+
+
 @pytest.mark.parametrize("name", TESTS)
-def test_more(reports: list[dict[str, str]], name: str) -> None:
-    ensure(reports, name)
+def test_ranks(found: list[dict[str, str]], name: str) -> None:
+    ensure(found, name)
 
 
 def test_the_page_about_many_gpus(tmp_path: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 
-from . import adding, biases, calls, embedding, jax_programs, rotating, scheduling, tensors
+from . import adding, biases, calls, dask_arrays, embedding, jax_programs, rotating, scheduling, tensors
 from .table import Claim, Measuring
 
 __all__ = ["SECTIONS", "Claim", "Measuring"]
@@ -33,3 +33,5 @@ SECTIONS: dict[str, Callable[[Measuring], Iterator[Claim]]] = {
 }
 if importlib.util.find_spec("jax"):
     SECTIONS["jax"] = jax_programs.jax
+if importlib.util.find_spec("dask"):
+    SECTIONS["dask"] = dask_arrays.dask

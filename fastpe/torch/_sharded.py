@@ -54,10 +54,9 @@ def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) ->
     made, wrapped = new(own, local, where, validate), []
     for one, (x, shape) in zip(made if isinstance(made, tuple) else (made,), like):  # noqa: B905 (traced)
         front = 0 if operation.in_place else x.dim() + 1 - len(shape)  # coordinates of points
-        placements = [Shard(place.dim - front) if front and place.is_shard() else place for place in x.placements]
+        places = [Shard(place.dim - front) if front and place.is_shard() else place for place in x.placements]
         stride = x.stride() if operation.in_place else torch.empty(shape, device="meta").stride()
-        placed = {"run_check": False, "shape": torch.Size(shape), "stride": stride}
-        wrapped.append(type(x).from_local(one, x.device_mesh, placements, **placed))
+        wrapped.append(type(x).from_local(one, x.device_mesh, places, run_check=False, shape=torch.Size(shape), stride=stride))
     return wrapped[0] if len(wrapped) == 1 else tuple(wrapped)
 
 
@@ -208,7 +207,8 @@ def _share(operation: Any, index: int, x: Any, validate: bool) -> Share:
         if placement.is_replicate():
             continue
         if type(placement) is not Shard:
-            rule, remedy = f"{name} must be sharded or replicated", f"Call {name}.redistribute(placements=...) first."
+            plain = [Shard(one.dim) if hasattr(one, "dim") else Replicate() for one in x.placements]
+            rule, remedy = f"{name} must be sharded or replicated", f"Call {name}.redistribute(placements={plain}) first."
             raise ValueError(message(function, rule, str(x.placements), remedy))
         begin, end = ends[placement.dim]
         share = -(-(end - begin) // mesh.size(i))

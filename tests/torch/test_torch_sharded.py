@@ -243,7 +243,8 @@ def refusals(mesh: Any) -> None:
     points = spread(numbers(3, T), mesh, ("batch",) * mesh.ndim, {"batch": 0})
     features = fastpe.Fourier.nerf(3, 2)
     refused(ValueError, "must not be sharded along its coordinates", lambda x: fastpe.encode(x, 12, features), points)
-    refused(ValueError, r"sharded or replicated, got .Partial.sum.*x.redistribute", add, from_local(mesh, X.clone(), Partial()))
+    words = r"sharded or replicated, got .Partial.sum.*x.redistribute\(placements=\[Replicate\(\)"
+    refused(ValueError, words, add, from_local(mesh, X.clone(), Partial()))
     refused(ValueError, "q and k must be sharded alike along sequences and rows", rotate, q, k)
     refused(TypeError, "arrays of one call must be DTensors, .* got k, a Tensor", lambda q: rotate(q, K), q)
     refused(TypeError, "got a DTensor beside tensors. Make all arrays of the call DTensors", lambda k: rotate(Q.clone(), k), k)
@@ -280,6 +281,30 @@ def refusals(mesh: Any) -> None:
 
 def ranked_tests(mesh: Any) -> Iterator[tuple[str, Callable[[], None]]]:
     return ((name, functools.partial(test, mesh)) for name, test in TESTS.items())
+
+
+@ranked
+def strided_shards(mesh: Any) -> None:
+    """As fully_shard leaves what tensor parallelism sharded: refused with the call that helps; a table is gathered."""
+    from torch.distributed.tensor import DTensor, Shard
+    from torch.distributed.tensor.placement_types import _StridedShard
+
+    if mesh.ndim == 1:
+        return
+    placements = _StridedShard(0, split_factor=2), Shard(0)
+    whole = numbers(16, D)
+    rank = torch.distributed.get_rank()
+    local = whole[4 * [0, 2, 1, 3][rank] :][:4].clone()
+    x = DTensor.from_local(local, mesh, placements, run_check=False, shape=whole.shape, stride=whole.stride())
+    same_bits(x, whole)
+    refused(
+        ValueError,
+        r"got \(_StridedShard.*x.redistribute\(placements=\[Shard\(dim=0\), Shard\(dim=0\)\]\)",
+        fastpe.add_encoding,
+        x,
+    )
+    same_bits(fastpe.add_encoding(x.redistribute(placements=[Shard(0), Shard(0)])), fastpe.add_encoding(whole.clone()))
+    same_bits(fastpe.embed(spread(IDS, mesh, ("rows", ""), ROWS), x), fastpe.embed(IDS, whole))
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)

@@ -67,7 +67,7 @@ class Row:
             if error is not None or written is None:
                 for one, (_, value) in zip(given, case.arrays, strict=True):
                     if value is not None:
-                        cases.assert_same_bits(self.numpy(one), value)
+                        self.check_bits(one, value)
 
     def error(self, case: Case) -> tuple[type[Exception], str] | None:
         """With what, and in which words, a case is refused."""
@@ -81,7 +81,10 @@ class Row:
     def compare(self, case: Case, made: tuple[Any, ...], written: list[Any] | None) -> None:
         for index, (one, expected) in enumerate(zip(made, case.expected(), strict=True)):
             assert written is None or one is written[index]
-            cases.assert_same_bits(self.numpy(one), expected)
+            self.check_bits(one, expected)
+
+    def check_bits(self, one: Any, expected: np.ndarray) -> None:
+        cases.assert_same_bits(self.numpy(one), expected)
 
 
 # ---- NumPy, PyTorch, CuPy ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from ._arrays import dispatch
 from ._core.checks import message
 from ._core.operations import AddBias, Embed, Encode, Resample, Spec
 from ._core.parts import outline, phantom, refuse_open_length, rows_beside, settled, stand_in
-from ._core.run import as_where
+from ._core.run import plain_where
 from ._core.run import run as run_on_memory
 from ._core.where import Where, row_axes
 
@@ -24,7 +24,7 @@ __all__ = ["run"]
 
 def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> Any:
     """Run a verb's operation later, on Dask arrays. All errors but those that depend on lazy values are raised now."""
-    function, where = operation.function, as_where(operation, where)
+    function, where = operation.function, plain_where(operation, where)
     if out is not None:
         remedy = "The result is a new array: write it with dask.array.store(result, target)."
         raise TypeError(message(function, "out must be None where an array is a Dask array", type(out).__name__, remedy))

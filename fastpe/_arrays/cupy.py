@@ -9,15 +9,15 @@ try:
 except ImportError:
     raise ImportError("fastpe: arrays on a GPU need CuPy: pip install 'fastpe[cuda13]', or cuda12 for CUDA 12.") from None
 
-from . import Memory
+from . import Memory, exported
 
 NAME = "cupy"
 
 
 def memory(array: Any) -> Memory:
-    if not isinstance(array, cupy.ndarray):  # it has `__cuda_array_interface__`: the same memory, shown as CuPy's
-        read_only = array.__cuda_array_interface__["data"][1]
-        return memory(cupy.asarray(array))._replace(writeable=not read_only)
+    if not isinstance(array, cupy.ndarray):
+        shown, writeable = exported.on_device(array, cupy)
+        return memory(shown)._replace(writeable=writeable)
     return Memory(array, array.data.ptr, array.shape, array.strides, array.dtype.name, array.device.id, True)
 
 

@@ -28,12 +28,12 @@ _ROWS = {
     ("jaxlib", "ArrayImpl"): Row("fastpe._arrays.jax", runner="fastpe.jax._run"),
     ("jax", "Tracer"): Row("fastpe._arrays.jax", runner="fastpe.jax._run"),
     ("dask", "Array"): Row("", runner="fastpe.dask"),
-    ("numpy", "MaskedArray"): None,  # an ndarray whose hidden elements must not be written: not known
+    ("numpy", "MaskedArray"): Row(""),  # an ndarray whose hidden elements must not be written: not known
 }
 MOST_TYPES = 256  # whose library is remembered; a remembered class lives on
 _libraries: dict[type, ModuleType | None] = {}
 _on_device: dict[type, bool] = {}  # whether a class is CuPy's own
-_TORCH, _DTENSOR = (_ROWS["torch", name].runner for name in ("Tensor", "DTensor"))  # type: ignore[union-attr]
+_TORCH, _DTENSOR = (_ROWS["torch", name].runner for name in ("Tensor", "DTensor"))
 
 
 def add_row(module: str, name: str, row: Row) -> None:
@@ -51,10 +51,9 @@ def library_of(value: Any) -> ModuleType | None:
         if len(_libraries) >= MOST_TYPES:
             _libraries.clear()
         row = _row(kind)
-        if row is None and hasattr(kind, "__cuda_array_interface__") and not kind.__module__.startswith("jax"):
-            row = _ROWS["cupy", "ndarray"]  # which shows it as its own; JAX's must not be written
-        module = _libraries[kind] = None if row is None or not row.arrays else _load(row.arrays)
-        return module
+        name, of_class = _load("fastpe._arrays.exported").library(value) if row is None else (row.arrays, True)
+        module = _load(name) if name else None
+        return _libraries.setdefault(kind, module) if of_class else module
 
 
 def library_on(device: int | None) -> Any:

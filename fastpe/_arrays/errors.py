@@ -17,6 +17,8 @@ def describe(value: Any) -> str:
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
         return f"{dtype} of shape {tuple(shape)}"
+    if isinstance(value, memoryview):  # whose text is an address
+        return f"a buffer of {value.format!r} of shape {shape}"
     text = _shown(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
@@ -35,9 +37,13 @@ _ON_DISK = (
     "numpy.asarray would load all of it and encode a copy: encode slices, z[i:j] = fastpe.add_encoding(z[i:j], offset=i), or all of it "
     "through Dask, dask.array.from_array(z)."
 )
+_BYTES = "Say what its bytes are, e.g. numpy.frombuffer({name}, 'float32').reshape(shape)."
 _FROZEN = "add fastpe.encode(positions, dim), or pass "
 # Well-known types that have another way in, by class or module.
 _WAYS_ROUND = {
+    "bytes": _BYTES,
+    "bytearray": _BYTES,
+    "mmap": _BYTES,
     "MaskedArray": "Pass x.data, and mask= for whole rows.",
     "dask": "To read it, pass {name}.compute(). Dask arrays are never written: make x one, too, and the result will be one.",
     "zarr": _ON_DISK,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import Memory
+from . import Memory, exported
 from .dtypes import bfloat16
 
 NAME = "numpy"
@@ -18,6 +18,8 @@ _names: dict[Any, str] = {}  # of dtypes: NumPy makes the name anew each time (1
 
 
 def memory(array: Any) -> Memory:
+    if not isinstance(array, np.ndarray):
+        array = exported.on_host(array)
     dtype = array.dtype
     name = _names.get(dtype)
     if name is None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._arrays import Memory, dispatch
 from .._arrays.errors import way_round
+from .._arrays.exported import plain
 from . import checks
 from .checks import describe, message
 
@@ -129,9 +130,9 @@ def argument(target: Target, name: str, value: Any, kinds: str) -> Memory:
 
 
 def host_numbers(function: str, name: str, value: Any) -> Any:
-    """Numbers, sequences and ranges as a NumPy array; arrays as they are."""
+    """Numbers, sequences and ranges as a NumPy array; arrays as they are, or over the memory of what exports it."""
     if is_known(value):
-        return value
+        return plain(value)
     if not isinstance(value, (int, float, list, tuple, range)) and not isinstance(value, np.generic):
         got = f"{type(value).__module__}.{type(value).__qualname__}"
         rule = f"{name} must be a number, a sequence of numbers or an array"

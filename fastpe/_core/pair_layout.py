@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._arrays import dispatch
+from .._arrays.exported import plain
 from . import checks
 from .checks import describe, message
 
@@ -17,6 +18,7 @@ def permuted(weights: Any, from_: str, to: str, head_dim: int, rotary_dim: int |
     checks.one_of(function, "from_", from_, LAYOUTS)
     checks.one_of(function, "to", to, LAYOUTS)
     head_dim = checks.width(function, "head_dim", head_dim)
+    weights = plain(weights)
     if dispatch.library_of(weights) is None:
         raise TypeError(message(function, "weights must be a NumPy or CuPy array or a PyTorch tensor", describe(weights)))
     if weights.ndim < 1 or weights.shape[0] % head_dim:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import dispatch
+from .._arrays.exported import PLAIN, plain
 from .._backends import backend_on
 from . import call_cache, device_calls
 from .operations.base import Job
@@ -43,7 +44,7 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any = None, va
             result = entry.run_host(arrays, where[0] if where[1] is None else where[1], out)
             if result is not call_cache.MISS:
                 return result
-    where = as_where(operation, where)
+    where = plain_where(operation, where)
     job = operation.check(arrays, where, out, validate)
     finish(operation, job, key, arrays, where)
     return job.result
@@ -52,6 +53,13 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any = None, va
 def as_where(operation: Any, where: Any) -> Any:
     """Where rows stand as the value that checks take. Verbs give a plain tuple, which saves them 0.25 us."""
     return None if where is None else operation.where_type(*where)
+
+
+def plain_where(operation: Any, where: Any) -> Any:
+    """The same, with arrays in place of objects that export their memory."""
+    if where is not None and not PLAIN.issuperset(map(type, where)):
+        where = map(plain, where)
+    return as_where(operation, where)
 
 
 def finish(operation: Any, job: Job, key: Any, arrays: tuple[Any, ...], where: Any) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._arrays import dispatch
+from .._arrays.exported import plain
 from .._core import checks, text
 from .._core.checks import describe, message
 from .protocol import Value
@@ -133,6 +134,7 @@ class HeadsOf(Bias):
 
 def per_head(function: str, name: str, value: Any) -> Any:
     """Numbers, one a head: a tuple of finite floats, or the caller's tensor or CuPy array as it is."""
+    value = plain(value)
     if dispatch.is_array(value) and not isinstance(value, np.ndarray):
         shape = tuple(value.shape)
         if len([size for size in shape if size != 1]) > 1 or math.prod(shape) < 1:

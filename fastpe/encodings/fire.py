@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._arrays import dispatch
+from .._arrays.exported import plain
 from .._core import checks
 from .._core.checks import describe, message
 from .bias import Bias, check_finite
@@ -56,7 +57,9 @@ class FIRE(Bias):
         object.__setattr__(self, "eps", checks.positive_number("FIRE", "eps", self.eps))
         shapes = {}
         for name in ("w1", "b1", "w2", "b2"):
-            value = getattr(self, name)
+            value = plain(getattr(self, name))
+            if value is not getattr(self, name):
+                object.__setattr__(self, name, value)
             if not dispatch.is_array(value):
                 raise TypeError(message("FIRE", f"{name} must be an array or a tensor", describe(value)))
             shapes[name] = tuple(value.shape)

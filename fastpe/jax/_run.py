@@ -17,7 +17,7 @@ from .._core.arguments import host_numbers, is_known
 from .._core.checks import describe, message
 from .._core.operations import AddBias, Embed, Encode, Rerotate, Resample
 from .._core.parts import refuse_open_length
-from .._core.run import as_where
+from .._core.run import plain_where
 from .._core.where import Where
 from ..encodings.fourier import Fourier
 from ._call import Call
@@ -40,7 +40,7 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate:
         remedy = "Pass numpy.asarray(table), once, before training."
         raise TypeError(message(function, "table must be an array of NumPy, CuPy or PyTorch", describe(arrays[0]), remedy))
     _refuse_tracers(operation)
-    where = as_where(operation, where)
+    where = plain_where(operation, where)
     if getattr(operation, "dtype", None) is not None:
         operation = operation._replace(dtype=checks.dtype_name(function, operation.dtype))
         if operation.dtype == "float64" and not jax.config.jax_enable_x64:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._arrays import dispatch
+from .._arrays.exported import plain
 from .._core import checks
 from .._core.checks import describe, message
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 def array(function: str, name: str, value: Any, kinds: str, ndims: tuple[int, ...]) -> Any:
     """An array of NumPy, CuPy or PyTorch of one of these kinds ("b", "i", "f") and numbers of axes; sequences become NumPy's."""
+    value = plain(value)
     if dispatch.library_of(value) is None:
         try:
             value = np.asarray(value)

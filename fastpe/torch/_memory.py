@@ -343,7 +343,7 @@ def as_shared(function: str, name: str, value: Any, device: torch.device) -> Any
             raise TypeError(message(function, "all tensors must be on one device", got, remedy))
         return as_array(function, name, value)
     library = dispatch.library_of(value)
-    if library is not None and getattr(value, "ndim", 0) > 0:
+    if library is not None and getattr(value, "ndim", 1) > 0:  # an array of the standard library does not say
         rule, got = "arrays beside a tensor must be tensors", f"{name} of {library.NAME}"
         raise TypeError(message(function, rule, got, f"Pass torch.as_tensor({name})."))
     return value

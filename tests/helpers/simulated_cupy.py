@@ -137,6 +137,28 @@ def asarray(a: Any) -> ndarray:
     return array
 
 
+class _Capsule:
+    """A capsule for NumPy, which reads it as memory of the host."""
+
+    def __init__(self, capsule: Any) -> None:
+        self._capsule = capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+    def __dlpack__(self, **asked: Any) -> Any:
+        return self._capsule
+
+
+def from_dlpack(array: Any, *, device: Any = None, copy: bool | None = None) -> ndarray:
+    assert array.__dlpack_device__() == (2, 0)
+    try:
+        capsule = array.__dlpack__(stream=1, max_version=(1, 0), copy=copy)
+    except TypeError:
+        capsule = array.__dlpack__(stream=1)
+    return ndarray(np.from_dlpack(_Capsule(capsule)), array)  # the same memory; as CuPy's own, it does not say read-only
+
+
 def view_on_device(view: np.ndarray) -> ndarray:
     """Copy the memory that a view spans to the device and make the same view of it there."""
     raw, offset = cases.memory_of(view)
@@ -323,7 +345,7 @@ def module() -> types.ModuleType:
         "MemoryPointer": MemoryPointer,
     }.items():
         setattr(cupy.cuda, name, value)
-    for value in (ndarray, asarray, asnumpy, empty, ascontiguousarray, take):
+    for value in (ndarray, asarray, asnumpy, empty, ascontiguousarray, from_dlpack, take):
         setattr(cupy, value.__name__, value)
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(malloc=None)
     return cupy

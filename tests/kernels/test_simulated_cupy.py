@@ -14,7 +14,7 @@ import pytest
 real = pytest.importorskip("cupy", reason="CuPy's own signatures")
 import simulated_cupy  # noqa: E402
 
-FUNCTIONS = ("asarray", "asnumpy", "ascontiguousarray", "empty", "take")
+FUNCTIONS = ("asarray", "asnumpy", "ascontiguousarray", "empty", "from_dlpack", "take")
 METHODS = ("astype", "get", "reshape", "transpose")
 PAIRS = {
     **{name: (getattr(simulated_cupy, name), getattr(real, name)) for name in FUNCTIONS},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 
 from ._backends import backend_on
+from ._backends import clear as clear_backends
 from ._backends.host.pool import get_num_threads, set_num_threads
 from ._core import bias_tables, call_cache, checks
 from ._core.operations import Add, AddBias, Embed, Encode, Rerotate, Resample, Rotate
@@ -639,9 +640,11 @@ def warmup(dtypes: DType | Sequence[DType] = ("float32",), *, device: int | None
 
 
 def clear_caches() -> None:
-    """Drop what earlier calls keep in memory to make later ones faster: prepared calls, and tables of biases.
+    """Drop what earlier calls keep in memory to make later ones faster: prepared calls, tables of biases, copies of numbers on GPUs.
 
-    Compiled kernels stay, in memory and on disk; ``python -m fastpe cache --clear`` deletes those on disk.
+    What plans have on a GPU stays, as a captured graph may read it. So do compiled kernels, in memory and on disk;
+    ``python -m fastpe cache --clear`` deletes those on disk.
     """
     call_cache.clear()
     bias_tables.clear()
+    clear_backends()

@@ -69,6 +69,9 @@ class Backend(Protocol):
     def uploaded(self, array: Any, device: int | None, /) -> Any:
         """Numbers of the host as an array on a device, which is kept for calls with the same ones."""
 
+    def clear(self) -> None:
+        """Forget what ``uploaded`` keeps."""
+
     def kind_of_positions(self, positions: Memory, counts: bool, /) -> int:
         """How kernels read positions (or with ``counts`` the offsets of sequences) where they are; 0 if they need a table."""
 
@@ -94,6 +97,12 @@ def backend_on(device: int | None) -> Backend:
 def backend_of(memory: Memory) -> Backend:
     """The backend of the device on which an array lies."""
     return backend_on(memory.device)
+
+
+def clear() -> None:
+    """Have every backend that was used forget what it keeps of calls."""
+    for backend in list(_loaded.values()):
+        backend.clear()
 
 
 def _load(name: str) -> Backend:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from .._arrays import Memory, dispatch
 from .._arrays import numpy as numpy_arrays
 from .._arrays.locks import unforkable
+from .._backends import backend_of
 from .._backends.calls import AddToeplitz, QueryKeyRows
 from .arguments import device_name
 from .checks import POSITION_LIMIT, message
@@ -113,7 +114,7 @@ class Work(NamedTuple):
                 keys = positions_of(self.library, part.places.keys, 0, columns)
                 distances, at = queries[:, None] - keys, queries[:, None] if self.bias.normalises else None
                 made = _evaluate(part, distances, at)
-                values = part.library.memory(part.library.from_host(made, part.target.device))
+                values = part.library.memory(backend_of(part.target).uploaded(made, part.target.device))
                 yield part._operation(values=values, by_column=True)
 
     def _part(self, rows: slice, b: int | None = None) -> Work:
@@ -193,10 +194,10 @@ def table_of(work: Work, low: int, high: int) -> tuple[Memory, Any]:
     distances = -np.arange(low, high + 1)
     table = parameters.get("table")
     if table is not None and device is not None:
-        rows = work.library.from_host(work.bias.rows(distances), device)
+        rows = backend_of(work.source).uploaded(work.bias.rows(distances), device)
         found = work.library.contiguous(parameter_memory(work, "table", table).array.T[:, rows], real)
         return work.library.memory(found), None
-    return work.library.memory(work.library.from_host(_evaluate(work, distances), device)), None
+    return work.library.memory(backend_of(work.source).uploaded(_evaluate(work, distances), device)), None
 
 
 # ---- tables that are kept ----------------------------------------------------------------------------------------------------

@@ -147,11 +147,13 @@ def test_what_a_call_alone_would_own_is_refused_in_a_capture(device):
 # ---- tables of one length ----------------------------------------------------------------------------------------------------
 
 
-def test_tables_of_a_length_are_bounded_and_nothing_waits_for_them(device):
+def test_tables_of_a_length_are_bounded_and_nothing_waits_for_them(device, monkeypatch):
     """A rule that depends on the length has other frequencies at every step of decoding."""
     import simulated_cupy
 
     from fastpe._backends.cuda import tables
+
+    monkeypatch.setattr(tables, "MOST_PASSING", 32)
 
     rope = Rotary(scaling=scaling.DynamicNTK(2.0, 16))
     q = cases.random((1, 2, 1, 16), "float32")
@@ -167,8 +169,10 @@ def test_tables_of_a_length_are_bounded_and_nothing_waits_for_them(device):
     assert len(simulated_cupy.memory._buffers) < live + 3 * tables.MOST_PASSING
 
 
-def test_tables_of_a_length_stay_for_a_graph(device):
+def test_tables_of_a_length_stay_for_a_graph(device, monkeypatch):
     from fastpe._backends.cuda import tables
+
+    monkeypatch.setattr(tables, "MOST_PASSING", 32)
 
     rope = Rotary(scaling=scaling.DynamicNTK(2.0, 16))
     q = cases.random((1, 2, 1, 16), "float32")
@@ -181,9 +185,11 @@ def test_tables_of_a_length_stay_for_a_graph(device):
     cases.assert_same_bits(device.host(there), fastpe.apply_rotary(q.copy(), None, rope, offset=39))
 
 
-def test_numbers_of_the_host_stay_for_a_graph(device):
+def test_numbers_of_the_host_stay_for_a_graph(device, monkeypatch):
     """By how much keys move, and where the rows of each sequence begin in a table: uploaded once, and not given up."""
     from fastpe._backends.cuda import tables
+
+    monkeypatch.setattr(tables, "MOST_PASSING", 32)
 
     k, angles = cases.random((2, 2, 3, 16), "float32"), cases.random((2, 3, 8), "float64", 1)
     own = [np.cos(angles), np.sin(angles)]

@@ -1,12 +1,15 @@
-"""Small tables on devices: those of plans, which stay, and those of one length or one list of numbers, of which the latest stay.
+"""Small tables on devices: those of plans, which stay, and those of one length or of some numbers, of which the latest stay.
 
 What stays may be read by a captured graph. Nothing is allocated from the caller's allocator, which may give memory of a graph's own.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from ..._arrays.dtypes import ELEMENT_TYPES
 from ..plans import RotaryPlan, SinusoidalPlan, TablePlan
@@ -21,8 +24,13 @@ class Uploaded(dict[str, int]):
         super().__init__((name, array.data.ptr) for name, array in arrays.items())
         self.arrays = arrays
 
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
 
-MOST_PASSING = 32  # of a device, the oldest first
+
+MOST_PASSING = 256  # the oldest go first
+MOST_BYTES = 1 << 25  # of all of them
 _uploaded: dict[tuple[object, int], Uploaded] = {}
 _passing: dict[tuple[object, int, int], Uploaded] = {}
 
@@ -45,8 +53,8 @@ def kept(key: Any, device: int, array: Any) -> int:
 
 
 def uploaded(array: Any, device: int) -> Any:
-    """A copy of an array on a device, made anew only if it is not among the latest."""
-    key = array.dtype.str, array.shape, array.tobytes()
+    """A copy of an array on a device, made anew only if the same values are not among the latest."""
+    key = array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array)).digest()
     return _pass(key, device, lambda: {"array": array}).arrays["array"]
 
 
@@ -86,11 +94,23 @@ def _pass(key: Any, device: int, arrays: Callable[[], dict[str, Any]]) -> Upload
             if found is None:
                 require()
                 found = _copied(arrays())
-                while len(_passing) >= MOST_PASSING:
-                    del _passing[next(iter(_passing))]
-            _passing[place] = found
+            if found.nbytes <= MOST_BYTES:
+                _evict(found.nbytes)
+                _passing[place] = found
         assert found is not None
         return found
+
+
+def _evict(nbytes: int) -> None:
+    """Give up the oldest of those that pass, until another of so many bytes may be kept."""
+    while _passing and (len(_passing) >= MOST_PASSING or sum(one.nbytes for one in _passing.values()) + nbytes > MOST_BYTES):
+        del _passing[next(iter(_passing))]
+
+
+def clear() -> None:
+    """Forget what passes. What plans and captured graphs read stays."""
+    with lock:
+        _passing.clear()
 
 
 def _copied(arrays: dict[str, Any]) -> Uploaded:

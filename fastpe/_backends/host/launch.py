@@ -165,6 +165,10 @@ def uploaded(array: Any, device: int | None) -> Any:
     return array
 
 
+def clear() -> None:
+    """Nothing: memory of the host is not copied."""
+
+
 def kind_of_positions(positions: Memory, counts: bool) -> int:
     return 0  # always a table: it costs less than what a prepared call saves by knowing one form only
 

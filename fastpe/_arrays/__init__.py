@@ -42,10 +42,3 @@ class Outline(NamedTuple):
         """The outline of an array of a library, which has memory."""
         contiguous = memory.shape[-1:] == (1,) or memory.strides[-1:] == (memory.array.dtype.itemsize,)
         return cls(memory.shape, memory.dtype, (library.NAME, memory.device), contiguous)
-
-    @classmethod
-    def of_tensor(cls, tensor: Any) -> Outline:
-        """The outline of a PyTorch tensor."""
-        shape = tuple(tensor.shape)
-        rows = shape[-1:] == (1,) or tensor.stride()[-1:] == (1,)
-        return cls(shape, str(tensor.dtype).removeprefix("torch."), ("torch", tensor.device), rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from . import Memory, Outline, errors
 from .locks import unforkable
@@ -111,10 +111,9 @@ def is_array(value: Any) -> bool:
 
 def outline(function: str, name: str, array: Any) -> Outline:
     """The outline of an array or a tensor; of a tensor and of JAX's also while they are traced, when they have no memory."""
-    own = Outline.of_tensor if is_tensor(array) else getattr(library_of(array), "outline", None)
-    if own is not None:
-        found: Outline = own(array)
-        return found
+    library: Any = _load("fastpe._arrays.torch") if is_tensor(array) else library_of(array)
+    if hasattr(library, "outline"):
+        return cast(Outline, library.outline(function, name, array))
     return Outline.of_memory(*memory(function, name, array))
 
 

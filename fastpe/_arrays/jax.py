@@ -21,7 +21,7 @@ def memory(array: Any) -> Memory:
     return host.memory(np.asarray(array))._replace(writeable=False)
 
 
-def outline(array: Any) -> Outline:
+def outline(function: str, name: str, array: Any) -> Outline:
     """What is known of an array, also while it is traced."""
     return Outline(tuple(array.shape), str(array.dtype), (NAME, None), True)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import Outline
 from .dtypes import bfloat16
 from .errors import message
 
@@ -38,6 +39,20 @@ def as_array(function: str, name: str, tensor: Any) -> Any:
         found, remedy = "a tensor whose storage was freed or cut", "Fill it first; sharded parameters must be gathered."
         raise TypeError(message(function, _RULE.format(name), found, f"{remedy} {_SUPPORTED}"))
     return array
+
+
+def outline(function: str, name: str, tensor: Any) -> Outline:
+    """The outline of a tensor, which may be traced; TypeError for one that is not dense."""
+    check_layout(function, name, tensor)
+    shape = tuple(tensor.shape)
+    rows = shape[-1:] == (1,) or tensor.stride()[-1:] == (1,)
+    return Outline(shape, str(tensor.dtype).removeprefix("torch."), ("torch", tensor.device), rows)
+
+
+def check_layout(function: str, name: str, tensor: Any) -> None:
+    """TypeError for a sparse tensor, which has neither strides nor a storage."""
+    if tensor.layout is not torch.strided:
+        _check(function, name, tensor)
 
 
 def is_batched(tensor: Any) -> bool:

@@ -155,10 +155,11 @@ def count(value: Any) -> int:
 
 
 def check_finite(function: str, name: str, value: Any) -> None:
-    """Raise ValueError for NaN and inf in an array on the host; what lies on a GPU is not read."""
+    """Raise ValueError for NaN and inf in an array on the host, TypeError for a sparse tensor; what lies on a GPU is not read."""
     if dispatch.is_tensor(value):
         from .._arrays import torch as tensors
 
+        tensors.check_layout(function, name, value)
         finite = tensors.is_finite(value)
     elif isinstance(value, np.ndarray):
         finite = bool(np.isfinite(value.astype(np.float64)).all())

@@ -5,6 +5,7 @@ What may hang or end a process runs in one of its own, from ``concurrency_scenar
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -251,8 +252,14 @@ def test_torch_while_it_is_being_imported(machine):
 )
 @pytest.mark.parametrize("variable", ["FASTPE_NUM_THREADS", "OMP_NUM_THREADS"])
 def test_environment(machine, variable, text, expected):
+    """What is no number is ignored; of fastpe's own variable with one warning."""
     machine.setenv(variable, text)
-    assert fastpe.get_num_threads() == expected
+    machine.setattr(pool, "_ignored", set())
+    wrong = variable == "FASTPE_NUM_THREADS" and text and expected == 16
+    said = r"FASTPE_NUM_THREADS must be an integer of at least 1, got '.*'\. It is ignored\."
+    with pytest.warns(RuntimeWarning, match=said) if wrong else contextlib.nullcontext():
+        assert fastpe.get_num_threads() == expected
+    assert fastpe.get_num_threads() == expected  # and no second warning
 
 
 @pytest.mark.parametrize("count", [2, np.int64(2), np.array(2, np.uint8)], ids=repr)

@@ -149,6 +149,21 @@ def test_wrong_tensors(call, x, kind, text):
     assert x._version == version
 
 
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr"])
+def test_encodings_refuse_sparse_tensors(layout):
+    table = getattr(torch.ones(32, 4), layout)()
+    for make in (
+        fastpe.T5Bias,
+        Learned,
+        lambda one: Rotary.tabulated(one, one),
+        lambda one: fastpe.Kerple(one[:, 0], [1.0] * 32),
+    ):
+        with pytest.raises(
+            TypeError, match=r"must be a tensor whose memory can be used, got a sparse_.*Pass \w+\.to_dense\(\)"
+        ):
+            make(table)
+
+
 def test_no_tensors():
     """The functional forms take tensors alone."""
     x = np.zeros(SHAPE, np.float32)

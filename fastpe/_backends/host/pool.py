@@ -19,6 +19,7 @@ import os
 import queue
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,9 +234,9 @@ def set_num_threads(count: int | None) -> None:
 def get_num_threads() -> int:
     """Return how many threads a call on the host may use.
 
-    The first of: ``set_num_threads``; the environment variable ``FASTPE_NUM_THREADS``; torch's number, when torch is loaded; the
-    smallest of ``OMP_NUM_THREADS``, the cores this process may run on, the container's CPU quota, and 16. This function and a
-    process's first call read the environment and the cores.
+    The first of: ``set_num_threads``; the environment variable ``FASTPE_NUM_THREADS`` (a text that is no such number is ignored, with one
+    warning); torch's number, when torch is loaded; the smallest of ``OMP_NUM_THREADS``, the cores this process may run on, the container's
+    CPU quota, and 16. This function and a process's first call read the environment and the cores.
     """
     _settings.cache_clear()
     return threads()
@@ -254,11 +255,20 @@ def threads() -> int:
     return default
 
 
+_ignored: set[str] = set()  # texts of the environment that a warning was given of
+
+
 @functools.lru_cache(maxsize=1)
 def _settings() -> tuple[int | None, int]:
     """FASTPE_NUM_THREADS, and the number without it and torch."""
     limits = [MOST_THREADS, _cores(), _quota(), _positive(os.environ.get("OMP_NUM_THREADS"))]
-    return _positive(os.environ.get("FASTPE_NUM_THREADS")), min(limit for limit in limits if limit is not None)
+    text = os.environ.get("FASTPE_NUM_THREADS", "").strip()
+    wanted = _positive(text)
+    if text and wanted is None and text not in _ignored:
+        _ignored.add(text)
+        rule = "the environment's FASTPE_NUM_THREADS must be an integer of at least 1"
+        warnings.warn(errors.message("fastpe", rule, repr(text), "It is ignored."), RuntimeWarning, stacklevel=2)
+    return wanted, min(limit for limit in limits if limit is not None)
 
 
 def _positive(text: str | None) -> int | None:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ptx_machine import AGENT, BARRIER, BRANCH, EXIT, PLAIN, SPECIALS, Instruction, Machine, Register
-from ptx_memory import Memory, PTXError
+from ptx_memory import Memory, PTXError, some
 from ptx_operations import TYPES, operation
 from ptx_text import ADDRESS, CACHING, ENTRY, INSTRUCTION, PARAMETER, TOKEN, VARIABLE, immediate, stored_as
 
@@ -318,13 +318,15 @@ class _Decoder:
         base = self._reader(match[1], width)
         offset = width.type(int(match[2] or "0", 0) % 2 ** (8 * width.itemsize))  # sums wrap at the base's width
         if space not in _WINDOWED:
-            return lambda machine: (base(machine) + offset).astype(np.uint64)
+            if not offset and width.itemsize == 8:
+                return base
+            return lambda machine: (base(machine) + offset).astype(np.uint64, copy=False)
         window, limit = self.names["@" + space], self.sizes[space] - size
 
         def address(machine: Machine) -> np.ndarray:
             inside = (base(machine) + offset).astype(np.uint64)
             beyond = inside > np.uint64(limit) if limit >= 0 else np.ones(1, bool)
-            if beyond.any():
+            if some(beyond):
                 raise PTXError(f"out of bounds: {size} bytes at {space} address {inside[beyond][0]}")
             return inside + machine.fetch(window)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from ptx_memory import Agents, Memory, PTXError
+from ptx_memory import Agents, Memory, PTXError, every, some
 
 PLAIN, BRANCH, EXIT, BARRIER = "plain", "branch", "exit", "barrier"
 
@@ -122,7 +122,7 @@ class Machine:
     def fetch(self, place: int) -> np.ndarray:
         """A register in the active lanes: one element per lane, or one for all."""
         written = self.written[place]
-        if written is not True and (written is False or not self._pick(written).all()):
+        if written is not True and (written is False or not every(self._pick(written))):
             raise PTXError(f"read of register {self.registers[place].name}, which was never written,")
         return self._pick(self.values[place])
 
@@ -144,7 +144,7 @@ class Machine:
         if written is not True:
             mask = np.zeros(self.live, bool) if written is False else written.copy()
             mask[self.lanes] = True
-            self.written[place] = True if mask.all() else mask
+            self.written[place] = True if every(mask) else mask
 
     def per_lane(self, value: np.ndarray) -> np.ndarray:
         return value if value.size == self.count else np.repeat(value, self.count)
@@ -196,9 +196,9 @@ class Machine:
     def _control(self, instruction: Instruction, pc: int) -> int | None:
         """Execute what has a guard or moves lanes; where to go on, or None to choose lanes afresh."""
         taken = np.ones(1, bool) if instruction.guard is None else instruction.guard(self)
-        if not taken.any():
+        if not some(taken):
             return pc + 1
-        everyone = bool(taken.all())
+        everyone = every(taken)
         places = self._places()
         inside, outside = (places, places[:0]) if everyone else (places[taken], places[~taken])
         if instruction.kind == BRANCH:
@@ -232,7 +232,7 @@ class Machine:
             mask = self.written[place]
             if isinstance(mask, np.ndarray):
                 mask = mask[stays]
-                self.written[place] = True if mask.all() else mask if mask.any() else False
+                self.written[place] = True if every(mask) else mask if some(mask) else False
         self.live = int(stays.sum())
 
     def _pass_barrier(self) -> None:

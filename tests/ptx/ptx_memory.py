@@ -15,6 +15,15 @@ class PTXError(Exception):
     """The module cannot be run, or a thread did what a GPU would punish or leave undefined."""
 
 
+def some(mask: np.ndarray) -> bool:
+    """As ``mask.any()``, in a tenth of the time for as few lanes as here."""
+    return np.count_nonzero(mask) > 0
+
+
+def every(mask: np.ndarray) -> bool:
+    return np.count_nonzero(mask) == mask.size
+
+
 class Agents(NamedTuple):
     """Names for whoever touched a byte, as integers: `identity + len(blocks) * epoch`.
 
@@ -60,7 +69,7 @@ class Agents(NamedTuple):
 
 def _index(address: np.ndarray, first: int, size: int) -> np.ndarray:
     """Which element of `size` bytes, a power of two, each address is, counted from address `first`."""
-    return ((address - np.uint64(first)) >> np.uint64(size.bit_length() - 1)).astype(np.int64)
+    return ((address - np.uint64(first)) >> np.uint64(size.bit_length() - 1)).view(np.int64)
 
 
 class _Buffer:
@@ -84,6 +93,7 @@ class _Buffer:
     def forget(self) -> None:
         """Start a launch: nobody has touched anything."""
         self.reader = self.writer = None
+        self.was_read = self.was_written = False
 
     def _cell_count(self) -> int:
         return -(-(self.end - self.origin) // self.unit)
@@ -129,6 +139,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._buffers: list[_Buffer] = []  # sorted by address; empty arrays have no bytes and are not in it
+        self._starts: list[int] = []  # theirs
         self._agents: Agents | None = None
 
     def add(self, array: np.ndarray, *, name: str, writable: bool = True, initialised: bool = True) -> int:
@@ -137,16 +148,18 @@ class Memory:
             raise PTXError(f"{name}: only C-contiguous arrays can be registered, got strides {array.strides}")
         buffer = _Buffer(array, name, writable and array.flags.writeable, initialised)
         if array.size:
-            at = bisect_right(self._starts(), buffer.start)
+            at = bisect_right(self._starts, buffer.start)
             for other in self._buffers[max(at - 1, 0) : at + 1]:
                 if buffer.start < other.end and other.start < buffer.end:
                     raise PTXError(f"{name}: overlaps {other.name}, which is registered already")
             self._buffers.insert(at, buffer)
+            self._starts.insert(at, buffer.start)
         return buffer.start
 
     def remove(self, address: int) -> None:
         """Take back the array at this address; an empty one was never kept."""
         self._buffers = [buffer for buffer in self._buffers if buffer.start != address]
+        self._starts = [buffer.start for buffer in self._buffers]
 
     def begin(self, agents: Agents) -> None:
         """Forget the accesses of earlier launches."""
@@ -179,29 +192,25 @@ class Memory:
             for k, value in enumerate(values):
                 elements[index + k] = value if value.size == 1 else value[lanes]
 
-    def _starts(self) -> list[int]:
-        return [buffer.start for buffer in self._buffers]
-
     def _locate(self, address: np.ndarray, size: int, what: str) -> list[tuple[_Buffer, slice | np.ndarray]]:
         """The buffers that the lanes' accesses lie in, each with its lanes."""
-        misaligned = (address & np.uint64(size - 1)) != 0
-        if misaligned.any():
-            where = self._place(int(address[misaligned][0]))
+        if size > 1 and int(np.bitwise_or.reduce(address)) & (size - 1):
+            where = self._place(int(address[(address & np.uint64(size - 1)) != 0][0]))
             raise PTXError(f"misaligned {size}-byte {what} at {where}")
-        starts = self._starts()
-        found = bisect_right(starts, int(address.min())) - 1
-        if found >= 0 and int(address.max()) + size <= self._buffers[found].end:
+        starts = self._starts
+        found = bisect_right(starts, int(np.minimum.reduce(address))) - 1
+        if found >= 0 and int(np.maximum.reduce(address)) + size <= self._buffers[found].end:
             return [(self._buffers[found], slice(None))]
         index = np.searchsorted(np.array(starts, np.uint64), address, side="right") - 1
         ends = np.array([buffer.end for buffer in self._buffers] or [0], np.uint64)[index]
         outside = (index < 0) | (ends <= address) | (ends - address < np.uint64(size))
-        if outside.any():
+        if some(outside):
             where = self._place(int(address[outside][0]))
             raise PTXError(f"out of bounds: {size}-byte {what} at {where}")
         return [(self._buffers[k], np.flatnonzero(index == k)) for k in np.unique(index)]
 
     def _place(self, address: int) -> str:
-        below = bisect_right(self._starts(), address) - 1
+        below = bisect_right(self._starts, address) - 1
         if below < 0:
             return f"address {address:#x}, below every array"
         buffer = self._buffers[below]
@@ -218,7 +227,7 @@ class Memory:
     ) -> list[np.ndarray]:
         if buffer.blank is not None:
             cells = buffer.cells(address, dtype.itemsize * count)
-            if buffer.blank[cells].any():
+            if some(buffer.blank[cells]):
                 byte = buffer.byte(cells[buffer.blank[cells]][0])
                 raise PTXError(f"read of uninitialised memory: {buffer.name}, byte {byte}")
         if buffer.writable:
@@ -237,23 +246,23 @@ class Memory:
 
     def _note_read(self, buffer: _Buffer, cells: np.ndarray, agent: np.ndarray, coherent: bool) -> None:
         buffer.start_tracking()
-        agent = np.broadcast_to(agent[:, None], cells.shape)
-        writer = buffer.writer[cells]
-        if not coherent and (writer != UNTOUCHED).any():
-            byte = buffer.byte(cells[writer != UNTOUCHED][0])
-            raise PTXError(f"non-coherent load of {buffer.name}, byte {byte}, which this launch has written")
-        self._demand_order(buffer, cells, writer, agent, "written", "read")
-        reader = buffer.reader[cells]
-        if (reader != UNTOUCHED).any() and not (reader == agent).all():
-            alone = self._agents.may_follow(reader, agent)
-            reader = np.where(alone, agent, self._agents.merge(reader, agent))
-        else:
-            reader = agent
+        reader = agent = agent[:, None]
+        if buffer.was_written:
+            writer = buffer.writer.take(cells)
+            if not coherent and some(writer != UNTOUCHED):
+                byte = buffer.byte(cells[writer != UNTOUCHED][0])
+                raise PTXError(f"non-coherent load of {buffer.name}, byte {byte}, which this launch has written")
+            self._demand_order(buffer, cells, writer, agent, "written", "read")
+        if buffer.was_read:
+            before = buffer.reader.take(cells)
+            if some((before != agent) & (before != UNTOUCHED)):
+                reader = np.where(self._agents.may_follow(before, agent), agent, self._agents.merge(before, agent))
+        buffer.was_read = True
         buffer.reader[cells] = reader
-        lost = buffer.reader[cells] != reader  # lanes of this very load that share a cell
-        if lost.any():
+        lost = buffer.reader.take(cells) != reader  # lanes of this very load that share a cell
+        if some(lost):
             shared = cells[lost]
-            merged = self._agents.merge(buffer.reader[shared], agent[lost])
+            merged = self._agents.merge(buffer.reader[shared], np.broadcast_to(agent, cells.shape)[lost])
             # one block is left out only by "several blocks", whose identity is the largest and epoch-free
             across = merged % len(self._agents.blocks) == len(self._agents.blocks) - 1
             buffer.reader[shared] = merged
@@ -261,11 +270,14 @@ class Memory:
 
     def _note_write(self, buffer: _Buffer, cells: np.ndarray, agent: np.ndarray) -> None:
         buffer.start_tracking()
-        agent = np.broadcast_to(agent[:, None], cells.shape)
-        self._demand_order(buffer, cells, buffer.reader[cells], agent, "read", "written")
-        self._demand_order(buffer, cells, buffer.writer[cells], agent, "written", "written")
+        agent = agent[:, None]
+        if buffer.was_read:
+            self._demand_order(buffer, cells, buffer.reader.take(cells), agent, "read", "written")
+        if buffer.was_written:
+            self._demand_order(buffer, cells, buffer.writer.take(cells), agent, "written", "written")
+        buffer.was_written = True
         buffer.writer[cells] = agent
-        self._demand_order(buffer, cells, buffer.writer[cells], agent, "written", "written")
+        self._demand_order(buffer, cells, buffer.writer.take(cells), agent, "written", "written")
 
     def _demand_order(
         self,
@@ -277,12 +289,15 @@ class Memory:
         now: str,
     ) -> None:
         """Raise where an earlier access may be by a thread that nothing orders before this one."""
-        open_questions = (earlier != UNTOUCHED) & (earlier != agent)
-        if not open_questions.any():
+        open_questions = earlier != agent
+        if some(open_questions):
+            open_questions &= earlier != UNTOUCHED
+        if not some(open_questions):
             return
-        cells, earlier, agent = cells[open_questions], earlier[open_questions], agent[open_questions]
+        agent = np.broadcast_to(agent, cells.shape)[open_questions]
+        cells, earlier = cells[open_questions], earlier[open_questions]
         race = ~self._agents.may_follow(earlier, agent)
-        if race.any():
+        if some(race):
             k = np.flatnonzero(race)[0]
             first, second = self._agents.describe(earlier[k]), self._agents.describe(agent[k])
             raise PTXError(f"race on {buffer.name}, byte {buffer.byte(cells[k])}: {before} by {first}, {now} by {second}")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
-from ptx_memory import PTXError
+from ptx_memory import PTXError, every, some
 
 U8, U16, U32, U64 = (np.dtype(f"u{size}") for size in (1, 2, 4, 8))
 F32, F64, PRED = np.dtype(np.float32), np.dtype(np.float64), np.dtype(bool)
@@ -23,8 +23,20 @@ NAN_16 = np.uint16(0x7FFF)
 
 
 def fma_f32(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """a*b + c with one rounding: exact product in float64, sum rounded to odd, then rounded to float32."""
-    return _add_to_odd(a.astype(F64) * b.astype(F64), c.astype(F64)).astype(F32)
+    """a*b + c with one rounding: exact product in float64, sum rounded to odd, then rounded to float32.
+
+    Rounding the sum to float64 first does no harm where it is no subnormal float32 and not halfway between two.
+    """
+    product, c = a.astype(F64) * b.astype(F64), c.astype(F64)
+    total = product + c
+    twice = (total.view(U64) & _BELOW_F32) == _HALF_F32
+    tiny = np.absolute(total) < _TINY_F32
+    if some(twice) or (some(tiny) and some(tiny & (total != 0))):
+        return _add_to_odd(product, c).astype(F32)
+    return total.astype(F32)
+
+
+_BELOW_F32, _HALF_F32, _TINY_F32 = np.uint64(2**29 - 1), np.uint64(2**28), np.float64(2.0**-125)
 
 
 def fma_f64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -37,7 +49,7 @@ def fma_f64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     total, rest = _two_sum(high, partial)
     result = total + _add_to_odd(tail, rest)
     ordinary = _exponent_within(a, 450) & _exponent_within(b, 450) & np.isfinite(c)
-    if not ordinary.all():
+    if not every(ordinary):
         # a zero product or an infinite one is exact, and c decides alone where only c is not finite
         exact_product = (a == 0) | (b == 0) | ~np.isfinite(a) | ~np.isfinite(b)
         result = np.where(exact_product, a * b + c, np.where(np.isfinite(c), result, c))
@@ -99,12 +111,12 @@ def larger(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def flush(x: np.ndarray) -> np.ndarray:
     """Subnormal float32 values become zeros of their sign."""
     tiny = np.abs(x) < np.float32(2.0**-126)
-    return np.where(tiny, np.copysign(np.float32(0), x), x) if tiny.any() else x
+    return np.where(tiny, np.copysign(np.float32(0), x), x) if some(tiny) else x
 
 
 def canonical(x: np.ndarray) -> np.ndarray:
     bad = np.isnan(x)
-    return np.where(bad, NAN_F32, x) if bad.any() else x
+    return np.where(bad, NAN_F32, x) if some(bad) else x
 
 
 def clamp_to_one(x: np.ndarray) -> np.ndarray:
@@ -145,7 +157,7 @@ def multiply_high(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def divide(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Quotient and remainder, truncated towards zero."""
-    if not b.all():
+    if not every(b):
         raise PTXError("integer division by zero")
     if a.dtype.kind == "u":
         return np.divmod(a, b)
@@ -156,7 +168,7 @@ def divide(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def shift_left(a: np.ndarray, amount: np.ndarray) -> np.ndarray:
     inside = amount < 8 * a.itemsize
-    if inside.all():
+    if every(inside):
         return a << amount.astype(a.dtype)
     return np.where(inside, a << np.where(inside, amount, 0).astype(a.dtype), a.dtype.type(0))
 

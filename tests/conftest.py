@@ -21,6 +21,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([*_PATHS, *filter(None, [os.environ.g
 # What `--fast` leaves out as a whole: processes, the interpreter of PTX, PyTorch's compiler, Hugging Face's models, the lab.
 SLOW_FILES = (
     "ptx/*.py",
+    "kernels/test_aarch64.py",
     "kernels/test_cache.py",
     "kernels/test_cuda_backend.py",
     "kernels/test_kernels.py",

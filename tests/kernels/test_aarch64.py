@@ -16,7 +16,7 @@ from fastpe.kernels import abi
 import fastpe
 from fastpe import ALiBi, Rotary, Sinusoidal
 
-CPUS = ("neoverse-n1",)
+CPUS = ("neoverse-n1", "neoverse-v2", "apple-m1")
 
 pytestmark = pytest.mark.skipif(
     None in (emulated.EMULATOR, emulated.COMPILER),

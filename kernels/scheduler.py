@@ -21,7 +21,6 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from . import abi
@@ -148,19 +147,19 @@ def exchange_if(builder, block, index, expected, value):  # type: ignore[no-unty
 
 # ---- the processor -----------------------------------------------------------------------------------------------------------
 
-_X86 = cpu_target.target_context.codegen().magic_tuple()[0].startswith(("x86_64", "i386", "i686"))
-_ARM = cpu_target.target_context.codegen().magic_tuple()[0].startswith(("aarch64", "arm64"))
-DEFAULT_FLOAT_MODE = 0x1F80 if _X86 else 0  # round to nearest, nothing trapped, subnormal numbers kept
+# What is different in each processor is left open here, as functions that are declared and called: `host/machine_code.py` has them.
+ENTER_FLOAT_MODE, LEAVE_FLOAT_MODE, PAUSE = "fastpe_enter_float_mode", "fastpe_leave_float_mode", "fastpe_pause"
+
+
+def _outside(builder: ir.IRBuilder, name: str, result: ir.Type, *values: ir.Value) -> ir.Value:
+    kind = ir.FunctionType(result, [value.type for value in values])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
 
 
 @emitted(types.void)
 def pause(builder):  # type: ignore[no-untyped-def]
     """Tell the processor that this loop only waits."""
-    if _X86:
-        builder.call(builder.module.declare_intrinsic("llvm.x86.sse2.pause", fnty=ir.FunctionType(ir.VoidType(), [])), [])
-    elif _ARM:
-        kind = ir.FunctionType(ir.VoidType(), [I32])
-        builder.call(builder.module.declare_intrinsic("llvm.aarch64.hint", fnty=kind), [I32(1)])
+    _outside(builder, PAUSE, ir.VoidType())
 
 
 @emitted(types.int32, WORD)
@@ -169,30 +168,18 @@ def call_function(builder, address):  # type: ignore[no-untyped-def]
     return builder.call(builder.inttoptr(address, ir.FunctionType(I32, []).as_pointer()), [])
 
 
-@emitted(WORD, WORD)
-def exchange_float_mode(builder, mode):  # type: ignore[no-untyped-def]
-    """Set this thread's float mode (MXCSR on x86, FPCR on ARM) and return what it was.
+@emitted(WORD)
+def enter_float_mode(builder):  # type: ignore[no-untyped-def]
+    """Set this thread's default float mode, and return what it was: round to nearest, nothing trapped, subnormal numbers kept.
 
     Flushing subnormal numbers to zero is a setting of each thread: without this a result could depend on which thread computed it.
     """
-    byte = ir.IntType(8).as_pointer()
-    if _X86:
-        modes = cgutils.alloca_once(builder, I32, size=2)
-        kind = ir.FunctionType(ir.VoidType(), [byte])
-        store = builder.module.declare_intrinsic("llvm.x86.sse.stmxcsr", fnty=kind)
-        load = builder.module.declare_intrinsic("llvm.x86.sse.ldmxcsr", fnty=kind)
-        new = builder.gep(modes, [I32(1)])
-        builder.store(builder.trunc(mode, I32), new)
-        builder.call(store, [builder.bitcast(modes, byte)])
-        builder.call(load, [builder.bitcast(new, byte)])
-        return builder.zext(builder.load(modes), I64)
-    if _ARM:
-        get = builder.module.declare_intrinsic("llvm.aarch64.get.fpcr", fnty=ir.FunctionType(I64, []))
-        put = builder.module.declare_intrinsic("llvm.aarch64.set.fpcr", fnty=ir.FunctionType(ir.VoidType(), [I64]))
-        old = builder.call(get, [])
-        builder.call(put, [mode])
-        return old
-    return mode
+    return _outside(builder, ENTER_FLOAT_MODE, I64)
+
+
+@emitted(types.void, WORD)
+def leave_float_mode(builder, mode):  # type: ignore[no-untyped-def]
+    _outside(builder, LEAVE_FLOAT_MODE, ir.VoidType(), mode)
 
 
 # ---- spin slots --------------------------------------------------------------------------------------------------------------
@@ -317,7 +304,7 @@ def scheduled(work: Any, name: str) -> Any:
             elif call != 0:
                 slot = take_slot(control, thread)
             if slot >= 0:
-                float_mode = exchange_float_mode(DEFAULT_FLOAT_MODE)
+                float_mode = enter_float_mode()
                 scratch, ranges = word(control, ctl.scratch) + slot * word(control, ctl.slot_bytes), word(control, ctl.slots)
                 which, tried, chunk = slot, 0, np.int64(-1)
                 while True:
@@ -335,7 +322,7 @@ def scheduled(work: Any, name: str) -> Any:
                         which, tried = (which + 1) % ranges, tried + 1
                         if tried == ranges:
                             break
-                exchange_float_mode(float_mode)
+                leave_float_mode(float_mode)
             if alone:
                 return
             if waits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fastpe
+from fastpe._arrays.dtypes import ELEMENT_TYPES
 from fastpe._tools.benchmark.expressions import random_values
 
 from .table import Call, Claim, Measuring, at_most
@@ -36,25 +38,55 @@ def profile(measuring: Measuring) -> Iterator[Claim]:
         yield at_most(f"float32 (1, 1, 1024): {name}, us", (medians[name] - medians[""]) * 1e6, None)
 
 
-FIRST_CALL = (
-    "import numpy as np, time; t = time.perf_counter(); import fastpe; fastpe.add_encoding(np.zeros((1, 8, 64), np.float32));"
-    "print(time.perf_counter() - t)"
-)
+FIRST_CALL = """
+import pathlib, sys, time
+import numpy as np
+start = time.process_time()
+import fastpe
+from fastpe._backends.host import translations
+archive, dtype, call = sys.argv[1:]
+translations.ARCHIVE = pathlib.Path(archive)
+if dtype == "bfloat16":
+    import ml_dtypes
+x = np.zeros((2, 3, 8, 64), dtype)
+exec(call)
+print(time.process_time() - start)
+"""
+FIRST_CALLS = {
+    "add_encoding": "fastpe.add_encoding(x[0])",
+    "add_encoding, out": "fastpe.add_encoding(x[0], out=x[1])",
+    "encode": "fastpe.encode(8, 64, dtype=dtype)",
+    "apply_rotary": "fastpe.apply_rotary(x, x.copy())",
+    "embed": "fastpe.embed(range(8), x[0, 0])",
+    "embed, sinusoidal": "fastpe.embed(range(8), x[0, 0], fastpe.Sinusoidal())",
+    "add_bias": "fastpe.add_bias(x, fastpe.ALiBi(3), causal=True)",
+}
 
 
 def start(measuring: Measuring) -> Iterator[Claim]:
-    """``import fastpe`` and a first call, over ``import numpy``."""
+    """``import fastpe`` and a first call, over ``import numpy``: seconds of the processor, of all threads; the least of three processes."""
 
-    def once(folder: Path) -> float:
-        environment = {**os.environ, "FASTPE_CACHE_DIR": str(folder)}
-        command = [sys.executable, "-c", FIRST_CALL]
-        return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    def least(archive: Path, dtype: str, call: str, folders: list[Path]) -> float:
+        command = [sys.executable, "-c", FIRST_CALL, str(archive), dtype, call]
+        runs = []
+        for folder in folders:
+            environment = {**os.environ, "FASTPE_CACHE_DIR": str(folder)}
+            runs.append(float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout))
+        return min(runs)
 
     with tempfile.TemporaryDirectory() as parent:
-        folders = [Path(parent, str(number)) for number in range(3)]
-        for folder in folders:
-            folder.mkdir(mode=0o700)
-        compiled = sorted(once(folder) for folder in folders)[1]
-        loaded = sorted(once(folders[0]) for _ in range(5))[2]
-    yield at_most("first call, kernel compiled, s", compiled, 3.0)
-    yield at_most("first call, kernel from the disk cache, s", loaded, 1.0)
+        archive, numbers = Path(parent, "translations.zip"), itertools.count()
+        subprocess.run([sys.executable, "-m", "fastpe._tools.translate", archive], check=True)
+
+        def new(count: int) -> list[Path]:
+            folders = [Path(parent, str(next(numbers))) for _ in range(count)]
+            for folder in folders:
+                folder.mkdir(mode=0o700)
+            return folders
+
+        for (name, call), dtype in itertools.product(FIRST_CALLS.items(), ELEMENT_TYPES):
+            folders = new(3)
+            yield at_most(f"{name}, {dtype}: kernel of the wheel, s", least(archive, dtype, call, folders), 1.5)
+            yield at_most(f"{name}, {dtype}: from the disk cache, s", least(archive, dtype, call, folders[:1] * 5), 0.15)
+        add = FIRST_CALLS["add_encoding"]
+        yield at_most("add_encoding, float32: translated by Numba, s", least(Path(parent, "none"), "float32", add, new(3)), 5.0)

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..._arrays.locks import unforkable
-from ...kernels import abi
 from .. import disk_cache as cache
-from . import machine_code
+from . import machine_code, translation, translations
 from .machine_code import Kernel
 
 # Numba's settings on which machine code depends. A program that makes them itself may find code that was compiled without: of another
@@ -69,24 +68,12 @@ def _announce(how_often: str) -> None:
 
 
 def _compile(name: str, *variant: Any) -> bytes:
-    import numba
-    from numba.core.registry import cpu_target
-
-    from ...kernels import scheduler
-
-    built = importlib.import_module(f"fastpe.kernels.{name}").build(*variant)
-    options: Any = {
-        "nogil": True,
-        "error_model": "numpy",
-        "boundscheck": False,
-        "no_cpython_wrapper": True,
-        "no_cfunc_wrapper": True,
-    }
-    compiled: Any = numba.njit(scheduler.SIGNATURE, **options)(built)
-    ((signature, result),) = compiled.overloads.items()
-    _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    level = min(3, int(getattr(numba.config, "OPT", 3)))
-    return machine_code.emit(compiled.inspect_llvm(signature), result.fndesc.mangled_name, cpu, features, level)
+    target = machine_code.processor()
+    shipped = translations.find(name, variant, target[1])
+    if shipped is not None:
+        with contextlib.suppress(RuntimeError):  # of an LLVM that reads it in another way
+            return machine_code.emit(shipped, *target)
+    return machine_code.emit(translation.translate(name, *variant), *target)
 
 
 def _key(name: str, variant: tuple[Any, ...]) -> str:
@@ -96,9 +83,10 @@ def _key(name: str, variant: tuple[Any, ...]) -> str:
     settings = [os.environ.get(f"NUMBA_{setting}") for setting in SETTINGS]
     machine = llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     versions = sys.version, *(_version(package) for package in ("numba", "llvmlite"))
-    files = [*sorted(Path(abi.__file__).parent.glob("*.py")), Path(__file__), Path(__file__).with_name("machine_code.py")]
-    sources = [path.read_text() for path in files]
-    return cache.key("-".join((name, *(str(part) for part in variant))), versions, machine, settings, *sources)
+    own = [Path(__file__).with_name(file).read_text() for file in ("compile.py", "machine_code.py")]
+    return cache.key(
+        "-".join((name, *(str(part) for part in variant))), versions, machine, settings, translation.sources(), *own
+    )
 
 
 def _version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""Machine code of kernels as bytes: made from what Numba compiled, and loaded without Numba, as functions that Python calls.
+"""Machine code of kernels as bytes: made by LLVM from what Numba translated, and loaded as functions that Python calls. No Numba is needed.
 
 Around a kernel stands an entry, ``entry(self, arguments, count)`` of CPython's METH_FASTCALL, which turns three integers into words, lets
 the GIL go, and runs the kernel. Only functions of CPython are called from it: a kernel needs neither Numba's runtime nor a library.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -21,62 +22,94 @@ PLAIN = "fastpe_plain"  # the kernel as a C function of three words, for callers
 METH_FASTCALL = 0x80
 
 
-def emit(ir_text: str, function: str, cpu: str, features: str, level: int) -> bytes:
-    """Object code of a function that Numba compiled to optimised LLVM code, with its entry."""
-    machine = _machine(cpu=cpu, features=features, opt=level)
-    module = llvm.parse_assembly(ir_text)
-    module.link_in(llvm.parse_assembly(_entry(function, module.triple, module.data_layout)))
+def processor() -> tuple[str, str]:
+    """The name and the features of the processor to compile for: this one, or what Numba's settings in the environment say."""
+    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES", "" if name.lower() == "generic" else None)
+    if features is not None:
+        return name, features
+    found = llvm.get_host_cpu_features()
+    without = "avx" if _setting("ENABLE_AVX", 1) == 0 else "-"
+    return name, ",".join(
+        f"{'+' if has and not feature.startswith(without) else '-'}{feature}" for feature, has in found.items()
+    )
+
+
+def emit(bitcode: bytes, name: str, features: str) -> bytes:
+    """Object code of a translated kernel, optimised for a processor."""
+    level = min(3, _setting("OPT", 3))
+    machine = target_machine(cpu=name, features=features, opt=level)
+    module = llvm.parse_bitcode(bitcode)
+    module.triple, module.data_layout = llvm.get_process_triple(), str(machine.target_data)
+    module.link_in(llvm.parse_assembly(_of_this_processor(module.triple, module.data_layout)))
+    keep_only(module, ENTRY, PLAIN)
     module.verify()
+    options = llvm.create_pipeline_tuning_options(level)
+    options.loop_vectorization, options.slp_vectorization = (
+        bool(_setting("LOOP_VECTORIZE", 1)),
+        bool(_setting("SLP_VECTORIZE", 0)),
+    )
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
     wanted = {one.name for one in module.functions if one.is_declaration and not one.name.startswith(("llvm.", "Py"))}
     if wanted:  # LLVM ends the process where one is missing
-        raise RuntimeError(f"fastpe: a kernel must call no function of a library; {function} calls {sorted(wanted)}.")
+        raise RuntimeError(f"fastpe: a kernel must call no function of a library; this one calls {sorted(wanted)}.")
     code: bytes = machine.emit_object(module)
     return code
 
 
-def _entry(function: str, triple: str, data_layout: str) -> str:
+def keep_only(module: Any, *names: str) -> None:
+    """Nothing remains of what has other names once it is inlined or not used."""
+    for one in (*module.functions, *module.global_variables):
+        if not one.is_declaration:
+            one.linkage = llvm.Linkage.external if one.name in names else llvm.Linkage.internal
+
+
+def _setting(name: str, default: int) -> int:
+    """One of Numba's settings in the environment."""
+    text = os.environ.get(f"NUMBA_{name}", "")
+    return int(text) if text.isdigit() else default
+
+
+def _of_this_processor(triple: str, data_layout: str) -> str:
+    """The functions that `kernels/scheduler.py` leaves open, for the processors whose pause and float mode are known (MXCSR, FPCR)."""
     from llvmlite import ir
 
-    pointer, word, status = ir.IntType(8).as_pointer(), ir.IntType(64), ir.IntType(32)
+    byte, half, word, nothing = (ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64), ir.VoidType())
     module = ir.Module()
     module.triple, module.data_layout = triple, data_layout
 
-    def declared(name: str, result: Any, *kinds: Any) -> Any:
+    def function(name: str, result: Any, *kinds: Any) -> Any:
         return ir.Function(module, ir.FunctionType(result, kinds), name)
 
-    # Numba's own convention: where the result and where an exception go, then the arguments; nothing is written there.
-    kernel = declared(function, status, pointer.as_pointer(), pointer.as_pointer(), word, word, word)
-    _plain(declared(PLAIN, ir.VoidType(), word, word, word), kernel, pointer)
-    entry = declared(ENTRY, pointer, pointer, pointer.as_pointer(), word)
-    builder = ir.IRBuilder(entry.append_basic_block())
-    _, arguments, count = entry.args
-    with builder.if_then(builder.icmp_signed("!=", count, word(3))):
-        builder.call(declared("PyErr_BadArgument", status), [])
-        builder.ret(pointer(None))
-    as_word = declared("PyLong_AsLongLong", word, pointer)
-    words = [builder.call(as_word, [builder.load(builder.gep(arguments, [word(index)]))]) for index in range(3)]
-    failed = builder.call(declared("PyErr_Occurred", pointer), [])
-    with builder.if_then(builder.icmp_unsigned("!=", failed, pointer(None))):
-        builder.ret(pointer(None))
-    unused = [builder.alloca(pointer) for _ in range(2)]
-    state = builder.call(declared("PyEval_SaveThread", pointer), [])
-    result = builder.call(kernel, [*unused, *words])
-    builder.call(declared("PyEval_RestoreThread", ir.VoidType(), pointer), [state])
-    with builder.if_then(builder.icmp_signed("!=", result, status(0))):
-        builder.call(declared("PyErr_BadInternalCall", ir.VoidType()), [])
-        builder.ret(pointer(None))
-    nothing = ir.GlobalVariable(module, ir.IntType(8), "_Py_NoneStruct")
-    builder.call(declared("Py_IncRef", ir.VoidType(), pointer), [nothing])
-    builder.ret(nothing)
+    def defined(name: str, result: Any, *kinds: Any) -> tuple[Any, Any]:
+        made = function(name, result, *kinds)
+        made.attributes.add("alwaysinline")
+        return made, ir.IRBuilder(made.append_basic_block())
+
+    (_, pause), (_, enter) = defined("fastpe_pause", nothing), defined("fastpe_enter_float_mode", word)
+    leaving, leave = defined("fastpe_leave_float_mode", nothing, word)
+    mode = word(0)
+    if triple.startswith(("x86_64", "i386", "i686")):
+        pause.call(function("llvm.x86.sse2.pause", nothing), [])
+        store, load = (function(f"llvm.x86.sse.{name}mxcsr", nothing, byte) for name in ("st", "ld"))
+        old, default, given = enter.alloca(half), enter.alloca(half), leave.alloca(half)
+        enter.call(store, [enter.bitcast(old, byte)])
+        enter.store(half(0x1F80), default)
+        enter.call(load, [enter.bitcast(default, byte)])
+        mode = enter.zext(enter.load(old), word)
+        leave.store(leave.trunc(leaving.args[0], half), given)
+        leave.call(load, [leave.bitcast(given, byte)])
+    elif triple.startswith(("aarch64", "arm64")):
+        pause.call(function("llvm.aarch64.hint", nothing, half), [half(1)])
+        put = function("llvm.aarch64.set.fpcr", nothing, word)
+        mode = enter.call(function("llvm.aarch64.get.fpcr", word), [])
+        enter.call(put, [word(0)])
+        leave.call(put, [leaving.args[0]])
+    enter.ret(mode)
+    leave.ret_void()
+    pause.ret_void()
     return str(module)
-
-
-def _plain(function: Any, kernel: Any, pointer: Any) -> None:
-    from llvmlite import ir
-
-    builder = ir.IRBuilder(function.append_basic_block())
-    builder.call(kernel, [*(builder.alloca(pointer) for _ in range(2)), *function.args])
-    builder.ret_void()
 
 
 class _MethodDef(ctypes.Structure):
@@ -92,7 +125,7 @@ _addresses: dict[Kernel, int] = {}
 
 def load(name: str, code: bytes) -> Kernel:
     """The entry in object code as a function. It stays loaded until the process ends: a helper may be in it until then."""
-    engine, content = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine()), llvm.ObjectFileRef.from_data(code)
+    engine, content = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine()), llvm.ObjectFileRef.from_data(code)
     address = plain = 0
     if content:
         engine.add_object_file(content)
@@ -113,7 +146,7 @@ def address_of(kernel: Kernel) -> int:
     return _addresses[kernel]
 
 
-def _machine(**options: Any) -> Any:
+def target_machine(**options: Any) -> Any:
     """What LLVM generates code for, set as Numba sets it."""
     _initialize()
     target = llvm.Target.from_default_triple()

@@ -17,6 +17,18 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (("info",), ("recipes",), ("demo", "--no-plot", "--dim", "64"))
 WHERE = "import sys, fastpe; sys.exit(fastpe.__file__.startswith(sys.prefix) is False and f'not the installed one: {fastpe.__file__}')"
 
+# The wheel brings kernels: nothing was compiled on this machine yet, and Numba is not needed.
+FIRST_CALLS = """
+import sys, numpy as np, ml_dtypes, fastpe
+for dtype in ("float16", "bfloat16", "float32", "float64"):
+    x = np.zeros((2, 3, 4, 16), dtype)
+    fastpe.add_encoding(x[0])
+    fastpe.apply_rotary(x, x.copy())
+    fastpe.embed([[1, 0]], x[0, 0], fastpe.Sinusoidal())
+    fastpe.add_bias(x, fastpe.ALiBi(3))
+sys.exit("numba" in sys.modules and "the wheel's kernels were not used")
+"""
+
 
 def examples() -> list[str]:
     """The blocks of Python that need NumPy alone and nothing before them."""
@@ -27,7 +39,13 @@ def examples() -> list[str]:
 def use(python: Path, folder: Path) -> None:
     """Run the examples and commands in a folder; nothing from the environment says where fastpe is."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    codes = [["-c", WHERE], *(["-c", code] for code in examples()), *(["-m", "fastpe", *command] for command in COMMANDS)]
+    environment["FASTPE_CACHE_DIR"] = str(folder)
+    codes = [
+        ["-c", WHERE],
+        ["-c", FIRST_CALLS],
+        *(["-c", code] for code in examples()),
+        *(["-m", "fastpe", *command] for command in COMMANDS),
+    ]
     for code in codes:
         subprocess.run([python, *code], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
 

@@ -620,7 +620,7 @@ def array_module() -> ModuleType:
 def warmup(dtypes: DType | Sequence[DType] = ("float32",), *, device: int | None = None) -> None:
     """Compile the kernels now, not in the first call.
 
-    On the host that takes about four seconds for an element type, or 0.3 from the disk cache. On a device it loads the functions too,
+    On the host that takes about three seconds for an element type, or 0.3 from the disk cache. On a device it loads the functions too,
     but neither the frequencies of an encoding nor sums of tables of different element types: call those once before a CUDA graph is
     captured.
 

@@ -146,9 +146,9 @@ def editable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("editable")
     for name in ("fastpe", "kernels"):
         shutil.copytree(ROOT / name, folder / "clone" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
+    for name in ("build_backend.py", "pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "clone")
-    code = f"from setuptools import build_meta; print(build_meta.build_editable({str(folder)!r}))"  # what pip calls
+    code = f"import build_backend; print(build_backend.build_editable({str(folder)!r}))"  # what pip calls
     run = subprocess.run([sys.executable, "-c", code], cwd=folder / "clone", capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     venv.create(folder / "environment", with_pip=False)

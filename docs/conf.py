@@ -42,7 +42,7 @@ myst_dmath_double_inline = False
 
 # ---- the reference -----------------------------------------------------------------------------------------------------------
 
-autodoc_mock_imports = ["torch"]  # the same text with PyTorch and without
+autodoc_mock_imports = ["keras", "torch"]  # the same text with them and without
 _MockObject.apply = None  # what subclasses of torch.autograd.Function inherit
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"

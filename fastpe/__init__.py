@@ -46,7 +46,7 @@ if _TYPE_CHECKING:
     from .encodings.fourier import Fourier
     from .encodings.recipes import recipe, recipes
 else:
-    _LATER = {"dask": "dask", "jax": "jax", "plot": "plot", "positions": "positions", "scaling": "scaling", "torch": "torch"}
+    _LATER = {name: name for name in ("dask", "jax", "keras", "plot", "positions", "scaling", "torch")}
     _LATER |= {"FIRE": "encodings.fire", "Fourier": "encodings.fourier"}
     _LATER |= dict.fromkeys(("ALiBi", "Kerple", "Sandwich"), "encodings.bias")
     _LATER |= dict.fromkeys(("LogBuckets", "RelativeTable", "T5Bias"), "encodings.buckets")
@@ -67,4 +67,4 @@ else:
 
     def __dir__() -> list[str]:
         """List what users may use, loaded or not."""
-        return sorted([*__all__, "__version__", "dask", "encodings", "jax", "plot", "torch", "verbs"])
+        return sorted([*__all__, "__version__", "dask", "encodings", "jax", "keras", "plot", "torch", "verbs"])

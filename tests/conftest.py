@@ -12,6 +12,7 @@ import platforms
 import pytest
 
 kept.prepare()  # before fastpe is first asked for a kernel
+os.environ.setdefault("KERAS_BACKEND", "torch")
 
 # Processes that tests start import this checkout, whatever is installed, and find the tests' helpers.
 _PATHS = [str(kept.ROOT), str(kept.ROOT / "tests" / "helpers")]

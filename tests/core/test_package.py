@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # ---- imports -----------------------------------------------------------------------------------------------------------------
 
-OPTIONAL = ("cupy", "torch", "numba", "llvmlite", "matplotlib", "ml_dtypes", "jax", "tensorflow", "tqdm")
+OPTIONAL = ("cupy", "torch", "numba", "llvmlite", "matplotlib", "ml_dtypes", "jax", "keras", "tensorflow", "tqdm")
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_works_where_the_optional_libraries_are_missing():
     assert python(code).split() == ["1.0", "numpy"]
 
 
-PUBLIC_MODULES = {"dask", "encodings", "jax", "plot", "positions", "scaling", "torch", "verbs"}
+PUBLIC_MODULES = {"dask", "encodings", "jax", "keras", "plot", "positions", "scaling", "torch", "verbs"}
 
 
 def test_dir_lists_what_users_may_use():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 
-from . import adding, biases, calls, dask_arrays, embedding, jax_programs, rotating, scheduling, tensors
+from . import adding, biases, calls, dask_arrays, embedding, jax_programs, keras_layers, rotating, scheduling, tensors
 from .table import Claim, Measuring
 
 __all__ = ["SECTIONS", "Claim", "Measuring"]
@@ -35,3 +35,5 @@ if importlib.util.find_spec("jax"):
     SECTIONS["jax"] = jax_programs.jax
 if importlib.util.find_spec("dask"):
     SECTIONS["dask"] = dask_arrays.dask
+if importlib.util.find_spec("keras") and importlib.util.find_spec("keras_hub"):
+    SECTIONS["keras"] = keras_layers.keras

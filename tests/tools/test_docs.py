@@ -53,6 +53,7 @@ def need(library: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # of PyTorch's exporter itself
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own, of tensors
 @pytest.mark.parametrize(
     ("page", "library"), [(page, library) for page in PAGES for library in sorted({needs for needs, *_ in examples(page)})]
 )
@@ -95,7 +96,8 @@ def public() -> set[str]:
     modules = ("", ".scaling", ".positions", ".encodings.protocol", ".torch", ".torch.functional", ".plot")
     if importlib.util.find_spec("torch") is None:
         pytest.skip("without torch its names cannot be listed")
-    found = {f"fastpe.encodings.{name}" for name in ("recipes.Recipe", "rotary_table.RotaryTable", "bias.Bias")}
+    found = {f"fastpe.keras.{name}" for name in ("ALiBi", "RotaryEmbedding", "SinusoidalEncoding", "TokenAndPositionEmbedding")}
+    found |= {f"fastpe.encodings.{name}" for name in ("recipes.Recipe", "rotary_table.RotaryTable", "bias.Bias")}
     for module in (importlib.import_module(f"fastpe{name}") for name in modules):
         found |= {f"{module.__name__}.{name}" for name in module.__all__}
     return found - {"fastpe.scaling", "fastpe.positions", "fastpe.torch.functional", "fastpe.plot.INSTALL"}

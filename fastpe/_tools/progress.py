@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ def steps(total: int, what: str) -> Iterator[Callable[[str], None]]:
         yield lambda step: None
         return
     begun = 0
-    with tqdm(total=total, disable=None, leave=False, file=sys.stderr, bar_format=BAR) as bar:
+    with _quiet(), tqdm(total=total, disable=None, leave=False, file=sys.stderr, bar_format=BAR) as bar:
 
         def begin(step: str) -> None:
             nonlocal begun
@@ -29,3 +30,17 @@ def steps(total: int, what: str) -> Iterator[Callable[[str], None]]:
             begun += 1
 
         yield begin
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the line that tells of the first compilation from being written into the bar's, which says what goes on."""
+    before = os.environ.get("FASTPE_QUIET")
+    os.environ["FASTPE_QUIET"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["FASTPE_QUIET"]
+        else:
+            os.environ["FASTPE_QUIET"] = before

@@ -17,6 +17,7 @@ from command_line import one_line, png_size, run
 
 import fastpe
 from fastpe._tools import cli, demo, formula
+from fastpe._tools.benchmark import spread
 from fastpe._tools.demo import running
 from fastpe._tools.demo import text as demo_text
 
@@ -26,8 +27,9 @@ REFERENCE_ERROR = 2e-15
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Few timed calls, in an empty folder."""
+    """Few timed calls, in an empty folder, on a machine that does nothing else."""
     monkeypatch.setattr(running, "TIMED_SECONDS", 0.0)
+    monkeypatch.setattr(spread, "busy_cores", lambda: 0.0)
     monkeypatch.chdir(tmp_path)
 
 
@@ -55,10 +57,42 @@ def test_demo_table_and_heat_map(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert cli.main(["demo", str(text), "--dim", "5"]) == 0
     said = capsys.readouterr()
     assert said.err == ""  # no progress bar where there is no terminal
-    assert "text.txt: 15 bytes, repeated" in said.out
-    assert "check                   passed" in said.out
-    assert str(tmp_path / "heatmap.png") in said.out
+    assert f"{text} (15 bytes, repeated" in said.out
+    assert "Passed: 302 rows are as near to the formula as promised. Picture: heatmap.png\n" in said.out
     assert png_size(tmp_path / "heatmap.png") == (1200, 675)
+
+
+@pytest.mark.parametrize("model", [None, "safetensors is not installed: pip install safetensors tokenizers"])
+def test_demo_is_a_story_of_twenty_lines(
+    model: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if model is not None:
+        monkeypatch.setattr(running.minilm, "problem", lambda: model)
+    assert cli.main(["demo"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= 80, max(lines, key=len)
+    assert lines[-2].startswith("Try next: ")
+    assert ("  pip install safetensors tokenizers" in lines) == (model is not None)
+
+
+def test_demo_says_that_the_machine_is_busy(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spread, "busy_cores", lambda: float(os.cpu_count() or 1))
+    assert cli.main(["demo", "--no-plot", "--dim", "16"]) == 0
+    said = capsys.readouterr().out
+    assert "cores as this began, and fastpe uses" in " ".join(said.split())
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_demo_says_whether_it_compiled(tmp_path: Path) -> None:
+    told = []
+    for folder in (tmp_path / "empty", tmp_path / "empty", os.devnull):
+        done = run("demo", "--no-plot", "--dim", "16", env={**os.environ, "FASTPE_CACHE_DIR": str(folder)})
+        assert done.returncode == 0
+        told += [line for line in done.stdout.splitlines() if "the first call" in line]
+    assert "compiled for this machine, once" in told[0]
+    assert "loaded what an earlier run has compiled" in told[1]
+    assert "compiled, and kept nowhere" in told[2]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
@@ -198,7 +232,7 @@ def test_demo_tells_every_step() -> None:
     told: list[str] = []
     demo.run(None, 16, "float32", told.append)
     assert len(told) == demo.STEPS
-    assert told[:2] == ["the first call compiles", "fastpe.add_encoding"]
+    assert told == ["first call: compiles once, for seconds", "fastpe and NumPy, by turns", "a real model"]
 
 
 def test_the_text_ships_and_says_what_it_is() -> None:

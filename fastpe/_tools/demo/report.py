@@ -1,11 +1,18 @@
-"""The demo's report, and its table."""
+"""The demo's report, and how it is told."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
+import textwrap
+
+from ... import __version__
+from ..machine import duration
 
 FAR = 1_000_000
 LIBRARIES = {"numpy": "NumPy", "cupy": "CuPy"}
+FIRST_STEPS = "https://github.com/fastpe/fastpe/blob/main/docs/first-steps.md"
 
 
 @dataclasses.dataclass
@@ -23,10 +30,12 @@ class Report:
     dtype: str
     bytes: int
     seconds_first_call: float
+    compiled: bool | None  # in this process, or by an earlier one; None: compiled, and kept nowhere
     seconds_fastpe: float
     seconds_table_kept: float
     seconds_table_built: float
     gigabytes_per_second: float  # x read and written once
+    busy: str | None  # a warning that other work takes the cores
     rows_checked: int
     error: float | None  # None: not a number
     error_far: float | None
@@ -42,50 +51,83 @@ class Report:
 
 
 def table(report: Report) -> str:
-    """The report as aligned lines."""
-    library = LIBRARIES[report.library]
+    """The report as a story of 20 lines of 80 columns: two more on a busy machine, wider if a file has a long name."""
     batch, length, dim = report.shape
     repeats = batch * length / report.text_bytes
-    text = f"{report.text}: {'the first ' if report.text_cut else ''}{report.text_bytes:,} bytes"
-    fast, kept, built = report.seconds_fastpe, report.seconds_table_kept, report.seconds_table_built
-    rows = [
-        ("text", text + (f", repeated {repeats:.1f} times" if repeats > 1 else "")),
-        ("backend", f"{report.backend} ({library} arrays, {report.device})"),
-        ("array", f"{batch} sequences x {length} tokens x {dim} columns, {report.dtype}, {report.bytes / 2**20:.1f} MiB"),
-        ("", ""),
-        ("first call", f"{_milliseconds(report.seconds_first_call)}  compiling, or loading from the cache, included"),
-        ("fastpe.add_encoding", f"{_milliseconds(fast)}  {report.gigabytes_per_second:,.1f} GB/s read and written"),
-        (f"{library}, table kept", f"{_milliseconds(kept)}  {kept / fast:.2f} times that"),
-        (f"{library}, table built", f"{_milliseconds(built)}  {built / fast:.2f} times that"),
-        ("", ""),
-        ("largest error", f"{_error(report.error)}  in {report.rows_checked} rows, with the rounding of the sum"),
-        (f"  at position {FAR:,}", _error(report.error_far)),
-        ("with a float32 angle", f"{_error(report.float32_angle_error_last)}  at position {length - 1:,}"),
-        (f"  at position {FAR:,}", _error(report.float32_angle_error_far)),
-        ("", ""),
-        *_model_rows(report),
-        ("check", "passed" if report.ok else "FAILED"),
+    size = f"{'the first ' if report.text_cut else ''}{report.text_bytes:,} bytes"
+    again = f", repeated {repeats:.1f} times" if repeats > 1 else ""
+    lines = [
+        f"fastpe {__version__} encodes {report.text} ({size}{again})",
+        f"as {batch} sequences x {length} tokens x {dim} columns of {report.dtype}, {report.bytes / 2**20:.1f} MiB.",
+        "",
+        *_speed(report),
+        "",
+        f"{'Largest error at position':<26}{length - 1:>10,}  {FAR:>10,}",
+        f"  {'fastpe':<24}{_error(report.error)}  {_error(report.error_far)}",
+        f"  {'an angle in float32':<24}{_error(report.float32_angle_error_last)}  {_error(report.float32_angle_error_far)}",
+        "",
+        *_model(report),
+        "",
+        f"{_verdict(report)} {_picture(report)}".rstrip(),
+        f"Try next: {_python()} -m fastpe info, or bench --quick, or demo YOUR_TEXT",
+        f"Read next: {FIRST_STEPS}",
     ]
-    if report.plot or report.plot_note:
-        rows.append(("heat map", report.plot or report.plot_note or ""))
-    return "\n".join(f"{label:<24}{value}".rstrip() for label, value in rows)
+    return "\n".join(lines)
 
 
-def _model_rows(report: Report) -> list[tuple[str, str]]:
-    if report.model_shape is None or report.model_seconds_fastpe is None or report.model_seconds_numpy is None:
-        return [("a real model", report.model_note or ""), ("", "")]
-    batch, length, dim = report.model_shape
-    fast, usual_seconds = report.model_seconds_fastpe, report.model_seconds_numpy
+def _speed(report: Report) -> list[str]:
+    library, fast = LIBRARIES[report.library], report.seconds_fastpe
+    kept, built = report.seconds_table_kept, report.seconds_table_built
+    compiled = {
+        True: "compiled for this machine, once: the next process loads it",
+        False: "loaded what an earlier run has compiled",
+        None: "compiled, and kept nowhere: `fastpe cache` says why",
+    }[report.compiled]
     return [
-        ("a real model", f"all-MiniLM-L6-v2: {batch} sequences x {length} tokens x {dim} columns, word + type + position"),
-        ("fastpe.embed", f"{_milliseconds(fast)}  {'the same bits' if report.model_agrees else 'NOT the same bits'}"),
-        ("NumPy, three gathers", f"{_milliseconds(usual_seconds)}  {usual_seconds / fast:.2f} times that"),
-        ("", ""),
+        f"fastpe.add_encoding(x), {library} arrays, {report.backend} on {report.device}:",
+        _timed("the first call", report.seconds_first_call, compiled),
+        _timed("every other call", fast, f"{report.gigabytes_per_second:,.1f} GB/s read and written"),
+        _timed(f"{library}, table kept", kept, f"{kept / fast:.2f} times as long"),
+        _timed(f"{library}, table built", built, f"{built / fast:.2f} times as long"),
+        *textwrap.wrap(report.busy or "", 78, initial_indent="  ", subsequent_indent="  "),
     ]
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:10,.3f} ms"
+def _model(report: Report) -> list[str]:
+    if report.model_shape is None or report.model_seconds_fastpe is None or report.model_seconds_numpy is None:
+        why, _, remedy = (report.model_note or "").partition(": ")
+        return [f"A real model is left out: {why}{':' if remedy else '.'}", *([f"  {remedy}"] if remedy else [])]
+    batch, length, dim = report.model_shape
+    fast, usual = report.model_seconds_fastpe, report.model_seconds_numpy
+    agree = "the same bits as" if report.model_agrees else "NOT the same bits as"
+    return [
+        f"Words, types and positions of a real model, all-MiniLM-L6-v2, {batch} x {length} x {dim}:",
+        _timed("fastpe.embed", fast, f"{agree} NumPy's"),
+        _timed("NumPy, three gathers", usual, f"{usual / fast:.2f} times as long"),
+    ]
+
+
+def _verdict(report: Report) -> str:
+    if report.ok:
+        return f"Passed: {report.rows_checked} rows are as near to the formula as promised."
+    return f"FAILED: in {report.rows_checked} rows something is further from the formula than promised."
+
+
+def _picture(report: Report) -> str:
+    if report.plot is None:
+        return f"Picture {report.plot_note}." if report.plot_note else ""
+    beside = os.path.relpath(report.plot)
+    return f"Picture: {report.plot if beside.startswith(os.pardir) else beside}"
+
+
+def _python() -> str:
+    """How this Python is called from here; make demo has one of its own."""
+    beside = os.path.relpath(sys.executable) if sys.executable else os.pardir
+    return "python" if beside.startswith(os.pardir) else beside
+
+
+def _timed(what: str, seconds: float, remark: str) -> str:
+    return f"  {what:<24}{duration(seconds):>10}  {remark}"
 
 
 def _error(value: float | None) -> str:

@@ -6,7 +6,7 @@ import importlib
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -14,22 +14,25 @@ import numpy as np
 import numpy.typing as npt
 
 from ..._arrays import ITEMSIZE
+from ..._backends import disk_cache
 from ..._backends.host import pool
 from ...encodings import Learned
 from ...verbs import add_encoding, array_module, embed
 from .. import formula, minilm
+from ..benchmark import spread
 from ..formula import ENCODING_ERROR
+from ..machine import machine
 from .report import FAR, LIBRARIES, Report
 from .text import BadArgument, read, shape_for, vectors
 
 SAMPLED_ROWS = 300
-STEPS = 5  # that are shown: the first call, three ways that are timed, a real model
+STEPS = 3  # that are shown: the first call, the ways that are timed, a real model
 
 # Beside the error of the encoding add_encoding promises one rounding of the sum, relative to it.
 ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
 
-TIMED_SECONDS = 0.4  # for each of the three ways
-FEWEST_CALLS, MOST_CALLS = 5, 50  # 50 additions of values up to 1 stay far from the largest float16
+TIMED_SECONDS = 1.2  # of all ways together
+FEWEST_ROUNDS, MOST_ROUNDS = 5, 50  # 150 additions of values up to 1 stay far from the largest float16
 
 
 # ---- the check ---------------------------------------------------------------------------------------------------------------
@@ -55,17 +58,22 @@ def compare(result: Any, before: Any, positions: Any, dtype: str) -> tuple[bool,
 # ---- timing ------------------------------------------------------------------------------------------------------------------
 
 
-def measure(call: Callable[[], object], wait: Callable[[], object] = lambda: None) -> float:
-    """Median time of a call, after one that does not count; on a GPU each is waited for."""
+def measure(calls: Sequence[Callable[[], object]], wait: Callable[[], object] = lambda: None) -> list[float]:
+    """Median time of each call, after one that does not count; they take turns, so that what else runs slows all of them alike.
 
-    def timed() -> float:
+    On a GPU each call is waited for.
+    """
+
+    def timed(call: Callable[[], object]) -> float:
         start = time.perf_counter()
         call()
         wait()
         return time.perf_counter() - start
 
-    calls = min(MOST_CALLS, max(FEWEST_CALLS, int(TIMED_SECONDS / max(timed(), 1e-9))))
-    return statistics.median(timed() for _ in range(calls))
+    longest = max(sum(map(timed, calls)), 1e-9)
+    rounds = min(MOST_ROUNDS, max(FEWEST_ROUNDS, int(TIMED_SECONDS / longest)))
+    taken = [[timed(call) for call in calls] for _ in range(rounds)]
+    return [statistics.median(seconds) for seconds in zip(*taken, strict=True)]
 
 
 # ---- the demo ----------------------------------------------------------------------------------------------------------------
@@ -87,11 +95,12 @@ def run(file: str | None, dim: int, dtype: str, show: Callable[[str], None]) -> 
     x = xp.asarray(host)
     del host
 
-    show("the first call compiles")
-    start = time.perf_counter()
+    show("first call: compiles once, for seconds")
+    before_it, start = {*disk_cache.files()}, time.perf_counter()
     result = add_encoding(x)
     wait()
     first_call = time.perf_counter() - start
+    compiled = None if disk_cache.root() is None else bool({*disk_cache.files()} - before_it)
     near, error = compare(_on_host(result)[b, t], before, t, dtype)
 
     far = add_encoding(xp.zeros((1, dim), element), offset=FAR)
@@ -99,6 +108,7 @@ def run(file: str | None, dim: int, dtype: str, show: Callable[[str], None]) -> 
 
     edges = np.array([length - 1, FAR])
     float32_angle = np.abs(formula.usual(np, edges, dim, np.float32) - formula.exact(edges, dim)).max(axis=-1)
+    busy = spread.warnings({**machine(pool.get_num_threads(), ""), "busy_cores": spread.busy_cores()}, 0, 1)
     seconds = _time(xp, x, wait, show)
     show("a real model")
     model = _real_model(content)
@@ -115,10 +125,12 @@ def run(file: str | None, dim: int, dtype: str, show: Callable[[str], None]) -> 
         dtype=dtype,
         bytes=x.nbytes,
         seconds_first_call=first_call,
+        compiled=compiled,
         seconds_fastpe=seconds[0],
         seconds_table_kept=seconds[1],
         seconds_table_built=seconds[2],
         gigabytes_per_second=2 * x.nbytes / seconds[0] / 1e9,
+        busy=None if on_gpu else next(iter(busy), None),
         rows_checked=len(b),
         error=error,
         error_far=error_far,
@@ -138,17 +150,8 @@ def _time(xp: ModuleType, x: Any, wait: Callable[[], object], show: Callable[[st
     def built() -> None:
         xp.add(x, formula.usual(xp, xp.arange(length), dim, x.dtype), out=x)
 
-    library = LIBRARIES[xp.__name__]
-    ways = [
-        ("fastpe.add_encoding", lambda: add_encoding(x)),
-        (f"{library}, table kept", cached),
-        (f"{library}, table built", built),
-    ]
-    seconds = []
-    for label, call in ways:
-        show(label)
-        seconds.append(measure(call, wait))
-    return seconds
+    show(f"fastpe and {LIBRARIES[xp.__name__]}, by turns")
+    return measure([lambda: add_encoding(x), cached, built], wait)
 
 
 MODEL_SEQUENCES, MODEL_LENGTH = 64, 256
@@ -176,7 +179,7 @@ def _real_model(content: bytes) -> dict[str, Any]:
 
     fast()
     agrees = bool((out == three_gathers()).all())
-    seconds = [measure(call) for call in (fast, three_gathers)]
+    seconds = measure([fast, three_gathers])
     return {
         "model_shape": out.shape,
         "model_seconds_fastpe": seconds[0],

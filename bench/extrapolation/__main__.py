@@ -114,7 +114,7 @@ def _run(chosen: argparse.Namespace) -> int:
         print(f"left out, there was no time left: {job}")
     report.write(plan.out, [results])
     wrong = report.say(results)
-    print(f"\n{time.monotonic() - began:.0f} s; results.json, table.md and lengths.png are in {plan.out}")
+    print(f"\n{time.monotonic() - began:.0f} s; results.json, table.md and the pictures are in {plan.out}")
     return 1 if chosen.reduced and (wrong or len(check(results)) < len(ORDERINGS)) else 0
 
 

@@ -1,6 +1,6 @@
-"""Results as tables, a picture and sentences: ``python -m bench.extrapolation.report RESULTS.json ... --into PAGE.md --picture FILE.png``.
+"""Results as tables, pictures and sentences: ``python -m bench.extrapolation.report RESULTS.json ... --into PAGE.md --pictures FOLDER``.
 
-Several results are of several seeds: the tables show each, the picture their mean. In the page the part between the markers is
+Several results are of several seeds: the tables show each, the pictures their mean. In the page the part between the markers is
 rewritten.
 """
 
@@ -27,9 +27,9 @@ Results = dict[str, Any]
 
 
 def write(out: Path, every: list[Results]) -> None:
-    """Write table.md and lengths.png into a folder."""
-    write_text(out / "table.md", page(every, "lengths.png") + "\n")
-    pictures.draw(every, out / "lengths.png")
+    """Write table.md and a picture for each task into a folder."""
+    write_text(out / "table.md", page(every, "") + "\n")
+    pictures.draw(every, out)
 
 
 def say(results: Results) -> int:
@@ -42,16 +42,16 @@ def say(results: Results) -> int:
     return sum(not ordering.holds(difference) for ordering, difference in checked)
 
 
-def page(every: list[Results], picture: str) -> str:
-    """All of it as Markdown, with a link to the picture."""
+def page(every: list[Results], folder: str) -> str:
+    """All of it as Markdown, with links to the pictures in a folder."""
     first, parts = every[0], list[str]()
     seeds = ", ".join(str(results["seed"]) for results in every)
     parts.append(f"Seed{'s' * (len(every) > 1)} {seeds}; {describe(first['machine'])}, {first['processes']} at a time.")
-    parts.append(f"![One panel a task: how well each encoding does against the length]({picture})")
     for task, entry in first["tasks"].items():
         having = [str(results["seed"]) for results in every if task in results["tasks"]]
         only = [f"Of seed {', '.join(having)}."] if len(having) < len(every) else []
-        parts += [f"### {entry['title']}", *only, table(task, every)]
+        alt = f"{entry['title']}: how well each family of encodings does against the length"
+        parts += [f"### {entry['title']}", *only, f"![{alt}]({folder}{pictures.file_name(task)})", table(task, every)]
         if samples := list(_samples(entry)):
             parts += [
                 "The text read (the end of long ones), what the model writes (>), and the truth (=) where there is one:",
@@ -105,22 +105,22 @@ def _samples(task: dict[str, Any]) -> Iterator[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Rewrite a page's part and its picture from saved results."""
+    """Rewrite a page's part and its pictures from saved results."""
     parser = argparse.ArgumentParser(
         "python -m bench.extrapolation.report", description=__doc__.split("\n")[0].replace("``", "")
     )
     parser.add_argument("results", nargs="+", type=Path)
     parser.add_argument("--into", type=Path, required=True, metavar="PAGE")
-    parser.add_argument("--picture", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--pictures", type=Path, required=True, metavar="FOLDER")
     chosen = parser.parse_args(arguments)
     every = [read_json(path) for path in chosen.results]
-    pictures.draw(every, chosen.picture)
-    link = Path(os.path.relpath(chosen.picture, chosen.into.parent)).as_posix()
+    pictures.draw(every, chosen.pictures)
+    link = Path(os.path.relpath(chosen.pictures, chosen.into.parent)).as_posix()
     before, begin, rest = chosen.into.read_text("utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         raise SystemExit(f"{chosen.into} must have the lines {BEGIN} and {END}.")
-    write_text(chosen.into, f"{before}{begin}\n\n{page(every, link)}\n\n{end}{after}")
+    write_text(chosen.into, f"{before}{begin}\n\n{page(every, f'{link}/')}\n\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -262,7 +262,7 @@ def test_a_killed_run_goes_on_and_ends_with_a_table(tmp_path: Path) -> None:
     assert set(results["tasks"]["text"]["encodings"]) == {"none", "rotary", "rotary_ntk"}
     assert results["machine"]["versions"]["fastpe"] == fastpe.__version__
     assert "| rotary, NTK-aware |" in (out / "table.md").read_text()
-    assert (out / "lengths.png").stat().st_size > 10_000
+    assert (out / "lengths_text.png").stat().st_size > 10_000
     assert not list(out.rglob(".*")) + list(out.rglob("*.unfinished"))
 
 
@@ -305,6 +305,21 @@ def test_tables_have_a_line_an_encoding_and_a_column_a_length() -> None:
     ]
 
 
+def test_every_encoding_is_drawn_in_one_family() -> None:
+    members = [name for family in pictures.FAMILIES for name in family.members]
+    assert sorted(members) == sorted(ENCODINGS)
+    assert all(len({*family.members.values()}) == len(family.members) <= len(pictures.MARKS) for family in pictures.FAMILIES)
+
+
+@pytest.mark.parametrize("better", ["lower", "higher"])
+def test_the_best_of_each_family_is_the_best_past_the_trained_length(better: str) -> None:
+    near, far = (1.0, 9.0) if better == "lower" else (9.0, 1.0)
+    values = {"alibi": (far, near, near), "fire": (near, far, near), "rotary_yarn_tuned": (near, far, far)}
+    curves = {name: pictures.Curve([1, 2, 4], [*given]) for name, given in values.items()}
+    families = [family for family in pictures.FAMILIES if family.members.keys() & curves.keys()]
+    assert pictures._best(families, curves, better).members == {"rotary_yarn_tuned": "YaRN, tuned", "alibi": "ALiBi"}
+
+
 def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
     heights = [0.5, 0.5, 0.51, 0.9, 0.1, 0.5]
     placed = pictures.spread(heights, 0.04)
@@ -333,7 +348,7 @@ def test_the_published_results_have_every_ordering(path: Path) -> None:
 def test_the_documentation_shows_the_published_results() -> None:
     page = (ROOT / "docs" / "extrapolation.md").read_text("utf-8")
     shown = page.partition(report.BEGIN)[2].partition(report.END)[0].strip()
-    assert shown == report.page([json.loads(path.read_text("utf-8")) for path in SEEDS], "pictures/lab/lengths.png")
+    assert shown == report.page([json.loads(path.read_text("utf-8")) for path in SEEDS], "pictures/lab/")
     assert set(json.loads(SEEDS[0].read_text("utf-8"))["tasks"]) == set(TASKS)
 
 

@@ -45,4 +45,6 @@ def save_small(axes: Any, path: Path) -> None:
     canvas = np.ravel(np.array(axes, dtype=object))[0].figure.canvas
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    Image.fromarray(pixels).quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    # Without kmeans greys get a tint.
+    small = Image.fromarray(pixels).quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)

@@ -1,7 +1,7 @@
 """Turn pytest-benchmark's JSON into the table of the documentation.
 
 ``python -m bench.report bench/results/*.json --into docs/performance.md`` rewrites the section between the two markers, with a table
-for each machine; without ``--into`` it is printed.
+for each machine; without ``--into`` it is printed. ``--picture docs/pictures/speed.png`` draws it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 
 from fastpe._tools import machine as machines
 from fastpe._tools.machine import describe, duration, size, speedup
+
+from . import chart
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 COMMAND = "pytest bench --benchmark-only --benchmark-enable --benchmark-json=results.json"
@@ -77,9 +79,13 @@ def tables(results: dict[str, Any]) -> str:
         if of_kind:
             parts.append(table(of_kind, columns))
     names = {entry["device_name"]: None for entry in every if entry.get("device_name")}
-    cpu = known["cpu"] + model(results["machine_info"].get("cpu", {}))
-    parts.append("; ".join([describe({**known, "cpu": cpu}), *names]) + f". Command: `{known['command']}`.")
+    parts.append("; ".join([describe({**known, "cpu": name_of(results)}), *names]) + f". Command: `{known['command']}`.")
     return "\n\n".join(parts)
+
+
+def name_of(results: dict[str, Any]) -> str:
+    """The processor of a run."""
+    return str(results["machine_info"]["fastpe"]["cpu"]) + model(results["machine_info"].get("cpu", {}))
 
 
 def model(cpu: dict[str, Any]) -> str:
@@ -140,9 +146,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("results", type=Path, nargs="+", help="JSON of pytest-benchmark, a file for each machine")
     parser.add_argument("--into", type=Path, metavar="DOCUMENT", help="file with the two markers, to rewrite")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of the ratios, to draw")
     given = parser.parse_args(arguments)
     try:
-        content = section(read(path) for path in given.results)
+        runs = [read(path) for path in given.results]
+        content = section(runs)
+        if given.picture is not None:
+            chart.draw([(name_of(run), entries(run)) for run in runs], given.picture)
         if given.into is None:
             print(content)
         else:

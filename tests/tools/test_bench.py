@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import reference
 
-from bench import ratios, registry, report
+from bench import chart, ratios, registry, report
 from bench.registry import Entry
 from fastpe._tools.benchmark import clock, probes, workload
 from fastpe._tools.benchmark.case import Case
@@ -288,6 +288,22 @@ def test_each_machine_has_its_table_and_its_processor() -> None:
         TABLE,
         f"{MACHINE.replace('A CPU', 'Another (family 26, model 2)')}. Command: `pytest bench`.",
     ]
+
+
+def test_the_picture_has_a_row_a_machine_and_the_ratios_of_the_table(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    entries = report.entries(RESULTS)
+    first, second = chart.panels([("A CPU", entries), ("Another", entries)])  # float16 was not measured
+    assert [axes.get_title(loc="left") for axes in (first, second)] == ["float32, A CPU", "float32, Another"]
+    for axes in (first, second):
+        marked = {line.get_label(): line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 1}
+        assert {label: round(float(x), 2) for label, (x,) in marked.items()} == {
+            "NumPy, table at hand": 2.00,
+            "PyTorch, table at hand": 1.31,
+            "NumPy, table built": 138.34,
+        }
+    report.main([str(BENCH / "results" / "epyc-2-cores.json"), "--picture", str(tmp_path / "speed.png")])
+    assert (tmp_path / "speed.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_page_has_the_tables_of_the_committed_runs() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from fastpe._backends import cuda
-from fastpe._backends.host import pool
+from fastpe._backends.host import compile, pool
 from fastpe._tools import benchmark, cli, progress
 from fastpe._tools.benchmark import case as shapes_of
 from fastpe._tools.benchmark import clock, results, running, spread, workload
@@ -148,6 +148,13 @@ def test_a_contender_that_fails_leaves_the_rest_of_the_table(
     assert "x" in lines[0].split("unexpected")[1]  # the ratios after it
     assert "embed 2 x 9 x 50 x 32 float32: cached: TypeError: take() got an unexpected keyword argument 'mode'" in said
     assert benchmark.read("run.json")["results"][0]["failures"].keys() == {CACHED}
+
+
+def test_the_figures_alone_go_to_stdout_and_the_table_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--quick", "--only", "embed 2x9x50x32 float32", "--json", "-"]) == 0
+    said = capsys.readouterr()
+    assert [result["operation"] for result in json.loads(said.out)["results"]] == ["embed"]
+    assert "\nembed  2x9x50x32" in said.err.replace(" x ", "x")
 
 
 def test_fastpe_failing_is_in_its_cell_and_in_the_exit_code(
@@ -425,6 +432,21 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said.index("  0%") < said.index("one")
     assert said.index(" 75%") < said.index("four")
     assert "100%" not in said
+
+
+@pytest.mark.parametrize("before", [None, "", "1"])
+def test_nothing_else_is_written_into_the_bar(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tqdm")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.delenv("FASTPE_QUIET", raising=False)
+    if before is not None:
+        monkeypatch.setenv("FASTPE_QUIET", before)
+    compile._announce.cache_clear()
+    with progress.steps(4, "measuring"):
+        compile._announce("once")
+    assert "compiling" not in terminal.getvalue()
+    assert os.environ.get("FASTPE_QUIET") == before
 
 
 def test_without_tqdm_progress_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

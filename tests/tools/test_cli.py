@@ -57,7 +57,7 @@ def test_info_json(tmp_path: Path) -> None:
 def test_info_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "problem", lambda: "CuPy is not installed: pip install it")
     assert cli.main(["info"]) == 0
-    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line[0] != " ")
     assert lines["cuda"] == "not usable: CuPy is not installed: pip install it"
     assert lines["numpy"] == np.__version__
     assert lines["array_module()"] == "numpy"
@@ -122,18 +122,21 @@ def test_info_says_where_the_threads_come_from(rule: str, monkeypatch: pytest.Mo
 def test_info_says_what_is_missing_and_how_to_install_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed = {"numpy": "2.4", "numba": "0.68", "torch": "2.13"}
+    installed = {"numpy": "2.4", "numba": "0.68", "torch": "2.13", "dask": "2026.8", "tqdm": "4.70"}
     monkeypatch.setattr(info, "_version", lambda name, *_: installed.get(name))
     monkeypatch.setattr(cuda, "problem", lambda: "CuPy is not installed: pip install cupy-cuda13x")
     monkeypatch.setattr(info, "_writable", lambda _: False)
     assert cli.main(["info"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:6] == [
-        "fast here       NumPy arrays, PyTorch tensors",
+    assert lines[:9] == [
+        "fast here       NumPy arrays, PyTorch tensors, Dask arrays",
         "missing         CuPy arrays: CuPy is not installed: pip install cupy-cuda13x",
-        "missing         pictures: pip install 'fastpe[plot]'",
-        "missing         bfloat16 in NumPy: pip install ml_dtypes",
-        f"missing         compiled kernels that are kept: {info.NO_CACHE}",
+        "                JAX arrays: pip install 'fastpe[jax]'",
+        "                bfloat16 in NumPy: pip install ml_dtypes",
+        "                pictures: pip install 'fastpe[plot]'",
+        "                bars, and what else runs during bench: pip install 'fastpe[bench]'",
+        f"                compiled kernels that are kept: {info.NO_CACHE}",
+        "                all that pip can add to this: pip install 'fastpe[jax,plot,bench]' ml_dtypes",
         f"fastpe          {fastpe.__version__}, Python {sys.version.split()[0]}",
     ]
     monkeypatch.setattr(cuda, "problem", lambda: None)
@@ -141,8 +144,19 @@ def test_info_says_what_is_missing_and_how_to_install_it(
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime)))
     del installed["torch"]
     known = information()
-    assert known["fast"] == ["NumPy arrays", "CuPy arrays"]
+    assert known["fast"] == ["NumPy arrays", "Dask arrays", "CuPy arrays"]
     assert known["missing"]["PyTorch tensors"] == "pip install 'fastpe[torch]'"
+    assert known["install"] == "pip install 'fastpe[torch,jax,plot,bench]' ml_dtypes"
+    installed.update(torch="2.13", jax="0.10", matplotlib="3.11", psutil="7.2", ml_dtypes="0.6")
+    assert information()["install"] is None
+
+
+def test_what_info_tells_to_install_are_extras_of_the_metadata() -> None:
+    named = [requirement[7:-1] for _, requirement in info.OPTIONAL.values() if requirement.startswith("fastpe[")]
+    extras = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
+    assert named
+    assert [name for name in named if f"\n{name} = [" not in extras] == []
+    assert {package for packages, _ in info.OPTIONAL.values() for package in packages} <= {*info.PACKAGES}
 
 
 # ---- plot --------------------------------------------------------------------------------------------------------------------

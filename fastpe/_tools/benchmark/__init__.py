@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..machine import describe, machine
 from .case import Case, cases
-from .results import EXPLANATION, compare, failed, noisy, read, table, write
+from .results import EXPLANATION, as_json, compare, failed, noisy, read, table, write
 from .running import devices, measure_line
 from .spread import warnings
 from .workload import WrongResult
@@ -18,6 +18,7 @@ __all__ = [
     "EXPLANATION",
     "Case",
     "WrongResult",
+    "as_json",
     "cases",
     "compare",
     "describe",

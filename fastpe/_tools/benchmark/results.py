@@ -91,8 +91,12 @@ def aligned(rows: list[list[str]], left: int) -> str:
 def write(path: str | os.PathLike[str], machine: dict[str, Any], results: list[Result]) -> None:
     """Save a run as JSON."""
     with open(path, "w", encoding="utf-8") as file:
-        json.dump({"version": VERSION, "machine": machine, "results": results}, file, indent=1)
-        file.write("\n")
+        file.write(as_json(machine, results))
+
+
+def as_json(machine: dict[str, Any], results: list[Result]) -> str:
+    """A run as JSON."""
+    return json.dumps({"version": VERSION, "machine": machine, "results": results}, indent=1) + "\n"
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
-from typing import Any
+import sys
+from typing import Any, TextIO
 
 from ..progress import steps
 from .arguments import require_folder
@@ -26,13 +28,19 @@ def add_parser(commands: Any) -> Any:
         "--only", default="", metavar="TEXT", help="only lines with this in their name, such as embed or float32"
     )
     bench.add_argument("--threads", type=int, metavar="N", help="threads of fastpe and torch (default: fastpe's own choice)")
-    bench.add_argument("--json", metavar="FILE", help="save the figures there")
+    bench.add_argument("--json", metavar="FILE", help="save the figures there; -: to stdout, and the table to stderr")
     bench.add_argument("--compare", metavar="FILE", help="a saved run to compare with")
     return bench
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; ImportError, ValueError and OSError say in one line what is wrong with the arguments."""
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr if arguments.json == "-" else out):
+        return _run(arguments, out)
+
+
+def _run(arguments: argparse.Namespace, out: TextIO) -> int:
     from ... import set_num_threads
     from .. import benchmark
     from ..benchmark.probes import settle_threads
@@ -40,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.threads is not None and arguments.threads < 1:
         raise ValueError(f"bench: --threads must be at least 1, got {arguments.threads}.")
     before = None if arguments.compare is None else benchmark.read(arguments.compare)
-    if arguments.json is not None:
+    if arguments.json not in (None, "-"):
         require_folder("bench", "--json", arguments.json)
     dtypes = ("float32", "bfloat16") if importlib.util.find_spec("ml_dtypes") else ("float32", "float16")
     every = benchmark.cases(arguments.quick, benchmark.devices(), dtypes)
@@ -62,7 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
     if failures := benchmark.failed(results):
         print("\nfailed:", *failures, sep="\n  ")
     code = FAILED if any("fastpe" in result["failures"] for result in results) else 0
-    if arguments.json is not None:
+    if arguments.json == "-":
+        out.write(benchmark.as_json(known, results))
+    elif arguments.json is not None:
         benchmark.write(arguments.json, known, results)
         print(f"\nsaved {os.path.abspath(arguments.json)}")
     slower = 0 if before is None else _compare(before, known, results)

@@ -20,8 +20,17 @@ from ..._backends.host import pool
 from ..machine import cpu_name
 from .cache import NO_CACHE
 
-PACKAGES = ("numpy", "numba", "llvmlite", "cupy", "torch", "ml_dtypes", "matplotlib")
-EXTRAS = {"torch": "pip install 'fastpe[torch]'", "matplotlib": "pip install 'fastpe[plot]'"}
+PACKAGES = ("numpy", "numba", "llvmlite", "cupy", "torch", "jax", "dask", "ml_dtypes", "matplotlib", "psutil", "tqdm")
+# What works once packages are there, and what to install; names without "fastpe[...]" are packages themselves.
+ON_THE_CPU = {"PyTorch tensors": "torch", "JAX arrays": "jax", "Dask arrays": "dask"}
+OPTIONAL = {
+    "PyTorch tensors": (("torch",), "fastpe[torch]"),
+    "JAX arrays": (("jax",), "fastpe[jax]"),
+    "Dask arrays": (("dask",), "fastpe[dask]"),
+    "bfloat16 in NumPy": (("ml_dtypes",), "ml_dtypes"),
+    "pictures": (("matplotlib",), "fastpe[plot]"),
+    "bars, and what else runs during bench": (("psutil", "tqdm"), "fastpe[bench]"),
+}
 CUPY_DISTRIBUTIONS = ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")
 
 
@@ -46,9 +55,11 @@ def information() -> dict[str, Any]:
     folder = _try(disk_cache.root)
     backends = {"numba": _numba(versions["numba"]), "cuda": gpu}
     writable = folder is not None and _writable(folder)
+    missing = _missing(versions, backends, writable)
     return {
         "fast": _fast(versions, backends),
-        "missing": _missing(versions, backends, writable),
+        "missing": missing,
+        "install": _install(missing),
         "versions": {"fastpe": __version__, "python": platform.python_version(), **versions},
         "platform": {"system": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count()},
         "backends": backends,
@@ -59,12 +70,12 @@ def information() -> dict[str, Any]:
 
 def _fast(versions: dict[str, str | None], backends: dict[str, Any]) -> list[str]:
     """What runs at the memory's speed here."""
-    cpu, gpu, torch = backends["numba"]["usable"], backends["cuda"]["usable"], versions["torch"]
+    cpu, gpu = backends["numba"]["usable"], backends["cuda"]["usable"]
     kinds = {
         "NumPy arrays": cpu,
-        "PyTorch tensors": cpu and torch,
+        **{what: cpu and versions[package] for what, package in ON_THE_CPU.items()},
         "CuPy arrays": gpu,
-        "PyTorch tensors on the GPU": gpu and torch,
+        "PyTorch tensors on the GPU": gpu and versions["torch"],
     }
     return [name for name, usable in kinds.items() if usable]
 
@@ -73,12 +84,24 @@ def _missing(versions: dict[str, str | None], backends: dict[str, Any], writable
     """What does not work here, and the command that installs it."""
     problems = {"NumPy arrays": backends["numba"]["problem"], "CuPy arrays": backends["cuda"]["problem"]}
     missing = {what: problem for what, problem in problems.items() if problem}
-    for what, package in (("PyTorch tensors", "torch"), ("pictures", "matplotlib"), ("bfloat16 in NumPy", "ml_dtypes")):
-        if versions[package] is None:
-            missing[what] = EXTRAS.get(package, f"pip install {package}")
+    for what, (packages, requirement) in OPTIONAL.items():
+        if any(versions[package] is None for package in packages):
+            missing[what] = _pip([requirement])
     if not writable:
         missing["compiled kernels that are kept"] = NO_CACHE
     return missing
+
+
+def _install(missing: dict[str, str]) -> str | None:
+    """One command for all that pip installs without asking which GPU there is."""
+    wanted = [requirement for what, (_, requirement) in OPTIONAL.items() if what in missing]
+    return _pip(wanted) if wanted else None
+
+
+def _pip(requirements: list[str]) -> str:
+    extras = [one.removeprefix("fastpe[").rstrip("]") for one in requirements if one.startswith("fastpe[")]
+    ours = [f"'fastpe[{','.join(extras)}]'"] if extras else []
+    return " ".join(["pip install", *ours, *(one for one in requirements if not one.startswith("fastpe["))])
 
 
 def _try(question: Callable[[], Any]) -> Any:
@@ -169,12 +192,20 @@ def _dotted(version: int) -> str:
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
+def _missing_rows(known: dict[str, Any]) -> list[tuple[str, str]]:
+    """One block: what is missing with its own command, and last the command that installs several at once."""
+    said = [f"{what}: {remedy}" for what, remedy in known["missing"].items()]
+    if sum(what in OPTIONAL for what in known["missing"]) > 1:
+        said.append(f"all that pip can add to this: {known['install']}")
+    return [("" if number else "missing", text) for number, text in enumerate(said)]
+
+
 def _lines(known: dict[str, Any]) -> str:
     versions, machine, backends, cache = known["versions"], known["platform"], known["backends"], known["cache"]
     numba, gpu = backends["numba"], backends["cuda"]
     rows = [
         ("fast here", ", ".join(known["fast"]) or "nothing"),
-        *[("missing", f"{what}: {remedy}") for what, remedy in known["missing"].items()],
+        *_missing_rows(known),
         ("fastpe", f"{versions['fastpe']}, Python {versions['python']}"),
         ("platform", machine["system"]),
         ("CPU", f"{machine['cpu']}, {machine['cores']} cores"),

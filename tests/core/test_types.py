@@ -41,6 +41,10 @@ MISTAKES = [
     "fastpe.scaling.YaRN('4', 4096)",
     "fastpe.positions.grid(5)",
     "fastpe.positions.randomized(5, 100, rng='0')",
+    "fastpe.plot.heatmap(fastpe.ALiBi(8))",
+    "fastpe.plot.bias(fastpe.Rotary())",
+    "fastpe.plot.heatmap('rotary', ax=3)",
+    "fastpe.plot.wavelengths([fastpe.scaling.NTK(4), 4])",
     "fastpe.torch.patch_transformers(torch.nn.Linear(1, 1), scaling=2.0)",
     "rotary(t, offset='a')",
     "learned_wrong = fastpe.torch.LearnedEncoding(9, 4, out_of_range='wrap')",
@@ -117,9 +121,10 @@ def members(module: Any) -> Iterator[tuple[str, Any]]:
 
 def test_nothing_public_is_shown_as_any() -> None:
     pytest.importorskip("torch")
+    import fastpe.plot
     import fastpe.torch
 
-    modules = (fastpe, fastpe.scaling, fastpe.positions, fastpe.torch, fastpe.torch.functional)
+    modules = (fastpe, fastpe.scaling, fastpe.positions, fastpe.plot, fastpe.torch, fastpe.torch.functional)
     found: set[str] = set()
     for module in modules:
         for name, function in members(module):

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib.axes import Axes
 from typing_extensions import assert_type
 
 import fastpe
+import fastpe.plot
 import fastpe.torch
 
 x: npt.NDArray[np.float32] = np.zeros((2, 3, 4), np.float32)
@@ -130,3 +132,5 @@ assert_type(
     fastpe.torch.patch_transformers(torch.nn.Linear(1, 1), scaling={"full_attention": scaling.Linear(2.0)}),
     fastpe.torch.Patched,
 )
+assert_type(fastpe.plot.heatmap(fastpe.Grid((4, 4))), Axes)
+assert_type(fastpe.plot.wavelengths([fastpe.scaling.NTK(4), "linear:factor=4"]), tuple[Axes, Axes])

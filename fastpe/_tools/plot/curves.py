@@ -20,7 +20,9 @@ MOST_DISTANCES = 1 << 17
 LABELLED = 8  # heads that have a label of their own
 
 
-def error(encoding: Any = None, length: int | None = None, dim: int | None = None, *, ax: Any = None) -> Axes:
+def error(
+    encoding: figures.Drawn | None = None, length: int | None = None, dim: int | None = None, *, ax: Axes | None = None
+) -> Axes:
     """Draw the largest error of sines and cosines by position, of fastpe and of the ways in which tables are usually made.
 
     All are compared with angles that are reduced in integers. "Float32 angles" are float32 positions times float32 frequencies, as models
@@ -70,7 +72,7 @@ def error(encoding: Any = None, length: int | None = None, dim: int | None = Non
     return axes
 
 
-def bias(encoding: Any = None, length: int | None = None, *, ax: Any = None) -> Axes:
+def bias(encoding: Bias | str | None = None, length: int | None = None, *, ax: Axes | None = None) -> Axes:
     """Draw what a bias adds to scores, by distance, one curve a head.
 
     Parameters

@@ -5,14 +5,21 @@ from __future__ import annotations
 import dataclasses
 import os
 import textwrap
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ..._core import checks
+from ...encodings.protocol import Additive, Rotational
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    SeveralAxes: TypeAlias = Sequence[Axes] | npt.NDArray[Any]  # matplotlib's subplots makes arrays
+
+Drawn: TypeAlias = Additive | Rotational | str
 
 INSTALL = "plots need matplotlib: pip install 'fastpe[plot]'"
 WIDTH, HEIGHT, DPI = 8.0, 4.5, 150  # 1200 pixels, sharp where a page shows them 800 wide
@@ -40,7 +47,9 @@ def _ending(path: str | os.PathLike[str]) -> str:
     return os.path.splitext(os.fspath(path))[1][1:].lower()
 
 
-def panels(given: Any, count: int = 1, height: float = HEIGHT, width: float = WIDTH, **options: Any) -> tuple[list[Axes], bool]:
+def panels(
+    given: Axes | SeveralAxes | None, count: int = 1, height: float = HEIGHT, width: float = WIDTH, **options: Any
+) -> tuple[list[Axes], bool]:
     """The caller's axes, or those of a new figure, and whether it is new. ``options`` are those of ``Figure.subplots``."""
     if given is not None:
         given_axes = list(np.ravel(np.array(given, dtype=object)))
@@ -58,7 +67,7 @@ def panels(given: Any, count: int = 1, height: float = HEIGHT, width: float = WI
     return list(np.ravel(figure.subplots(**options))), True
 
 
-def save(axes: Any, path: str | os.PathLike[str]) -> None:
+def save(axes: Axes | SeveralAxes, path: str | os.PathLike[str]) -> None:
     """Write the figure of axes to a file. Its ending chooses the format; PNG without one.
 
     Parameters

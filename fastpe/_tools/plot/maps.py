@@ -19,7 +19,12 @@ COMPARED = 256
 
 
 def heatmap(
-    encoding: Any = None, length: int | None = None, dim: int | None = None, *, offset: int = 0, ax: Any = None
+    encoding: figures.Drawn | None = None,
+    length: int | None = None,
+    dim: int | None = None,
+    *,
+    offset: int = 0,
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw an encoding as a heat map, one row a position and one column a channel.
 
@@ -67,7 +72,9 @@ def heatmap(
     return axes
 
 
-def contour(encoding: Any = None, length: int | None = None, dim: int | None = None, *, ax: Any = None) -> Axes:
+def contour(
+    encoding: figures.Drawn | None = None, length: int | None = None, dim: int | None = None, *, ax: Axes | None = None
+) -> Axes:
     """Draw an encoding as contours of equal value over position and channel.
 
     Sines and cosines are drawn as two blocks, whatever the layout, and are those of a smooth function through the channels: positions and
@@ -135,7 +142,11 @@ def _what(encoding: Any) -> str:
 
 
 def similarity(
-    encoding: Any = None, length: int | None = None, dim: int | None = None, *, axes: Any = None
+    encoding: figures.Drawn | None = None,
+    length: int | None = None,
+    dim: int | None = None,
+    *,
+    axes: figures.SeveralAxes | None = None,
 ) -> tuple[Axes, Axes]:
     """Draw how alike positions are: of each pair, and how it decays with distance.
 

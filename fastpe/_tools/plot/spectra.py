@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from . import figures, named
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+HasWavelengths: TypeAlias = Rotary | Sinusoidal | Scaling | str
 FUNCTION = "wavelengths"
 MOST_RULES = len(figures.COLOURS)
 WIDTH = 128
@@ -47,12 +48,12 @@ def spectrum(encoding: Rotary | Sinusoidal, dim: int, seq_len: int | None) -> Sp
 
 
 def wavelengths(
-    encodings: Any = None,
+    encodings: HasWavelengths | Sequence[HasWavelengths] | None = None,
     length: int | None = None,
     dim: int | None = None,
     *,
     trained: int | None = None,
-    axes: Any = None,
+    axes: figures.SeveralAxes | None = None,
 ) -> tuple[Axes, Axes]:
     """Draw the wavelengths of scaling rules beside the plain ones, and how many times each is stretched.
 

@@ -154,7 +154,7 @@ def test_the_figures_alone_go_to_stdout_and_the_table_to_stderr(capsys: pytest.C
     assert cli.main(["bench", "--quick", "--only", "embed 2x9x50x32 float32", "--json", "-"]) == 0
     said = capsys.readouterr()
     assert [result["operation"] for result in json.loads(said.out)["results"]] == ["embed"]
-    assert "\nembed  2x9x50x32" in said.err.replace(" x ", "x")
+    assert "\nembed " in said.err
 
 
 def test_fastpe_failing_is_in_its_cell_and_in_the_exit_code(

@@ -74,8 +74,21 @@ def test_versions_that_are_repeated() -> None:
 def test_the_changelog_begins_with_this_version() -> None:
     headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert headings
-    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - (Unreleased|\d{4}-\d{2}-\d{2})", heading) for heading in headings)
-    assert fastpe.__version__ in [re.sub(r"\[(.*)\].*", r"\1", heading) for heading in headings[:2]]
+    assert headings[0] == "[Unreleased]"
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d{2}-\d{2}", heading) for heading in headings[1:])
+    version, date = re.findall(r"[\d.-]*\d", headings[1])
+    assert (version, date) == (fastpe.__version__, str(read("CITATION.cff")["date-released"]))
+
+
+def test_the_changelog_has_the_sections_and_links_of_its_form() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    for part in text.split("\n## ")[1:]:
+        sections = re.findall(r"^### (.*)$", part, re.M)
+        assert sections == [
+            one for one in ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security") if one in sections
+        ]
+    linked = re.findall(r"^\[(.*?)\]: https://github\.com/fastpe/fastpe/", text, re.M)
+    assert linked == re.findall(r"^## \[(.*?)\]", text, re.M)
 
 
 def test_supported_versions_are_those_of_the_metadata() -> None:

@@ -9,6 +9,7 @@ from call_cache_cases import fresh
 
 import fastpe
 from fastpe import Sinusoidal
+from fastpe._core import call_cache
 from fastpe._core.operations import Add, Rotate
 
 pytestmark = pytest.mark.usefixtures("nothing_known")
@@ -102,3 +103,12 @@ def test_several_rows_with_an_offset_for_each_sequence():
         cases.assert_same_bits(got, fastpe.embed(ids, table, Sinusoidal(), positions=positions))
         got = fastpe.apply_rotary(x.copy(), None, offset=offsets)
         cases.assert_same_bits(got, fastpe.apply_rotary(x.copy(), None, positions=positions))
+
+
+def test_where_an_array_lies():
+    """NumPy's struct says what ``ndarray.ctypes`` says: of views, of memory that may not be written, and of arrays without elements."""
+    x = np.arange(24.0).reshape(2, 3, 4)
+    read_only = np.broadcast_to(x[:, :1], x.shape)
+    views = x, x[1:, ::-1, ::2], x.T, read_only, x[:0], x[1, 2, 3:]
+    for array in (*views, np.array(1.0), np.frombuffer(b"abcdefgh", np.float16)):
+        assert call_cache.host_address(array) == array.ctypes.data

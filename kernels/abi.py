@@ -220,6 +220,6 @@ NOT_A_POSITION = -(2**63) + 1
 # block.
 CALLER, ALONE = 0, -1
 
-AHEAD_BYTES = 6 << 10  # how far ahead of its use x is prefetched
+AHEAD_BYTES = 12 << 10  # how far ahead of its use x is prefetched: 3 KiB are too few, 32 too many
 MARGIN = 16  # numbers behind the frequencies, and behind what is made of them: loops read and write whole vectors
 GATHERED_VALUES = 512  # of a bias, which add_toeplitz gathers at a time in a scratch slot

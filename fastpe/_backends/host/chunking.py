@@ -20,6 +20,7 @@ CHUNK_BYTES = 1 << 18  # of x
 LARGEST_CHUNK_BYTES = 1 << 21  # where sequences share their positions, a chunk takes many of them
 CHUNKS = 64  # chunks grow only where there are more of them
 SHARED_BYTES = 1 << 16  # of encoding made at a time where sequences or heads share it: stays in the second-level cache
+BLOCK_BYTES = 1 << 14  # the same where no conversion of x hides the way to the second level: stays in the first
 STREAMED_BYTES = 1 << 13  # of encoding made at a time before it is streamed out, where nothing shares it
 SUMMED_BYTES = 1 << 15  # of encoding made at a time for a sum of rows, where nothing shares it
 ANGLES_BYTES = 1 << 16  # of cosines and sines made at a time: they stay in the second-level cache
@@ -76,7 +77,8 @@ def of_addition(arguments: Arguments, dtype: str, mode: int, part_widths: Sequen
     shared_rows, streamed_rows = (size // (width * real_bytes) for size in (SHARED_BYTES, STREAMED_BYTES))
     rows_per_chunk, batch_per_chunk = _chunk(rows, batch, heads * row_bytes, shared_rows if sequences_share else None)
     if sequences_share or heads_share:
-        block_rows = min(max(1, shared_rows), rows_per_chunk)
+        made_rows = shared_rows if itemsize < real_bytes else BLOCK_BYTES // (width * real_bytes)
+        block_rows = min(max(1, made_rows), rows_per_chunk)
     elif streams:
         block_rows = min(max(1, streamed_rows), rows_per_chunk)
     else:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from cases import assert_close
-from library_cases import Case, cases
+from library_rows import ROWS
+from verb_cases import CASES
 
 jax = pytest.importorskip("jax")
 
@@ -21,7 +23,7 @@ import fastpe.jax  # noqa: E402
 from fastpe import ALiBi, Grid, Rotary, Sinusoidal  # noqa: E402
 from fastpe.jax import _partition  # noqa: E402
 
-NAMES = [case.name for case in cases("float32")]
+PLAIN = replace(ROWS["jax, traced"], rounded=("*",))
 
 
 @pytest.fixture(autouse=True)
@@ -38,46 +40,9 @@ def numbers(*shape: int) -> Any:
     return jnp.asarray(np.random.default_rng(5).standard_normal(shape).astype(np.float32))
 
 
-def moved(value: Any) -> Any:
-    return jax.tree.map(lambda one: jnp.asarray(one) if isinstance(one, np.ndarray) else one, value)
-
-
-def check(results: Any, case: Case) -> None:
-    for result, expected in zip(results, case.expected(), strict=True):
-        got, wide = np.array(result), expected.astype(np.float64)
-        hidden = np.isneginf(wide)
-        assert (np.isneginf(got.astype(np.float64)) == hidden).all()
-        got[hidden], wide[hidden] = 0, 0
-        assert_close(got, wide, str(expected.dtype), position_error=2e-7 * np.nanmax(np.abs(wide), initial=1))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("name", NAMES)
-def test_every_verb_in_plain_operations(name, dtype):
-    if name.startswith("encode") and dtype != "float32":
-        return
-    case = next(case for case in cases(dtype) if case.name == name)
-    static = (
-        {name: value for name, value in case.places.items() if name == "delta" and type(value) is int} if "base" in name else {}
-    )
-    places = moved({name: jnp.asarray(value) for name, value in case.places.items() if name not in static})
-    keywords = {**moved(case.keywords), **({"like": jnp.zeros(1)} if case.verb == "encode" else {})}
-
-    def function(arrays, places):
-        return case._replace(keywords=keywords).call(arrays, {**places, **static})
-
-    with jax.check_tracer_leaks():
-        results = jax.jit(function)(moved(case.arrays), places)
-    check(results, case)
-
-
-def test_float64_in_plain_operations():
-    with jax.enable_x64(True):
-        for case in cases("float64"):
-            if case.verb != "encode":
-                results = case._replace(keywords=moved(case.keywords)).call(moved(case.arrays), case.places)
-                for result, expected in zip(results, case.expected(), strict=True):
-                    np.testing.assert_allclose(result, expected, rtol=1e-13, atol=1e-13)
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if PLAIN.error(case) is None])
+def test_every_verb_in_plain_operations(name):
+    PLAIN.check(CASES[name])
 
 
 def test_far_positions_are_exact():

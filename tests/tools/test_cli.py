@@ -122,14 +122,14 @@ def test_info_says_where_the_threads_come_from(rule: str, monkeypatch: pytest.Mo
 def test_info_says_what_is_missing_and_how_to_install_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed = {"numpy": "2.4", "numba": "0.68", "torch": "2.13", "dask": "2026.8", "tqdm": "4.70"}
+    installed = {"numpy": "2.4", "numba": "0.68", "torch": "2.13", "dask": "2026.8", "keras": "3.15", "tqdm": "4.70"}
     monkeypatch.setattr(info, "_version", lambda name, *_: installed.get(name))
     monkeypatch.setattr(cuda, "problem", lambda: "CuPy is not installed: pip install cupy-cuda13x")
     monkeypatch.setattr(info, "_writable", lambda _: False)
     assert cli.main(["info"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:9] == [
-        "fast here       NumPy arrays, PyTorch tensors, Dask arrays",
+        "fast here       NumPy arrays, PyTorch tensors, Dask arrays, Keras layers",
         "missing         CuPy arrays: CuPy is not installed: pip install cupy-cuda13x",
         "                JAX arrays: pip install 'fastpe[jax]'",
         "                bfloat16 in NumPy: pip install ml_dtypes",
@@ -144,7 +144,7 @@ def test_info_says_what_is_missing_and_how_to_install_it(
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime)))
     del installed["torch"]
     known = information()
-    assert known["fast"] == ["NumPy arrays", "Dask arrays", "CuPy arrays"]
+    assert known["fast"] == ["NumPy arrays", "Dask arrays", "Keras layers", "CuPy arrays"]
     assert known["missing"]["PyTorch tensors"] == "pip install 'fastpe[torch]'"
     assert known["install"] == "pip install 'fastpe[torch,jax,plot,bench]' ml_dtypes"
     installed.update(torch="2.13", jax="0.10", matplotlib="3.11", psutil="7.2", ml_dtypes="0.6")

@@ -20,13 +20,14 @@ from ..._backends.host import pool
 from ..machine import cpu_name
 from .cache import NO_CACHE
 
-PACKAGES = ("numpy", "numba", "llvmlite", "cupy", "torch", "jax", "dask", "ml_dtypes", "matplotlib", "psutil", "tqdm")
+PACKAGES = ("numpy", "numba", "llvmlite", "cupy", "torch", "jax", "dask", "keras", "ml_dtypes", "matplotlib", "psutil", "tqdm")
 # What works once packages are there, and what to install; names without "fastpe[...]" are packages themselves.
-ON_THE_CPU = {"PyTorch tensors": "torch", "JAX arrays": "jax", "Dask arrays": "dask"}
+ON_THE_CPU = {"PyTorch tensors": "torch", "JAX arrays": "jax", "Dask arrays": "dask", "Keras layers": "keras"}
 OPTIONAL = {
     "PyTorch tensors": (("torch",), "fastpe[torch]"),
     "JAX arrays": (("jax",), "fastpe[jax]"),
     "Dask arrays": (("dask",), "fastpe[dask]"),
+    "Keras layers": (("keras",), "fastpe[keras]"),
     "bfloat16 in NumPy": (("ml_dtypes",), "ml_dtypes"),
     "pictures": (("matplotlib",), "fastpe[plot]"),
     "bars, and what else runs during bench": (("psutil", "tqdm"), "fastpe[bench]"),

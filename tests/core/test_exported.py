@@ -13,6 +13,7 @@ from verb_cases import CASES
 
 import fastpe
 
+
 def _over(kind, value):
     """As an object, where its kind knows the type."""
     return kind.over(value) if isinstance(value, np.ndarray) and value.dtype.name in kind.dtypes else value

@@ -1,12 +1,11 @@
 """Compile kernels of the CPU for another processor: ``python tests/helpers/cross_compile.py FOLDER TRIPLE CPU LABEL ...``.
 
-Numba compiles for the processor that it runs on. Here it is told that this is another one, before anything of fastpe is imported, so that
-every instruction is chosen for that one: an object file for each kernel, and its assembly, whose entry and C function bear its label.
+Kernels are translated as they are for a wheel, on this machine. Then LLVM is told that this is another processor, for which it chooses
+every instruction: an object file for each kernel, whose entry and C function bear its label.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -20,43 +19,31 @@ KERNELS = {
 }
 
 
-def pretend(triple: str, cpu: str) -> None:
+def pretend(triple: str) -> None:
     """From now on LLVM's answer to what this machine is."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     llvm.get_process_triple = llvm.get_default_triple = lambda: triple
     llvm.Target.from_default_triple = classmethod(lambda cls: cls.from_triple(triple))
-    os.environ.update(NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="")
 
 
-def compile_kernel(label: str, folder: Path) -> None:
-    from fastpe._backends.host import compile, machine_code
+def translated(label: str) -> bytes:
+    """A kernel as a wheel ships it, for no processor in particular."""
+    from fastpe._backends.host import machine_code, translation
 
-    machine_code.ENTRY, machine_code.PLAIN = f"entry_{label}", f"plain_{label}"
-    emitted = machine_code.emit
-    said: list[str] = []
-
-    def emit(ir_text: str, function: str, *options: object) -> bytes:
-        said.append(
-            machine_code._machine(**dict(zip(("cpu", "features", "opt"), options, strict=True))).emit_assembly(
-                llvm.parse_assembly(ir_text)
-            )
-        )
-        return emitted(ir_text, function, *options)
-
-    machine_code.emit = emit
-    try:
-        code = compile._compile(*KERNELS[label])
-    finally:
-        machine_code.emit = emitted
-    (folder / f"{label}.s").write_text(said[0])
-    (folder / f"{label}.o").write_bytes(code)
+    for module in (machine_code, translation):
+        module.ENTRY, module.PLAIN = f"entry_{label}", f"plain_{label}"
+    return translation.translate(*KERNELS[label])
 
 
 def main(folder: str, triple: str, cpu: str, *labels: str) -> None:
-    pretend(triple, cpu)
-    for label in labels or KERNELS:
-        compile_kernel(label, Path(folder))
+    translations = {label: translated(label) for label in labels or KERNELS}
+    pretend(triple)
+    from fastpe._backends.host import machine_code
+
+    for label, bitcode in translations.items():
+        machine_code.ENTRY, machine_code.PLAIN = f"entry_{label}", f"plain_{label}"
+        Path(folder, f"{label}.o").write_bytes(machine_code.emit(bitcode, cpu, ""))
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def regions() -> list[tuple[int, int]]:
 
 
 def program(cpu: str) -> Path:
-    """The kernels for a processor and ``replay.c``, compiled and linked, and kept; beside it each kernel's assembly."""
+    """The kernels for a processor and ``replay.c``, compiled and linked, and kept."""
     sources = [(HELPERS / name).read_text() for name in ("cross_compile.py", "replay.c")]
     facts = (cpu, sources, [compile._key(name, tuple(variant)) for name, *variant in cross_compile.KERNELS.values()])
     folder = kept.folder(f"aarch64-{cpu}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}")

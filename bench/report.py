@@ -1,7 +1,7 @@
 """Turn pytest-benchmark's JSON into the table of the documentation.
 
 ``python -m bench.report bench/results/*.json --into docs/performance.md`` rewrites the section between the two markers, with a table
-for each machine; without ``--into`` it is printed. ``--picture docs/pictures/speed.png`` draws it.
+for each machine; without ``--into`` it is printed. ``--picture docs/pictures/bench/speed.png`` draws it.
 """
 
 from __future__ import annotations

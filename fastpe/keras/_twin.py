@@ -35,10 +35,11 @@ def apply_rotary(q: Any, k: None, encoding: Any, *, seq_axis: int, **where: Any)
 
 
 def add_bias(scores: Any, bias: Any, *, causal: bool, q_offset: Any) -> Any:
-    queries, keys = ops.shape(scores)[-2:]
+    (queries, keys), real = ops.shape(scores)[-2:], portable.real_of(scores)
     start = ops.expand_dims(ops.cast(keys - queries if q_offset is None else q_offset, "int32"), (-1, -2, -3))
     rows, columns = start + ops.expand_dims(ops.arange(queries), 1), ops.arange(keys)
-    added = portable.line(OPS, bias.slopes_of, rows, columns, bias.symmetric, portable.real_of(scores))
+    slopes = ops.reshape(ops.convert_to_tensor(bias.slopes_of, real), (-1, 1, 1))
+    added = portable.line(OPS, slopes, rows, columns, bias.symmetric, real)
     return portable.add(OPS, scores, ops.where(columns > rows, -math.inf, added) if causal else added)
 
 

@@ -144,7 +144,7 @@ def test_backends_offer_what_is_documented():
     for name, file in base.BACKENDS.items():
         module = importlib.import_module(file)
         members = [member for member in vars(base.Backend) if not member.startswith("_")]
-        assert len(members) == 8
+        assert len(members) == 9
         assert all(callable(getattr(module, member)) for member in members), name
     assert base.backend_on(None) is importlib.import_module("fastpe._backends.host.launch")
 

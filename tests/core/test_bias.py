@@ -100,7 +100,7 @@ def assert_near(got, wanted, dtype):
     wide = got.astype(np.float64)
     assert (np.isneginf(wide) == np.isneginf(wanted)).all()
     finite = np.isfinite(wanted)
-    cases.assert_close(np.where(finite, got, 0).astype(got.dtype), np.where(finite, wanted, 0), dtype, amplitude=_slack(wanted))
+    cases.assert_close(np.where(finite, got, got.dtype.type(0)), np.where(finite, wanted, 0), dtype, amplitude=_slack(wanted))
 
 
 def _slack(wanted):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from cases import assert_close
-from library_rows import ROWS
+from library_rows import ROWS, Row
 from verb_cases import CASES
 
 jax = pytest.importorskip("jax")
@@ -23,7 +22,23 @@ import fastpe.jax  # noqa: E402
 from fastpe import ALiBi, Grid, Rotary, Sinusoidal  # noqa: E402
 from fastpe.jax import _partition  # noqa: E402
 
-PLAIN = replace(ROWS["jax, traced"], rounded=("*",))
+
+class Rounded(Row):
+    """Equal to NumPy's up to rounding, not to the bit; what is hidden (-inf) is hidden in both."""
+
+    def check_bits(self, one, expected):
+        if (got := self.numpy(one)).dtype.kind in "iub":  # a place, which was given
+            assert (got == expected).all()
+            return
+        got, wide = np.array(got), expected.astype(np.float64)
+        hidden = np.isneginf(wide)
+        assert (np.isneginf(got.astype(np.float64)) == hidden).all()
+        got[hidden], wide[hidden] = 0, 0
+        error = 2e-7 if got.dtype.itemsize < 8 else 1e-13
+        assert_close(got, wide, str(expected.dtype), position_error=error * np.nanmax(np.abs(wide), initial=1))
+
+
+PLAIN = Rounded(**vars(ROWS["jax, traced"]))
 
 
 @pytest.fixture(autouse=True)

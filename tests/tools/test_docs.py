@@ -175,10 +175,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(copied(tmp_path_factory.mktemp("source")))
 
 
-def copied(folder: Path) -> Path:
+def need_sphinx() -> None:
     for name in ("furo", "myst_parser", "numpydoc", "sphinx", "sphinx_copybutton", "sphinx_gallery"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: pip install -e '.[docs]'")
+
+
+def copied(folder: Path) -> Path:
+    need_sphinx()
     for name in ("docs", "examples"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("gallery", "__pycache__"))
     if (DOCS / "pictures" / "gallery").exists():
@@ -211,14 +215,21 @@ def test_pages_are_written_as_the_site_reads_them() -> None:
         assert not re.search(r"\]\[fastpe|^!!! |^\?\?\? |^=== \"|^::: |\{ *:?[.#]\w+ *\}", text, re.M), page
 
 
-def test_links_that_lead_nowhere_fail(site: Path, tmp_path: Path) -> None:
-    docs = copied(tmp_path) / "docs"
-    with (docs / "index.md").open("a") as page:
-        page.write("\n[a](nowhere.md) [b](first-steps.md#nowhere) ![c](pictures/none.png) [d](#fastpe.none)\n")
-    (docs / "api" / "more.md").write_text("# In no list\n\n```{eval-rst}\n.. autofunction:: fastpe.none\n```\n")
+def test_links_that_lead_nowhere_fail(tmp_path: Path) -> None:
+    """On a site of three pages with the settings of ours."""
+    need_sphinx()
+    docs = tmp_path / "docs"
+    shutil.copytree(DOCS / "static", docs / "static")
+    shutil.copy(DOCS / "conf.py", docs)
+    (tmp_path / "examples").mkdir()
+    shutil.copy(ROOT / "examples" / "README.rst", tmp_path / "examples")
+    listed = "```{toctree}\ngallery/index\nverbs\n```\n"
+    links = "[a](nowhere.md) [b](verbs.md#nowhere) ![c](pictures/none.png) [d](#fastpe.none)"
+    (docs / "index.md").write_text(f"# Start\n\n{links}\n\n{listed}")
+    (docs / "more.md").write_text("# In no list\n\n```{eval-rst}\n.. autofunction:: fastpe.none\n```\n")
     docstring = "F.\n\n    Parameters\n    ----------\n    y\n        No argument.\n    "
     (tmp_path / "wrong.py").write_text(f'def f(x):\n    """{docstring}"""\n')
-    (docs / "api" / "verbs.md").write_text("# Verbs\n\n```{eval-rst}\n.. autofunction:: wrong.f\n```\n")
+    (docs / "verbs.md").write_text("# Verbs\n\n```{eval-rst}\n.. autofunction:: wrong.f\n```\n")
     with pytest.raises(AssertionError) as failed:
         build(tmp_path)
     said = str(failed.value)

@@ -79,7 +79,7 @@ def counts(dtypes: tuple[str, ...] = tuple(DTYPES), rows: int = 16) -> list[Coun
     results = []
     blocks, cuda.launch.BLOCKS_PER_MULTIPROCESSOR = cuda.launch.BLOCKS_PER_MULTIPROCESSOR, 0
     try:
-        with tempfile.TemporaryDirectory() as folder, simulated_cupy.installed(ARCHITECTURE, Path(folder)):
+        with tempfile.TemporaryDirectory() as folder, simulated_cupy.installed(Path(folder), [ARCHITECTURE]):
             for dtype in dtypes:
                 for interleaved in (False, True):
                     q, k = (simulated_cupy.view_on_device(random((1, heads, rows, 128), dtype)) for heads in (32, 8))

@@ -73,9 +73,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=slow)
 
 
-SIMULATED = [pytest.param(f"simulated-{architecture}", marks=pytest.mark.slow) for architecture in (75, 90, 120)]
-
-
 @pytest.fixture(scope="session")
 def ptx_folder() -> Path:
     """Where the PTX that the simulated GPU runs is kept."""
@@ -90,9 +87,11 @@ def platform(request: pytest.FixtureRequest, ptx_folder: Path) -> Iterator[platf
     yield from platforms.open_platform(request.param, ptx_folder)
 
 
-@pytest.fixture(params=[*SIMULATED, pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.fixture(
+    params=[pytest.param("simulated-75-90-120", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.cuda)]
+)
 def gpu(request: pytest.FixtureRequest, ptx_folder: Path) -> Iterator[platforms.Platform]:
-    """Every GPU, simulated for three architectures or real."""
+    """A GPU: simulated, which runs each launch for three architectures and compares what they leave, or real."""
     yield from platforms.open_platform(request.param, ptx_folder)
 
 

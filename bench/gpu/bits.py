@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import cases
@@ -27,9 +25,11 @@ def platform(options: argparse.Namespace) -> Iterator[Any]:
     if not options.simulate:
         yield platforms.CudaPlatform()
         return
+    import kept
     import simulated_cupy
 
-    with tempfile.TemporaryDirectory() as folder, simulated_cupy.installed("90", Path(folder)):
+    kept.prepare()
+    with simulated_cupy.installed(kept.folder("ptx")):
         yield platforms.SimulatedPlatform()
 
 

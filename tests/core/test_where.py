@@ -331,7 +331,7 @@ def test_nothing_on_a_gpu_is_read_back(ptx_folder):
     import simulated_cupy
     from platforms import SimulatedPlatform
 
-    with simulated_cupy.installed("90", ptx_folder):
+    with simulated_cupy.installed(ptx_folder):
         platform = SimulatedPlatform()
         fastpe.add_encoding(platform.array(np.zeros((B, T, D), np.float32)))
         simulated_cupy.synchronised.clear()

@@ -113,7 +113,7 @@ def on_simulated_gpu(case: Case) -> Any:
     import kept
     import simulated_cupy
 
-    return simulated_cupy.installed("90", kept.folder("ptx"))
+    return simulated_cupy.installed(kept.folder("ptx"))
 
 
 def on_device(value: np.ndarray) -> Any:

@@ -77,7 +77,7 @@ def open_platform(name: str, folder: Path) -> Iterator[Platform]:
         pytest.importorskip("cupy", reason="the simulated GPU needs CuPy's NVRTC binding")
         import simulated_cupy
 
-        with simulated_cupy.installed(name.partition("-")[2] or "90", folder):
+        with simulated_cupy.installed(folder, name.split("-")[1:] or ("90",)):
             yield SimulatedPlatform()
     else:
         require_cuda()

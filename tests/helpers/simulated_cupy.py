@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import sys
 import types
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,8 @@ import cases
 import kept
 import numpy as np
 import pytest
-from ptx import Memory, Module
+from ptx import Memory
+from ptx_variants import VariedKernel, varied
 
 MULTIPROCESSORS = 4
 ALIGNMENT = 256
@@ -239,19 +241,19 @@ class Graph:
 
 
 class LoadedModule:
-    """Runs PTX, where CuPy's ``Module`` has machine code."""
+    """Runs PTX of one or more architectures, where CuPy's ``Module`` has machine code."""
 
-    _parsed: ClassVar[dict[bytes, Module]] = {}
+    _parsed: ClassVar[dict[bytes, dict[str, VariedKernel]]] = {}
 
     def load(self, cubin: bytes) -> None:
         if type(cubin) is not bytes:
             raise TypeError(f"expected bytes, {type(cubin).__name__} found")
         if cubin not in self._parsed:
-            self._parsed[cubin] = Module(cubin.decode())
-        self._module = self._parsed[cubin]
+            self._parsed[cubin] = varied(cubin.decode().split("\0"))
+        self._entries = self._parsed[cubin]
 
     def get_function(self, name: str) -> Any:
-        kernel = self._module.entries[name]
+        kernel = self._entries[name]
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], stream: Any = None) -> None:
             if type(grid) is not tuple or type(block) is not tuple:
@@ -352,21 +354,25 @@ def module() -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def installed(architecture: str, folder: Path) -> Iterator[types.ModuleType]:
-    """Put the stand-in where fastpe finds CuPy; kernels are compiled to PTX for ``compute_XY`` and kept in ``folder``."""
+def installed(folder: Path, architectures: Sequence[str] = ("90",)) -> Iterator[types.ModuleType]:
+    """Put the stand-in where fastpe finds CuPy; PTX for each ``compute_XY`` is kept in ``folder``, and every launch runs all."""
     from fastpe._arrays import dispatch
     from fastpe._backends import cuda
     from fastpe._backends.cuda import available, compile, launch, tables
     from fastpe._core import call_cache
 
     def as_ptx(name: str, _: str, *options: str) -> bytes:
+        return "\0".join(text(name, architecture, *options) for architecture in architectures).encode()
+
+    def text(name: str, architecture: str, *options: str) -> str:
         from cupy.cuda import nvrtc
 
         defined = "".join(option.partition("=")[2] for option in options)
         facts = (cuda.source(name), compile.OPTIONS, options, nvrtc.getVersion())
-        return kept.text(folder, f"{name}-{defined}-{architecture}.ptx", facts, lambda: compiled(name, *options)).read_bytes()
+        make = functools.partial(compiled, name, architecture, *options)
+        return kept.text(folder, f"{name}-{defined}-{architecture}.ptx", facts, make).read_text()
 
-    def compiled(name: str, *options: str) -> str:
+    def compiled(name: str, architecture: str, *options: str) -> str:
         ptx, _ = cuda.compile_source(name, f"compute_{architecture}", *options)
         return ptx.decode() if isinstance(ptx, bytes) else ptx
 

@@ -22,7 +22,7 @@ def device(ptx_folder):
     import simulated_cupy
     from platforms import SimulatedPlatform
 
-    with simulated_cupy.installed("90", ptx_folder):
+    with simulated_cupy.installed(ptx_folder):
         platform = SimulatedPlatform()
         platform.launched = simulated_cupy.launched
         platform.launched.clear()
@@ -370,11 +370,11 @@ def test_two_threads_that_own_one_pair_are_noticed(tmp_path, monkeypatch, wrong)
     line = "(blockIdx.x - group * columns) * blockDim.x + threadIdx.x"
     assert line in right
     q = np.ones((1, 2, 3, 32), np.float32)
-    with simulated_cupy.installed("90", tmp_path):
+    with simulated_cupy.installed(tmp_path):
         fastpe.apply_rotary(simulated_cupy.view_on_device(q))
     monkeypatch.setattr(cuda.compile, "source", lambda name: right.replace(line, line.replace("threadIdx.x", wrong)))
     (tmp_path / "wrong").mkdir()
-    with simulated_cupy.installed("90", tmp_path / "wrong"):
+    with simulated_cupy.installed(tmp_path / "wrong"):
         there = simulated_cupy.view_on_device(q)
         with pytest.raises(PTXError, match=r"race|written"):
             fastpe.apply_rotary(there)

@@ -17,7 +17,7 @@ def device(ptx_folder):
     import simulated_cupy
     from platforms import SimulatedPlatform
 
-    with simulated_cupy.installed("90", ptx_folder):
+    with simulated_cupy.installed(ptx_folder):
         yield SimulatedPlatform()
         simulated_cupy.Stream.captured = None
 
@@ -159,14 +159,14 @@ def test_tables_of_a_length_are_bounded_and_nothing_waits_for_them(device, monke
     q = cases.random((1, 2, 1, 16), "float32")
     fastpe.apply_rotary(device.array(q), None, rope, offset=3)
     simulated_cupy.synchronised.clear()
-    live = len(simulated_cupy.memory._buffers)
+    live = len(simulated_cupy.memory.buffers)
     for step in range(20, 20 + 2 * tables.MOST_PASSING):
         there = device.array(q)
         fastpe.apply_rotary(there, None, rope, offset=step)
         cases.assert_same_bits(device.host(there), fastpe.apply_rotary(q.copy(), None, rope, offset=step))
     assert simulated_cupy.synchronised == []
     assert len(tables._passing) == tables.MOST_PASSING
-    assert len(simulated_cupy.memory._buffers) < live + 3 * tables.MOST_PASSING
+    assert len(simulated_cupy.memory.buffers) < live + 3 * tables.MOST_PASSING
 
 
 def test_tables_of_a_length_stay_for_a_graph(device, monkeypatch):

@@ -17,7 +17,7 @@ def device(ptx_folder):
     import simulated_cupy
     from platforms import SimulatedPlatform
 
-    with simulated_cupy.installed("90", ptx_folder):
+    with simulated_cupy.installed(ptx_folder):
         yield SimulatedPlatform()
 
 

@@ -27,7 +27,7 @@ def device(ptx_folder):
     import simulated_cupy
     from platforms import SimulatedPlatform
 
-    with simulated_cupy.installed("90", ptx_folder):
+    with simulated_cupy.installed(ptx_folder):
         yield SimulatedPlatform()
 
 
@@ -87,7 +87,7 @@ def test_what_is_copied_is_bounded_and_can_be_cleared(device, monkeypatch):
 
     monkeypatch.setattr(tables, "MOST_PASSING", 10)
     monkeypatch.setattr(tables, "MOST_BYTES", 1000)
-    live = len(simulated_cupy.memory._buffers)
+    live = len(simulated_cupy.memory.buffers)
     for number in range(30):
         values = np.full(30, float(number))
         assert (tables.uploaded(values, 0)._host == values).all()
@@ -102,4 +102,4 @@ def test_what_is_copied_is_bounded_and_can_be_cleared(device, monkeypatch):
     del large
     fastpe.clear_caches()
     assert not tables._passing
-    assert len(simulated_cupy.memory._buffers) == live
+    assert len(simulated_cupy.memory.buffers) == live

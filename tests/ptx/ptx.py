@@ -17,6 +17,7 @@ import math
 import re
 from collections import ChainMap, Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -50,16 +51,16 @@ class Module:
             end = _closing_brace(text, match.end())
             found.append((*match.groups(), text[match.end() : end]))
             outside, position = outside + text[position : match.start()], end
-        shared = re.findall(r"^\s*(?:\.visible\s+|\.weak\s+)?(\.shared[^;]*);", outside, flags=re.MULTILINE)
+        shared = tuple(re.findall(r"^\s*(?:\.visible\s+|\.weak\s+)?(\.shared[^;]*);", outside, flags=re.MULTILINE))
         self.entries = {
-            name: Kernel(name, parameters, directives, shared, body) for name, parameters, directives, body in found
+            name: _kernel(name, parameters, directives, shared, body) for name, parameters, directives, body in found
         }
 
 
 class Kernel:
     """One entry point. `parameters` are its (name, size in bytes), in order."""
 
-    def __init__(self, name: str, parameters: str, directives: str, shared: list[str], body: str) -> None:
+    def __init__(self, name: str, parameters: str, directives: str, shared: Sequence[str], body: str) -> None:
         self.name = name
         self.parameters = [_parse_parameter(text) for text in parameters.split(",") if text.strip()]
         decoder = _Decoder(self.parameters)
@@ -126,6 +127,9 @@ class Kernel:
         if math.prod(block) > self._block_limit:
             raise PTXError(f"{self.name}: block {block} has more than {self._block_limit} threads")
         return [grid, block]
+
+
+_kernel = cache(Kernel)  # modules for several architectures have equal ones
 
 
 def _closing_brace(text: str, start: int) -> int:

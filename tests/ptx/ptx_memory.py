@@ -72,7 +72,7 @@ def _index(address: np.ndarray, first: int, size: int) -> np.ndarray:
     return ((address - np.uint64(first)) >> np.uint64(size.bit_length() - 1)).view(np.int64)
 
 
-class _Buffer:
+class Buffer:
     """One registered array and, per cell of bytes, who read it, who wrote it, whether it has a value.
 
     A cell is as large as the smallest access seen so far. Accesses are aligned to their own size, a power of
@@ -138,7 +138,7 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        self._buffers: list[_Buffer] = []  # sorted by address; empty arrays have no bytes and are not in it
+        self.buffers: list[Buffer] = []  # sorted by address; empty arrays have no bytes and are not in it
         self._starts: list[int] = []  # theirs
         self._agents: Agents | None = None
 
@@ -146,25 +146,25 @@ class Memory:
         """Register a C-contiguous array and return its address; a read-only array is never writable."""
         if not array.flags.c_contiguous:
             raise PTXError(f"{name}: only C-contiguous arrays can be registered, got strides {array.strides}")
-        buffer = _Buffer(array, name, writable and array.flags.writeable, initialised)
+        buffer = Buffer(array, name, writable and array.flags.writeable, initialised)
         if array.size:
             at = bisect_right(self._starts, buffer.start)
-            for other in self._buffers[max(at - 1, 0) : at + 1]:
+            for other in self.buffers[max(at - 1, 0) : at + 1]:
                 if buffer.start < other.end and other.start < buffer.end:
                     raise PTXError(f"{name}: overlaps {other.name}, which is registered already")
-            self._buffers.insert(at, buffer)
+            self.buffers.insert(at, buffer)
             self._starts.insert(at, buffer.start)
         return buffer.start
 
     def remove(self, address: int) -> None:
         """Take back the array at this address; an empty one was never kept."""
-        self._buffers = [buffer for buffer in self._buffers if buffer.start != address]
-        self._starts = [buffer.start for buffer in self._buffers]
+        self.buffers = [buffer for buffer in self.buffers if buffer.start != address]
+        self._starts = [buffer.start for buffer in self.buffers]
 
     def begin(self, agents: Agents) -> None:
         """Forget the accesses of earlier launches."""
         self._agents = agents
-        for buffer in self._buffers:
+        for buffer in self.buffers:
             buffer.forget()
 
     def load(
@@ -192,33 +192,33 @@ class Memory:
             for k, value in enumerate(values):
                 elements[index + k] = value if value.size == 1 else value[lanes]
 
-    def _locate(self, address: np.ndarray, size: int, what: str) -> list[tuple[_Buffer, slice | np.ndarray]]:
+    def _locate(self, address: np.ndarray, size: int, what: str) -> list[tuple[Buffer, slice | np.ndarray]]:
         """The buffers that the lanes' accesses lie in, each with its lanes."""
         if size > 1 and int(np.bitwise_or.reduce(address)) & (size - 1):
             where = self._place(int(address[(address & np.uint64(size - 1)) != 0][0]))
             raise PTXError(f"misaligned {size}-byte {what} at {where}")
         starts = self._starts
         found = bisect_right(starts, int(np.minimum.reduce(address))) - 1
-        if found >= 0 and int(np.maximum.reduce(address)) + size <= self._buffers[found].end:
-            return [(self._buffers[found], slice(None))]
+        if found >= 0 and int(np.maximum.reduce(address)) + size <= self.buffers[found].end:
+            return [(self.buffers[found], slice(None))]
         index = np.searchsorted(np.array(starts, np.uint64), address, side="right") - 1
-        ends = np.array([buffer.end for buffer in self._buffers] or [0], np.uint64)[index]
+        ends = np.array([buffer.end for buffer in self.buffers] or [0], np.uint64)[index]
         outside = (index < 0) | (ends <= address) | (ends - address < np.uint64(size))
         if some(outside):
             where = self._place(int(address[outside][0]))
             raise PTXError(f"out of bounds: {size}-byte {what} at {where}")
-        return [(self._buffers[k], np.flatnonzero(index == k)) for k in np.unique(index)]
+        return [(self.buffers[k], np.flatnonzero(index == k)) for k in np.unique(index)]
 
     def _place(self, address: int) -> str:
         below = bisect_right(self._starts, address) - 1
         if below < 0:
             return f"address {address:#x}, below every array"
-        buffer = self._buffers[below]
+        buffer = self.buffers[below]
         return f"{buffer.name} + {address - buffer.start} (address {address:#x}; {buffer.raw.size} bytes long)"
 
     def _load_from(
         self,
-        buffer: _Buffer,
+        buffer: Buffer,
         address: np.ndarray,
         dtype: np.dtype,
         count: int,
@@ -236,7 +236,7 @@ class Memory:
         index = _index(address, first, dtype.itemsize)
         return [elements.take(index + k) for k in range(count)]
 
-    def _check_store(self, buffer: _Buffer, address: np.ndarray, size: int, agent: np.ndarray) -> None:
+    def _check_store(self, buffer: Buffer, address: np.ndarray, size: int, agent: np.ndarray) -> None:
         if not buffer.writable:
             raise PTXError(f"write to read-only memory: {self._place(int(address[0]))}")
         cells = buffer.cells(address, size)
@@ -244,7 +244,7 @@ class Memory:
         if buffer.blank is not None:
             buffer.blank[cells] = False
 
-    def _note_read(self, buffer: _Buffer, cells: np.ndarray, agent: np.ndarray, coherent: bool) -> None:
+    def _note_read(self, buffer: Buffer, cells: np.ndarray, agent: np.ndarray, coherent: bool) -> None:
         buffer.start_tracking()
         reader = agent = agent[:, None]
         if buffer.was_written:
@@ -268,7 +268,7 @@ class Memory:
             buffer.reader[shared] = merged
             buffer.reader[shared[across]] = len(self._agents.blocks) - 1
 
-    def _note_write(self, buffer: _Buffer, cells: np.ndarray, agent: np.ndarray) -> None:
+    def _note_write(self, buffer: Buffer, cells: np.ndarray, agent: np.ndarray) -> None:
         buffer.start_tracking()
         agent = agent[:, None]
         if buffer.was_read:
@@ -281,7 +281,7 @@ class Memory:
 
     def _demand_order(
         self,
-        buffer: _Buffer,
+        buffer: Buffer,
         cells: np.ndarray,
         earlier: np.ndarray,
         agent: np.ndarray,

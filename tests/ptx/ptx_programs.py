@@ -107,14 +107,17 @@ def aligned(size: int, dtype, offset: int = 0) -> np.ndarray:
     return raw[start : start + size * np.dtype(dtype).itemsize].view(dtype)
 
 
-def handwritten(body: str, parameters: str = ".param .u64 out", registers: str = "") -> object:
-    text = f"""
+def handwritten_text(body: str, parameters: str = ".param .u64 out", registers: str = "", target: str = "sm_90") -> str:
+    return f"""
         .version 8.0
-        .target sm_90
+        .target {target}
         .address_size 64
         .visible .entry k({parameters}) {{
             .reg .pred %p<9>; .reg .b16 %h<9>; .reg .b32 %r<9>; .reg .b64 %d<9>; {registers}
             {body}
             ret;
         }}"""
-    return Module(text).entries["k"]
+
+
+def handwritten(*text: str) -> object:
+    return Module(handwritten_text(*text)).entries["k"]

@@ -53,7 +53,7 @@ def simulated(ptx_folder, monkeypatch):
         kept.append(array)
         return shared(array._host).as_subclass(OnGPU)
 
-    with simulated_cupy.installed("90", ptx_folder):
+    with simulated_cupy.installed(ptx_folder):
         simulated_cupy.streams.clear()
         yield copy
         assert set(simulated_cupy.streams) == {STREAM}, "a kernel was launched on another stream than PyTorch's"

@@ -17,7 +17,7 @@ import reference
 
 import fastpe
 
-# Together about a minute and a half on one core, once the kernels are compiled.
+# Together about half a minute on one core, once the kernels are compiled.
 EXAMPLES = {
     "add_encoding": 700,
     "apply_rotary": 300,

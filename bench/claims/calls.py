@@ -65,6 +65,8 @@ FIRST_CALLS = {
 
 def start(measuring: Measuring) -> Iterator[Claim]:
     """``import fastpe`` and a first call, over ``import numpy``: seconds of the processor, of all threads; the least of three processes."""
+    quick = measuring.shrink > 1  # one element type, and each process once
+    dtypes: list[str] = ["bfloat16"] if quick else [*ELEMENT_TYPES]
 
     def least(archive: Path, dtype: str, call: str, folders: list[Path]) -> float:
         command = [sys.executable, "-c", FIRST_CALL, str(archive), dtype, call]
@@ -77,17 +79,18 @@ def start(measuring: Measuring) -> Iterator[Claim]:
 
     with tempfile.TemporaryDirectory() as parent:
         archive, numbers = Path(parent, "translations.zip"), itertools.count()
-        subprocess.run([sys.executable, "-m", "fastpe._tools.translate", archive], check=True)
+        subprocess.run([sys.executable, "-m", "fastpe._tools.translate", archive, *dtypes], check=True)
 
-        def new(count: int) -> list[Path]:
-            folders = [Path(parent, str(next(numbers))) for _ in range(count)]
+        def new() -> list[Path]:
+            folders = [Path(parent, str(next(numbers))) for _ in range(1 if quick else 3)]
             for folder in folders:
                 folder.mkdir(mode=0o700)
             return folders
 
-        for (name, call), dtype in itertools.product(FIRST_CALLS.items(), ELEMENT_TYPES):
-            folders = new(3)
+        for (name, call), dtype in itertools.product(FIRST_CALLS.items(), dtypes):
+            folders = new()
             yield at_most(f"{name}, {dtype}: kernel of the wheel, s", least(archive, dtype, call, folders), 1.5)
-            yield at_most(f"{name}, {dtype}: from the disk cache, s", least(archive, dtype, call, folders[:1] * 5), 0.1)
+            again = folders[:1] * (1 if quick else 5)
+            yield at_most(f"{name}, {dtype}: from the disk cache, s", least(archive, dtype, call, again), 0.1)
         add = FIRST_CALLS["add_encoding"]
-        yield at_most("add_encoding, float32: translated by Numba, s", least(Path(parent, "none"), "float32", add, new(3)), 5.0)
+        yield at_most("add_encoding, float32: translated by Numba, s", least(Path(parent, "none"), "float32", add, new()), 5.0)

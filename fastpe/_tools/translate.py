@@ -1,4 +1,4 @@
-"""Translate the usual kernels, for a wheel: ``python -m fastpe._tools.translate FILE``."""
+"""Translate the usual kernels, for a wheel: ``python -m fastpe._tools.translate FILE``; with names of element types, theirs alone."""
 
 from __future__ import annotations
 
@@ -57,4 +57,4 @@ def make(path: Path, kernels: Sequence[tuple[Any, ...]] = ()) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make(Path(sys.argv[1]), [kernel for kernel in usual() if kernel[1] in sys.argv[2:]])

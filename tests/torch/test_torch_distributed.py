@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 
 torch = pytest.importorskip("torch")
 import fastpe  # noqa: E402
@@ -84,35 +87,39 @@ def train(model: Any) -> list[Any]:
     return [whole(result).detach(), *(whole(one.grad) for one in model.parameters())]
 
 
-def work(rank: int, store: str, results: str, make: Any, spread: Any) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    try:
-        torch.manual_seed(0)
-        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
-        torch.save(train(spread(make(), mesh)), f"{results}-{rank}")
-    finally:
-        torch.distributed.destroy_process_group()
+CASES = {
+    "tokens_and_positions-fully_sharded": (tokens_and_positions, fully_sharded),
+    "tokens-fully_sharded": (tokens, fully_sharded),
+    "tokens-row_wise": (tokens, row_wise),
+    "tokens-column_wise": (tokens, column_wise),
+    "types-table_alone": (Typed, table_alone),
+}
 
 
-@pytest.mark.parametrize(
-    ("make", "spread"),
-    [
-        (tokens_and_positions, fully_sharded),
-        (tokens, fully_sharded),
-        (tokens, row_wise),
-        (tokens, column_wise),
-        (Typed, table_alone),
-    ],
-)
-def test_spread_over_two_processes(make: Any, spread: Any, tmp_path: Any) -> None:
-    """The result and the gradients of one process."""
-    store, results = tmp_path / "store", tmp_path / "results"
-    context = torch.multiprocessing.spawn(work, (str(store), str(results), make, spread), nprocs=2, join=False)
-    while not context.join(timeout=100):
-        pass
+def steps(name: str, mesh: Any, folder: str, rank: int) -> None:
+    make, spread = CASES[name]
     torch.manual_seed(0)
-    expected = train(make())
+    torch.save(train(spread(make(), mesh)), Path(folder, f"{name}-{rank}"))
+
+
+def cases(folder: str, mesh: Any) -> Any:
+    return ((name, partial(steps, name, mesh, folder, torch.distributed.get_rank())) for name in CASES)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, str]]]:
+    """The folder with the results of two processes, which train each model in turn, and what went wrong there."""
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, ranks.reports(2, partial(cases, str(folder)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_spread_over_two_processes(name: str, trained: tuple[Path, list[dict[str, str]]]) -> None:
+    """The result and the gradients of one process."""
+    folder, reports = trained
+    ranks.ensure(reports, name)
+    torch.manual_seed(0)
+    expected = train(CASES[name][0]())
     for rank in range(2):
-        for got, wanted in zip(torch.load(f"{results}-{rank}"), expected, strict=True):
+        for got, wanted in zip(torch.load(folder / f"{name}-{rank}"), expected, strict=True):
             torch.testing.assert_close(got, wanted)

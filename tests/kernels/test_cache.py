@@ -30,7 +30,7 @@ for dtype in sys.argv[1:]:
     fastpe.add_encoding(x, offset=1_000_003, input_scale=3.0)
     print(x.tobytes().hex())
 assert ("numba" in sys.modules) == bool(compiled), "loading takes no Numba"
-print("compiled" if compiled else "loaded")
+print(f"compiled-{len(compiled)}" if compiled else "loaded")
 """
 
 
@@ -61,19 +61,29 @@ def expected(dtype: str = "float32") -> str:
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """The file of a kernel that another process compiled."""
-    place = tmp_path_factory.mktemp("compiled")
-    assert start(place) == ([expected()], "compiled")
-    (file,) = (place / "numba").iterdir()
-    return file
+    """The file of each element type's kernel, compiled by a process of its own."""
+    place, files = tmp_path_factory.mktemp("compiled"), {}
+    for dtype in cases.DTYPES:
+        assert start(place, dtype) == ([expected(dtype)], "compiled-1")
+        (files[dtype],) = {*(place / "numba").iterdir()} - {*files.values()}
+    return files
 
 
 @pytest.fixture
-def file(compiled, tmp_path):
+def files(compiled, tmp_path):
     """The same in a cache folder that is the test's own."""
     place = tmp_path / "numba"
     place.mkdir(mode=0o700)
-    return Path(shutil.copy(compiled, place))
+    return {dtype: Path(shutil.copy(file, place)) for dtype, file in compiled.items()}
+
+
+@pytest.fixture
+def file(files):
+    """One of them alone."""
+    for dtype, path in files.items():
+        if dtype != "float32":
+            path.unlink()
+    return files["float32"]
 
 
 def test_the_second_process_compiles_nothing(tmp_path, file):
@@ -81,31 +91,31 @@ def test_the_second_process_compiles_nothing(tmp_path, file):
     assert list((tmp_path / "numba").iterdir()) == [file]
 
 
-@pytest.mark.parametrize("damage", [b"", b"short", None])
-def test_a_damaged_file_is_replaced(tmp_path, file, damage):
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if damage is None else damage)
-    assert start(tmp_path) == ([expected()], "compiled")
-    assert start(tmp_path) == ([expected()], "loaded")
+def test_damaged_files_are_replaced(tmp_path, files):
+    whole = files["float64"].read_bytes()
+    damaged = {"float16": b"", "bfloat16": b"short", "float64": whole[:-1] + bytes([whole[-1] ^ 1])}
+    for dtype, content in damaged.items():
+        files[dtype].write_bytes(content)
+    results = [expected(dtype) for dtype in files]
+    assert start(tmp_path, *files) == (results, "compiled-3")
+    assert start(tmp_path, *files) == (results, "loaded")
 
 
-@pytest.mark.parametrize("content", [b"", b"no object file", "half", "no entry"])
-def test_a_whole_file_that_is_no_kernel_is_not_fatal(tmp_path, monkeypatch, file, content):
+def test_whole_files_that_are_no_kernels_are_not_fatal(tmp_path, monkeypatch, files):
     """LLVM would end the process, or jump to address 0."""
     monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("NUMBA_OPT", "0")  # as in the process
-    key = compile._key("add_sinusoidal", ("float32", 0))
-    whole = cache.load(cache.folder("numba"), key)
-    if content == "half":
-        content = whole[: len(whole) // 2]
-    elif content == "no entry":
-        nothing = machine_code.llvm.parse_assembly("define i32 @other() { ret i32 0 }")
-        content = machine_code.target_machine().emit_object(nothing)
-    assert cache.store(cache.folder("numba"), key, content)
-    with pytest.raises(ValueError, match=r"^fastpe: the machine code of k is no object file with an entry\.$"):
-        machine_code.load("k", content)
-    assert start(tmp_path) == ([expected()], "compiled")
-    assert start(tmp_path) == ([expected()], "loaded")
+    keys = {dtype: compile._key("add_sinusoidal", (dtype, 0)) for dtype in files}
+    whole = cache.load(cache.folder("numba"), keys["float32"])
+    nothing = machine_code.llvm.parse_assembly("define i32 @other() { ret i32 0 }")
+    no_entry = machine_code.target_machine().emit_object(nothing)
+    for key, content in zip(keys.values(), (b"", b"no object file", whole[: len(whole) // 2], no_entry), strict=True):
+        assert cache.store(cache.folder("numba"), key, content)
+        with pytest.raises(ValueError, match=r"^fastpe: the machine code of k is no object file with an entry\.$"):
+            machine_code.load("k", content)
+    results = [expected(dtype) for dtype in files]
+    assert start(tmp_path, *files) == (results, "compiled-4")
+    assert start(tmp_path, *files) == (results, "loaded")
 
 
 def test_a_kernel_calls_no_library():
@@ -142,14 +152,14 @@ def test_four_processes_start_at_once(tmp_path):
 
 def test_without_a_folder_every_process_compiles(tmp_path):
     (tmp_path / "file").write_text("")
-    assert start(tmp_path / "file") == ([expected()], "compiled")
+    assert start(tmp_path / "file") == ([expected()], "compiled-1")
     nowhere = {"FASTPE_CACHE_DIR": None, "XDG_CACHE_HOME": None, "HOME": os.devnull}
-    assert start(None, changes=nowhere) == ([expected()], "compiled")
+    assert start(None, changes=nowhere) == ([expected()], "compiled-1")
 
 
 def test_an_unset_home_is_not_fatal(tmp_path):
     changes = {"HOME": None, "FASTPE_CACHE_DIR": None, "XDG_CACHE_HOME": str(tmp_path)}
-    assert start(None, changes=changes) == ([expected()], "compiled")
+    assert start(None, changes=changes) == ([expected()], "compiled-1")
     assert (tmp_path / "fastpe" / "numba").is_dir()
 
 
@@ -157,7 +167,7 @@ def test_an_unset_home_is_not_fatal(tmp_path):
 def test_a_full_disk_is_not_fatal(tmp_path):
     """Files may grow to 1000 bytes only: every write of a kernel fails half way."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-    assert start(tmp_path, before=limit) == ([expected()], "compiled")
+    assert start(tmp_path, before=limit) == ([expected()], "compiled-1")
     assert list((tmp_path / "numba").iterdir()) == []
 
 
@@ -166,7 +176,7 @@ GENERIC = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}  # no vectors,
 
 @pytest.mark.usefixtures("file")
 def test_another_cpu_has_its_own_kernels(tmp_path):
-    assert start(tmp_path, changes=GENERIC) == ([expected()], "compiled")
+    assert start(tmp_path, changes=GENERIC) == ([expected()], "compiled-1")
     assert start(tmp_path) == start(tmp_path, changes=GENERIC) == ([expected()], "loaded")
 
 
@@ -227,11 +237,9 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert "every process compiles" in capsys.readouterr().out
 
 
-def test_kernels_that_different_processes_compiled_work_side_by_side(tmp_path):
+def test_kernels_that_different_processes_compiled_work_side_by_side(tmp_path, files):
     """Helpers of the same name and signature must not be taken for one another (they were, and wrote beyond their memory)."""
-    for dtype in cases.DTYPES:
-        assert start(tmp_path, dtype)[1] == "compiled"
-    for order in (tuple(cases.DTYPES), tuple(reversed(cases.DTYPES))):
+    for order in (tuple(files), tuple(reversed(files))):
         assert start(tmp_path, *order) == ([expected(dtype) for dtype in order], "loaded")
 
 

@@ -1,4 +1,7 @@
-"""Every verb in every array library and every way to split arrays: the bits that NumPy makes of the whole."""
+"""Every verb in every array library and every way to split arrays: the bits that NumPy makes of the whole.
+
+DTensors are in ``torch/test_torch_sharded.py``, whose processes run all cases beside their own tests.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from typing import Any
 
 import pytest
 from library_rows import ROWS
-from ranks import LAYOUTS, Ranks
 from verb_cases import CASES
 
 
@@ -16,9 +18,6 @@ def calls() -> Iterator[Any]:
         for case in CASES.values():
             if row.takes(case):
                 yield pytest.param(row, case, marks=row.marks, id=f"{case.name}, {name}")
-    for count in LAYOUTS:  # processes that are started once
-        row = Ranks(count)
-        yield pytest.param(row, None, marks=row.marks, id=f"all cases, torch, {count} ranks")
 
 
 @pytest.mark.parametrize(("row", "case"), list(calls()))

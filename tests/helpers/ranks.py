@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import pytest
 from library_rows import Row, of_tensor, tensor, tensor_place
 from verb_cases import CASES
 
@@ -106,18 +103,3 @@ def shared(mesh: Any) -> Iterable[tuple[str, Callable[[], None]]]:
     for layout in LAYOUTS[mesh.size()]:
         row = OfRank(tensor, of_tensor, split=partial(sharded, mesh, layout), place=tensor_place)
         yield from ((f"{name} on {layout}", partial(row.check, case)) for name, case in CASES.items())
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """A row whose processes run all cases at once."""
-
-    count: int
-    marks: ClassVar[list[Any]] = [
-        pytest.mark.slow,
-        pytest.mark.timeout(600),
-        pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed"),
-    ]
-
-    def check(self, _: None) -> None:
-        ensure(reports(self.count, shared))

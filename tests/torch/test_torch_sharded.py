@@ -1,4 +1,4 @@
-"""DTensors beyond the shared cases: gradients, compiled graphs, packed heads, refusals. Two processes, and four in a mesh of 2 x 2."""
+"""DTensors: the shared cases, gradients, compiled graphs, packed heads, refusals. Two processes, and four in a mesh of 2 x 2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import LAYOUTS, ensure, reports, spread
+from ranks import LAYOUTS, ensure, reports, shared, spread
+from verb_cases import CASES
 
 torch = pytest.importorskip("torch")
 import fastpe  # noqa: E402
@@ -280,7 +281,8 @@ def refusals(mesh: Any) -> None:
 
 
 def ranked_tests(mesh: Any) -> Iterator[tuple[str, Callable[[], None]]]:
-    return ((name, functools.partial(test, mesh)) for name, test in TESTS.items())
+    yield from ((name, functools.partial(test, mesh)) for name, test in TESTS.items())
+    yield from shared(mesh)
 
 
 @ranked
@@ -316,6 +318,12 @@ def found(request: Any) -> list[dict[str, str]]:
 @pytest.mark.parametrize("name", TESTS)
 def test_ranks(found: list[dict[str, str]], name: str) -> None:
     ensure(found, name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bits_are_those_of_numpy(found: list[dict[str, str]], name: str) -> None:
+    """The shared cases, in each layout."""
+    ensure(found, f"{name} on ")
 
 
 def test_the_page_about_many_gpus(tmp_path: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,25 @@ def one_thread() -> Iterator[None]:
     yield
     torch.set_num_threads(before)
     fastpe.set_num_threads(None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def loaded() -> None:
+    """What calls on tensors load once, whichever file is the first of a process: graphs are tested as they are after that."""
+    import fastpe
+
+    torch = pytest.importorskip("torch")
+    fastpe.add_encoding(torch.zeros(1, 2), fastpe.Learned(torch.zeros(1, 2)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def guards_are_not_timed() -> Iterator[None]:
+    """PyTorch's compiler times the guards of each graph, to log it, and first empties the processor's caches: 50 ms a graph."""
+    guards = sys.modules.get("torch._dynamo.guards")
+    with pytest.MonkeyPatch.context() as patch:
+        if hasattr(guards, "profile_guard_manager"):
+            patch.setattr(guards, "profile_guard_manager", lambda *_: 0.0)
+        yield
 
 
 @pytest.fixture

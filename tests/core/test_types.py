@@ -29,6 +29,14 @@ def checked(path: Path, cache: Path) -> str:
     return said + errors
 
 
+def said_by(checker: str, folder: Path, *options: str, env: dict[str, str] | None = None) -> str:
+    """What the command of a checker says in a folder."""
+    path = shutil.which(checker, path=str(Path(sys.executable).parent)) or shutil.which(checker)
+    if path is None:
+        pytest.skip(f"{checker} is not installed: pip install {checker}")
+    return subprocess.run([path, *options], cwd=folder, env=env, capture_output=True, text=True, timeout=280).stdout
+
+
 MISTAKES = [
     "fastpe.add_encoding(x, ofset=3)",
     "fastpe.add_encoding(x, offset='3')",
@@ -70,15 +78,48 @@ def test_types_carry_through_and_mistakes_are_found(wrong: tuple[Path, list[int]
 @pytest.mark.slow
 def test_pyright_agrees(wrong: tuple[Path, list[int]]) -> None:
     pytest.importorskip("torch")
-    path = shutil.which("basedpyright", path=str(Path(sys.executable).parent)) or shutil.which("basedpyright")
-    if path is None:
-        pytest.skip("basedpyright is not installed: pip install basedpyright")
     # Project settings of its own: without them a checker takes tests/torch and the like for roots of imports.
     (wrong[0].parent / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(ROOT)], "include": ["."]}))
-    command = [path, "--outputjson", "--level", "error", "--pythonpath", sys.executable, "--project", str(wrong[0].parent)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    found = json.loads(run.stdout)["generalDiagnostics"]
+    options = ("--outputjson", "--level", "error", "--pythonpath", sys.executable, "--project", str(wrong[0].parent))
+    found = json.loads(said_by("basedpyright", ROOT, *options))["generalDiagnostics"]
     assert [one["range"]["start"]["line"] + 1 for one in found] == wrong[1], [one["message"] for one in found]
+
+
+OF_JAX = """\
+import jax
+import jax.numpy as jnp
+from typing_extensions import assert_type
+
+import fastpe
+import fastpe.jax
+
+x = jnp.zeros((2, 3, 4))
+assert_type(fastpe.add_encoding(x), jax.Array)
+assert_type(fastpe.jax.add_encoding(x, offset=jnp.arange(2)), jax.Array)
+assert_type(fastpe.apply_rotary(x, x), tuple[jax.Array, jax.Array])
+assert_type(fastpe.jax.apply_rotary(x, None, fastpe.Rotary(500_000.0)), jax.Array)
+assert_type(fastpe.rerotate(x, 3), jax.Array)
+assert_type(fastpe.embed([[1, 0]], x[0]), jax.Array)
+assert_type(fastpe.add_bias(x, fastpe.ALiBi(2)), jax.Array)
+assert_type(fastpe.encode(jnp.arange(3), 8), jax.Array)
+fastpe.jax.add_encoding(x, ofset=3)
+fastpe.add_encoding(x).base
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checker", ["mypy", "basedpyright"])
+def test_types_of_jax_carry_through(checker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jax")
+    (tmp_path / "use.py").write_text(OF_JAX)
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(ROOT)]}))
+    monkeypatch.setenv("MYPYPATH", str(ROOT))
+    cache = str(ROOT / ".mypy_cache" / "jax")  # with other settings than the project's, so apart
+    mypy = ("--strict", "--config-file", "", "--follow-imports", "silent", "--cache-dir", cache, "--python-executable")
+    options = mypy if checker == "mypy" else ("--level", "error", "--pythonpath")
+    said = said_by(checker, tmp_path, *options, sys.executable, "use.py")
+    found = re.findall(r"use\.py:(\d+)(?::\d+)?(?: -)?:? error", said)
+    assert [int(line) for line in found] == [OF_JAX.count("\n") - 1, OF_JAX.count("\n")], said
 
 
 # ---- what an editor shows ----------------------------------------------------------------------------------------------------
@@ -166,13 +207,8 @@ def editable(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def said_of_use(editable: Path, checker: str, *options: str) -> str:
     """What a checker says of the user's file, from a folder and an environment that do not know where the clone is."""
-    path = shutil.which(checker, path=str(Path(sys.executable).parent)) or shutil.which(checker)
-    if path is None:
-        pytest.skip(f"{checker} is not installed: pip install {checker}")
     outside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
-    command = [path, *options, str(editable / "environment" / "bin" / "python"), "use.py"]
-    run = subprocess.run(command, cwd=editable / "elsewhere", env=outside, capture_output=True, text=True, timeout=250)
-    return run.stdout
+    return said_by(checker, editable / "elsewhere", *options, str(editable / "environment/bin/python"), "use.py", env=outside)
 
 
 @pytest.mark.slow

@@ -79,7 +79,8 @@ def tables(results: dict[str, Any]) -> str:
         if of_kind:
             parts.append(table(of_kind, columns))
     names = {entry["device_name"]: None for entry in every if entry.get("device_name")}
-    parts.append("; ".join([describe({**known, "cpu": name_of(results)}), *names]) + f". Command: `{known['command']}`.")
+    day = f". Measured on {results['datetime'][:10]}" if "datetime" in results else ""
+    parts.append("; ".join([describe({**known, "cpu": name_of(results)}), *names]) + f"{day}. Command: `{known['command']}`.")
     return "\n\n".join(parts)
 
 

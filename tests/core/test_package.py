@@ -201,7 +201,10 @@ def test_links_of_the_readme_lead_somewhere_from_everywhere():
     for link in own:
         kind, branch, path = link.removeprefix(f"{source}/").split("/", 2)
         assert branch == "main"
+        path, _, heading = path.partition("#")
         assert (ROOT / path).is_dir() if kind == "tree" else (ROOT / path).is_file()
+        if heading:
+            assert heading in re.sub("[^a-z\n]", "-", (ROOT / path).read_text().lower())
     assert {*links} - {*own} == {"https://pytorch.org/get-started/locally/"}
     named = set(re.findall(r"^\[([\w-]+)\]: ", text, re.M))
     assert named == set(re.findall(r"\]\[([\w-]+)\]", text)) | {

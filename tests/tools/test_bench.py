@@ -278,15 +278,19 @@ def test_a_gpu_has_its_own_table() -> None:
     assert machine == f"{MACHINE}; A GPU, CuPy 14. Command: `pytest bench`."
 
 
-def test_each_machine_has_its_table_and_its_processor() -> None:
+def test_each_machine_has_its_table_its_processor_and_its_day() -> None:
     described = RESULTS["machine_info"]["fastpe"]
-    other = {**RESULTS, "machine_info": {"fastpe": {**described, "cpu": "Another"}, "cpu": {"family": 26, "model": 2}}}
+    other = {
+        **RESULTS,
+        "datetime": "2026-11-23T23:57:30+00:00",
+        "machine_info": {"fastpe": {**described, "cpu": "Another"}, "cpu": {"family": 26, "model": 2}},
+    }
     assert report.section([RESULTS, other]).split("\n\n") == [
         report.EXPLANATION,
         TABLE,
         f"{MACHINE}. Command: `pytest bench`.",
         TABLE,
-        f"{MACHINE.replace('A CPU', 'Another (family 26, model 2)')}. Command: `pytest bench`.",
+        f"{MACHINE.replace('A CPU', 'Another (family 26, model 2)')}. Measured on 2026-11-23. Command: `pytest bench`.",
     ]
 
 

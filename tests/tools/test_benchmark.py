@@ -411,7 +411,10 @@ def test_what_other_work_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spread.busy_cores() == 3.0
     monkeypatch.setitem(sys.modules, "psutil", None)
     monkeypatch.setattr(os, "getloadavg", lambda: (1.5, 0.0, 0.0), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert spread.busy_cores() == 1.5
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.3, 0.0, 0.0))  # programs that wait for a core are in the load
+    assert spread.busy_cores() == 2.0
     monkeypatch.delattr(os, "getloadavg")
     assert spread.busy_cores() is None
 

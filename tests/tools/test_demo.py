@@ -91,9 +91,10 @@ def test_demo_says_whether_it_compiled(tmp_path: Path) -> None:
         done = run("demo", "--no-plot", "--dim", "16", env={**os.environ, **quick})
         assert done.returncode == 0
         told += [line for line in done.stdout.splitlines() if "the first call" in line]
-    assert "compiled for this machine, once" in told[0]
+    assert "compiled, once: later runs load it" in told[0]
     assert "loaded what an earlier run has compiled" in told[1]
-    assert "compiled, and kept nowhere" in told[2]
+    assert "compiled, kept nowhere" in told[2]
+    assert max(map(len, told)) <= 80
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
@@ -199,7 +200,7 @@ def test_demo_refuses_a_closed_standard_input(capsys: pytest.CaptureFixture[str]
 def test_demo_without_matplotlib(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     assert cli.main(["demo", "--dim", "8"]) == 0
-    assert "pip install 'fastpe[plot]'" in capsys.readouterr().out
+    assert "\nPicture not drawn: plots need matplotlib: pip install 'fastpe[plot]'.\n" in capsys.readouterr().out
     assert cli.main(["demo", "--dim", "8", "--plot", "x.png"]) == 2
     assert "pip install 'fastpe[plot]'" in one_line(capsys)
     assert cli.main(["plot", "bias"]) == 2

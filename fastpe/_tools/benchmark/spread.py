@@ -65,7 +65,7 @@ def busy_cores() -> float | None:
 
         return float(psutil.cpu_percent(interval=LOOK_SECONDS)) / 100 * (psutil.cpu_count() or 1)
     with contextlib.suppress(OSError, AttributeError):
-        return os.getloadavg()[0]
+        return min(os.getloadavg()[0], float(os.cpu_count() or 1))  # what waits for a core is in it, too
     return None
 
 

@@ -68,7 +68,7 @@ def table(report: Report) -> str:
         "",
         *_model(report),
         "",
-        f"{_verdict(report)} {_picture(report)}".rstrip(),
+        _verdict(report) + _picture(report),
         f"Try next: {_python()} -m fastpe info, or bench --quick, or demo YOUR_TEXT",
         f"Read next: {FIRST_STEPS}",
     ]
@@ -79,9 +79,9 @@ def _speed(report: Report) -> list[str]:
     library, fast = LIBRARIES[report.library], report.seconds_fastpe
     kept, built = report.seconds_table_kept, report.seconds_table_built
     compiled = {
-        True: "compiled for this machine, once: the next process loads it",
+        True: "compiled, once: later runs load it",
         False: "loaded what an earlier run has compiled",
-        None: "compiled, and kept nowhere: `fastpe cache` says why",
+        None: "compiled, kept nowhere: see fastpe cache",
     }[report.compiled]
     return [
         f"fastpe.add_encoding(x), {library} arrays, {report.backend} on {report.device}:",
@@ -115,9 +115,9 @@ def _verdict(report: Report) -> str:
 
 def _picture(report: Report) -> str:
     if report.plot is None:
-        return f"Picture {report.plot_note}." if report.plot_note else ""
+        return f"\nPicture {report.plot_note}." if report.plot_note else ""
     beside = os.path.relpath(report.plot)
-    return f"Picture: {report.plot if beside.startswith(os.pardir) else beside}"
+    return f" Picture: {report.plot if beside.startswith(os.pardir) else beside}"
 
 
 def _python() -> str:

@@ -238,6 +238,19 @@ def test_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
 
 
+def test_recipes_with_a_text_in_their_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for text, names in {"NLLB": ["m2m100"], "whisper": ["whisper"], "m2m": ["m2m100"]}.items():
+        assert cli.main(["recipes", text]) == 0
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == names
+        assert cli.main(["recipes", text, "--json"]) == 0
+        assert [*json.loads(capsys.readouterr().out)] == names
+        assert cli.main(["recipes", text, "--markdown"]) == 0
+        assert [line.split("`")[1] for line in capsys.readouterr().out.splitlines()[2:]] == names
+    for wrong, remedy in {"wisper": "Did you mean 'whisper'?", "%%%": "python -m fastpe recipes lists all."}.items():
+        assert cli.main(["recipes", wrong]) == 2
+        assert one_line(capsys) == f"recipes: TEXT must be part of a recipe's line, got {wrong!r}. {remedy}\n"
+
+
 # ---- warmup and cache --------------------------------------------------------------------------------------------------------
 
 
@@ -379,6 +392,16 @@ def test_plot_refuses(arguments: list[str], expected: str, capsys: pytest.Captur
 def test_codes_of_the_parser(argv: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(argv) == code
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "near"), [(["bnech"], "bench"), (["plot", "heatmp"], "heatmap"), (["warmup", "--dtype", "f16"], "float16")]
+)
+def test_a_wrong_choice_is_answered_with_the_nearest(argv: list[str], near: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv) == 2
+    assert capsys.readouterr().err.endswith(f". Did you mean {near!r}?\n")
+    assert cli.main(["%%%"]) == 2
+    assert "Did you mean" not in capsys.readouterr().err
 
 
 def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

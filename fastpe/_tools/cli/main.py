@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ... import __version__
 from . import bench, cache, demo, info, model, plot, recipes, warmup
@@ -32,8 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest choice for one that is wrong; commands have parsers of this class, too."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        near = difflib.get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), 1, 0.5) if wrong else []
+        super().error(message + "".join(f". Did you mean {name!r}?" for name in near))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastpe", description="Positional encodings at memory speed, in place.")
+    parser = _Parser(prog="fastpe", description="Positional encodings at memory speed, in place.")
     parser.add_argument("--version", action="version", version=f"fastpe {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (info, demo, plot, bench, recipes, model, warmup, cache):

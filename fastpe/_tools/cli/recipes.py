@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ...encodings import recipes
@@ -13,6 +15,9 @@ from ...encodings import recipes
 def add_parser(commands: Any) -> Any:
     """Add the command to those of ``python -m fastpe``."""
     parser = commands.add_parser("recipes", help="list what published models use")
+    parser.add_argument(
+        "text", nargs="?", default="", metavar="TEXT", help="only those with this in their line, such as whisper"
+    )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--markdown", action="store_true", help="as a table with fields and sources")
     kind.add_argument("--json", action="store_true", help="print one JSON object, by name")
@@ -21,14 +26,19 @@ def add_parser(commands: Any) -> Any:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one line a model, or the documentation's table, or JSON."""
+    width = max(map(len, recipes.CATALOGUE))
+    lines = {name: f"{name:<{width}}  {entry.kind.__name__:<10}  {entry.summary}" for name, entry in recipes.CATALOGUE.items()}
+    chosen = {name: recipes.CATALOGUE[name] for name, line in lines.items() if arguments.text.lower() in line.lower()}
+    if not chosen:
+        near = difflib.get_close_matches(arguments.text.lower(), lines, 1, 0.4)
+        remedy = f"Did you mean {near[0]!r}?" if near else "python -m fastpe recipes lists all."
+        raise ValueError(f"recipes: TEXT must be part of a recipe's line, got {arguments.text!r}. {remedy}")
     if arguments.json:
-        print(json.dumps({name: _facts(entry) for name, entry in recipes.CATALOGUE.items()}))
+        print(json.dumps({name: _facts(entry) for name, entry in chosen.items()}))
     elif arguments.markdown:
-        print(table(), end="")
+        print(table(chosen), end="")
     else:
-        width = max(map(len, recipes.CATALOGUE))
-        for name, entry in recipes.CATALOGUE.items():
-            print(f"{name:<{width}}  {entry.kind.__name__:<10}  {entry.summary}")
+        print("\n".join(lines[name] for name in chosen))
     return 0
 
 
@@ -40,10 +50,10 @@ def _facts(entry: recipes.Entry) -> dict[str, Any]:
     return {**facts, "input_scale": entry.input_scale, "offset": entry.offset, "source": entry.source}
 
 
-def table() -> str:
-    """The recipes as a Markdown table."""
+def table(entries: Mapping[str, recipes.Entry] = recipes.CATALOGUE) -> str:
+    """Recipes as a Markdown table."""
     lines = ["| recipe | what for | encoding | input times | first position | source |", "|---|---|---|---|--:|---|"]
-    for name, entry in recipes.CATALOGUE.items():
+    for name, entry in entries.items():
         fields = ", ".join(f"{field}={brief(value)}" for field, value in entry.fields.items())
         cells = (
             f"`{name}`",

@@ -127,7 +127,10 @@ def memory(function: str, name: str, array: Any, tensors: bool = False) -> tuple
         library = library_of(array)
     if library is None:
         raise errors.unknown_array(function, name, array)
-    found: Memory = library.memory(array)
+    try:
+        found: Memory = library.memory(array)
+    except errors.NotExported as error:
+        raise errors.not_exported(function, name, error) from None
     return library, found
 
 

@@ -31,6 +31,18 @@ def _shown(value: Any) -> str:
     return f"{type(value).__qualname__}({', '.join(fields)})"
 
 
+class NotExported(Exception):
+    """An object, the library that was to see its memory, and why it does not; who knows verb and argument makes it an error."""
+
+
+def not_exported(function: str, name: str, error: NotExported) -> TypeError:
+    """The error for an argument that says it has memory and does not show it."""
+    value, library, cause = error.args
+    rule, remedy = f"{name} must export its memory with a type of {library}", f"Pass an array of {library} of its values."
+    got = f"{type(value).__module__}.{type(value).__qualname__} ({cause})"
+    return TypeError(message(function, rule, got, way_round(name, value, remedy)))
+
+
 # ---- arrays that are not known ------------------------------------------------------------------------------------------------
 
 _ON_DISK = (

@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 
 from . import dispatch
-from .errors import message, way_round
+from .dtypes import bfloat16
+from .errors import NotExported
 
 PLAIN = frozenset({type(None), int, float, tuple, list, np.ndarray})  # the types of most arguments
 _HOST, _CUDA = (1, 3), (2, 13)  # DLPack's devices: the host's memory and pinned memory; CUDA's and managed memory
 _NO_TYPE = ("bytes", "bytearray", "mmap")  # buffers that do not say what their bytes are
 _IMMUTABLE = ("mlx",)  # whose buffers say that they may be written
+_FAILURES = (AttributeError, BufferError, ImportError, RuntimeError, TypeError, ValueError)
 _NOT_WRITABLE = 0b11  # flags of DLPack: read-only, and a copy
-_FLAGS_AT = 3 * 8  # bytes into a capsule's structure, behind its version, context and deleter
+_FLAGS_AT, _ARRAY_AT = 3 * 8, 4 * 8  # bytes into a new capsule's structure, behind version, context and deleter
+_TYPE_AT = 8 + 8 + 4  # bytes into the array, behind address, device and number of axes
+_UNSIGNED, _BFLOAT = 1, 4  # DLPack's codes of types
+_NO_BFLOAT16 = "for bfloat16 NumPy needs ml_dtypes: pip install ml_dtypes"
 
 _is_capsule = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_IsValid", ctypes.pythonapi))
 _pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
@@ -37,14 +42,14 @@ def library(value: Any) -> tuple[str, bool]:
     return "fastpe._arrays.numpy" if exports else "", True
 
 
-def plain(value: Any) -> Any:
-    """The array of NumPy or CuPy over what only exports its memory; anything else as it is."""
+def plain(function: str, name: str, value: Any) -> Any:
+    """The array of NumPy or CuPy over an argument that only exports its memory; anything else as it is."""
     if type(value) in PLAIN or isinstance(value, (int, float, str, tuple, list)) or dispatch.is_tensor(value):
         return value
     library = dispatch.library_of(value)
     if library is None or library.NAME not in ("numpy", "cupy"):
         return value
-    return library.memory(value).array
+    return dispatch.memory(function, name, value)[1].array
 
 
 def on_host(value: Any) -> Any:
@@ -54,14 +59,16 @@ def on_host(value: Any) -> Any:
     try:
         if hasattr(kind, "__array_interface__"):
             array = np.asarray(_Interface(value))
+            if array.dtype.kind == "V" and str(getattr(value, "dtype", "")).endswith("bfloat16"):
+                array = array.view(bfloat16(_NO_BFLOAT16))
         elif _is_buffer(value):
             array = np.asarray(memoryview(value))
         else:
             shown = _ByDLPack(value)
-            array = np.from_dlpack(shown)
+            array = shown.numpy()
             is_frozen = is_frozen or not shown.writable
-    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise _refusal(value, "NumPy", error) from None
+    except _FAILURES as error:
+        raise NotExported(value, "NumPy", error) from None
     if is_frozen:
         array.flags.writeable = False
     return array
@@ -69,13 +76,13 @@ def on_host(value: Any) -> Any:
 
 def on_device(value: Any, cupy: Any) -> tuple[Any, bool]:
     """The array of CuPy over an object's memory, and whether it may be written."""
-    if hasattr(type(value), "__cuda_array_interface__"):
-        return cupy.asarray(value), not value.__cuda_array_interface__["data"][1]
     shown = _ByDLPack(value)
     try:
+        if hasattr(type(value), "__cuda_array_interface__"):
+            return cupy.asarray(value), not value.__cuda_array_interface__["data"][1]
         return cupy.from_dlpack(shown), shown.writable
-    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise _refusal(value, "CuPy", error) from None
+    except _FAILURES as error:
+        raise NotExported(value, "CuPy", error) from None
 
 
 class _Interface:
@@ -89,9 +96,18 @@ class _ByDLPack:
     """An object's DLPack alone, never of a copy; afterwards ``writable`` says whether its memory may be written."""
 
     writable = False
+    _code: Any = None  # of bfloat16, which NumPy does not take from DLPack
 
     def __init__(self, value: Any) -> None:
         self._value = value
+
+    def numpy(self) -> Any:
+        """The array of NumPy; where it is of bfloat16, NumPy is told of unsigned integers."""
+        array = np.from_dlpack(self)
+        if self._code is not None:
+            self._code.value = _BFLOAT  # the exporter's structure is as it was
+            array = array.view(bfloat16(_NO_BFLOAT16))
+        return array
 
     def __dlpack_device__(self) -> Any:
         return self._value.__dlpack_device__()
@@ -105,21 +121,19 @@ class _ByDLPack:
             if "argument" not in str(error):
                 raise BufferError(str(error)) from None  # not a TypeError, after which NumPy would ask for less
             capsule = self._value.__dlpack__(**given)
-        self.writable = _may_be_written(capsule)
+        is_new = bool(_is_capsule(capsule, b"dltensor_versioned"))
+        at = _pointer_of(capsule, b"dltensor_versioned" if is_new else b"dltensor")
+        self.writable = is_new and not ctypes.c_uint64.from_address(at + _FLAGS_AT).value & _NOT_WRITABLE
+        code = ctypes.c_uint8.from_address(at + is_new * _ARRAY_AT + _TYPE_AT)
+        if code.value == _BFLOAT and self.__dlpack_device__()[0] in _HOST:
+            self._code, code.value = code, _UNSIGNED
         return capsule
-
-
-def _may_be_written(capsule: Any) -> bool:
-    name = b"dltensor_versioned"
-    if not _is_capsule(capsule, name):
-        return False
-    return not ctypes.c_uint64.from_address(_pointer_of(capsule, name) + _FLAGS_AT).value & _NOT_WRITABLE
 
 
 def _of_device(value: Any) -> str:
     try:
         device = int(value.__dlpack_device__()[0])
-    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):  # one that has no memory
+    except _FAILURES:  # one that has no memory
         return ""
     return "fastpe._arrays.numpy" if device in _HOST else "fastpe._arrays.cupy" if device in _CUDA else ""
 
@@ -132,9 +146,3 @@ def _is_buffer(value: Any) -> bool:
     except (BufferError, ValueError):  # such as a type that buffers do not have: `on_host` says so
         return True
     return True
-
-
-def _refusal(value: Any, name: str, error: Exception) -> TypeError:
-    rule, remedy = f"an object must export its memory with a type of {name}", f"Pass an array of {name} of its values."
-    got = f"{type(value).__module__}.{type(value).__qualname__} ({error})"
-    return TypeError(message("fastpe", rule, got, way_round("it", value, remedy)))

@@ -118,7 +118,7 @@ def argument(target: Target, name: str, value: Any, kinds: str) -> Memory:
         got = f"{type(value).__module__}.{type(value).__qualname__}"
         remedy = f"x is a {target.library.NAME} array; nothing is copied between libraries or devices silently."
         raise TypeError(message(function, f"{name} must be a {target.library.NAME} array", got, remedy))
-    given: Memory = target.library.memory(value)
+    given = dispatch.memory(function, name, value)[1]
     if given.device != device:
         raise TypeError(message(function, f"{name} must be on x's device {device}", f"device {given.device}"))
     if kind_of(given) not in kinds:
@@ -132,7 +132,7 @@ def argument(target: Target, name: str, value: Any, kinds: str) -> Memory:
 def host_numbers(function: str, name: str, value: Any) -> Any:
     """Numbers, sequences and ranges as a NumPy array; arrays as they are, or over the memory of what exports it."""
     if is_known(value):
-        return plain(value)
+        return plain(function, name, value)
     if not isinstance(value, (int, float, list, tuple, range)) and not isinstance(value, np.generic):
         got = f"{type(value).__module__}.{type(value).__qualname__}"
         rule = f"{name} must be a number, a sequence of numbers or an array"

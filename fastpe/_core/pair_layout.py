@@ -18,7 +18,7 @@ def permuted(weights: Any, from_: str, to: str, head_dim: int, rotary_dim: int |
     checks.one_of(function, "from_", from_, LAYOUTS)
     checks.one_of(function, "to", to, LAYOUTS)
     head_dim = checks.width(function, "head_dim", head_dim)
-    weights = plain(weights)
+    weights = plain(function, "weights", weights)
     if dispatch.library_of(weights) is None:
         raise TypeError(message(function, "weights must be a NumPy or CuPy array or a PyTorch tensor", describe(weights)))
     if weights.ndim < 1 or weights.shape[0] % head_dim:

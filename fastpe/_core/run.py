@@ -58,7 +58,7 @@ def as_where(operation: Any, where: Any) -> Any:
 def plain_where(operation: Any, where: Any) -> Any:
     """The same, with arrays in place of objects that export their memory."""
     if where is not None and not PLAIN.issuperset(map(type, where)):
-        where = map(plain, where)
+        where = [plain(operation.function, *given) for given in zip(operation.where_type._fields, where, strict=True)]
     return as_where(operation, where)
 
 

@@ -134,7 +134,7 @@ class HeadsOf(Bias):
 
 def per_head(function: str, name: str, value: Any) -> Any:
     """Numbers, one a head: a tuple of finite floats, or the caller's tensor or CuPy array as it is."""
-    value = plain(value)
+    value = plain(function, name, value)
     if dispatch.is_array(value) and not isinstance(value, np.ndarray):
         shape = tuple(value.shape)
         if len([size for size in shape if size != 1]) > 1 or math.prod(shape) < 1:

@@ -57,7 +57,7 @@ class FIRE(Bias):
         object.__setattr__(self, "eps", checks.positive_number("FIRE", "eps", self.eps))
         shapes = {}
         for name in ("w1", "b1", "w2", "b2"):
-            value = plain(getattr(self, name))
+            value = plain("FIRE", name, getattr(self, name))
             if value is not getattr(self, name):
                 object.__setattr__(self, name, value)
             if not dispatch.is_array(value):

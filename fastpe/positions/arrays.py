@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def array(function: str, name: str, value: Any, kinds: str, ndims: tuple[int, ...]) -> Any:
     """An array of NumPy, CuPy or PyTorch of one of these kinds ("b", "i", "f") and numbers of axes; sequences become NumPy's."""
-    value = plain(value)
+    value = plain(function, name, value)
     if dispatch.library_of(value) is None:
         try:
             value = np.asarray(value)

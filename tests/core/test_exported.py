@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import array
 import mmap
+import sys
 
 import cases
 import numpy as np
 import pytest
-from exporting import KINDS, ArrayInterface, CopyingDLPack, DLPack, Guarded, OldDLPack, numbers
+from exporting import (
+    KINDS,
+    ArrayInterface,
+    BFloat16DLPack,
+    CopyingDLPack,
+    DLPack,
+    Guarded,
+    OldBFloat16DLPack,
+    OldDLPack,
+    numbers,
+)
 from verb_cases import CASES
 
 import fastpe
@@ -19,7 +30,7 @@ def _over(kind, value):
     return kind.over(value) if isinstance(value, np.ndarray) and value.dtype.name in kind.dtypes else value
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("name", KINDS)
 def test_every_verb_writes_and_returns_the_object(name, dtype):
     kind = KINDS[name]
@@ -44,7 +55,9 @@ def test_every_verb_writes_and_returns_the_object(name, dtype):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_out_may_be_one_and_x_another(name):
-    kind, x = KINDS[name], cases.random((2, 7, 24), "float32")
+    kind = KINDS[name]
+    dtype = "float32" if "float32" in kind.dtypes else "bfloat16"
+    x = cases.random((2, 7, 24), dtype)
     wanted, source, target = fastpe.add_encoding(x.copy(), offset=3), Guarded.copy(x), Guarded.copy(x * 0)
     out = kind.over(target.array)
     assert fastpe.add_encoding(kind.over(source.array), offset=3, out=out) is out
@@ -53,7 +66,7 @@ def test_out_may_be_one_and_x_another(name):
     assert target.is_intact()
     out = kind.over(target.array)
     assert fastpe.add_encoding(x, offset=3, out=out) is out
-    out = kind.over(Guarded.copy(np.zeros((7, 24), np.float32)).array)
+    out = kind.over(Guarded.copy(np.zeros((7, 24), x.dtype)).array)
     assert fastpe.encode(np.arange(7), 24, out=out) is out
     assert isinstance(fastpe.encode(np.arange(7), 24, like=out), np.ndarray)
     with pytest.raises(ValueError, match="out must be x or lie apart from it"):
@@ -108,15 +121,16 @@ def _read_only(values):
         lambda x: ArrayInterface(_read_only(x)),
         lambda x: DLPack(_read_only(x)),
         OldDLPack,
+        OldBFloat16DLPack,
         CopyingDLPack,
         lambda x: type("array", (ArrayInterface,), {"__module__": "mlx.core"})(x),
         lambda x: memoryview(x.tobytes()).cast("f", x.shape),
     ],
-    ids=["memoryview", "array_interface", "dlpack", "old_dlpack", "copying_dlpack", "mlx", "bytes"],
+    ids=["memoryview", "array_interface", "dlpack", "old_dlpack", "old_bfloat16", "copying_dlpack", "mlx", "bytes"],
 )
 def test_what_may_not_be_written_is_only_read(export):
     """Also where the exporter cannot say whether it may, or shows a copy."""
-    values = cases.random((2, 4, 8), "float32")
+    values = cases.random((2, 4, 8), "bfloat16" if export is OldBFloat16DLPack else "float32")
     held = Guarded.copy(values)
     given = export(held.array)
     for verb, more in (("add_encoding", ()), ("apply_rotary", ()), ("rerotate", (3,)), ("add_bias", (fastpe.ALiBi(2),))):
@@ -140,8 +154,18 @@ def test_pyarrow_knows_whether_its_memory_may_be_written():
     cases.assert_same_bits(
         fastpe.add_encoding(values.copy(), positions=numbers_of_it), fastpe.add_encoding(values.copy(), positions=[3, 1, 4, 1])
     )
-    with pytest.raises(TypeError, match="must export its memory"):
+    with pytest.raises(TypeError, match="add_encoding: positions must export its memory"):
         fastpe.add_encoding(values, positions=pyarrow.array([3, None, 4, 1]))
+
+
+def test_the_array_inside_of_xarrays_is_encoded():
+    xarray = pytest.importorskip("xarray")
+    values = cases.random((2, 4, 8), "float32")
+    table = xarray.DataArray(values.copy(), dims=("batch", "time", "channel"))
+    assert fastpe.add_encoding(table.data, offset=3) is table.data
+    cases.assert_same_bits(table.to_numpy(), fastpe.add_encoding(values.copy(), offset=3))
+    with pytest.raises(TypeError, match=r"add_encoding: x must be .* got xarray.*Pass x\.data, the array inside"):
+        fastpe.add_encoding(table)
 
 
 def test_buffers_of_bytes_must_say_what_they_are():
@@ -166,16 +190,57 @@ def test_objects_without_memory_here_are_refused():
     x = np.zeros((2, 4), np.float32)
     with pytest.raises(TypeError, match=r"x must be a NumPy or CuPy array or a PyTorch tensor, got .*test_exported.Elsewhere"):
         fastpe.add_encoding(Elsewhere(x))
-    with pytest.raises(TypeError, match=r"must export its memory .*got .*test_exported\.Broken \(it is gone\)"):
+    with pytest.raises(TypeError, match=r"add_encoding: x must export its memory .*got .*test_exported\.Broken \(it is gone\)"):
         fastpe.add_encoding(Broken(x))
     with pytest.raises(TypeError, match=r"x must be a floating-point array .* got a buffer of 'l' of shape"):
         fastpe.add_encoding(memoryview(np.zeros((2, 4), np.int64)))
     gone = memoryview(x)
     gone.release()
-    with pytest.raises(TypeError, match=r"must export its memory .*released"):
+    with pytest.raises(TypeError, match=r"add_encoding: x must export its memory .*released"):
         fastpe.add_encoding(gone)
     with pytest.raises(TypeError, match="MaskedArray"):
         fastpe.add_encoding(np.ma.masked_array(x))
+
+
+BROKEN = {
+    "add_encoding: out": lambda x, it: fastpe.add_encoding(x, out=it),
+    "add_encoding: offset": lambda x, it: fastpe.add_encoding(x, offset=it),
+    "add_encoding: mask": lambda x, it: fastpe.add_encoding(x, mask=it),
+    "add_encoding: cu_seqlens": lambda x, it: fastpe.add_encoding(x[0], cu_seqlens=it),
+    "encode: positions": lambda x, it: fastpe.encode(it, 8),
+    "embed: ids": lambda x, it: fastpe.embed(it, x[0]),
+    "embed: table": lambda x, it: fastpe.embed([0], it),
+    "apply_rotary: k": lambda x, it: fastpe.apply_rotary(x, it),
+    "rerotate: delta": lambda x, it: fastpe.rerotate(x, it),
+    "add_bias: q_positions": lambda x, it: fastpe.add_bias(x, fastpe.ALiBi(2), q_positions=it),
+    "Kerple: p": lambda x, it: fastpe.Kerple(it, (1.0, 1.0)),
+    "FIRE: w1": lambda x, it: fastpe.FIRE(it, *[np.ones((2, 2), np.float32)] * 3),
+    "convert_layout: weights": lambda x, it: fastpe.convert_layout(it, "half", "interleaved", head_dim=2),
+    "packed: cu_seqlens": lambda x, it: fastpe.positions.packed(it),
+}
+
+
+@pytest.mark.parametrize("argument", BROKEN)
+def test_who_does_not_show_its_memory_is_named(argument):
+    x = np.ones((2, 4, 8), np.float32)
+    with pytest.raises(
+        TypeError, match=f"^{argument} must export its memory with a type of NumPy, got .*it is gone.*Pass an array"
+    ):
+        BROKEN[argument](x, Broken(x))
+    assert (x == 1).all()
+
+
+def test_bfloat16_needs_its_type(monkeypatch):
+    x = cases.random((2, 4, 8), "bfloat16")
+    for kind in (BFloat16DLPack, ArrayInterface):
+        given = kind(x)
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "ml_dtypes", None)
+            with pytest.raises(TypeError, match=r"add_encoding: x must export .*for bfloat16 .*pip install ml_dtypes"):
+                fastpe.add_encoding(given)
+        wanted = fastpe.add_encoding(x.copy())
+        assert fastpe.add_encoding(given) is given  # nothing of it was changed before
+        cases.assert_same_bits(x, wanted)
 
 
 def test_one_class_may_have_arrays_on_several_devices():

@@ -15,10 +15,10 @@ _CTYPES = {"float32": ctypes.c_float, "float64": ctypes.c_double, "int32": ctype
 
 
 class ArrayInterface:
-    """What has NumPy's array interface and nothing else."""
+    """What has NumPy's array interface and nothing else but a type, as interfaces have no bfloat16."""
 
     def __init__(self, shown: np.ndarray) -> None:
-        self._shown = shown
+        self._shown, self.dtype = shown, shown.dtype
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
@@ -45,6 +45,24 @@ class OldDLPack(DLPack):
 
     def __dlpack__(self, *, stream: Any = None) -> Any:  # type: ignore[override]
         return self._shown.__dlpack__()
+
+
+class BFloat16DLPack(DLPack):
+    """What exports bfloat16, which NumPy does not take from DLPack: a tensor's capsule over the memory."""
+
+    def __init__(self, shown: np.ndarray) -> None:
+        torch = pytest.importorskip("torch")
+        self._tensor = torch.from_numpy(shown.view(np.int16)).view(torch.bfloat16)
+
+    def __dlpack__(self, **asked: Any) -> Any:
+        return self._tensor.__dlpack__(**asked)
+
+
+class OldBFloat16DLPack(BFloat16DLPack):
+    """The same before DLPack could say that memory is read-only."""
+
+    def __dlpack__(self, *, stream: Any = None) -> Any:  # type: ignore[override]
+        return self._tensor.__dlpack__()
 
 
 class CopyingDLPack(DLPack):
@@ -80,8 +98,9 @@ _INTEGERS = {"int32", "int64"}
 _ALL = frozenset({"float16", "float32", "float64", "bool", *_INTEGERS})
 KINDS = {
     "memoryview": Kind(memoryview, _ALL),
-    "array_interface": Kind(ArrayInterface, _ALL),
+    "array_interface": Kind(ArrayInterface, _ALL | {"bfloat16"}),
     "dlpack": Kind(DLPack, _ALL),
+    "dlpack_bfloat16": Kind(BFloat16DLPack, frozenset({"bfloat16"})),
     "ctypes": Kind(_of_ctypes, frozenset(_CTYPES)),
     "pyarrow": Kind(_of_pyarrow, _ALL - {"bool"}),
     "array_api_strict": Kind(_of_array_api, _ALL - {"float16"}),

@@ -243,6 +243,10 @@ def test_arrays_that_other_libraries_have_on_the_device(device, kind):
         assert fastpe.add_encoding(there, positions=kind(device.array(np.arange(5) * 3))) is there
         wanted = fastpe.add_encoding(x.copy(), positions=np.arange(5) * 3)
         cases.assert_same_bits(device.host(there.array), wanted)
+    mask, offset, out = (kind(device.array(one)) for one in (np.arange(10).reshape(2, 5) % 3 > 0, np.array([4, 9]), x * 0))
+    assert fastpe.add_encoding(device.array(x), offset=offset, mask=mask, out=out) is out
+    wanted = fastpe.add_encoding(x.copy(), offset=[4, 9], mask=np.arange(10).reshape(2, 5) % 3 > 0)
+    cases.assert_same_bits(device.host(out.array), wanted)
     q, k = kind(device.array(x)), device.array(x)
     assert fastpe.apply_rotary(q, k, offset=4)[0] is q
     for one in (q.array, k):
@@ -272,7 +276,9 @@ def test_dlpack_on_the_device_must_say_that_it_may_be_written(device):
         def __dlpack__(self, **asked):
             raise BufferError("it is gone")
 
-    with pytest.raises(TypeError, match=r"with a type of CuPy, got .*Gone \(it is gone\)"):
+    with pytest.raises(
+        TypeError, match=r"add_encoding: x must export its memory with a type of CuPy, got .*Gone \(it is gone\)"
+    ):
         fastpe.add_encoding(Gone(None))
 
 

@@ -13,7 +13,6 @@ from keras import backend, ops
 
 from .. import scaling
 from .._core import checks, text
-from .._core.checks import describe, message
 from ..encodings import Additive, Learned, Rotary, Rotational, Sinusoidal, additive, rotational
 from ..encodings.bias import ALiBi as Bias
 from . import _twin
@@ -36,8 +35,8 @@ class _Layer(keras.layers.Layer):  # type: ignore[misc]
         for name, value in arguments.items():
             setattr(self, name, value)
         if hasattr(given.get("encoding"), "text") and not text.says_all(self.encoding):
-            remedy = "Learned rows: TokenAndPositionEmbedding."
-            self._refuse("encoding must consist of numbers", describe(self.encoding), remedy, TypeError)
+            remedy = "TokenAndPositionEmbedding learns rows."
+            self._refuse("encoding must consist of numbers", checks.describe(self.encoding), remedy, TypeError)
 
     def get_config(self) -> dict[str, Any]:
         values = ((name, getattr(self, name)) for name in self._arguments)
@@ -52,7 +51,7 @@ class _Layer(keras.layers.Layer):  # type: ignore[misc]
         return input_shape
 
     def _refuse(self, rule: str, got: Any, remedy: str = "", kind: type[Exception] = ValueError) -> None:
-        raise kind(message(type(self).__name__, rule, str(got), remedy))
+        raise kind(checks.message(type(self).__name__, rule, str(got), remedy))
 
     def _cast(self, inputs: Any) -> Any:
         if not backend.is_float_dtype(backend.standardize_dtype(inputs.dtype)):
@@ -60,7 +59,9 @@ class _Layer(keras.layers.Layer):  # type: ignore[misc]
         return ops.cast(inputs, self.compute_dtype)
 
     def _run(self, verb: str, x: Any, *arguments: Any, start_index: Any = None, positions: Any = None, **options: Any) -> Any:
-        """A verb; on JAX Keras traces layers with sizes that are open, for which there is no kernel."""
+        """A verb. Keras traces layers: on JAX with sizes that are open, for which there is no kernel, on PyTorch without memory."""
+        if getattr(x, "is_meta", False):
+            return ops.zeros(self.compute_output_shape(x.shape), self.compute_dtype)
         verbs = _twin if _BACKEND == "jax" and any(type(size) is not int for size in x.shape) else _VERBS
         name, given = ("offset", start_index) if positions is None else ("positions", positions)
         return getattr(verbs, verb)(x, *arguments, **options, **({} if given is None else {name: given}))
@@ -140,8 +141,8 @@ class RotaryEmbedding(_Layer):
         x, rank = self._cast(inputs), len(inputs.shape)
         own, usual = self._axes(x.shape), (min(1, rank - 2), rank - 1)
         moved = own[1] != usual[1] or own[0] < usual[0]  # sequences are counted along the first axis
-        x, options = ops.moveaxis(x, own, usual) if moved else x, {"seq_axis": usual[0] if moved else own[0]}
-        options |= {"start_index": start_index, "positions": positions}
+        x = ops.moveaxis(x, own, usual) if moved else x
+        options = {"seq_axis": (usual if moved else own)[0], "start_index": start_index, "positions": positions}
         x = self._run("apply_rotary", x, None, self._encoding_of(x.shape[-1]), **options)
         return ops.moveaxis(x, usual, own) if moved else x
 
@@ -174,25 +175,25 @@ class TokenAndPositionEmbedding(_Layer):
         self.embeddings_initializer = keras.initializers.serialize(initializer)  # one object would draw the same numbers twice
 
     def build(self, input_shape: Any) -> None:
-        for name, size in (("token_embeddings", self.vocabulary_size), ("position_embeddings", self.sequence_length)):
-            if self._encoding is None or name == "token_embeddings":
-                initializer = keras.initializers.get(self.embeddings_initializer)
-                setattr(self, name, self.add_weight((size, self.embedding_dim), initializer, name=name, autocast=False))
+        for key, size in (("token_embeddings", self.vocabulary_size), ("position_embeddings", self.sequence_length)):
+            if self._encoding is None or key == "token_embeddings":
+                shape = size, self.embedding_dim
+                setattr(self, key, self.add_weight(shape, self.embeddings_initializer, name=key, autocast=False))
 
     def call(self, inputs: Any, start_index: Any = 0, positions: Any = None) -> Any:
         ids = inputs if backend.is_int_dtype(backend.standardize_dtype(inputs.dtype)) else ops.cast(inputs, "int32")
         table, encoding, count = ops.convert_to_tensor(self.token_embeddings), self._encoding, ids.shape[-1]
         if encoding is None:
-            known = positions is None and type(start_index) is type(count) is int
-            if known and not 0 <= start_index <= self.sequence_length - count:
+            is_known = positions is None and type(start_index) is type(count) is int and not getattr(ids, "is_meta", False)
+            if is_known and not 0 <= start_index <= self.sequence_length - count:
                 rule = f"positions must lie in [0, {self.sequence_length}), the sequence_length"
                 self._refuse(rule, f"{count} from {start_index} on", "encoding='sinusoidal' has no end.")
             learned = ops.convert_to_tensor(self.position_embeddings)
             if _BACKEND != "torch":
                 first = ops.cast(start_index, "int32")[..., None]
-                places = first + ops.arange(ops.shape(ids)[-1]) if positions is None else positions
+                at = first + ops.arange(ops.shape(ids)[-1]) if positions is None else positions
                 rows = self._run("embed", ids, table, None, scale=self.scale)
-                return ops.cast(rows + ops.take(learned, places, axis=0), self.compute_dtype)
+                return ops.cast(rows + ops.take(learned, at, axis=0), self.compute_dtype)
             encoding = Learned(learned)
         options = {"scale": self.scale, "dtype": self.compute_dtype, "start_index": start_index, "positions": positions}
         return self._run("embed", ids, table, encoding, **options)

@@ -9,8 +9,6 @@ from keras import backend, ops
 
 from .._backends.plans import RotaryPlan, SinusoidalPlan
 from .._core import checks, portable
-from .._core.checks import describe, message
-from .._core.portable import Positions
 
 OPS = portable.Ops(
     *(ops.cast, lambda x, count: x // ops.cast(2**count, x.dtype), ops.where, ops.stack, ops.concatenate),
@@ -48,11 +46,11 @@ def _plan(function: str, encoding: Any, x: Any, kind: type) -> Any:
     plan = None if encoding.needs_length or encoding.holds_arrays else encoding.plan(width)
     if not isinstance(plan, kind) or (isinstance(plan, RotaryPlan) and (plan.axes.any() or plan.growths is not None)):
         rule = f"encoding must have positions of one axis, no rule by length, no arrays and no xPos on {backend.backend()}"
-        raise TypeError(message(function, rule, describe(encoding), "Run Keras on PyTorch or JAX."))
+        raise TypeError(checks.message(function, rule, checks.describe(encoding), "Run Keras on PyTorch or JAX."))
     return plan
 
 
-def _positions(x: Any, axis: int, offset: Any = 0, positions: Any = None) -> Positions:
+def _positions(x: Any, axis: int, offset: Any = 0, positions: Any = None) -> portable.Positions:
     """Where the rows of x stand, with its axes."""
     axis, rank = axis % len(x.shape), len(x.shape)
     given: list[Any]
@@ -68,4 +66,4 @@ def _positions(x: Any, axis: int, offset: Any = 0, positions: Any = None) -> Pos
         given = [whole, part, ops.logical_and(units >= -(2.0**63), units < 2.0**63)]
     for place in [-1] * (rank - 1 - axis) + [1] * (axis - 1) * (len(given[0].shape) - 1):
         given = [None if one is None else ops.expand_dims(one, place) for one in given]
-    return Positions(*given)
+    return portable.Positions(*given)

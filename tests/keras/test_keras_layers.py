@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import cases
@@ -12,42 +11,14 @@ import pytest
 keras = pytest.importorskip("keras")
 
 from keras import ops  # noqa: E402
+from keras_cases import BACKEND, HAS_KERNELS, check, host, quiet  # noqa: E402
 
 import fastpe  # noqa: E402
 from fastpe import ALiBi, Learned, Rotary, Sinusoidal, scaling  # noqa: E402
 from fastpe.keras import ALiBi as ALiBiLayer  # noqa: E402
 from fastpe.keras import RotaryEmbedding, SinusoidalEncoding, TokenAndPositionEmbedding  # noqa: E402
 
-BACKEND = keras.backend.backend()
-HAS_KERNELS = BACKEND in ("torch", "jax")
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own, of tensors
-trains = pytest.mark.skipif(BACKEND == "numpy", reason="Keras trains nothing with NumPy")
-with np.load(Path(__file__).resolve().parents[1] / "data" / "peers.npz") as arrays:
-    HUB = {key.partition("/")[2]: arrays[key] for key in arrays.files if key.startswith("keras_hub/")}
-
-
-def host(x: Any) -> np.ndarray:
-    """NumPy's array of a tensor; of bfloat16, too."""
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    return (
-        ops.convert_to_numpy(ops.cast(x, "float32")).astype(cases.DTYPES[dtype])
-        if dtype == "bfloat16"
-        else ops.convert_to_numpy(x)
-    )
-
-
-def check(got: Any, expected: np.ndarray) -> None:
-    """The bits of NumPy's verbs where kernels run, else their numbers: both err by what is allowed once."""
-    got = host(got)
-    if HAS_KERNELS:
-        cases.assert_same_bits(got, expected)
-    else:
-        name = str(expected.dtype)
-        hidden = np.isinf(expected)
-        assert (np.isinf(got) == hidden).all()
-        wide = np.where(hidden, 0, expected).astype(np.float64)
-        cases.assert_close(np.where(hidden, 0, got).astype(got.dtype), wide, name, amplitude=2.0)
-
+pytestmark = quiet
 
 PLACES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -164,65 +135,6 @@ def test_rows_at_no_position_are_nan_or_refused():
         assert np.isnan(made).all(-1).tolist() == [[False, True, True]]
 
 
-# ---- keras-hub ---------------------------------------------------------------------------------------------------------------
-
-# Its angles are float32: they err by 1.2e-7 of the largest, which is 40 + 6 or 1000 + 6 here; stored by tests/data/make_peers.py.
-YARN = {"rope_type": "yarn", "scaling_factor": 4.0, "original_max_position_embeddings": 2048}
-SAME: dict[str, tuple[dict[str, Any], int]] = {
-    "rotated": ({}, 40),
-    "linear": ({"rope_type": "linear", "scaling_factor": 4.0}, 1000),
-    "dynamic": ({"rope_type": "dynamic", "scaling_factor": 4.0}, 1000),
-    "yarn": (YARN, 1000),
-    "yarn_whole": ({**YARN, "truncate": False}, 1000),
-}
-
-
-@pytest.mark.parametrize("name", SAME)
-def test_rotations_are_keras_hubs(name):
-    options, start = SAME[name]
-    made = host(RotaryEmbedding(**options)(HUB["q"], start_index=start))
-    np.testing.assert_allclose(made, HUB[name], rtol=0, atol=(1e-6 + 1.2e-7 * (start + 6)) * np.abs(HUB["q"]).max())
-
-
-def test_sums_and_embeddings_are_keras_hubs():
-    layer = TokenAndPositionEmbedding(12, 6, 16)
-    layer.build((1, 6))
-    layer.set_weights([HUB["words"], HUB["places"]])
-    np.testing.assert_allclose(host(layer(HUB["ids"])), HUB["embedded"], rtol=0, atol=1e-6)
-    for name, start in (("sine", 0), ("sine_7", 7)):
-        np.testing.assert_allclose(host(SinusoidalEncoding()(HUB["x"], start_index=start)), HUB[name], rtol=0, atol=5e-6)
-
-
-def test_keras_hubs_own_layers_here():
-    layers = pytest.importorskip("keras_hub").layers
-    x, scores = cases.random((2, 50, 32), "float32"), cases.random((2, 6, 9, 9), "float32")
-    theirs, ours = layers.AlibiBias()(scores), ALiBiLayer()(scores)
-    mask = np.tri(9, dtype=bool)
-    chances = [host(ops.softmax(ops.where(mask, one, -np.inf))) for one in (theirs, ours)]
-    np.testing.assert_allclose(*chances, atol=2e-6)
-    np.testing.assert_allclose(host(theirs)[..., -1, :], host(ours)[..., -1, :], atol=1e-5)  # for the last query it is the same
-    for start in (0, 500, 100_000, 1_000_000):
-        exact = fastpe.encode(np.arange(start, start + 50), 32, dtype="float64")
-        found = host(layers.SinePositionEncoding()(x, start_index=start))
-        own = host(SinusoidalEncoding()(np.zeros_like(x), start_index=start))
-        assert np.abs(own - exact).max() <= 2e-7
-        assert np.abs(found - exact).max() <= 4e-7 * (start + 50)  # float32 angles
-        if start >= 100_000:
-            assert np.abs(found - exact).max() > 1e-3
-    for width in (32, 64):
-        q = cases.random((2, 7, 3, width), "float32")
-        for options in (
-            {},
-            {"max_wavelength": 500_000},
-            {"scaling_factor": 2.5},
-            YARN,
-            {**YARN, "beta_fast": 20.0, "beta_slow": 2.0},
-        ):
-            for axes in ({}, {"sequence_axis": 2}, {"sequence_axis": -3, "feature_axis": 3}):
-                both = [kind(**options, **axes)(q, start_index=3) for kind in (layers.RotaryEmbedding, RotaryEmbedding)]
-                np.testing.assert_allclose(*map(host, both), atol=2e-5)
-
-
 # ---- dtypes ------------------------------------------------------------------------------------------------------------------
 
 
@@ -248,167 +160,6 @@ def test_policies(policy):
     check(made, fastpe.embed(ids, table, "sinusoidal", dtype=dtype))
     real = np.array([0.25, 1000.5, 2000.75, 3.0, 4.0, 5.0, 6.0], np.float32)  # which bfloat16 would round
     check(layer(np.zeros_like(x, np.float32), positions=real), fastpe.add_encoding(np.zeros_like(x), positions=real))
-
-
-# ---- models ------------------------------------------------------------------------------------------------------------------
-
-
-@keras.saving.register_keras_serializable("tests")
-class Scores(keras.layers.Layer):
-    def call(self, q: Any, k: Any) -> Any:
-        return ops.einsum("bthd,bshd->bhts", q, k)
-
-
-@keras.saving.register_keras_serializable("tests")
-class Mixed(keras.layers.Layer):
-    def call(self, scores: Any, x: Any) -> Any:
-        return ops.einsum("bts,bsd->btd", ops.mean(ops.softmax(scores), 1), x)
-
-
-def build(layers: dict[str, Any], policy: str = "float32") -> Any:
-    """A small classifier of tokens, some of whose layers are given."""
-    keras.utils.set_random_seed(0)
-    ids = keras.Input((None,), dtype="int32")
-    x = layers["embed"](ids)
-    heads = keras.layers.Reshape((-1, 2, 8), dtype=policy)(x)
-    scores = layers["bias"](Scores(dtype=policy)(layers["rotate"](heads), layers["rotate"](heads)))
-    x = layers["add"](Mixed(dtype=policy)(scores, x))
-    return keras.Model(ids, keras.layers.Dense(3, activation="softmax")(keras.layers.GlobalAveragePooling1D()(x)))
-
-
-def own_layers(policy: str = "float32") -> dict[str, Any]:
-    return {
-        "embed": TokenAndPositionEmbedding(30, 16, 16, dtype=policy),
-        "rotate": RotaryEmbedding(scaling_factor=2.0, dtype=policy),
-        "bias": ALiBiLayer(causal=True, dtype=policy),
-        "add": SinusoidalEncoding(encoding=Sinusoidal(layout="concatenated"), input_scale=2.0, dtype=policy),
-    }
-
-
-def data() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    ids = rng.integers(1, 30, (64, 12)).astype(np.int32)
-    return ids, (ids[:, 0] // 10).astype(np.int32)
-
-
-@trains
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_a_model_trains_saves_and_loads(policy, tmp_path):
-    ids, labels = data()
-    keras.utils.set_random_seed(0)
-    model = build(own_layers(policy), policy)
-    model.compile("adam", "sparse_categorical_crossentropy", jit_compile=BACKEND != "torch")
-    before = [host(weight) for weight in model.weights]
-    losses = model.fit(ids, labels, epochs=3, batch_size=16, verbose=0).history["loss"]
-    assert losses[-1] < losses[0]
-    assert all((host(weight) != was).any() for weight, was in zip(model.weights, before, strict=True))
-    made = model.predict(ids, verbose=0)
-    assert model.predict(ids[:, :5], verbose=0).shape == (64, 3)
-    model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(again.predict(ids, verbose=0), made)
-    found = next(layer for layer in again.layers if isinstance(layer, SinusoidalEncoding))
-    assert found.encoding == Sinusoidal(layout="concatenated")
-    assert (found.compute_dtype, found.input_scale) == (policy.removeprefix("mixed_"), 2.0)
-
-
-class ByHand(keras.layers.Layer):
-    """Learned embeddings, added up as Keras does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.places = keras.layers.Embedding(30, 16), keras.layers.Embedding(16, 16)
-
-    def call(self, ids: Any) -> Any:
-        return self.words(ids) + self.places(ops.arange(ops.shape(ids)[1]))
-
-
-@trains
-def test_training_is_that_of_layers_by_hand():
-    """Gradients reach both tables and go through the others as they should: three epochs, the same weights."""
-    ids, labels = data()
-
-    def usual(x: Any, rows: Any) -> Any:
-        cosine, sine = (ops.convert_to_tensor(one[:, None].astype(np.float32)) for one in (np.cos(rows), np.sin(rows)))
-        u, v = ops.split(x, 2, axis=-1)
-        return ops.concatenate([u * cosine - v * sine, v * cosine + u * sine], axis=-1)
-
-    angles = np.outer(np.arange(12), 10000.0 ** (-np.arange(0, 8, 2) / 8)) / 2
-    table = fastpe.encode(range(12), 16, Sinusoidal(layout="concatenated"))
-    bias = np.triu(np.full((12, 12), -1e9), 1) + ALiBi(2).values(np.arange(12)[:, None] - np.arange(12))
-    fixed = {
-        "rotate": keras.layers.Lambda(lambda x: usual(x, angles), output_shape=(None, 2, 8)),
-        "bias": keras.layers.Lambda(lambda x: x + ops.cast(bias, "float32"), output_shape=(2, None, None)),
-        "add": keras.layers.Lambda(lambda x: 2 * x + ops.convert_to_tensor(table), output_shape=(None, 16)),
-    }
-    models = [build(own_layers()), build({"embed": ByHand(), **fixed})]
-    models[1](ids)
-    models[1].set_weights(models[0].get_weights())
-    for model in models:
-        model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
-        model.fit(ids, labels, epochs=3, batch_size=16, shuffle=False, verbose=0)
-    for one, other in zip(*(model.get_weights() for model in models), strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-5)
-
-
-def test_shapes_and_masks():
-    spec = keras.KerasTensor((None, None, 24), "float32")
-    for layer in (SinusoidalEncoding(dtype="mixed_bfloat16"), RotaryEmbedding(dtype="mixed_bfloat16")):
-        made = layer.compute_output_spec(spec, start_index=keras.KerasTensor((), "int32"))
-        assert (made.shape, made.dtype) == ((None, None, 24), "bfloat16")
-        assert layer.compute_output_shape((2, 7, 24)) == (2, 7, 24)
-        assert layer.supports_masking
-    ids = keras.Input((None,), dtype="int32")
-    embedding = TokenAndPositionEmbedding(9, 8, 24, mask_zero=True)
-    start = keras.Input((), dtype="int32")
-    x = SinusoidalEncoding()(embedding(ids), start_index=start)
-    assert (x.shape, x.dtype) == ((None, None, 24), "float32")
-    given = np.array([[1, 2, 0, 0], [3, 0, 0, 0]], np.int32)
-    behind = SinusoidalEncoding()(embedding(ops.convert_to_tensor(given)))
-    assert BACKEND == "numpy" or (host(behind._keras_mask) == (given != 0)).all()
-    assert TokenAndPositionEmbedding(9, 8, 24).compute_mask(given, None) is None
-
-
-class Around(keras.layers.Layer):
-    """A layer that says nothing of its shapes: Keras traces it with sizes of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = [SinusoidalEncoding(), RotaryEmbedding(), SinusoidalEncoding()]
-
-    def call(self, x: Any) -> Any:
-        for layer in self.inner:
-            x = layer(x)
-        return x
-
-
-def test_layers_inside_of_others_are_traced():
-    x = keras.Input((None, 16))
-    model = keras.Model(x, Around()(x))
-    assert model.output_shape == (None, None, 16)
-    given = cases.random((2, 7, 16), "float32")
-    expected = fastpe.add_encoding(fastpe.apply_rotary(fastpe.add_encoding(given.copy())))
-    np.testing.assert_allclose(host(model(given)), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        SinusoidalEncoding(100, input_scale=2.0, name="a", dtype="mixed_bfloat16"),
-        SinusoidalEncoding(encoding=Sinusoidal(500.0, scaling=scaling.YaRN(4.0, 2048))),
-        RotaryEmbedding(5e5, 4.0, "yarn", 20.0, 2.0, 2048, False, 2, -1),
-        RotaryEmbedding(encoding=Rotary(interleaved=True, scaling=scaling.Linear(2.0)), sequence_axis=-2),
-        TokenAndPositionEmbedding(9, 8, 4, embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02), mask_zero=True),
-        TokenAndPositionEmbedding(9, None, 4, encoding="sinusoidal", scale=2.0),
-        ALiBiLayer(4, causal=True),
-    ],
-    ids=lambda layer: layer.name,
-)
-def test_configurations(layer):
-    text = keras.saving.serialize_keras_object(layer)
-    again = keras.saving.deserialize_keras_object(text)
-    assert type(again) is type(layer)
-    assert again.get_config() == layer.get_config()
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------------------------

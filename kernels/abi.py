@@ -193,7 +193,7 @@ CONTROL = Layout(
     "spin_slots helpers called",  # address of the spin slots, or 0; how many helpers to call from them at most; how many are called, plus 1
     "scratch slot_bytes slots",  # a slot for each thread; a thread that gets none leaves
     # How add_sinusoidal and the others go about their work; kernels/add_sinusoidal.py explains them.
-    "contiguous dense streams block_rows ahead cached_rows fills_cache",
+    "contiguous dense streams block_rows ahead ahead_bytes cached_rows fills_cache",
     "parts part_count buffer",
     NEXT_LINE,
     **{f"range_{number}": CHUNK_RANGE for number in range(MOST_THREADS)},
@@ -220,6 +220,11 @@ NOT_A_POSITION = -(2**63) + 1
 # block.
 CALLER, ALONE = 0, -1
 
-AHEAD_BYTES = 12 << 10  # how far ahead of its use x is prefetched: 3 KiB are too few, 32 too many
 MARGIN = 16  # numbers behind the frequencies, and behind what is made of them: loops read and write whole vectors
 GATHERED_VALUES = 512  # of a bias, which add_toeplitz gathers at a time in a scratch slot
+
+# ---- what is left open to the processor -----------------------------------------------------------------------------------------------
+
+# Functions that kernels declare and call, each with as many arguments as it needs; `host/machine_code.py` has their bodies.
+ENTER_FLOAT_MODE, LEAVE_FLOAT_MODE, PAUSE = "fastpe_enter_float_mode", "fastpe_leave_float_mode", "fastpe_pause"
+IN_QUADRANT = "fastpe_in_quadrant_"  # and a number: for so many uint64, `arithmetic.sincos`

@@ -39,13 +39,14 @@ from .scheduler import is_kept, number, position_of, row_at, rows_of_chunk, word
 #   dense        whether the rows of a sequence are, too, and no row is masked
 #   streams      whether the result is written past the caches (not in place; elements aligned)
 #   block_rows   how many rows are made in the buffer at a time; 0 to make and add in one pass
-#   ahead        how many bytes ahead of its use x is prefetched, where rows are added one by one
+#   ahead_bytes  how many bytes ahead of its use x is prefetched
+#   ahead        the same where rows are added one by one, in whole rows
 #   cached_rows  address of ready rows of the positions 0, 1, ..., dense and in the type of the arithmetic, or 0
 #   fills_cache  whether the call makes such rows, and does nothing else
 #   parts        address of the argument blocks of what makes up a row of the buffer, part_count of them; 0: the call's own makes all of it.
 #                Each has positions, frequencies and columns of its own; its `out` is its first column
 #   buffer       where the buffer begins in a scratch slot
-# A scratch slot holds the two functions of (F + MARGIN) frequencies of every part, except for float64, and behind them the buffer.
+# A scratch slot holds the two functions of (F + MARGIN) frequencies of every part, for float64 their phases, and behind them the buffer.
 
 at, ctl = abi.ADD_SINUSOIDAL.index, abi.CONTROL.index
 PART_BYTES = abi.ADD_SINUSOIDAL.nbytes
@@ -60,6 +61,15 @@ def anchor_of(position):
 def is_anchored_anew(call, b, t, t_first, h):
     """Whether a row's position has another anchor than the row before, or is the first."""
     return t == t_first or anchor_of(position_of(call, b, t, h)) != anchor_of(position_of(call, b, t - 1, h))
+
+
+@scheduler.inline
+def is_reckoned_anew(call, b, t, t_first, h):
+    """Whether a row's position does not follow that of the row before, whose phases were needed, or is the first."""
+    if t == t_first or not is_kept(call, b, t - 1):
+        return True
+    position, before = position_of(call, b, t, h), position_of(call, b, t - 1, h)
+    return position < before or position != before + (1 << 32)  # the sum may wrap
 
 
 @scheduler.inline
@@ -81,13 +91,15 @@ def target_of(call, b, t, h):
 def block_maker(element: a.Element, inline: Any) -> tuple[Any, Any]:
     """Make ``make_block``, for numbers of this element type, and ``functions_bytes``."""
     is_anchored, real, size = element.real is simd.F32, element.number, element.real_bytes
-    evaluate = loops.evaluate(element)
+    evaluate, is_anew = (
+        (loops.evaluate(element), is_anchored_anew) if is_anchored else (loops.reckon(element), is_reckoned_anew)
+    )
     write_row = (loops.add_rotated if is_anchored else loops.add_evaluated)(element, False)
 
     @inline
     def functions_bytes(call):
-        """Bytes of one function of all frequencies in a scratch slot."""
-        return ((word(call, at.width) + 1) // 2 + abi.MARGIN) * size if is_anchored else 0
+        """Bytes of one function of all frequencies in a scratch slot; of half of their phases."""
+        return ((word(call, at.width) + 1) // 2 + abi.MARGIN) * 4
 
     @inline
     def make_block(call, control, scratch, b, t0, t1, h, t_first, block_at, row_bytes):
@@ -98,8 +110,8 @@ def block_maker(element: a.Element, inline: Any) -> tuple[Any, Any]:
             amplitude, second_at = real(number(part, at.amplitude)), first_at + functions_bytes(part)
             for t in range(t0, t1):
                 position = position_of(part, b, t, h)
-                if is_anchored and is_anchored_anew(part, b, t, t_first, h):
-                    evaluate(part, anchor_of(position), amplitude, first_at, second_at)
+                if is_anew(part, b, t, t_first, h):
+                    evaluate(part, anchor_of(position) if is_anchored else position, amplitude, first_at, second_at)
                 row_at = block_at + (t - t0) * row_bytes + first_column_of(control, part) * size
                 write_row(part, position, amplitude, first_at, second_at, row_at, row_at, real(1), 0)
             first_at = second_at + functions_bytes(part)
@@ -113,7 +125,8 @@ def build(dtype: str, mode: int) -> Any:
     is_anchored = element.real is simd.F32
     plain = a.ELEMENTS["float32"] if is_anchored else element
     real, size, itemsize, reads = element.number, element.real_bytes, element.itemsize, mode != ENCODING_ONLY
-    evaluate, add_row = loops.evaluate(plain), (loops.add_rotated if is_anchored else loops.add_evaluated)(element, reads)
+    evaluate, is_anew = (loops.evaluate(plain), is_anchored_anew) if is_anchored else (loops.reckon(plain), is_reckoned_anew)
+    add_row = (loops.add_rotated if is_anchored else loops.add_evaluated)(element, reads)
     add_values, stream_values = add_run(element, reads, False, False), add_run(element, reads, False, True)
     add_apart, copy = add_strided(element, reads), copy_columns(element)
     inline = scheduler.inline_as(f"{element.suffix}_{MODES[mode]}")
@@ -135,8 +148,8 @@ def build(dtype: str, mode: int) -> Any:
                 part = part_of(call, control, p)
                 amplitude, second_at = real(number(part, at.amplitude)), first_at + functions_bytes(part)
                 position, skipped = position_of(part, b, t, h), first_column_of(control, part) * itemsize
-                if is_anchored and is_anchored_anew(part, b, t, t_first, h):
-                    evaluate(part, anchor_of(position), amplitude, first_at, second_at)
+                if is_anew(part, b, t, t_first, h):
+                    evaluate(part, anchor_of(position) if is_anchored else position, amplitude, first_at, second_at)
                 if kept:
                     add_row(part, position, amplitude, first_at, second_at, source + skipped, target + skipped, scale, ahead)
                 first_at = second_at + functions_bytes(part)
@@ -150,7 +163,8 @@ def build(dtype: str, mode: int) -> Any:
         if word(control, ctl.dense) != 0:
             source, target = source_of(call, b, t0, h), target_of(call, b, t0, h)
             # Near the end of the block, prefetch the next one.
-            begin, ahead, last = 0, abi.AHEAD_BYTES, max(0, (t1 - t0) * width - abi.AHEAD_BYTES // itemsize)
+            ahead = word(control, ctl.ahead_bytes)
+            begin, last = 0, max(0, (t1 - t0) * width - ahead // itemsize)
             for end in (last, (t1 - t0) * width):
                 values, x, out = block_at + begin * size, source + begin * itemsize, target + begin * itemsize
                 if mode != IN_PLACE and word(control, ctl.streams) != 0:

@@ -45,19 +45,34 @@ class Functions:
         self._fraction_of_turn, self._whole_turns = (load_word(builder, call, index) for index in frequencies)
         self.fractional = is_set(builder, self._part)
 
-    def at(self, f: ir.Value, count: int, fractional: bool) -> Pair:
-        """Sine and cosine of the frequencies f, f + 1, ...; ``fractional`` is right for every position, and slower."""
+    def at(self, f: ir.Value, count: int, fractional: bool, phases: ir.Value | None = None) -> Pair:
+        """Sine and cosine of the frequencies f, f + 1, ...; ``fractional`` is right for every position, and slower.
+
+        At a whole position they may follow from the ``phases`` of the position before, which become its own.
+        """
         builder = self._builder
         whole = simd.spread(builder, self._whole, count)
         fraction = simd.load(builder, address_of(builder, self._fraction_of_turn, f, 8), simd.I64, count, 8)
         if fractional:
             turns = simd.load(builder, address_of(builder, self._whole_turns, f, 8), simd.I64, count, 8)
             phase = a.phase(whole, simd.spread(builder, self._part, count), fraction, turns)
-        else:
+        elif phases is None:
             phase = whole * fraction
+        else:
+            kept = address_of(builder, phases, f, 8)
+            phase = simd.load(builder, kept, simd.I64, count, 8) + fraction
+            simd.store(phase, kept, 8)
         sine, cosine = a.sincos(phase if self._element.real is simd.F64 else (phase >> 32).to(simd.I32))
         factor = simd.spread(builder, self._amplitude, count)
         return sine * factor, cosine * factor
+
+    def store_phases_before(self, frequencies: ir.Value, phases: ir.Value) -> None:
+        """Write the phases of so many frequencies, and of up to MARGIN more, at the whole position before this one."""
+        builder, count = self._builder, self._element.per_vector
+        before = simd.spread(builder, builder.sub(self._whole, I64(1)), count)
+        for f in steps(builder, I64(0), frequencies, count):
+            fraction = simd.load(builder, address_of(builder, self._fraction_of_turn, f, 8), simd.I64, count, 8)
+            simd.store(before * fraction, address_of(builder, phases, f, 8), 8)
 
     def store(self, f0: ir.Value, f1: ir.Value, sines_at: ir.Value, cosines_at: ir.Value) -> None:
         """Write those of the frequencies f0 ... f1 - 1, and of up to MARGIN more."""
@@ -79,6 +94,15 @@ def evaluate(  # type: ignore[no-untyped-def]
     sines, cosines = builder.select(cosine_first, second_at, first_at), builder.select(cosine_first, first_at, second_at)
     frequencies = builder.ashr(builder.add(load_word(builder, call, at.width), I64(1)), I64(1))
     functions.store(I64(0), frequencies, sines, cosines)
+
+
+@variants(types.void, WORD, WORD, REAL, WORD, WORD)
+def reckon(  # type: ignore[no-untyped-def]
+    element: a.Element, builder, call, position, amplitude, phases, _
+):
+    """The phases of all frequencies at the position before this one, from which ``add_evaluated`` goes on; up to MARGIN more."""
+    frequencies = builder.ashr(load_word(builder, call, at.width), I64(1))
+    Functions(builder, element, call, position, amplitude).store_phases_before(frequencies, phases)
 
 
 # ---- rows of contiguous elements ---------------------------------------------------------------------------------------------
@@ -110,7 +134,11 @@ class _Columns:
     def add(self, f: ir.Value, both: Pair, interleaved: bool) -> None:
         """Add the pairs f, f + 1, ...: side by side if interleaved, else the second functions in the other half."""
         if interleaved:
-            self._add(simd.interleave(*both), self._builder.mul(f, I64(2 * self._element.itemsize)))
+            skipped = self._builder.mul(f, I64(2 * self._element.itemsize))
+            if self._element is a.ELEMENTS["bfloat16"]:
+                a.add_pairs(self._reads, both, *self._from(skipped))
+            else:
+                self._add(simd.interleave(*both), skipped)
             return
         for values, second in zip(both, (False, True), strict=True):
             self.add_one(f, values, second)
@@ -131,8 +159,11 @@ class _Columns:
             self._add(takes_second.choose(second, first), builder.mul(column, I64(self._element.itemsize)))
 
     def _add(self, values: Vector, skipped: ir.Value) -> None:
-        source, target = self._builder.add(self._source, skipped), self._builder.add(self._target, skipped)
-        a.add(self._element, self._reads, values, source, target, self._scale, self._ahead)
+        a.add(self._element, self._reads, values, *self._from(skipped))
+
+    def _from(self, skipped: ir.Value) -> tuple[ir.Value, ...]:
+        """Where x and its result are so many bytes into the row, the scale, and how far ahead to prefetch."""
+        return *(self._builder.add(base, skipped) for base in (self._source, self._target)), self._scale, self._ahead
 
 
 ANCHOR_ROWS = 8
@@ -166,15 +197,18 @@ def add_rotated(  # type: ignore[no-untyped-def]
 
 @variants(types.void, WORD, WORD, REAL, WORD, WORD, WORD, WORD, REAL, WORD)
 def add_evaluated(  # type: ignore[no-untyped-def]
-    element: a.Element, reads: bool, builder, call, position, amplitude, first_at, second_at, source, target, scale, ahead
+    element: a.Element, reads: bool, builder, call, position, amplitude, phases, _, source, target, scale, ahead
 ):
-    """As ``add_rotated``, to float64 elements: evaluated at the position itself, without an anchor."""
+    """As ``add_rotated``, to float64 elements: evaluated at the position itself, without an anchor.
+
+    At a whole position ``phases`` must be those of the position before, and become its own.
+    """
     functions = Functions(builder, element, call, position, amplitude)
     columns = _Columns(builder, element, reads, call, source, target, scale, ahead)
     cosine_first = Vector(builder, is_set(builder, load_word(builder, call, at.cosine_first)))
 
     def pair(f: ir.Value, count: int = 1, fractional: bool = True) -> Pair:
-        sine, cosine = functions.at(f, count, fractional)
+        sine, cosine = functions.at(f, count, fractional, phases)
         return cosine_first.choose(cosine, sine), cosine_first.choose(sine, cosine)
 
     for interleaved in columns.interleaved():

@@ -109,9 +109,9 @@ def build(dtype: str) -> Any:
             first = between(row + low, 0, limit)
             second = between(row + word(call, at.high) + 1, first, limit)
         # Near the end of a row, prefetch a later one: what follows in memory is not read next.
-        ahead, split = np.int64(abi.AHEAD_BYTES), limit
+        ahead, split = word(control, ctl.ahead_bytes), limit
         if word(control, ctl.dense) == 0 or limit < columns:
-            split = max(0, limit - abi.AHEAD_BYTES // item)
+            split = max(0, limit - ahead // item)
         begin = np.int64(0)
         while begin < limit:
             is_constant, end = begin < first or begin >= second, limit
@@ -147,7 +147,7 @@ def build(dtype: str) -> Any:
             count = min(abi.GATHERED_VALUES, columns - begin)
             out = target + begin * out_step
             gather_values(call, values, slope, keys, query, begin, count, scratch)
-            add_piece(call, control, scratch, False, source + begin * x_step, out, count, scale, np.int64(abi.AHEAD_BYTES))
+            add_piece(call, control, scratch, False, source + begin * x_step, out, count, scale, word(control, ctl.ahead_bytes))
             if word(call, at.causal) != 0 and query != abi.NOT_A_POSITION:
                 fill_future(call, keys, query, begin, count, out, out_step)
             begin += count

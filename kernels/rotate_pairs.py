@@ -39,7 +39,7 @@ def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
     inline = scheduler.inline_as(f"{name}_{element.suffix}_{MODES[mode]}")
 
     @inline
-    def rotate_heads(call, array, b, t0, t1, cosines_at, sines_at):
+    def rotate_heads(call, control, array, b, t0, t1, cosines_at, sines_at):
         """Rotate rows t0 ... t1 - 1 of one sequence, in all heads of q or k; ``array`` is the index of its first word."""
         x_at, out_at = word(call, array + rotated.x), word(call, array + rotated.out)
         strides = array + (rotated.batch_stride if mode == OUT_OF_PLACE else rotated.out_batch_stride)
@@ -53,7 +53,7 @@ def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
         outer, inner, outer_step, inner_step = groups, number, HEADS_AT_ONCE * x_step, row_stride
         if heads_inside:
             outer, inner, outer_step, inner_step = inner, outer, inner_step, outer_step
-        ahead_by = min(inner, abi.AHEAD_BYTES // (HEADS_AT_ONCE * head_dim * itemsize) + 1)
+        ahead_by = min(inner, word(control, ctl.ahead_bytes) // (HEADS_AT_ONCE * head_dim * itemsize) + 1)
         for i in range(outer):
             for j in range(inner):
                 g, t = (j, t0 + i) if heads_inside else (i, t0 + j)
@@ -96,6 +96,6 @@ def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
                         make_angles(call, b, t, cosines_at + skipped, sines_at + skipped)
                 for array in (at.q, at.k):
                     if word(call, array + rotated.out) != 0:
-                        rotate_heads(call, array, b, t0, t1, cosines_at, sines_at)
+                        rotate_heads(call, control, array, b, t0, t1, cosines_at, sines_at)
 
     return scheduler.scheduled(work, f"{name}_{element.suffix}_{MODES[mode]}")

@@ -20,10 +20,9 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from . import abi
+from . import abi, simd
 from .simd import F64, I32, I64
 
 at, ctl, spin, chunk_range = (layout.index for layout in (abi.ROWS, abi.CONTROL, abi.SPIN_SLOT, abi.CHUNK_RANGE))
@@ -147,19 +146,11 @@ def exchange_if(builder, block, index, expected, value):  # type: ignore[no-unty
 
 # ---- the processor -----------------------------------------------------------------------------------------------------------
 
-# What is different in each processor is left open here, as functions that are declared and called: `host/machine_code.py` has them.
-ENTER_FLOAT_MODE, LEAVE_FLOAT_MODE, PAUSE = "fastpe_enter_float_mode", "fastpe_leave_float_mode", "fastpe_pause"
-
-
-def _outside(builder: ir.IRBuilder, name: str, result: ir.Type, *values: ir.Value) -> ir.Value:
-    kind = ir.FunctionType(result, [value.type for value in values])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
-
 
 @emitted(types.void)
 def pause(builder):  # type: ignore[no-untyped-def]
     """Tell the processor that this loop only waits."""
-    _outside(builder, PAUSE, ir.VoidType())
+    simd.outside(builder, abi.PAUSE, ir.VoidType())
 
 
 @emitted(types.int32, WORD)
@@ -174,12 +165,12 @@ def enter_float_mode(builder):  # type: ignore[no-untyped-def]
 
     Flushing subnormal numbers to zero is a setting of each thread: without this a result could depend on which thread computed it.
     """
-    return _outside(builder, ENTER_FLOAT_MODE, I64)
+    return simd.outside(builder, abi.ENTER_FLOAT_MODE, I64)
 
 
 @emitted(types.void, WORD)
 def leave_float_mode(builder, mode):  # type: ignore[no-untyped-def]
-    _outside(builder, LEAVE_FLOAT_MODE, ir.VoidType(), mode)
+    simd.outside(builder, abi.LEAVE_FLOAT_MODE, ir.VoidType(), mode)
 
 
 # ---- spin slots --------------------------------------------------------------------------------------------------------------

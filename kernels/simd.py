@@ -90,6 +90,12 @@ class Vector:
         return Vector(self.builder, convert(self.value, self._of(element)))
 
 
+def outside(builder: ir.IRBuilder, name: str, result: ir.Type, *values: ir.Value) -> ir.Value:
+    """Call a function that is left open to the processor."""
+    kind = ir.FunctionType(result, [value.type for value in values])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
+
+
 def fma(x: Vector, y: Vector | float, z: Vector | float) -> Vector:
     """x*y + z with one rounding."""
     kind = x.value.type

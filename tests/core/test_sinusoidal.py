@@ -111,6 +111,27 @@ def test_real_positions():
         assert np.abs(fastpe.encode(positions, 32, encoding, dtype="float64") - expected).max() <= 1e-12 + 1.01 * rounding
 
 
+FOLLOWING = (7, 8, 9, 9, 8, 9, 2**31 - 1, -(2**31), -(2**31) + 1, -1, 0, 1, 0.5, 1.5, 2.5, 2, 3, 0, 1, 0.5, 1, 2)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("width", [2, 38, 51])
+def test_a_row_is_the_same_whatever_comes_before_it(dtype, width):
+    """Positions that follow one another, jump, turn back, wrap, have a fraction; rows that a mask leaves out between them."""
+    positions, layouts = np.array(FOLLOWING), ("interleaved", "concatenated")
+    x = cases.random((len(positions), width), dtype)
+    for encoding in (Sinusoidal(layout=layout) for layout in layouts):
+        alone = np.concatenate([fastpe.add_encoding(x[[t]], encoding, positions=positions[[t]]) for t in range(len(x))])
+        np.testing.assert_array_equal(fastpe.add_encoding(x.copy(), encoding, positions=positions), alone)
+        both = fastpe.add_encoding(np.stack([x, x]), encoding, positions=np.stack([positions, positions]))
+        np.testing.assert_array_equal(both, np.stack([alone, alone]))
+        for first in range(3):
+            mask = np.ones(len(x), bool)
+            mask[first::3] = False
+            masked = fastpe.add_encoding(x.copy(), encoding, positions=positions, mask=mask)
+            np.testing.assert_array_equal(masked, np.where(mask[:, None], alone, x))
+
+
 @pytest.mark.parametrize(("dtype", "share"), [("bfloat16", 0.999), ("float16", 0.995)])
 def test_sixteen_bits_are_rounded_correctly(dtype, share):
     positions = np.concatenate([np.arange(400), np.arange(131_000, 131_400), 2**30 + np.arange(200)])

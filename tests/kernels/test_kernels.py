@@ -323,7 +323,7 @@ def test_a_helper_whose_time_is_over_while_it_is_called_takes_the_call():
     pause = ctypes.cast(
         ctypes.pythonapi.Py_IsInitialized, ctypes.c_void_p
     )  # any function: machine_code.py puts in the processor's
-    machine_code.llvm.add_symbol(scheduler.PAUSE, pause.value)
+    machine_code.llvm.add_symbol(abi.PAUSE, pause.value)
 
     @numba.njit(types.int64(types.int64), nogil=True)
     def wait(slots):

@@ -64,6 +64,10 @@ def test_a_first_call_needs_no_numba_and_has_the_same_bits(archive, expected, tm
     assert len([*(tmp_path / "numba").iterdir()]) == len(KERNELS), "they are kept as machine code"
 
 
+FORCED_SIZES = (
+    "ahead=0, block=64, shared=64, angles=64, summed=64, streamed=64, chunk=64, largest_chunk=64, helper=64, stream_above=0",
+    "ahead=1M, block=1M, shared=1M, angles=1M, summed=1M, streamed=1M, chunk=64M, largest_chunk=64M, helper=1G, stream_above=1G",
+)
 PROCESSORS = {
     "x86-64-v3": ("avx2", "bmi2", "fma", "movbe"),
     "znver3": ("avx2", "bmi2", "fma", "clzero", "vaes", "sse4a"),
@@ -77,7 +81,21 @@ def test_other_processors_get_the_same_bits(archive, expected, tmp_path, name):
     has = machine_code.llvm.get_host_cpu_features()
     if not all(has.get(feature) for feature in PROCESSORS[name]):
         pytest.skip(f"this processor cannot run what is compiled for {name}")
-    assert first_calls(archive, tmp_path, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="+f16c") == [expected, "False"]
+    settings = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "+f16c"}
+    assert first_calls(archive, tmp_path, **settings) == [expected, "False"]
+    for sizes in FORCED_SIZES:
+        assert first_calls(archive, tmp_path, **settings, FASTPE_TUNING=sizes) == [expected, "False"], sizes
+
+
+def test_the_sizes_of_the_processor_change_no_bit():
+    """Every operation, cut into the smallest pieces and into one, prefetched far ahead and not, through the caches and past them."""
+    import digest
+
+    for sizes in FORCED_SIZES:
+        command = [sys.executable, digest.__file__]
+        done = subprocess.run(command, env={**os.environ, "FASTPE_TUNING": sizes}, capture_output=True, text=True, timeout=250)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == digest.digest(), sizes
 
 
 @pytest.mark.parametrize("part", ["all", "half", "content", "sources", "llvm"])

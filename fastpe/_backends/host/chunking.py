@@ -5,35 +5,24 @@ Each function takes the arguments of one kernel call and returns words of the co
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..._arrays.dtypes import ELEMENT_TYPES
-from ...kernels.abi import AHEAD_BYTES, GATHERED_VALUES, IN_PLACE, LINE_BYTES, MARGIN, MOST_THREADS, OUT_OF_PLACE
+from ...kernels.abi import GATHERED_VALUES, IN_PLACE, LINE_BYTES, MARGIN, MOST_THREADS, OUT_OF_PLACE
 from ..calls import Arguments
+from . import tuning
 
 Control = dict[str, int]
 
-CHUNK_BYTES = 1 << 18  # of x
-LARGEST_CHUNK_BYTES = 1 << 21  # where sequences share their positions, a chunk takes many of them
+_tuning = tuning.here()
+AHEAD_BYTES, BLOCK_BYTES, SHARED_BYTES, ANGLES_BYTES, SUMMED_BYTES, STREAMED_BYTES = _tuning[:6]
+CHUNK_BYTES, LARGEST_CHUNK_BYTES, BYTES_PER_HELPER = _tuning.chunk, _tuning.largest_chunk, _tuning.helper
 CHUNKS = 64  # chunks grow only where there are more of them
-SHARED_BYTES = 1 << 16  # of encoding made at a time where sequences or heads share it: stays in the second-level cache
-BLOCK_BYTES = 1 << 14  # the same where no conversion of x hides the way to the second level: stays in the first
-STREAMED_BYTES = 1 << 13  # of encoding made at a time before it is streamed out, where nothing shares it
-SUMMED_BYTES = 1 << 15  # of encoding made at a time for a sum of rows, where nothing shares it
-ANGLES_BYTES = 1 << 16  # of cosines and sines made at a time: they stay in the second-level cache
-BYTES_PER_HELPER = 3 << 18  # below this a helper wakes too late to help
 
 
-@functools.lru_cache(maxsize=1)
 def cache_bytes() -> int:
-    """Bytes of the last-level cache; 32 MiB where the system does not say."""
-    with contextlib.suppress(OSError, ValueError):
-        sizes = (path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"))
-        return max(int(size[:-1]) << {"K": 10, "M": 20, "G": 30}[size[-1]] for size in sizes)
-    return 32 << 20
+    """Bytes of ``out`` above which it is written past the caches."""
+    return tuning.here().stream_above
 
 
 def _divided(rows: int, rows_per_chunk: int, batch: int, batch_per_chunk: int, nbytes: int, slot_bytes: int) -> Control:
@@ -45,6 +34,7 @@ def _divided(rows: int, rows_per_chunk: int, batch: int, batch_per_chunk: int, n
         "batch_per_chunk": batch_per_chunk,
         "helpers": min(chunks - 1, nbytes // BYTES_PER_HELPER, MOST_THREADS - 1),
         "slot_bytes": -(-slot_bytes // LINE_BYTES) * LINE_BYTES,
+        "ahead_bytes": AHEAD_BYTES,
     }
 
 
@@ -84,7 +74,7 @@ def of_addition(arguments: Arguments, dtype: str, mode: int, part_widths: Sequen
     else:
         block_rows = 0 if contiguous else 1
     functions = sum((columns + 1) // 2 + MARGIN for columns in part_widths or (width,))
-    functions_bytes = 0 if dtype == "float64" else 2 * real_bytes * functions
+    functions_bytes = 8 * functions  # two float32, or one phase
     slot_bytes = functions_bytes + block_rows * width * real_bytes
     return {
         **_divided(rows, rows_per_chunk, batch, batch_per_chunk, nbytes, slot_bytes),

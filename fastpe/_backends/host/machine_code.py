@@ -15,6 +15,8 @@ from typing import Any
 
 from llvmlite import binding as llvm
 
+from ...kernels import abi
+
 Kernel = Callable[[int, int, int], None]  # (address of the arguments, address of the control block, number of the thread)
 
 ENTRY = "fastpe_entry"
@@ -37,11 +39,18 @@ def processor() -> tuple[str, str]:
 
 def emit(bitcode: bytes, name: str, features: str) -> bytes:
     """Object code of a translated kernel, optimised for a processor."""
+    machine, module = optimised(bitcode, name, features)
+    code: bytes = machine.emit_object(module)
+    return code
+
+
+def optimised(bitcode: bytes, name: str, features: str) -> tuple[Any, Any]:
+    """What emits code for a processor, and a translated kernel optimised for it."""
     level = min(3, _setting("OPT", 3))
     machine = target_machine(cpu=name, features=features, opt=level)
     module = llvm.parse_bitcode(bitcode)
     module.triple, module.data_layout = llvm.get_process_triple(), str(machine.target_data)
-    module.link_in(llvm.parse_assembly(_of_this_processor(module.triple, module.data_layout)))
+    module.link_in(llvm.parse_assembly(_of_this_processor(module, features)))
     keep_only(module, ENTRY, PLAIN)
     module.verify()
     options = llvm.create_pipeline_tuning_options(level)
@@ -54,8 +63,7 @@ def emit(bitcode: bytes, name: str, features: str) -> bytes:
     wanted = {one.name for one in module.functions if one.is_declaration and not one.name.startswith(("llvm.", "Py"))}
     if wanted:  # LLVM ends the process where one is missing
         raise RuntimeError(f"fastpe: a kernel must call no function of a library; this one calls {sorted(wanted)}.")
-    code: bytes = machine.emit_object(module)
-    return code
+    return machine, module
 
 
 def keep_only(module: Any, *names: str) -> None:
@@ -71,13 +79,14 @@ def _setting(name: str, default: int) -> int:
     return int(text) if text.isdigit() else default
 
 
-def _of_this_processor(triple: str, data_layout: str) -> str:
-    """The functions that `kernels/scheduler.py` leaves open, for the processors whose pause and float mode are known (MXCSR, FPCR)."""
+def _of_this_processor(kernel: Any, features: str) -> str:
+    """What a kernel leaves open (`kernels/abi.py`), for the processors whose pause and float mode are known (MXCSR, FPCR)."""
     from llvmlite import ir
 
+    triple = kernel.triple
     byte, half, word, nothing = (ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64), ir.VoidType())
     module = ir.Module()
-    module.triple, module.data_layout = triple, data_layout
+    module.triple, module.data_layout = triple, kernel.data_layout
 
     def function(name: str, result: Any, *kinds: Any) -> Any:
         return ir.Function(module, ir.FunctionType(result, kinds), name)
@@ -87,8 +96,8 @@ def _of_this_processor(triple: str, data_layout: str) -> str:
         made.attributes.add("alwaysinline")
         return made, ir.IRBuilder(made.append_basic_block())
 
-    (_, pause), (_, enter) = defined("fastpe_pause", nothing), defined("fastpe_enter_float_mode", word)
-    leaving, leave = defined("fastpe_leave_float_mode", nothing, word)
+    (_, pause), (_, enter) = defined(abi.PAUSE, nothing), defined(abi.ENTER_FLOAT_MODE, word)
+    leaving, leave = defined(abi.LEAVE_FLOAT_MODE, nothing, word)
     mode = word(0)
     if triple.startswith(("x86_64", "i386", "i686")):
         pause.call(function("llvm.x86.sse2.pause", nothing), [])
@@ -109,7 +118,43 @@ def _of_this_processor(triple: str, data_layout: str) -> str:
     enter.ret(mode)
     leave.ret_void()
     pause.ret_void()
+    for name in {one.name for one in kernel.functions if one.name.startswith(abi.IN_QUADRANT)}:
+        count = int(name.removeprefix(abi.IN_QUADRANT))
+        real, words = ir.VectorType(ir.DoubleType(), count), ir.VectorType(word, count)
+        converting, builder = defined(name, real, words)
+        in_steps = triple.startswith("x86_64") and "+avx512dq" not in features.split(",")
+        builder.ret((_in_quadrant_in_steps if in_steps else _in_quadrant)(builder, converting.args[0], real))
     return str(module)
+
+
+def _in_quadrant(builder: Any, turns: Any, real: Any) -> Any:
+    """Turns in units of 2^-64, one eighth added, less whole quarters and that eighth: as float64 in [-1/8, 1/8], rounded once."""
+    rest = builder.sub(builder.and_(turns, _each(turns.type, 2**62 - 1)), _each(turns.type, 2**61))
+    return builder.fmul(builder.sitofp(rest, real), _each(real, 2.0**-64))
+
+
+def _in_quadrant_in_steps(builder: Any, turns: Any, real: Any) -> Any:
+    """The same where no instruction makes floats of 64-bit integers: LLVM would convert them one by one.
+
+    The halves become exact floats as mantissas behind 2^-12 and 2^20. These, and the eighth, are subtracted again before the only rounding.
+    """
+    from llvmlite import ir
+
+    count = turns.type.count
+    halves = ir.VectorType(ir.IntType(32), 2 * count)
+    order = [half for number in range(0, 2 * count, 2) for half in (number, 2 * count + number + 1)]
+    low, exponents = (builder.bitcast(words, halves) for words in (turns, _each(turns.type, (1023 - 12) << 52)))
+    low = builder.bitcast(builder.shuffle_vector(low, exponents, ir.Constant(halves, order)), real)
+    high = builder.and_(builder.lshr(turns, _each(turns.type, 32)), _each(turns.type, 2**30 - 1))
+    high = builder.bitcast(builder.or_(high, _each(turns.type, (1023 + 20) << 52)), real)
+    return builder.fadd(builder.fsub(high, _each(real, 2.0**20 + 2.0**-3 + 2.0**-12)), low)
+
+
+def _each(kind: Any, number: float) -> Any:
+    """A constant vector of one number."""
+    from llvmlite import ir
+
+    return ir.Constant(kind, [number] * kind.count)
 
 
 class _MethodDef(ctypes.Structure):

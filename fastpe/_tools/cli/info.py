@@ -16,7 +16,7 @@ from typing import Any
 
 from ... import __version__
 from ..._backends import cuda, disk_cache
-from ..._backends.host import pool
+from ..._backends.host import pool, tuning
 from ..machine import cpu_name
 from .cache import NO_CACHE
 
@@ -65,6 +65,8 @@ def information() -> dict[str, Any]:
         "platform": {"system": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count()},
         "backends": backends,
         "array_module": "cupy" if gpu["usable"] else "numpy",
+        "caches": tuning.caches()._asdict(),
+        "tuning": tuning.here()._asdict(),
         "cache": {"folder": None if folder is None else str(folder), "writable": writable},
     }
 
@@ -201,6 +203,16 @@ def _missing_rows(known: dict[str, Any]) -> list[tuple[str, str]]:
     return [("" if number else "missing", text) for number, text in enumerate(said)]
 
 
+def _tuning(known: dict[str, Any]) -> str:
+    """The caches, and what they decide or FASTPE_TUNING does."""
+    levels, sizes = (", ".join(f"{name} {_short(size)}" for name, size in known[key].items()) for key in ("caches", "tuning"))
+    return f"caches: {levels}; FASTPE_TUNING: {sizes}"
+
+
+def _short(nbytes: int) -> str:
+    return f"{nbytes >> 20}M" if nbytes and not nbytes % (1 << 20) else f"{nbytes >> 10}K" if not nbytes % 1024 else str(nbytes)
+
+
 def _lines(known: dict[str, Any]) -> str:
     versions, machine, backends, cache = known["versions"], known["platform"], known["backends"], known["cache"]
     numba, gpu = backends["numba"], backends["cuda"]
@@ -212,6 +224,7 @@ def _lines(known: dict[str, Any]) -> str:
         ("CPU", f"{machine['cpu']}, {machine['cores']} cores"),
         ("numba", numba["problem"] or f"usable, {numba['threads']} threads (from {numba['threads_from']})"),
     ]
+    rows.append(("tuning", _tuning(known)))
     if gpu["usable"]:
         rows.append(("cuda", f"usable; driver for CUDA {gpu['driver']}, runtime {gpu['runtime']}, NVRTC {gpu['nvrtc']}"))
     else:

@@ -145,6 +145,16 @@ def test_cuda_counts_are_those_of_the_documentation(monkeypatch: pytest.MonkeyPa
         assert f"`{one.kernel.split(',')[0]}`" in documented
 
 
+def test_instructions_of_the_cpu_are_counted() -> None:
+    """Whatever LLVM makes of them, wide vectors take fewer, and adding takes fewer than making and adding."""
+    from bench import cpu_counts
+
+    narrow, wide = (cpu_counts.counts("float64", processor) for processor in ("x86-64-v3", "skylake-avx512"))
+    assert narrow[0] > narrow[1] > 4  # two loads, two stores at least
+    assert wide[0] > wide[1] > 2
+    assert 70 > narrow[0] > 1.5 * wide[0]
+
+
 def test_files_are_encoded_out_of_core(tmp_path: Path) -> None:
     """In little, all ways: bits are right, and none needs more memory than it may."""
     for library in ("dask.array", "zarr"):

@@ -176,7 +176,7 @@ LAYOUTS = {
 
 # ---- the control block ------------------------------------------------------------------------------------------------------------
 
-MOST_THREADS = 16  # of a call
+MOST_THREADS = 64  # of a call
 
 # Each thread computes in a scratch slot of its own, and works off the chunk range of the same number before it helps with the others.
 CHUNK_RANGE = Layout("ChunkRange", "claimed slot_is_taken", NEXT_LINE)  # `claimed`: how many of its chunks

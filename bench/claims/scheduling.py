@@ -20,7 +20,7 @@ def simulate(nbytes: int, cores: int, asleep: bool) -> float:
     """Seconds of a call on so many cores: helpers come one after the other, and claims are served one at a time."""
     chunk = chunking.CHUNK_BYTES
     chunks = -(-nbytes // chunk)
-    helpers = max(0, min(chunks - 1, nbytes // chunking.BYTES_PER_HELPER, min(cores, pool.MOST_THREADS) - 1))
+    helpers = max(0, min(chunks - 1, nbytes // chunking.BYTES_PER_HELPER, min(cores, pool.USUAL_THREADS) - 1))
     calling = WAKE_SECONDS if asleep else HAND_OVER_SECONDS
     coming = COME_SECONDS if asleep else 0.0
     free = [calling * helpers, *(calling * (number + 1) + coming for number in range(helpers))]

@@ -223,8 +223,10 @@ def test_order_of_precedence(machine):
     assert fastpe.get_num_threads() == 7
     machine.setenv("OMP_NUM_THREADS", "5")
     assert fastpe.get_num_threads() == 5
-    machine.setitem(sys.modules, "torch", SimpleNamespace(get_num_threads=lambda: 24))
-    assert fastpe.get_num_threads() == 24
+    machine.setitem(sys.modules, "torch", SimpleNamespace(get_num_threads=lambda: 13))
+    assert fastpe.get_num_threads() == 13
+    machine.setitem(sys.modules, "torch", SimpleNamespace(get_num_threads=lambda: 64))
+    assert fastpe.get_num_threads() == 16
     machine.setenv("FASTPE_NUM_THREADS", "20")
     assert fastpe.get_num_threads() == 20
     fastpe.set_num_threads(3)
@@ -289,11 +291,11 @@ def test_numbers_that_are_refused(restored, count, error):
     assert fastpe.get_num_threads() == 5
 
 
-def test_no_call_has_more_than_sixteen_threads(restored):
+def test_no_call_has_more_than_64_threads(restored):
     """However many are allowed, and however large the array."""
     fastpe.set_num_threads(1000)
     assert fastpe.get_num_threads() == 1000
-    assert chunking._divided(1 << 30, 8, 64, 1, 1 << 40, 0)["helpers"] == 15
+    assert chunking._divided(1 << 30, 8, 64, 1, 1 << 40, 0)["helpers"] == 63
 
 
 def test_cores_are_those_the_process_may_use(monkeypatch):

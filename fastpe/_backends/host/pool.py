@@ -28,7 +28,9 @@ import numpy as np
 from ..._arrays import errors
 from ...kernels import abi
 
-MOST_THREADS = abi.MOST_THREADS  # the operation is bound by memory, which a few cores saturate; more only take longer to wake
+USUAL_THREADS = (
+    16  # unless a program or FASTPE_NUM_THREADS asks for more: they saturate most memory, and more take longer to wake
+)
 
 _chosen: int | None = None
 
@@ -213,6 +215,10 @@ def set_num_threads(count: int | None) -> None:
     ------
     TypeError, ValueError
         If ``count`` is no integer of at least 1.
+
+    Notes
+    -----
+    A call takes no more than 64, and none that would get less than 768 KiB of x.
     """
     global _chosen
     if count is None:
@@ -234,8 +240,8 @@ def get_num_threads() -> int:
     """Return how many threads a call on the host may use.
 
     The first of: ``set_num_threads``; the environment variable ``FASTPE_NUM_THREADS`` (a text that is no such number is ignored, with one
-    warning); torch's number, when torch is loaded; the smallest of ``OMP_NUM_THREADS``, the cores this process may run on, the container's
-    CPU quota, and 16. This function and a process's first call read the environment and the cores.
+    warning); torch's number up to 16, when torch is loaded; the smallest of ``OMP_NUM_THREADS``, the cores this process may run on, the
+    container's CPU quota, and 16. This function and a process's first call read the environment and the cores.
     """
     _settings.cache_clear()
     return threads()
@@ -250,7 +256,7 @@ def threads() -> int:
         return wanted
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
-        return max(1, int(torch.get_num_threads()))
+        return min(USUAL_THREADS, max(1, int(torch.get_num_threads())))
     return default
 
 
@@ -260,7 +266,7 @@ _ignored: set[str] = set()  # texts of the environment that a warning was given 
 @functools.lru_cache(maxsize=1)
 def _settings() -> tuple[int | None, int]:
     """FASTPE_NUM_THREADS, and the number without it and torch."""
-    limits = [MOST_THREADS, _cores(), _quota(), _positive(os.environ.get("OMP_NUM_THREADS"))]
+    limits = [USUAL_THREADS, _cores(), _quota(), _positive(os.environ.get("OMP_NUM_THREADS"))]
     text = os.environ.get("FASTPE_NUM_THREADS", "").strip()
     wanted = _positive(text)
     if text and wanted is None and text not in _ignored:

@@ -26,7 +26,7 @@ _UNSIGNED, _BFLOAT = 1, 4  # DLPack's codes of types
 _NO_BFLOAT16 = "for bfloat16 NumPy needs ml_dtypes: pip install ml_dtypes"
 
 _is_capsule = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_IsValid", ctypes.pythonapi))
-_pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
+pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
 
 
 def library(value: Any) -> tuple[str, bool]:
@@ -122,7 +122,7 @@ class _ByDLPack:
                 raise BufferError(str(error)) from None  # not a TypeError, after which NumPy would ask for less
             capsule = self._value.__dlpack__(**given)
         is_new = bool(_is_capsule(capsule, b"dltensor_versioned"))
-        at = _pointer_of(capsule, b"dltensor_versioned" if is_new else b"dltensor")
+        at = pointer_of(capsule, b"dltensor_versioned" if is_new else b"dltensor")
         self.writable = is_new and not ctypes.c_uint64.from_address(at + _FLAGS_AT).value & _NOT_WRITABLE
         code = ctypes.c_uint8.from_address(at + is_new * _ARRAY_AT + _TYPE_AT)
         if code.value == _BFLOAT and self.__dlpack_device__()[0] in _HOST:

@@ -75,20 +75,21 @@ class Call(NamedTuple):
         specs = tuple(None if dtype is None else next(given) for dtype in self.arrays)
         return [self.operation.result(specs)]
 
-    def on_host(self, shapes: Sequence[Shape]) -> tuple[list[Any], tuple[Any, ...], Any]:
-        """Arrays of NumPy in place of the operands: all of them, those of the operation, and where rows stand. Their values mean nothing,
-        and most of their memory is never touched.
-        """
-        operands = [
+    def arguments(self, operands: Sequence[Any]) -> tuple[tuple[Any, ...], Any]:
+        """The operation's arrays, and where rows stand, of operands without the axis of words; a start goes without saying."""
+        given = iter(operands)
+        arrays = tuple(None if dtype is None else next(given) for dtype in self.arrays)
+        if self.operation.function == "encode":
+            return arrays, None
+        placed = {name: array for name, array in zip(self.places, given, strict=True) if name != "start"}
+        return arrays, self.operation.where_type(**dict(self.fixed), **placed)
+
+    def on_host(self, shapes: Sequence[Shape]) -> list[Any]:
+        """Arrays of NumPy in place of the operands. Their values mean nothing, and most of their memory is never touched."""
+        return [
             np.zeros(shape, dtype) if dtype in (WIDE, "bool", "int32") else empty(shape, dtype, None)
             for shape, dtype in zip(self.logical(shapes), self.dtypes, strict=True)
         ]
-        given = iter(operands)
-        arrays = tuple(None if dtype is None else next(given) for dtype in self.arrays)
-        placed = {name: array for name, array in zip(self.places, given, strict=True) if name != "start"}
-        if self.operation.function == "encode":
-            return operands, arrays, None
-        return operands, arrays, self.operation.where_type(**dict(self.fixed), **placed)
 
 
 @functools.lru_cache(maxsize=256)

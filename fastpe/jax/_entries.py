@@ -41,7 +41,8 @@ Range = tuple[int, int, int]  # address, bytes, number of the buffer
 def _made(program_text: str, shapes: list[Shape], aliases: list[tuple[int, int]]) -> tuple[Any, list[Any]]:
     """An entry, and what it points to. ``aliases``: results that lie where an operand does."""
     call = read(program_text)
-    operands, arrays, where = call.on_host(shapes)
+    operands = call.on_host(shapes)
+    arrays, where = call.arguments(operands)
     outs = [empty(spec.shape, spec.dtype, None) for spec in call.results(shapes)]
     for result, operand in aliases:
         if call.replaced[result : result + 1] == [operand]:

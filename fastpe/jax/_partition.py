@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from .._core.operations import AddBias, Encode
 from ._call import WIDE, Call, read
+from ._cuda import is_usable, on_cuda
 from ._primitive import on_cpu, primitive
 from ._twin import in_plain_operations
 
@@ -168,10 +169,23 @@ def _in_words(factors: list[Factors]) -> str:
 
 
 def _lower(context: Any, *operands: Any, **parameters: Any) -> Any:
-    is_one_device = getattr(context.module_context.axis_context, "num_devices", None) == 1
+    is_one_device = _devices(context) == 1
     rule = in_plain_operations if IN_PLAIN_OPERATIONS else on_cpu if is_one_device or not operands else partitioned
     return mlir.lower_fun(rule, multiple_results=True)(context, *operands, **parameters)
 
 
+def _lower_for_cuda(context: Any, *operands: Any, **parameters: Any) -> Any:
+    """Calls back are of this process and one device; exported programs, and those of many, are plain operations."""
+    module = context.module_context
+    is_own = len(module.platforms) == _devices(context) == 1 and not module.lowering_parameters.for_export
+    rule = on_cuda if is_own and is_usable() else in_plain_operations
+    return mlir.lower_fun(rule, multiple_results=True)(context, *operands, **parameters)
+
+
+def _devices(context: Any) -> Any:
+    return getattr(context.module_context.axis_context, "num_devices", None)
+
+
 dispatch.prim_requires_devices_during_lowering.add(primitive)
 mlir.register_lowering(primitive, _lower, platform="cpu")
+mlir.register_lowering(primitive, _lower_for_cuda, platform="cuda")

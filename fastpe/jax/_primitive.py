@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -41,11 +42,15 @@ def _abstract(*operands: Any, text: str, apart: bool) -> list[Any]:
     return [jax.core.ShapedArray(spec.shape, np.dtype(spec.dtype)) for spec in specs]
 
 
+def results(call: Call, operands: Sequence[Any], apart: bool) -> tuple[list[Any], dict[int, int]]:
+    """What a call makes, and which operand each result lies in the place of."""
+    made = [jax.ShapeDtypeStruct(spec.shape, np.dtype(spec.dtype)) for spec in call.results([one.shape for one in operands])]
+    return made, {} if apart else {index: place for place, index in enumerate(call.replaced)}
+
+
 def on_cpu(*operands: Any, text: str, apart: bool) -> list[Any]:
     """The call of the handler."""
-    call = read(text)
-    made = [jax.ShapeDtypeStruct(spec.shape, np.dtype(spec.dtype)) for spec in call.results([one.shape for one in operands])]
-    aliases = {} if apart else {index: place for place, index in enumerate(call.replaced)}
+    made, aliases = results(read(text), operands, apart)
     found: list[Any] = jax.ffi.ffi_call(TARGET, made, input_output_aliases=aliases)(*operands, call=text)
     return found
 
@@ -53,4 +58,4 @@ def on_cpu(*operands: Any, text: str, apart: bool) -> list[Any]:
 primitive.def_impl(_now)
 mlir.register_lowering(
     primitive, mlir.lower_fun(in_plain_operations, multiple_results=True)
-)  # the CPU has its own, in `_partition.py`
+)  # the CPU and CUDA have their own, in `_partition.py`

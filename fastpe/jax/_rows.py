@@ -77,9 +77,8 @@ def _of_integers(values: Any) -> tuple[Any, Any, Any]:
     """Positions as int32, the lower words, and which are positions."""
     valid = jnp.ones(values.shape, bool)
     if values.dtype.itemsize >= 4 and values.dtype != jnp.int32:
-        valid = (
-            (values < 2**31) if jnp.issubdtype(values.dtype, jnp.unsignedinteger) else (values >= -(2**31)) & (values < 2**31)
-        )
+        valid = values <= 2**31 - 1
+        valid = valid if jnp.issubdtype(values.dtype, jnp.unsignedinteger) else valid & (values >= -(2**31))
     high = values.astype(jnp.int32)
     return high, jnp.zeros_like(high), valid
 

@@ -30,9 +30,8 @@ def evaluate(call: Call, operands: Sequence[Any], tables: dict[str, Any]) -> lis
     twin = _Twin(call, operands, tables)
     if isinstance(call.operation, AddBias):
         return [twin.add_bias(*call.operation)]
-    hosts, arrays, where = call.on_host(shapes)
-    twin.hosts += hosts
-    for one in call.operation.check(arrays, where, None, False).calls:
+    twin.hosts = call.on_host(shapes)
+    for one in call.operation.check(*call.arguments(twin.hosts), None, False).calls:
         (twin.rotate if isinstance(one, Rotate) else twin.gather if isinstance(one, GatherSum) else twin.add)(one)
     if call.operation.in_place:
         return [twin.values[index] for index in call.replaced]

@@ -110,6 +110,8 @@ def test_rows_at_no_position_are_nan():
     x = jnp.asarray(X)
     made = np.asarray(fastpe.add_encoding(x, positions=jnp.array([0.0, np.nan, 1.0, np.inf, 3e9, -3e9], jnp.float32)))
     assert np.isnan(made).all(-1).tolist() == [[False, True, False, True, True, True]] * 2
+    made = np.asarray(fastpe.add_encoding(x, positions=jnp.array([0, 2**31 - 1, 2**31, 1, 2**32 - 1, 2], jnp.uint32)))
+    assert np.isnan(made).all(-1).tolist() == [[False, False, True, False, True, False]] * 2
     made = np.asarray(jax.jit(lambda offset: fastpe.add_encoding(x, offset=offset))(jnp.array([2**31 - 3, 0], jnp.int32)))
     assert np.isnan(made).all(-1).tolist() == [[False] * 3 + [True] * 3, [False] * 6]
     made = np.asarray(jax.jit(lambda ids: fastpe.embed(ids, jnp.ones((3, 8)), Sinusoidal()))(jnp.array([0, 3, -1, 2])))

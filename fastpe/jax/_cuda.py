@@ -81,9 +81,7 @@ def _over(buffer: Any, device: int) -> Any:
     """An array over a buffer."""
     import cupy
 
-    shape, dtype = tuple(buffer.shape), buffer.dtype
-    address = ctypes.c_size_t.from_address(
-        pointer_of(buffer.__dlpack__(), b"dltensor")
-    ).value  # the first word of DLPack's struct
+    shape, dtype, capsule = tuple(buffer.shape), buffer.dtype, buffer.__dlpack__()
+    address = ctypes.c_size_t.from_address(pointer_of(capsule, b"dltensor")).value  # the first word of DLPack's struct
     memory = cupy.cuda.UnownedMemory(address, math.prod(shape) * dtype.itemsize, buffer, device)
     return cupy.ndarray(shape, dtype, cupy.cuda.MemoryPointer(memory, 0))

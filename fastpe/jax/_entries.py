@@ -43,12 +43,9 @@ def _made(program_text: str, shapes: list[Shape], aliases: list[tuple[int, int]]
     call = read(program_text)
     operands = call.on_host(shapes)
     arrays, where = call.arguments(operands)
-    outs = [empty(spec.shape, spec.dtype, None) for spec in call.results(shapes)]
-    for result, operand in aliases:
-        if call.replaced[result : result + 1] == [operand]:
-            outs[result] = operands[operand]
-    in_place = bool(call.replaced) and all(one is operands[index] for one, index in zip(outs, call.replaced, strict=True))
-    job = call.operation.check(arrays, where, None if in_place else outs[0] if len(outs) == 1 else tuple(outs), False)
+    places = {result: operands[operand] for result, operand in aliases if call.replaced[result : result + 1] == [operand]}
+    outs = [places[i] if i in places else empty(spec.shape, spec.dtype, None) for i, spec in enumerate(call.results(shapes))]
+    job = call.operation.check(arrays, where, outs[0] if len(outs) == 1 else tuple(outs), False)
     buffers = [(array.ctypes.data, array.nbytes, index) for index, array in enumerate([*operands, *outs])]
     words: list[int] = [0]
     owners: list[Any] = []

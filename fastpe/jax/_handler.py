@@ -35,25 +35,15 @@ MALLOC, FREE = (ctypes.cast(function, ctypes.c_void_p).value for function in (_l
 # ---- instructions ------------------------------------------------------------------------------------------------------------
 
 
-def _function(count: int, result: Any) -> Any:
-    """A C function of so many words, called by its address."""
-    kind = ir.FunctionType(ir.VoidType() if result is types.void else I64, [I64] * count)
-
-    def call(builder: Any, address: Any, values: Any) -> Any:
-        made = builder.call(builder.inttoptr(address, kind.as_pointer()), values)
-        return None if result is types.void else made
-
-    emits = {
-        1: lambda builder, address, a: call(builder, address, [a]),
-        2: lambda builder, address, a, b: call(builder, address, [a, b]),
-        3: lambda builder, address, a, b, c: call(builder, address, [a, b, c]),
-    }
-    emits[count].__name__ = f"call_{count}_{result}"
-    return emitted(result, *[WORD] * (count + 1))(emits[count])
+def _called(builder: Any, address: Any, *values: Any) -> Any:
+    """What a C function at an address makes of words. Nobody reads the result of one that has none."""
+    kind = ir.FunctionType(I64, [I64] * len(values)).as_pointer()
+    return builder.call(builder.inttoptr(address, kind), values)
 
 
-call_1, call_2 = _function(1, WORD), _function(2, WORD)
-run_1, run_3 = _function(1, types.void), _function(3, types.void)
+call_1 = emitted(WORD, *[WORD] * 2)(lambda builder, address, a: _called(builder, address, a))
+call_2 = emitted(WORD, *[WORD] * 3)(lambda builder, address, a, b: _called(builder, address, a, b))
+call_3 = emitted(WORD, *[WORD] * 4)(lambda builder, address, a, b, c: _called(builder, address, a, b, c))
 
 
 @emitted(WORD, WORD)
@@ -82,21 +72,32 @@ def mixed_shape(key, buffer):  # type: ignore[no-untyped-def]
     return key
 
 
+# ---- XLA's functions ---------------------------------------------------------------------------------------------------------
+
+CREATE_ERROR, DESTROY_ERROR, SCHEDULE, COUNT_THREADS = 6, 8, 17, 18  # the words of the API's struct that have their addresses
+
+
 @inline
-def release(job):  # type: ignore[no-untyped-def]
-    """A job is freed by the last thread that leaves it. Words: references, next number, kernel, arguments, control."""
-    if fetch_add(job, 0, -1) == 1:
-        run_1(FREE, job)
+def asked(api, function, size, a, b, c):  # type: ignore[no-untyped-def]
+    """An error or 0, of a function whose argument is a struct: its size in bytes, no extension, and up to three words."""
+    given = call_1(MALLOC, 40)
+    set_word(given, 0, size)
+    set_word(given, 1, 0)
+    set_word(given, 2, a)
+    set_word(given, 3, b)
+    set_word(given, 4, c)
+    error = call_1(word(api, function), given)
+    call_1(FREE, given)
+    return error
 
 
-@cfunc(types.void(WORD), error_model="numpy")
-def _help(job):  # type: ignore[no-untyped-def]
-    number = fetch_add(job, 1, 1)
-    run_3(word(job, 2), word(job, 3), word(job, 4), number)
-    release(job)
-
-
-HELP = _help.address
+@inline
+def done(api, function, size, a, b, c):  # type: ignore[no-untyped-def]
+    """The same, and whether there was no error."""
+    error = asked(api, function, size, a, b, c)
+    if error != 0:
+        asked(api, DESTROY_ERROR, 24, error, 0, 0)
+    return error == 0
 
 
 @inline
@@ -104,46 +105,32 @@ def helpers_of(api, context, wanted):  # type: ignore[no-untyped-def]
     """How many threads XLA's pool has besides, up to so many; 0 without one."""
     if wanted <= 0:
         return 0
-    ask = call_1(MALLOC, 64)
-    # XLA_FFI_ThreadPool_NumThreads_Args: struct_size, extension, context, num_threads
-    set_word(ask, 0, 32)
-    set_word(ask, 1, 0)
-    set_word(ask, 2, context)
-    set_word(ask, 3, ask + 40)
-    set_word(ask, 5, 1)
-    failed = call_1(word(api, 18), ask)
-    found = min(wanted, word(ask, 5) - 1)
-    if failed != 0:
-        forget(api, failed, ask)
-        found = 0
-    run_1(FREE, ask)
-    return max(found, 0)
+    count = call_1(MALLOC, 8)
+    found = 0
+    if done(api, COUNT_THREADS, 32, context, count, 0):
+        found = max(0, min(wanted, word(count, 0) - 1))
+    call_1(FREE, count)
+    return found
+
+
+# ---- the target --------------------------------------------------------------------------------------------------------------
 
 
 @inline
-def forget(api, error, space):  # type: ignore[no-untyped-def]
-    """Destroy an error: XLA_FFI_Error_Destroy_Args: struct_size, extension, error."""
-    set_word(space, 0, 24)
-    set_word(space, 1, 0)
-    set_word(space, 2, error)
-    run_1(word(api, 8), space)
+def release(job):  # type: ignore[no-untyped-def]
+    """A job is freed by the last thread that leaves it. Words: references, next number, kernel, arguments, control."""
+    if fetch_add(job, 0, -1) == 1:
+        call_1(FREE, job)
 
 
-@inline
-def schedule(api, context, job, count):  # type: ignore[no-untyped-def]
-    """Offer a job to so many threads of XLA's pool: XLA_FFI_ThreadPool_Schedule_Args: struct_size, extension, context, task, data."""
-    ask = call_1(MALLOC, 128)
-    for _ in range(count):
-        set_word(ask, 0, 40)
-        set_word(ask, 1, 0)
-        set_word(ask, 2, context)
-        set_word(ask, 3, HELP)
-        set_word(ask, 4, job)
-        failed = call_1(word(api, 17), ask)
-        if failed != 0:
-            forget(api, failed, ask + 64)
-            release(job)
-    run_1(FREE, ask)
+@cfunc(types.void(WORD), error_model="numpy")
+def _help(job):  # type: ignore[no-untyped-def]
+    number = fetch_add(job, 1, 1)
+    call_3(word(job, 2), word(job, 3), word(job, 4), number)
+    release(job)
+
+
+HELP = _help.address
 
 
 @inline
@@ -170,17 +157,15 @@ def run_call(frame, entry):  # type: ignore[no-untyped-def]
     set_word(control, SCRATCH, scratch)
     set_word(control, SLOTS, 1 + helpers)
     code, arguments = word(entry, entries.CODE), control + CONTROL_BYTES
-    if helpers == 0:
-        run_3(code, arguments, control, abi.ALONE)
-        run_1(FREE, job)
-        return
     set_word(job, 0, 1 + helpers)
     set_word(job, 1, 1)
     set_word(job, 2, code)
     set_word(job, 3, arguments)
     set_word(job, 4, control)
-    schedule(api, context, job, helpers)
-    run_3(code, arguments, control, abi.CALLER)
+    for _ in range(helpers):
+        if not done(api, SCHEDULE, 40, context, HELP, job):
+            release(job)
+    call_3(code, arguments, control, abi.ALONE if helpers == 0 else abi.CALLER)
     release(job)
 
 
@@ -216,15 +201,7 @@ def _handler(frame):  # type: ignore[no-untyped-def]
     if entry == 0:
         entry = call_2(PREPARE, frame, key)
     if entry < 0:
-        # XLA_FFI_Error_Create_Args: struct_size, extension, message, code (3: an invalid argument)
-        ask = call_1(MALLOC, 64)
-        set_word(ask, 0, 32)
-        set_word(ask, 1, 0)
-        set_word(ask, 2, -entry)
-        set_word(ask, 3, 3)
-        error = call_1(word(word(frame, 2), 6), ask)
-        run_1(FREE, ask)
-        return error
+        return asked(word(frame, 2), CREATE_ERROR, 32, -entry, 3, 0)  # 3: an invalid argument
     for index in range(word(entry, 0)):
         run_call(frame, entry + 8 + 8 * entries.CALL_WORDS * index)
     return 0

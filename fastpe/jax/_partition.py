@@ -77,9 +77,9 @@ def _of_place(call: Call, name: str, count: int, lead: Factors) -> Factors:
         return [*([BATCH] if count > 1 else []), ROWS if name[0] == "q" else "wholek"]
     if count == len(lead):
         return lead
-    one_by_sequence = name == "delta" and count == 1
-    order = [factor for factor in lead if factor in (BATCH, ROWS)]
-    tail = [BATCH] if one_by_sequence else order[-count:] if count > 1 else [ROWS] * count
+    tail = [factor for factor in lead if factor in (BATCH, ROWS)][-count:] if count > 1 else [ROWS] * count
+    if name == "delta" and count == 1:  # one for each sequence
+        tail = [BATCH]
     return [*(f"wholea{axis}" for axis in range(count - len(tail))), *tail]
 
 
@@ -90,87 +90,90 @@ def partitioned(*operands: Any, text: str, apart: bool) -> list[Any]:
     """The handler's call, which XLA may divide."""
     call = read(text)
     of_operands, of_results = _factors(call, [one.ndim for one in operands])
-    every = list(dict.fromkeys(name for one in (*of_operands, *of_results) for name in one))
-    rule = f"{_in_words(of_operands)} -> {_in_words(of_results)}"
+    names = dict.fromkeys(name for factors in (*of_operands, *of_results) for name in factors)
 
     def local(*some: Any) -> Any:
         return tuple(on_cpu(*some, text=text, apart=apart))
 
-    def specs(shapes: Any) -> dict[str, Any]:
+    def divided(shapes: Any) -> dict[str, Any]:
         """Along which axes of the mesh each factor is divided: the first operand that has it decides."""
         found: dict[str, Any] = {}
-        for names, one in zip(of_operands, shapes, strict=True):
+        for factors, one in zip(of_operands, shapes, strict=True):
             spec = (*one.sharding.spec, *(None,) * len(one.shape))
-            found.update({name: spec[axis] for axis, name in enumerate(names) if name not in found and name[:5] != "whole"})
+            found.update({name: spec[axis] for axis, name in enumerate(factors) if name not in found and not _is_whole(name)})
         return found
 
-    def sharding(mesh: Any, names: Factors, divided: dict[str, Any]) -> Any:
-        return NamedSharding(mesh, PartitionSpec(*(divided.get(name) for name in names)))
+    def shardings(mesh: Any, shapes: Any, every: list[Factors]) -> tuple[Any, ...]:
+        along = divided(shapes)
+        return tuple(NamedSharding(mesh, PartitionSpec(*map(along.get, factors))) for factors in every)
 
     def partition(mesh: Any, shapes: Any, results: Any) -> Any:
-        divided = specs(shapes)
-        along = divided.get(ROWS)
-
-        def own_bias(*some: Any) -> Any:
-            """One program for all devices holds the calls of each."""
-            counts = [_count(mesh, divided.get(name)) for name in (HEADS, ROWS)]
-            parts = [_of_scores(call, shapes[0].shape, counts, (h, r)) for h in range(counts[0]) for r in range(counts[1])]
-            own = [jax.lax.axis_index(divided[name]) if divided.get(name) else 0 for name in (HEADS, ROWS)]
-            calls = [functools.partial(on_cpu, text=part.text(), apart=apart) for part in parts]
-            return tuple(jax.lax.switch(own[0] * counts[1] + own[1], calls, *some))
+        along = divided(shapes)
 
         def own_rows(*some: Any) -> Any:
             given = list(some)
-            if "start" in call.names and along is not None:
+            if "start" in call.names and along.get(ROWS) is not None:
                 lead = 0 if call.operation.in_place else call.names.index("ids")
-                rows = given[lead].shape[of_operands[lead].index(ROWS)]
-                at = call.names.index("start")
-                given[at] = given[at] + (jax.lax.axis_index(along) * rows).astype(jnp.int32)
+                first = jax.lax.axis_index(along[ROWS]) * given[lead].shape[of_operands[lead].index(ROWS)]
+                given[call.names.index("start")] += first.astype(jnp.int32)
             return local(*given)
 
-        made, given = ([sharding(mesh, names, divided) for names in one] for one in (of_results, of_operands))
-        return mesh, own_bias if isinstance(call.operation, AddBias) else own_rows, tuple(made), tuple(given)
+        own = own_rows
+        if isinstance(call.operation, AddBias):
+            own = functools.partial(_own_scores, call, mesh, along, shapes[0].shape, apart)
+        return mesh, own, shardings(mesh, shapes, of_results), shardings(mesh, shapes, of_operands)
 
     run = custom_partitioning(local)
-    whole = tuple(name for name in every if name[:5] == "whole")
     run.def_partition(
         partition=partition,
-        sharding_rule=rule,
-        need_replication_factors=whole,
-        infer_sharding_from_operands=lambda mesh, shapes, _: tuple(
-            sharding(mesh, names, specs(shapes)) for names in of_results
-        ),
+        sharding_rule=f"{_in_words(of_operands)} -> {_in_words(of_results)}",
+        need_replication_factors=tuple(filter(_is_whole, names)),
+        infer_sharding_from_operands=lambda mesh, shapes, _: shardings(mesh, shapes, of_results),
     )
     return list(run(*operands))
 
 
+def _is_whole(name: str) -> bool:
+    return name.startswith("whole")
+
+
+def _in_words(every: list[Factors]) -> str:
+    return ", ".join(map(" ".join, every))
+
+
+def _own_scores(call: Call, mesh: Any, along: dict[str, Any], shape: tuple[int, ...], apart: bool, *some: Any) -> Any:
+    """One program for all devices holds the calls of each, which differ in heads and queries of scores of this shape."""
+    heads, rows = (_count(mesh, along.get(name)) for name in (HEADS, ROWS))
+    parts = [_of_scores(call, shape, (heads, rows), (h, r)) for h in range(heads) for r in range(rows)]
+    own = [jax.lax.axis_index(along[name]) if along.get(name) else 0 for name in (HEADS, ROWS)]
+    calls = [functools.partial(on_cpu, text=part.text(), apart=apart) for part in parts]
+    return tuple(jax.lax.switch(own[0] * rows + own[1], calls, *some))
+
+
 def _count(mesh: Any, along: Any) -> int:
     """Into how many parts an axis is divided."""
-    names = () if along is None else along if isinstance(along, tuple) else (along,)
-    return math.prod(mesh.shape[name] for name in names)
+    return math.prod(mesh.shape[name] for name in (along if isinstance(along, tuple) else (along,)) if name is not None)
 
 
-def _of_scores(call: Call, shape: tuple[int, ...], counts: list[int], own: tuple[int, int]) -> Call:
-    """The call on one of so many parts of the heads and of the queries of scores of this shape."""
+def _of_scores(call: Call, shape: tuple[int, ...], counts: tuple[int, int], own: tuple[int, int]) -> Call:
+    """The call on one of so many parts of the heads and of the queries."""
     heads, queries, keys = shape[-3:]
     size, rows = heads // counts[0], queries // counts[1]
-    operation = call.operation
+    operation, fixed = call.operation, dict(call.fixed)
     if counts[0] > 1:
         operation = operation._replace(bias=operation.bias.of_heads(own[0] * size, (own[0] + 1) * size))
-    fixed = dict(call.fixed)
     if counts[1] > 1 and "q_offset" in fixed:
         first = keys - queries if fixed["q_offset"] is None else fixed["q_offset"]
         fixed["q_offset"] = first + own[1] * rows
     return call._replace(operation=operation, fixed=tuple(fixed.items()))
 
 
-def _in_words(factors: list[Factors]) -> str:
-    return ", ".join(" ".join(names) for names in factors)
+def _devices(context: Any) -> Any:
+    return getattr(context.module_context.axis_context, "num_devices", None)
 
 
 def _lower(context: Any, *operands: Any, **parameters: Any) -> Any:
-    is_one_device = _devices(context) == 1
-    rule = in_plain_operations if IN_PLAIN_OPERATIONS else on_cpu if is_one_device or not operands else partitioned
+    rule = in_plain_operations if IN_PLAIN_OPERATIONS else on_cpu if _devices(context) == 1 or not operands else partitioned
     return mlir.lower_fun(rule, multiple_results=True)(context, *operands, **parameters)
 
 
@@ -180,10 +183,6 @@ def _lower_for_cuda(context: Any, *operands: Any, **parameters: Any) -> Any:
     is_own = len(module.platforms) == _devices(context) == 1 and not module.lowering_parameters.for_export
     rule = on_cuda if is_own and is_usable() else in_plain_operations
     return mlir.lower_fun(rule, multiple_results=True)(context, *operands, **parameters)
-
-
-def _devices(context: Any) -> Any:
-    return getattr(context.module_context.axis_context, "num_devices", None)
 
 
 dispatch.prim_requires_devices_during_lowering.add(primitive)

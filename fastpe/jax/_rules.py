@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import ad, batching
 
-from .._core.operations import AddBias, Rerotate, Rotate
+from .._core.operations import AddBias, Encode, Rerotate, Rotate
 from ._call import WIDE, Call, read
 from ._primitive import primitive
 from ._twin import in_plain_operations
@@ -58,16 +58,11 @@ def _rotated(call: Call, primals: Any, tangents: Any, given: list[int], apart: b
 def _transpose(cotangents: Sequence[Any], *operands: Any, text: str, apart: bool) -> list[Any]:
     """Of a rotation."""
     call = read(text)
-    count = len(call.replaced)
     given = [ad.instantiate_zeros(one) for one in cotangents]
     back = call._replace(operation=call.operation.adjoint())
-    made = iter(primitive.bind(*given, *operands[count:], text=back.text(), apart=apart))
-    found = [next(made) for _ in range(count)]
-    linear = [ad.is_undefined_primal(one) for one in operands[:count]]
-    return [
-        *(one if is_linear else None for one, is_linear in zip(found, linear, strict=True)),
-        *[None] * len(operands[count:]),
-    ]
+    made = primitive.bind(*given, *operands[len(given) :], text=back.text(), apart=apart)
+    some = [one if ad.is_undefined_primal(operand) else None for one, operand in zip(made, operands, strict=False)]
+    return [*some, *[None] * (len(operands) - len(some))]
 
 
 ad.primitive_jvps[primitive] = _jvp
@@ -78,24 +73,35 @@ ad.primitive_transposes[primitive] = _transpose
 
 
 def _batch(operands: Sequence[Any], dims: Sequence[Any], *, text: str, apart: bool) -> tuple[list[Any], list[int]]:
-    call = read(text)
+    call, batched = read(text), [dim is not None for dim in dims]
     moved = [one if dim is None else jnp.moveaxis(one, dim, 0) for one, dim in zip(operands, dims, strict=True)]
-    batched = [dim is not None for dim in dims]
     size = next(one.shape[0] for one, is_batched in zip(moved, batched, strict=True) if is_batched)
-    rule = (
-        _in_front if _fits_in_front(call, moved, batched) else _by_sequence if _has_sequences(call, moved, batched) else _mapped
-    )
-    made = rule(call, moved, batched, size, apart)
+    counts = [one.ndim - is_batched for one, is_batched in zip(moved, batched, strict=True)]
+    rule = _rule(call, [count - (dtype == WIDE) for count, dtype in zip(counts, call.dtypes, strict=True)], batched)
+    made = _mapped(call, moved, batched, apart) if rule is None else rule(call, moved, batched, size, apart)
     return list(made), [0] * len(made)
+
+
+def _rule(call: Call, ranks: list[int], batched: list[bool]) -> Any:
+    """In front, where every sequence has the same places; one axis with that of sequences, where each may have its own; else None."""
+    leading, places, operation = _leading(call), _places(call), call.operation
+    if any(one and index not in (*leading, *places) for index, one in enumerate(batched)):  # a table
+        return None
+    has_axes = bool(getattr(operation[0], "sections", None)) or not getattr(operation[0], "counts", True)  # of positions
+    most = 0 if isinstance(operation, Rerotate) else 1
+    if not any(batched[index] or ranks[index] > most for index in places) and not (has_axes and isinstance(operation, Encode)):
+        return _in_front
+    if has_axes or isinstance(operation, AddBias):
+        return None
+    rows = ranks[leading[0]] - operation.in_place  # axes that are not channels
+    is_first = rows > 1 and dict(call.fixed)["seq_axis"] % (rows + 1) == 0
+    fits = len({ranks[index] for index in leading}) == 1 and not is_first and all(ranks[index] <= 2 for index in places)
+    return _by_sequence if fits else None
 
 
 def _places(call: Call) -> list[int]:
     """The operands that say where rows stand."""
     return [index for index, name in enumerate(call.names) if name in (*call.places, "delta")]
-
-
-def _rank(call: Call, operand: Any, index: int, is_batched: bool) -> int:
-    return int(operand.ndim) - is_batched - (call.dtypes[index] == WIDE)
 
 
 def _leading(call: Call) -> list[int]:
@@ -105,65 +111,28 @@ def _leading(call: Call) -> list[int]:
     return [index for index, name in enumerate(call.names) if call.dtypes[index] == WIDE and name not in call.places]
 
 
-def _has_axes(call: Call) -> bool:
-    """Whether positions may have several axes, one in front of the other."""
-    encoding = call.operation[0]
-    return bool(getattr(encoding, "sections", None)) or not getattr(encoding, "counts", True)
-
-
-def _others_batched(call: Call, batched: Sequence[bool]) -> bool:
-    """Whether a table is."""
-    return any(one for index, one in enumerate(batched) if index not in (*_leading(call), *_places(call)))
-
-
-def _fits_in_front(call: Call, moved: Any, batched: Sequence[bool]) -> bool:
-    """Whether every sequence has the same places, so that a new axis may stand in front."""
-    ranks = [_rank(call, moved[index], index, batched[index]) for index in _places(call)]
-    most = 0 if isinstance(call.operation, Rerotate) else 1
-    is_shared = not any(batched[index] for index in _places(call)) and all(rank <= most for rank in ranks)
-    return is_shared and not _others_batched(call, batched) and not (call.operation.function == "encode" and _has_axes(call))
-
-
-def _in_front(call: Call, moved: Any, batched: Sequence[bool], size: int, apart: bool) -> Any:
-    for index in _leading(call):
-        moved[index] = _spread(moved[index], batched[index], size)
-    return primitive.bind(*moved, text=_shifted(call).text(), apart=apart)
-
-
-def _shifted(call: Call) -> Call:
-    """With the axis of rows counted from the new first one."""
-    fixed = dict(call.fixed)
-    if fixed.get("seq_axis", -1) >= 0:
-        fixed["seq_axis"] += 1
-    return call._replace(fixed=tuple(fixed.items()))
-
-
 def _spread(operand: Any, is_batched: bool, size: int) -> Any:
     return operand if is_batched else jnp.broadcast_to(operand, (size, *operand.shape))
 
 
-def _has_sequences(call: Call, moved: Any, batched: Sequence[bool]) -> bool:
-    """Whether the new axis may become one with that of sequences, each with its own places."""
-    if isinstance(call.operation, AddBias) or _has_axes(call) or _others_batched(call, batched):
-        return False
-    leading = [_rank(call, moved[index], index, batched[index]) for index in _leading(call)]
-    rows = leading[0] - call.operation.in_place  # axes that are not channels
-    axis = dict(call.fixed)["seq_axis"] % (rows + 1)
-    ranks = [_rank(call, moved[index], index, batched[index]) for index in _places(call)]
-    return len(set(leading)) == 1 and (axis > 0 or rows == 1) and all(rank <= 2 for rank in ranks)
+def _in_front(call: Call, moved: Any, batched: Sequence[bool], size: int, apart: bool) -> Any:
+    """One more axis, from which that of rows is counted."""
+    for index in _leading(call):
+        moved[index] = _spread(moved[index], batched[index], size)
+    fixed = dict(call.fixed)
+    if fixed.get("seq_axis", -1) >= 0:
+        fixed["seq_axis"] += 1
+    return primitive.bind(*moved, text=call._replace(fixed=tuple(fixed.items())).text(), apart=apart)
 
 
 def _by_sequence(call: Call, moved: Any, batched: Sequence[bool], size: int, apart: bool) -> Any:
-    leading = _leading(call)
+    leading, places = _leading(call), list(call.places)
     for index in leading:
         moved[index] = _spread(moved[index], batched[index], size)
-    lead = moved[leading[0]]
-    rows = lead.ndim - 1 - call.operation.in_place - (call.dtypes[leading[0]] == WIDE)
-    alone = rows == 1  # the new axis is that of sequences
-    sequences = () if alone else (lead.shape[1],)
-    axis = dict(call.fixed)["seq_axis"] % (rows + 1)
-    count = lead.shape[1 + axis]
-    places = list(call.places)
+    shape, is_wide = moved[leading[0]].shape, call.dtypes[leading[0]] == WIDE
+    rows = len(shape) - 1 - call.operation.in_place - is_wide
+    sequences = () if rows == 1 else shape[1:2]  # else the new axis is that of sequences
+    count = shape[1 + dict(call.fixed)["seq_axis"] % (rows + 1)]
     for index in _places(call):
         name, place = call.names[index], _spread(moved[index], batched[index], size)
         words = (2,) if call.dtypes[index] == WIDE else ()
@@ -174,17 +143,17 @@ def _by_sequence(call: Call, moved: Any, batched: Sequence[bool], size: int, apa
         own = place.ndim - 1 - len(words)
         tail = () if name == "delta" and own != 2 else (count,)
         middle = place.reshape(size, *(1,) * (len(sequences) - max(0, own - len(tail))), *place.shape[1:])
-        place = jnp.broadcast_to(middle, (size, *sequences, *tail, *words))
-        moved[index] = place.reshape(-1, *tail, *words)
-    if not alone:
-        for index in leading:
-            moved[index] = moved[index].reshape(-1, *moved[index].shape[2:])
+        moved[index] = jnp.broadcast_to(middle, (size, *sequences, *tail, *words)).reshape(-1, *tail, *words)
     changed = call._replace(places=tuple(places))
-    made = primitive.bind(*moved, text=(_shifted(changed) if alone else changed).text(), apart=apart)
-    return made if alone else [one.reshape(size, *sequences, *one.shape[1:]) for one in made]
+    if not sequences:
+        return _in_front(changed, moved, [True] * len(moved), size, apart)
+    for index in leading:
+        moved[index] = moved[index].reshape(-1, *moved[index].shape[2:])
+    made = primitive.bind(*moved, text=changed.text(), apart=apart)
+    return [one.reshape(size, *sequences, *one.shape[1:]) for one in made]
 
 
-def _mapped(call: Call, moved: Any, batched: Sequence[bool], size: int, apart: bool) -> Any:
+def _mapped(call: Call, moved: Any, batched: Sequence[bool], apart: bool) -> Any:
     """One after the other."""
 
     def one(some: Any) -> Any:

@@ -13,14 +13,14 @@ import numpy as np
 
 from .._arrays.numpy import empty
 from .._core import checks, text
-from .._core.arguments import host_numbers, is_known
+from .._core.arguments import host_numbers
 from .._core.checks import describe, message
 from .._core.operations import AddBias, Embed, Encode, Rerotate, Resample
 from .._core.parts import refuse_open_length
 from .._core.run import plain_where
 from .._core.where import Where
 from ..encodings.fourier import Fourier
-from ._call import Call
+from ._call import WIDE, Call
 from ._primitive import bind
 from ._rows import counted, ids_of, is_jax, words_of
 from ._twin import evaluate
@@ -93,16 +93,11 @@ def _outlined(where: Any, outlines: Any) -> Any:
                 raise _traced("where", name, value)
             found[name] = np.ones(value.shape, value.dtype) if name == "mask" else np.zeros(value.shape, value.dtype)
             if name == "cu_seqlens" and value.shape:
-                found[name][-1] = _rows(where, outlines)
+                ids = np.shape(outlines[1]) if len(outlines) > 2 else None  # of embed
+                shape = next(x for x in outlines if x is not None).shape if ids is None else (*(ids or (1,)), 1)
+                is_axis = type(where.seq_axis) is int and -len(shape) <= where.seq_axis < len(shape)
+                found[name][-1] = shape[where.seq_axis] if is_axis else 0  # how many rows there are
     return where._replace(**found)
-
-
-def _rows(where: Any, outlines: Any) -> int:
-    """How many rows there are, if the axis is one."""
-    if len(outlines) > 2:  # of embed
-        return int((np.shape(outlines[1]) or (1,))[-1])
-    shape, axis = next(x for x in outlines if x is not None).shape, where.seq_axis
-    return int(shape[axis]) if type(axis) is int and -len(shape) <= axis < len(shape) else 0
 
 
 def _traced(function: str, name: str, value: Any) -> TypeError:
@@ -148,32 +143,27 @@ def _call(operation: Any, arrays: tuple[Any, ...], where: Any, outlines: tuple[A
     """The call, and its operands."""
     fixed: dict[str, Any] = {}
     placed: dict[str, Any] = {}
-    given: list[Any] = list(arrays)
+    given, dtypes = list(arrays), [None if one is None else WIDE for one in arrays]
+    for index, (name, array) in enumerate(zip(operation.names, arrays, strict=True)):
+        words = (
+            ids_of if isinstance(operation, Embed) and index in (1, 2) else words_of if name in ("delta", "positions") else None
+        )
+        if array is not None and words is not None:
+            given[index] = words(_numbers(operation.function, name, array))
+        elif array is not None:
+            dtypes[index] = str(array.dtype)
     if isinstance(operation, AddBias):
         fixed, placed = _of_bias(operation, where, outlines[0])
     elif isinstance(operation, Encode):
         refuse_open_length(operation)
-        given[1] = None if arrays[1] is None else words_of(_numbers("encode", "positions", arrays[1]))
     else:
         fixed["seq_axis"] = where.seq_axis
-        if isinstance(operation, Rerotate):
-            given[1] = words_of(_numbers("rerotate", "delta", arrays[1]))
-            if operation.source.text != operation.target.text or operation.seq_len is not None:
-                operation, placed = _of_rows(operation, arrays, where, outlines)
-            elif where.mask is not None:
-                placed["mask"] = jnp.asarray(where.mask)
-        else:
-            if isinstance(operation, Embed):
-                given[1:3] = (None if ids is None else ids_of(_numbers("embed", "ids", ids)) for ids in arrays[1:3])
+        moves = isinstance(operation, Rerotate) and operation.source.text == operation.target.text and operation.seq_len is None
+        if not moves:  # else only the distance matters
             operation, placed = _of_rows(operation, arrays, where, outlines)
-    kinds = {"ids": "int64", "delta": "int64", "positions": "int64"}
-    dtypes = [
-        kinds.get(name, None if one is None else str(one.dtype)) for name, one in zip(operation.names, given, strict=True)
-    ]
-    if isinstance(operation, Embed):
-        dtypes[2] = "int64"
-    present = tuple(None if one is None else dtype for one, dtype in zip(given, dtypes, strict=True))
-    call = Call(operation, present, tuple(placed), tuple(fixed.items()))
+        elif where.mask is not None:
+            placed["mask"] = jnp.asarray(where.mask)
+    call = Call(operation, tuple(dtypes), tuple(placed), tuple(fixed.items()))
     return call, [one for one in (*given, *placed.values()) if one is not None]
 
 
@@ -184,20 +174,16 @@ def _numbers(function: str, name: str, value: Any) -> Any:
 def _of_rows(operation: Any, arrays: tuple[Any, ...], where: Where, outlines: Any) -> tuple[Any, dict[str, Any]]:
     """The operation with all numbers that it depends on, and what says where its rows stand: a start, or positions, and a mask."""
     function, encoding = operation.function, operation[0]
-    is_embed = isinstance(operation, Embed)
-    lead = next(x for x in outlines if x is not None)
-    shape = (*outlines[1].shape, lead.shape[1]) if is_embed and is_known(outlines[1]) else lead.shape
-    if is_embed:
+    shape = next(x for x in outlines if x is not None).shape
+    if isinstance(operation, Embed):
         ids = _numbers(function, "ids", arrays[1])
-        shape = (*np.shape(ids), lead.shape[1])
+        shape = (*(np.shape(ids) or (1,)), shape[1])
         if operation.padding_idx is not None:
             kept = jnp.asarray(ids) != operation.padding_idx
             where = where._replace(mask=kept if where.mask is None else kept & jnp.asarray(where.mask))
             operation = operation._replace(padding_idx=None)
         if encoding is None:
             return operation, {} if where.mask is None else {"mask": jnp.asarray(where.mask)}
-        if len(shape) == 1:
-            shape = (1, *shape)
     axis = where.seq_axis % len(shape)
     counts = encoding.counts or where.positions is not None
     mask = None if where.mask is None else jnp.asarray(where.mask)

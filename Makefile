@@ -15,9 +15,10 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m fastpe demo
 
-# Everything: a process for each core, then what must be alone to be measured. Compiled kernels stay in .cache for the next time.
+# Everything: a process for each core, which takes a file at a time in the order of tests/conftest.py, the longest first; then what must be
+# alone to be measured. Compiled kernels stay in .cache for the next time.
 test: $(VENV)/dev.installed
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not alone'
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m 'not alone'
 	$(BIN)/python -m pytest -m alone tests/core/test_costs.py
 
 # What a call on a GPU takes of the processor; no GPU is needed.

@@ -56,6 +56,40 @@ SLOW_FILES = (
 )
 
 
+# Where processes share the tests, each takes a whole file at a time, and these first, so that none is left alone with a long one.
+LONGEST_FILES = (
+    "tools/test_examples.py",
+    "tools/test_bench_programs.py",
+    "torch/test_torch_sharded.py",
+    "core/test_concurrency.py",
+    "kernels/test_kernels.py",
+    "tools/test_docs.py",
+    "kernels/test_cache.py",
+    "core/test_embed.py",
+    "jax/test_jax_twin.py",
+    "kernels/test_same_bits.py",
+    "keras/test_keras_backends.py",
+    "torch/test_torch_graphs.py",
+    "fuzz/test_fuzz.py",
+    "kernels/test_aarch64.py",
+    "kernels/test_memory.py",
+    "torch/test_torch_compile.py",
+    "core/test_libraries.py",
+    "kernels/test_translations.py",
+    "torch/test_torch_patched_families.py",
+    "tools/test_lab.py",
+    "torch/test_torch_bias_graphs.py",
+    "torch/test_torch_transformers.py",
+    "torch/test_torch_operators.py",
+    "jax/test_jax_transforms.py",
+    "torch/test_torch_onnx.py",
+    "tools/test_demo.py",
+    "core/test_contract.py",
+    "core/test_package.py",
+    "core/test_types.py",
+)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="only what takes less than a minute in all: no test that is slow")
 
@@ -71,6 +105,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
+    if hasattr(config, "workerinput"):
+        ranks = {kept.ROOT / "tests" / name: rank for rank, name in enumerate(LONGEST_FILES)}
+        items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session")

@@ -99,3 +99,11 @@ def test_supported_versions_are_those_of_the_metadata() -> None:
     assert f"| Python | {re.findall(r'requires-python = .>=([0-9.]+).', metadata)[0]} |" in page
     matrix = (ROOT / "Makefile").read_text()
     assert f"numpy=={oldest['numpy']}.* numba=={oldest['numba']}.*" in matrix
+
+
+def test_the_files_that_conftest_lists_are_there() -> None:
+    """A name that is left behind would run a slow file at every save, or begin the longest last."""
+    tests = ROOT / "tests"
+    listed = re.findall(r'^    "([\w/*]+\.py)",$', (tests / "conftest.py").read_text(), re.M)
+    assert len(listed) > 50
+    assert [name for name in listed if not [*tests.glob(name)]] == []

@@ -135,17 +135,17 @@ def memory(function: str, name: str, array: Any, tensors: bool = False) -> tuple
 
 
 def _load(name: str) -> Any:
-    if name not in _known:  # not the dict itself, which a compiler that follows this reads only once
-        _import(name)
-    return _loaded[name]
+    _import(name)
+    return getattr(_modules, name.replace(".", "_"))
 
 
 def _import(name: str) -> None:
-    with unforkable:
-        _loaded[name] = importlib.import_module(name)
-        _known.add(name)
+    if name not in _imported:
+        with unforkable:
+            setattr(_modules, name.replace(".", "_"), importlib.import_module(name))
+            _imported.add(name)
 
 
-_import._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile calls it instead of following it
-_loaded: dict[str, ModuleType] = {}
-_known: set[str] = set()
+# torch.compile calls it instead of following it, and would not see what it puts into a dict or a set that was read before.
+_import._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_modules, _imported = ModuleType("modules"), set[str]()

@@ -314,7 +314,7 @@ def test_arrays_on_a_device_need_cupy(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.delitem(sys.modules, "fastpe._arrays.cupy", raising=False)
-    monkeypatch.setattr(dispatch, "_known", {name for name in dispatch._known if "cupy" not in name})
+    monkeypatch.setattr(dispatch, "_imported", {name for name in dispatch._imported if "cupy" not in name})
     monkeypatch.setattr(dispatch, "_libraries", {})
     with pytest.raises(ImportError, match=r"arrays on a GPU need CuPy: pip install 'fastpe\[cuda13\]'"):
         fastpe.add_encoding(Exported(None))

@@ -24,15 +24,6 @@ def one_thread() -> Iterator[None]:
     fastpe.set_num_threads(None)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def loaded() -> None:
-    """What calls on tensors load once, whichever file is the first of a process: graphs are tested as they are after that."""
-    import fastpe
-
-    torch = pytest.importorskip("torch")
-    fastpe.add_encoding(torch.zeros(1, 2), fastpe.Learned(torch.zeros(1, 2)))
-
-
 @pytest.fixture(autouse=True, scope="module")
 def guards_are_not_timed() -> Iterator[None]:
     """PyTorch's compiler times the guards of each graph, to log it, and first empties the processor's caches: 50 ms a graph."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -251,6 +253,28 @@ def test_errors_are_those_without_a_graph(function, error, text):
     for one in (function, torch.compile(function, fullgraph=True, backend="aot_eager")):
         with pytest.raises(error, match=text):
             one(given)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "fastpe.add_encoding(x * 1)",
+        "fastpe.add_encoding(x * 1, fastpe.Learned(t))",
+        "fastpe.apply_rotary(x * 1)",
+        "fastpe.embed(i, t, fastpe.Learned(t))",
+        "fastpe.add_bias(x * 1, fastpe.ALiBi(2))",
+    ],
+)
+def test_a_process_may_begin_with_a_graph(call):
+    """What the first call loads is loaded while it is traced."""
+    code = f"""if True:
+        import torch, fastpe
+        x, t, i = torch.ones(1, 2, 3, 8), torch.ones(9, 8), torch.zeros(2, 3, dtype=torch.int64)
+        made = torch.compile(lambda x, t, i: {call}, fullgraph=True, backend="aot_eager")(x, t, i)
+        assert torch.equal(made, {call})
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,12 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate:
         return _embedded(operation, arrays, where, validate)
     count = operation.writes
     targets, others = arrays[:count], arrays[count:]
-    if isinstance(operation, Resample) or not all(x is None or isinstance(x, da.Array) for x in targets):
-        rule, got = "all arrays must be Dask arrays, or all in memory", " and ".join(type(x).__module__ for x in arrays)
-        raise TypeError(message(function, rule, got, "Pass x.compute(), or dask.array.asarray(x)."))
+    if isinstance(operation, Resample):
+        raise TypeError(message(function, "table must lie in memory", "a Dask array", "Pass table.compute()."))
+    if not all(x is None or isinstance(x, da.Array) for x in targets):
+        got = " and ".join(f"{name} of {type(x).__module__}" for name, x in zip(operation.names, targets, strict=False))
+        remedy = "Pass dask.array.asarray(...) of the one in memory, or the other's compute()."
+        raise TypeError(message(function, "all arrays must be Dask arrays, or all in memory", got, remedy))
     like = [None if x is None else _like(operation, name, x) for name, x in zip(operation.names, targets, strict=False)]
     operation.check((*like, *map(stand_in, others)), _on_host(function, where), None, validate)
     empty, slots = (None,) * len(arrays), range(count, len(arrays))

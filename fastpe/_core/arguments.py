@@ -54,9 +54,9 @@ def output(
     """The memory of ``out``: of the same library, device, shape and, unless it is open, dtype."""
     own_library, given = dispatch.memory(function, "out", out)
     if own_library is not library or given.device != device:
-        rule = f"out must be a {library.NAME} on {device_name(device)} array like the input"
-        got, remedy = f"{own_library.NAME} on {device_name(given.device)}", "Nothing is copied between devices silently."
-        raise TypeError(message(function, rule, got, remedy))
+        rule = f"out must be an array of {library.NAME} on {device_name(device)}, as the input is"
+        remedy = "Arrays of JAX cannot be written." if own_library.NAME == "jax" else "Nothing is copied silently between them."
+        raise TypeError(message(function, rule, f"one of {own_library.NAME} on {device_name(given.device)}", remedy))
     checks.floating(function, "out", given.dtype, out)
     if given.shape != shape:
         raise ValueError(message(function, f"out must have shape {shape}", f"{given.shape}"))

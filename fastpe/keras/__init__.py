@@ -223,7 +223,8 @@ class ALiBi(_Layer):
         Bias(1, alibi_bias_max, symmetric)
 
     def call(self, attention_scores: Any, start_index: Any = None) -> Any:
-        bias = Bias(attention_scores.shape[-3], self.alibi_bias_max, self.symmetric)
+        heads = checks.width("ALiBi", "the size of axis -3, of heads,", (None, None, *attention_scores.shape)[-3])
+        bias = Bias(heads, self.alibi_bias_max, self.symmetric)
         return self._run("add_bias", self._cast(attention_scores), bias, causal=self.causal, q_offset=start_index)
 
 

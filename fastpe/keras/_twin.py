@@ -53,11 +53,10 @@ def _plan(function: str, encoding: Any, x: Any, kind: type) -> Any:
 def _positions(x: Any, axis: int, offset: Any = 0, positions: Any = None) -> portable.Positions:
     """Where the rows of x stand, with its axes."""
     axis, rank = axis % len(x.shape), len(x.shape)
-    given: list[Any]
     if positions is None:
         start = ops.expand_dims(ops.cast(offset, "int32"), -1)
         whole = start + ops.arange(ops.shape(x)[axis], dtype="int32")
-        given = [whole, None, whole >= start]  # else it has wrapped
+        given: list[Any] = [whole, None, whole >= start]  # else it has wrapped
     elif backend.is_int_dtype(backend.standardize_dtype(positions.dtype)):
         given = [ops.cast(positions, "int32"), None, None]
     else:

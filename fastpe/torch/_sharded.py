@@ -66,7 +66,7 @@ def _outs(operation: Any, targets: list[Any], out: Any) -> list[Any]:
         if type(one) is not type(x) or one.placements != x.placements or one.device_mesh != x.device_mesh:
             rule = f"out must be a DTensor with the placements {x.placements}"
             got = getattr(one, "placements", type(one).__name__)
-            raise ValueError(message(operation.function, rule, str(got)))
+            raise ValueError(message(operation.function, rule, str(got), "torch.empty_like(x) is one."))
     return outs
 
 

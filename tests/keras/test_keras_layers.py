@@ -208,6 +208,11 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "a scale": (lambda: SinusoidalEncoding(input_scale="2"), TypeError, "input_scale must be a real number"),
     "a bias": (lambda: ALiBiLayer(0), ValueError, "max_bias must be greater than 0"),
+    "no heads": (
+        lambda: ALiBiLayer()(X[0]),
+        TypeError,
+        "ALiBi: the size of axis -3, of heads, must be an integer",
+    ),
     "causal": (lambda: ALiBiLayer(causal=1), TypeError, "causal must be True or False"),
     "an argument": (lambda: RotaryEmbedding(denominator_dim=4), ValueError, "denominator_dim"),
     "positions of another length": (lambda: SinusoidalEncoding()(X, positions=np.arange(5)), Exception, "(?i)position|shape"),

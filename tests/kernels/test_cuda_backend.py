@@ -269,7 +269,9 @@ def test_dlpack_on_the_device_must_say_that_it_may_be_written(device):
     cases.assert_same_bits(device.host(out.array), fastpe.add_encoding(x.copy()))
     cases.assert_same_bits(device.host(old.array), x)
     assert out.streams == [1] * len(out.streams) != []
-    with pytest.raises(TypeError, match="out must be a numpy on the host array like the input, got cupy on device 0"):
+    with pytest.raises(
+        TypeError, match="out must be an array of numpy on the host, as the input is, got one of cupy on device 0"
+    ):
         fastpe.add_encoding(x.copy(), out=out)
 
     class Gone(ByDLPack):

@@ -258,7 +258,7 @@ def refusals(mesh: Any) -> None:
     refused(TypeError, "arrays beside a tensor must be tensors", lambda x: add(x, positions=PLACES.numpy()), x)
     refused(
         ValueError,
-        "out must be a DTensor with the placements",
+        r"out must be a DTensor with the placements .*torch.empty_like\(x\) is one",
         lambda x, out: add(x, out=out),
         x,
         spread(X, mesh, ("",) * mesh.ndim, {}),

@@ -150,6 +150,7 @@ class Around(keras.layers.Layer):
         return x
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Keras on NumPy traces with numbers of unwritten memory
 def test_layers_inside_of_others_are_traced():
     x = keras.Input((None, 16))
     model = keras.Model(x, Around()(x))
@@ -170,6 +171,7 @@ class Embedded(keras.layers.Layer):
         return self.add(self.embed(ids))
 
 
+@pytest.mark.skipif(BACKEND == "numpy", reason="Keras on NumPy traces with 83 ids of unwritten memory")
 @pytest.mark.parametrize("options", [{}, {"mask_zero": True}, {"encoding": "sinusoidal"}, {"dtype": "mixed_bfloat16"}], ids=str)
 def test_embeddings_inside_of_others_are_traced(options):
     ids = keras.Input((None,), dtype="int32")

@@ -79,7 +79,7 @@ ROTATIONS = {
 def table(rows: dict[str, Callable[[np.ndarray], float]]) -> str:
     lines = [
         "| first position | " + " | ".join(f"{p:,}".replace(",", " ") for p in POSITIONS) + " |",
-        "|---|" + "---|" * len(POSITIONS),
+        "|---|" + "--:|" * len(POSITIONS),
     ]
     for name, error in rows.items():
         lines.append(f"| {name} | " + " | ".join(f"{error(np.arange(p, p + 64)):.1e}" for p in POSITIONS) + " |")

@@ -1,15 +1,18 @@
-"""Bytes and instructions an element of the CUDA kernels, counted in the PTX that NVRTC emits for sm_90.
+"""Bytes and instructions an element of the CUDA kernels, counted in the PTX that NVRTC emits for several architectures.
 
 ``PYTHONPATH=tests/helpers:tests/ptx python -m bench.cuda_counts``; no GPU is needed: the tests' interpreter executes the PTX and counts.
-Work is split as for large arrays: a thread takes every head of its pairs, or every sequence of its columns. Registers and spills are
-ptxas's. The counts say nothing about speed.
+Work is split as for large arrays, where a thread takes every head of its pairs, or every sequence of its columns; as for a prefill of 2048
+rows of 32 heads on 132 multiprocessors; and as for a step of decoding. Registers and spills are ptxas's, the most of all architectures.
+The counts say nothing about speed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,100 +20,155 @@ import numpy as np
 import ptx
 import simulated_cupy
 from cases import DTYPES, random
+from ptx_memory import Memory
 
 import fastpe
 from fastpe._backends import cuda
 
-ARCHITECTURE = "90"
+ARCHITECTURES = "75", "90", "120"
 SIZES = {"8": 1, "16": 2, "32": 4, "64": 8}
+PREFILL_ROWS = 62  # on the simulated four multiprocessors what 2048 are on 132
+
+
+class Case(NamedTuple):
+    """A call whose launch of a kernel file is counted."""
+
+    kernel: str
+    about: str
+    call: Callable[[], Any]
+    arrays: tuple[Any, ...]  # whose bytes are not those of tables
+    elements: int
+    threads: int | None = None  # that fill a multiprocessor, if not as many as on a GPU
+    options: tuple[str, ...] = ()
 
 
 class Count(NamedTuple):
-    """What one launch did, for each element of x."""
+    """What one launch did, for each element of x; instructions and bytes of tables by architecture."""
 
     kernel: str
     read: float
     written: float
     table: float
-    instructions: float
+    instructions: dict[str, float]
     registers: int
     spilled: int
 
 
-def _bytes(executed: Counter[str], operation: str) -> tuple[int, int]:
-    """Bytes of loads or stores through x's addresses, and of those of tables, which are known to be global."""
-    nbytes = [0, 0]
+def _bytes(executed: Counter[str], operation: str) -> int:
+    """Bytes of loads or stores in global memory."""
+    nbytes = 0
     for mnemonic, count in executed.items():
-        match = re.fullmatch(rf"{operation}(\.global)?(?:\.nc)?(?:\.v(\d))?\.[ubfs](\d+)", mnemonic)
+        match = re.fullmatch(rf"{operation}(?:\.global)?(?:\.nc)?(?:\.v(\d))?\.[ubfs](\d+)", mnemonic)
         if match:
-            nbytes[match[1] is not None] += count * int(match[2] or 1) * SIZES[match[3]]
-    return nbytes[0], nbytes[1]
+            nbytes += count * int(match[1] or 1) * SIZES[match[2]]
+    return nbytes
 
 
-def count(name: str, call: Any, elements: int, options: tuple[str, ...] = ()) -> Count:
-    """Run a call and count its launch of a kernel file."""
+@contextlib.contextmanager
+def _watching(arrays: tuple[Any, ...]) -> Iterator[tuple[list[tuple[str, Counter[str]]], list[int]]]:
+    """The launches meanwhile, and the bytes that they read of arrays."""
     launches: list[tuple[str, Counter[str]]] = []
-    launch = ptx.Kernel.launch
+    read: list[int] = []
+    launch, load = ptx.Kernel.launch, Memory.load
+    places = [(array._host.ctypes.data, array._host.ctypes.data + array._host.nbytes) for array in arrays]
 
     def counting(kernel: ptx.Kernel, *arguments: Any, **options: Any) -> Counter[str]:
         executed = launch(kernel, *arguments, **options)
         launches.append((kernel.name, executed))
         return executed
 
-    ptx.Kernel.launch = counting  # type: ignore[method-assign]
+    def watching(
+        memory: Memory, address: np.ndarray, dtype: np.dtype, count: int, *more: Any, **options: Any
+    ) -> list[np.ndarray]:
+        lanes = sum(int(((address >= first) & (address < end)).sum()) for first, end in places)
+        read.append(lanes * dtype.itemsize * count)
+        return load(memory, address, dtype, count, *more, **options)
+
+    ptx.Kernel.launch, Memory.load = counting, watching  # type: ignore[method-assign, assignment]
     try:
-        call()
+        yield launches, read
     finally:
-        ptx.Kernel.launch = launch  # type: ignore[method-assign]
-    ((entry, executed),) = launches
-    read, table = _bytes(executed, "ld")
-    written, _ = _bytes(executed, "st")
-    _, log = cuda.compile_source(name, f"sm_{ARCHITECTURE}", "--ptxas-options=-v", *options)
+        ptx.Kernel.launch, Memory.load = launch, load  # type: ignore[method-assign]
+
+
+def count(case: Case, architecture: str) -> Count:
+    """Run a call on the simulated GPU and count its launch of a kernel file."""
+    usual = cuda.launch.ROTATING_THREADS, cuda.launch.BLOCKS_PER_MULTIPROCESSOR
+    if case.threads is not None:
+        cuda.launch.ROTATING_THREADS = cuda.launch.BLOCKS_PER_MULTIPROCESSOR = case.threads
+    try:
+        with _watching(case.arrays) as (launches, reads):
+            case.call()
+    finally:
+        cuda.launch.ROTATING_THREADS, cuda.launch.BLOCKS_PER_MULTIPROCESSOR = usual
+    ((entry, executed),) = [one for one in launches if one[0].startswith(case.kernel)]
+    _, log = cuda.compile_source(case.kernel, f"sm_{architecture}", "--ptxas-options=-v", *case.options)
     about = log[log.index(f"'{entry}'") :]
     registers, spilled = (
         int(re.search(pattern, about)[1]) for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores")
     )  # type: ignore[index]
-    total = sum(executed.values())
-    return Count(entry, read / elements, written / elements, table / elements, total / elements, registers, spilled)
+    read, written = sum(reads), _bytes(executed, "st")
+    table, total = _bytes(executed, "ld") - read, {architecture: sum(executed.values()) / case.elements}
+    name = f"{entry}, {case.about}" if case.about else entry
+    return Count(name, read / case.elements, written / case.elements, table / case.elements, total, registers, spilled)
 
 
-def counts(dtypes: tuple[str, ...] = tuple(DTYPES), rows: int = 16) -> list[Count]:
-    """Both pair layouts of q with 32 heads and k with 8; both column layouts of 32 sequences and of one; embedding of 32 sequences."""
-    results = []
-    blocks, cuda.launch.BLOCKS_PER_MULTIPROCESSOR = cuda.launch.BLOCKS_PER_MULTIPROCESSOR, 0
-    try:
-        with tempfile.TemporaryDirectory() as folder, simulated_cupy.installed(Path(folder), [ARCHITECTURE]):
-            for dtype in dtypes:
-                for interleaved in (False, True):
-                    q, k = (simulated_cupy.view_on_device(random((1, heads, rows, 128), dtype)) for heads in (32, 8))
-                    encoding = fastpe.Rotary(interleaved=interleaved)
-                    call = lambda q=q, k=k, e=encoding: fastpe.apply_rotary(q, k, e)  # noqa: E731
-                    results.append(count("rotate", call, q.size + k.size))
-                for layout in ("interleaved", "concatenated"):
-                    for batch in (32, 1):
-                        x = simulated_cupy.view_on_device(random((batch, rows, 256), dtype))
-                        encoding = fastpe.Sinusoidal(layout=layout)
-                        call = lambda x=x, e=encoding: fastpe.add_encoding(x, e)  # noqa: E731
-                        one = count("add_sinusoidal", call, x.size)
-                        results.append(one._replace(kernel=f"{one.kernel}, batch {batch}"))
-                table = simulated_cupy.view_on_device(random((64, 256), dtype))
-                ids = simulated_cupy.view_on_device(np.random.default_rng(0).integers(0, 64, (32, rows)))
-                for encoding, adds in ((None, False), (fastpe.Sinusoidal(), True)):
-                    options = cuda.gather_sum_options(dtype, None, None, dtype, adds)
-                    call = lambda i=ids, t=table, e=encoding: fastpe.embed(i, t, e)  # noqa: E731
-                    one = count("embed", call, ids.size * 256, options)
-                    results.append(one._replace(kernel=f"{one.kernel}, {dtype}, {'sinusoidal' if adds else 'no encoding'}"))
-    finally:
-        cuda.launch.BLOCKS_PER_MULTIPROCESSOR = blocks
-    return results
+def cases(dtype: str, rows: int) -> Iterator[Case]:
+    """Rotations of q with 32 heads and k with 8, sums with 32 sequences and with one, biases of 8 heads, embeddings of 32 sequences."""
+    device = simulated_cupy.view_on_device
+    rotations = [("", 1, rows, 0), ("prefill", 1, PREFILL_ROWS, None), ("decode", 32, 1, None)]
+    for interleaved in (False, True):
+        for about, batch, length, threads in rotations[: 1 if interleaved else 3]:
+            q, k = (device(random((batch, heads, length, 128), dtype)) for heads in (32, 8))
+            encoding = fastpe.Rotary(interleaved=interleaved)
+            call = lambda q=q, k=k, e=encoding: fastpe.apply_rotary(q, k, e)  # noqa: E731
+            yield Case("rotate", about, call, (q, k), q.size + k.size, threads)
+    for layout in ("interleaved", "concatenated"):
+        for batch in (32, 1):
+            x = device(random((batch, rows, 256), dtype))
+            adds = fastpe.Sinusoidal(layout=layout)
+            call = lambda x=x, e=adds: fastpe.add_encoding(x, e)  # noqa: E731
+            yield Case("add_sinusoidal", f"batch {batch}", call, (x,), x.size, 0)
+    scores, keys = device(random((1, 8, rows, 256), dtype)), device(np.arange(256))
+    for about, given in (
+        ("", {}),
+        ("causal", {"q_offset": 256 - rows, "causal": True}),
+        ("k_positions", {"k_positions": keys}),
+    ):
+        call = lambda x=scores, given=given: fastpe.add_bias(x, fastpe.ALiBi(8), **given)  # noqa: E731
+        yield Case("add_toeplitz", about, call, (scores,), scores.size)
+    table, ids = device(random((64, 256), dtype)), device(np.random.default_rng(0).integers(0, 64, (32, rows)))
+    for encoding in (None, fastpe.Sinusoidal()):
+        options = cuda.gather_sum_options(dtype, None, None, dtype, encoding is not None)
+        call = lambda i=ids, t=table, e=encoding: fastpe.embed(i, t, e)  # noqa: E731
+        about = f"{dtype}, {'no encoding' if encoding is None else 'sinusoidal'}"
+        yield Case("embed", about, call, (ids, table), ids.size * 256, 0, options)
+
+
+def counts(
+    dtypes: tuple[str, ...] = tuple(DTYPES), rows: int = 16, architectures: tuple[str, ...] = ARCHITECTURES
+) -> list[Count]:
+    """The counts of every case."""
+    found: dict[str, Count] = {}
+    for architecture in architectures:
+        with tempfile.TemporaryDirectory() as folder, simulated_cupy.installed(architecture, Path(folder)):
+            for case in (case for dtype in dtypes for case in cases(dtype, rows)):
+                one = count(case, architecture)
+                last = found.get(one.kernel, one)
+                registers, spilled = max(last.registers, one.registers), max(last.spilled, one.spilled)
+                instructions = last.instructions | one.instructions
+                found[one.kernel] = one._replace(instructions=instructions, registers=registers, spilled=spilled)
+    return list(found.values())
 
 
 def main() -> None:
     """Print the table of ``docs/performance.md``."""
-    print("| kernel | bytes read | bytes written | bytes of tables | instructions | registers | spilled |")
-    print("|---|--:|--:|--:|--:|--:|--:|")
+    heads = [f"sm_{architecture}" for architecture in ARCHITECTURES]
+    print(f"| kernel | bytes read | bytes written | bytes of tables | {' | '.join(heads)} | registers | spilled |")
+    print("|---|--:|--:|--:|" + "--:|" * len(heads) + "--:|--:|")
     for one in sorted(counts()):
-        figures = f"{one.read:g} | {one.written:g} | {one.table:.2f} | {one.instructions:.1f} | {one.registers} | {one.spilled}"
+        instructions = " | ".join(f"{value:.1f}" for value in one.instructions.values())
+        figures = f"{one.read:g} | {one.written:g} | {one.table:.2f} | {instructions} | {one.registers} | {one.spilled}"
         name, _, more = one.kernel.partition(", ")
         print(f"| `{name}`{', ' if more else ''}{more} | {figures} |")
 

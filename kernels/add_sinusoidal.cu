@@ -6,7 +6,8 @@
 //
 // Grid: x over the pairs of a row, y over groups of eight rows that share an anchor, z over sequences. The encoding of `ROWS` rows
 // is kept in registers and added to every sequence and head that shares the positions. All of a thread's loads come before its
-// first store: in place, the compiler cannot move a load across a store. Bytes moved per element: read and write of x, and from the
+// first store: in place, the compiler cannot move a load across a store. They also come before the encoding is made, and bytes of the
+// mask before rows, so that nothing waits for one load before the others are on their way. Bytes moved per element: read and write of x, and from the
 // caches 8 of tables for each row and pair. The launch bounds ask for three blocks a multiprocessor: for more, ptxas would spill a register.
 
 #include "sinusoidal_rows.cuh"
@@ -35,6 +36,25 @@ DEVICE void add(const AddSinusoidal& call) {
             bool ready = false;
             for (i64 b = blockIdx.z; b < call.batch; b += gridDim.z) {
                 for (i64 h = 0; h < call.heads; h++) {
+                    Word words[ROWS][V];
+                    bool inside[ROWS];
+                    u8 mask[ROWS];
+                    const i64 in = call.x + b * call.x_batch_stride + h * call.x_head_stride;
+                    const i64 to = call.out + b * call.out_batch_stride + h * call.out_head_stride;
+#pragma unroll
+                    for (int r = 0; r < ROWS; r++) {
+                        inside[r] = t0 + r >= 0 && t0 + r < call.rows;
+                        mask[r] = inside[r] ? mask_at(call, b, t0 + r) : 0;
+                    }
+#pragma unroll
+                    for (int r = 0; r < ROWS; r++) {
+#pragma unroll
+                        for (int k = 0; k < V; k++) {
+                            words[r][k] = Word();
+                            if (inside[r] && !(k > 0 && at.tail) && call.x != 0)
+                                words[r][k] = *global<const Word>(in + (t0 + r) * call.x_row_stride + at.columns[k] * x_step);
+                        }
+                    }
                     if (!ready || varies(call)) {
                         ready = true;
 #pragma unroll
@@ -42,25 +62,8 @@ DEVICE void add(const AddSinusoidal& call) {
                             Real u[P], v[P];
 #pragma unroll
                             for (int i = 0; i < P; i++) u[i] = v[i] = 0;
-                            if (t0 + r >= 0 && t0 + r < call.rows)
-                                frequencies.row(call, position_of(call, b, t0 + r, h), unit * P, u, v);
+                            if (inside[r]) frequencies.row(call, position_of(call, b, t0 + r, h), unit * P, u, v);
                             at.order(u, v, pe[r]);
-                        }
-                    }
-                    Word words[ROWS][V];
-                    bool inside[ROWS], kept[ROWS];
-                    const i64 in = call.x + b * call.x_batch_stride + h * call.x_head_stride;
-                    const i64 to = call.out + b * call.out_batch_stride + h * call.out_head_stride;
-#pragma unroll
-                    for (int r = 0; r < ROWS; r++) {
-                        const i64 t = t0 + r;
-                        inside[r] = t >= 0 && t < call.rows;
-                        kept[r] = inside[r] && is_kept(call, b, t);
-#pragma unroll
-                        for (int k = 0; k < V; k++) {
-                            words[r][k] = Word();
-                            if (inside[r] && !(k > 0 && at.tail) && call.x != 0)
-                                words[r][k] = *(const Word*)(in + t * call.x_row_stride + at.columns[k] * x_step);
                         }
                     }
 #pragma unroll
@@ -68,7 +71,7 @@ DEVICE void add(const AddSinusoidal& call) {
 #pragma unroll
                         for (int k = 0; k < V; k++) {
                             if (!inside[r] || (k > 0 && at.tail)) continue;
-                            if (kept[r]) {
+                            if (mask[r] != 0) {
                                 Real value[N];
                                 E::unpack(words[r][k], value);
 #pragma unroll
@@ -76,8 +79,8 @@ DEVICE void add(const AddSinusoidal& call) {
                                     value[i] = call.x != 0 ? add_(mul_(value[i], scale), pe[r][k][i]) : pe[r][k][i];
                                 words[r][k] = E::pack(value);
                             }
-                            if (kept[r] || call.x != call.out)
-                                *(Word*)(to + (t0 + r) * call.out_row_stride + at.columns[k] * out_step) = words[r][k];
+                            if (mask[r] != 0 || call.x != call.out)
+                                *global<Word>(to + (t0 + r) * call.out_row_stride + at.columns[k] * out_step) = words[r][k];
                         }
                     }
                 }

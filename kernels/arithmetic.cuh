@@ -14,6 +14,36 @@ typedef long long i64;
 // float64 in [-2^31, 2^31) converts to it.
 #define NOT_A_POSITION (-0x7fffffffffffffffLL)
 
+// ---- memory -----------------------------------------------------------------------------------------------------------------
+
+// What lies at an address. All of it is global memory, and so are then the instructions that read and write it.
+template <class T>
+DEVICE T* global(i64 address) {
+    T* const place = (T*)address;
+    __builtin_assume(__isGlobal(place));
+    return place;
+}
+
+template <bool CONDITION, class A, class B> struct Either { typedef A type; };
+template <class A, class B> struct Either<false, A, B> { typedef B type; };
+
+// N neighbouring numbers, in as few accesses as their alignment to their size together, up to 16 bytes, allows.
+template <int N, class T>
+DEVICE void load_all(i64 address, T* values) {
+    enum { BYTES = N * (int)sizeof(T) };
+    typedef typename Either<BYTES == 2, u16, typename Either<BYTES % 4 == 0, u32, T>::type>::type Part;
+    typedef typename Either<sizeof(T) == 8, ulonglong2, uint4>::type Most;
+    typedef typename Either<BYTES % 16 == 0, Most, typename Either<BYTES == 8, u64, Part>::type>::type Word;
+    union {
+        Word words[BYTES / sizeof(Word)];
+        T elements[N];
+    };
+#pragma unroll
+    for (int i = 0; i < BYTES / (int)sizeof(Word); i++) words[i] = global<const Word>(address)[i];
+#pragma unroll
+    for (int i = 0; i < N; i++) values[i] = elements[i];
+}
+
 // ---- exact float steps ------------------------------------------------------------------------------------------------------
 
 DEVICE float fma_(float x, float y, float z) { return __fmaf_rn(x, y, z); }
@@ -228,8 +258,8 @@ DEVICE i64 from_real(float position) {
 
 // An integer in memory; a u64 beyond i64 becomes the largest i64, which is no position and no row of a table.
 DEVICE i64 integer_at(i64 address, i64 kind) {
-    if (kind == I32) return *(const i32*)address;
-    const i64 value = *(const i64*)address;
+    if (kind == I32) return *global<const i32>(address);
+    const i64 value = *global<const i64>(address);
     return kind == U64 && value < 0 ? 0x7fffffffffffffffLL : value;
 }
 
@@ -239,9 +269,9 @@ DEVICE i64 limited(i64 value, i64 low, i64 high) { return value < low ? low : va
 DEVICE i64 counted_from(i64 offset, i64 count) { return from_integer(count + limited(offset, -(1LL << 62), 1LL << 62)); }
 
 DEVICE i64 position_at(i64 address, i64 kind, i64 t) {
-    if (kind == UNITS) return *(const i64*)address;
-    if (kind == F32) return from_real(*(const float*)address);
-    if (kind == F64) return from_real(*(const double*)address);
+    if (kind == UNITS) return *global<const i64>(address);
+    if (kind == F32) return from_real(*global<const float>(address));
+    if (kind == F64) return from_real(*global<const double>(address));
     if (kind >= COUNTS) return counted_from(integer_at(address, kind - COUNTS), t);
     return from_integer(integer_at(address, kind));
 }
@@ -253,6 +283,7 @@ DEVICE i64 position_of(const Rows& call, i64 b, i64 t, i64 other) {
                        other * call.positions_head_stride, call.start, t);
 }
 
-DEVICE bool is_kept(const Rows& call, i64 b, i64 t) {
-    return call.mask == 0 || *(const u8*)(call.mask + b * call.mask_batch_stride + t * call.mask_row_stride) != 0;
+// 0 for a row that is not kept.
+DEVICE u8 mask_at(const Rows& call, i64 b, i64 t) {
+    return call.mask == 0 ? 1 : *global<const u8>(call.mask + b * call.mask_batch_stride + t * call.mask_row_stride);
 }

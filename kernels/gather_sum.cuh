@@ -68,22 +68,11 @@ template <class E> DEVICE typename E::storage stored(double value) { return E::s
 template <> DEVICE u32 stored<f32>(double value) { return bits_of(__double2float_rn(value)); }
 template <> DEVICE u64 stored<f64>(double value) { return bits_of(value); }
 
-template <bool CONDITION, class A, class B> struct Either { typedef A type; };
-template <class A, class B> struct Either<false, A, B> { typedef B type; };
-
-// N elements, in as few accesses as their alignment to their size together, up to 16 bytes, allows.
+// N elements, by `load_all`.
 template <class E, int N>
 DEVICE void load_elements(i64 address, Real* values) {
-    typedef typename E::storage Storage;
-    enum { BYTES = N * (int)sizeof(Storage) };
-    typedef typename Either<sizeof(Storage) < 4 && BYTES % 4 == 0, u32, Storage>::type Part;
-    typedef typename Either<BYTES % 16 == 0, uint4, Part>::type Word;
-    union {
-        Word words[BYTES / sizeof(Word)];
-        Storage elements[N];
-    };
-#pragma unroll
-    for (int i = 0; i < BYTES / (int)sizeof(Word); i++) words[i] = ((const Word*)address)[i];
+    typename E::storage elements[N];
+    load_all<N>(address, elements);
 #pragma unroll
     for (int i = 0; i < N; i++) values[i] = (Real)E::load(elements[i]);
 }
@@ -98,7 +87,7 @@ struct Sources {
 
     DEVICE Sources(const GatherSum& call, i64 b, i64 t, i64 h) {
         target = call.out + b * call.out_batch_stride + t * call.out_row_stride + h * call.out_head_stride;
-        kept = is_kept(call, b, t);
+        kept = mask_at(call, b, t) != 0;
         second = learned = 0;
         zero = 0;
         row_scale = 1;
@@ -107,7 +96,7 @@ struct Sources {
         i64 id = 0;
         if (IS_EMBEDDING) {
             const i64 at = call.ids + b * call.ids_batch_stride + t * call.ids_row_stride + h * call.ids_head_stride;
-            id = IDS::id(*(const IDS::storage*)at);
+            id = IDS::id(*global<const IDS::storage>(at));
             valid = id >= 0 && id < call.table_rows;
             id = valid ? id : 0;
             first = call.x + id * call.x_row_stride;
@@ -117,7 +106,7 @@ struct Sources {
         if (HAS_SECOND) {
             const i64 at = call.type_ids + b * call.type_ids_batch_stride + t * call.type_ids_row_stride +
                            h * call.type_ids_head_stride;
-            const i64 kind = TYPE_IDS::id(*(const TYPE_IDS::storage*)at);
+            const i64 kind = TYPE_IDS::id(*global<const TYPE_IDS::storage>(at));
             const bool inside = kind >= 0 && kind < call.type_rows;
             valid = valid && inside;
             second = call.types + (inside ? kind : 0) * call.types_row_stride;
@@ -131,10 +120,10 @@ struct Sources {
             learned = call.learned + (inside ? row : 0) * call.learned_row_stride;
         }
         if (call.row_scales != 0) {
-            row_scale = (Real)SCALES::load(((const SCALES::storage*)call.row_scales)[id]);
+            row_scale = (Real)SCALES::load(global<const SCALES::storage>(call.row_scales)[id]);
             zero = MORE_ZERO;
             if (call.zero_points != 0)
-                zero = (Real)add_((double)ZEROS::load(((const ZEROS::storage*)call.zero_points)[id]), (double)MORE_ZERO);
+                zero = (Real)add_((double)ZEROS::load(global<const ZEROS::storage>(call.zero_points)[id]), (double)MORE_ZERO);
         }
         if (!valid) set_nan(scale);
     }
@@ -180,9 +169,9 @@ DEVICE void sum(const GatherSum& call) {
                         if (k > 0 && at.tail) continue;
                         const i64 column = at.columns[k];
                         const i64 from = row.first + column * step<FIRST::storage, N>(call.x_column_stride);
-                        Word* const target = (Word*)(row.target + column * step<OUT::storage, N>(call.out_column_stride));
+                        Word* const target = global<Word>(row.target + column * step<OUT::storage, N>(call.out_column_stride));
                         if (!row.kept) {
-                            *target = IS_EMBEDDING ? Word() : *(const Word*)from;
+                            *target = IS_EMBEDDING ? Word() : *global<const Word>(from);
                             continue;
                         }
                         Real value[N], more[N];

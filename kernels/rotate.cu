@@ -14,26 +14,39 @@ struct Angles {
     template <int N>
     static DEVICE void at(const Arguments& call, i64 f, i64 b, i64 t, Real* cosine, Real* sine) {
         const Real factor = (Real)call.factor;
-        i64 position = call.axes == 0 ? position_of(call, b, t, 0) : 0;
+        u64 fraction[N], whole[N];
+        i64 axes[N], position[N];
+        load_all<N>(call.frequencies + f * 8, fraction);
+        load_all<N>(call.whole_turns + f * 8, whole);
+        if (call.axes == 0) {
+            const i64 one = position_of(call, b, t, 0);
+#pragma unroll
+            for (int i = 0; i < N; i++) position[i] = one;
+        } else {
+            load_all<N>(call.axes + f * 8, axes);
+#pragma unroll
+            for (int i = 0; i < N; i++) position[i] = position_of(call, b, t, axes[i]);
+        }
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            if (call.axes != 0) position = position_of(call, b, t, ((const i64*)call.axes)[f + i]);
-            sincos_of(phase(position, ((const u64*)call.frequencies)[f + i], ((const u64*)call.whole_turns)[f + i]), sine[i], cosine[i]);
-            if (position == NOT_A_POSITION) {
+            sincos_of(phase(position[i], fraction[i], whole[i]), sine[i], cosine[i]);
+            if (position[i] == NOT_A_POSITION) {
                 set_nan(sine[i]);
                 set_nan(cosine[i]);
             }
             cosine[i] = mul_(cosine[i], factor);
             sine[i] = mul_(sine[i], factor);
-            if (call.growths != 0) {
-                const i64 distance = position - call.centre;
-                u64 integer, fraction;
-                Real scale;
-                exponent((u64)(distance < 0 ? -distance : distance), ((const u64*)call.growths)[f + i], integer, fraction);
-                exp2_of(integer, fraction, (distance < 0) != (call.grows != 0), scale);
-                cosine[i] = mul_(cosine[i], scale);
-                sine[i] = mul_(sine[i], scale);
-            }
+        }
+        if (call.growths == 0) return;
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            const i64 distance = position[i] - call.centre;
+            u64 integer, fraction;
+            Real scale;
+            exponent((u64)(distance < 0 ? -distance : distance), global<const u64>(call.growths)[f + i], integer, fraction);
+            exp2_of(integer, fraction, (distance < 0) != (call.grows != 0), scale);
+            cosine[i] = mul_(cosine[i], scale);
+            sine[i] = mul_(sine[i], scale);
         }
     }
 };

@@ -1,14 +1,16 @@
 // Pairs of channels of q and k rotated by the angles of their rows: what `rotate.cu` and `rotate_table.cu` have in common; the CUDA twin of
 // rotate_pairs.py, which describes the arguments. Here arrays are aligned to the element.
 //
-// Grid: x over the pairs of a row (with, in the kernels named `pairs` and out of place, the channels that are not rotated) times groups of
-// heads, as many as fit; y over rows, z over sequences. A thread owns its pairs in every head of its group: it makes their cosines and
-// sines once. `vec16` kernels take 16 bytes of each of two halves, or 16 bytes of adjacent pairs, at a time.
+// Grid: x over the pairs of a row (with, in the kernels named `pairs` and out of place, the channels that are not rotated) in each group of
+// heads, of which there are as many as fit; y over rows, z over sequences. A thread owns its pairs in every head of its group: it makes
+// their cosines and sines once, and has two heads in flight. `vec16` kernels take 16 bytes of each of two halves, or 16 bytes of adjacent pairs, at a time.
 // Bytes moved per element: one read and one write of q and k.
 
 #include "arithmetic.cuh"
 #include "Rotated.abi"
 #include "RotatePairs.abi"
+
+enum { HEADS = 2 };  // in flight
 
 // The heads of q or k at one row, of which a thread takes every `step`th.
 struct Heads {
@@ -48,24 +50,36 @@ struct Unit {
                               : other < call.first_channel ? other : other + 2 * call.pairs;
         const i64 channels[2] = {one, one + (call.interleaved ? 1 : call.pairs)}, size = sizeof(typename E::storage);
         const i64 x_step = E::N == 1 ? at.column : size, out_step = E::N == 1 ? at.column_out : size;
-        for (i64 h = group; h < at.heads; h += step) {
-            const i64 from = at.from + h * at.stride, to = at.to + h * at.stride_out;
-            Word words[V];
+        for (i64 h = group; h < at.heads; h += HEADS * step) {
+            Word words[HEADS][V];
 #pragma unroll
-            for (int k = 0; k < V; k++) words[k] = k == 0 || rotates ? *(const Word*)(from + channels[k] * x_step) : Word();
-            if (kept && rotates) {
-                Real x[V * E::N];
+            for (int j = 0; j < HEADS; j++) {
 #pragma unroll
-                for (int k = 0; k < V; k++) E::unpack(words[k], x + k * E::N);
-#pragma unroll
-                for (int i = 0; i < N; i++) rotate(x[V == 1 ? 2 * i : i], x[V == 1 ? 2 * i + 1 : N + i], cosine[i], sine[i]);
-#pragma unroll
-                for (int k = 0; k < V; k++) words[k] = E::pack(x + k * E::N);
+                for (int k = 0; k < V; k++) {
+                    words[j][k] = Word();
+                    if (h + j * step < at.heads && (k == 0 || rotates))
+                        words[j][k] = *global<const Word>(at.from + (h + j * step) * at.stride + channels[k] * x_step);
+                }
             }
 #pragma unroll
-            for (int k = 0; k < V; k++)
-                if (k == 0 || rotates) *(Word*)(to + channels[k] * out_step) = words[k];
+            for (int j = 0; j < HEADS; j++) {
+                if (h + j * step >= at.heads) continue;
+                if (kept && rotates) turn(words[j], cosine, sine);
+#pragma unroll
+                for (int k = 0; k < V; k++)
+                    if (k == 0 || rotates) *global<Word>(at.to + (h + j * step) * at.stride_out + channels[k] * out_step) = words[j][k];
+            }
         }
+    }
+
+    static DEVICE void turn(Word* words, const Real* cosine, const Real* sine) {
+        Real x[V * E::N];
+#pragma unroll
+        for (int k = 0; k < V; k++) E::unpack(words[k], x + k * E::N);
+#pragma unroll
+        for (int i = 0; i < N; i++) rotate(x[V == 1 ? 2 * i : i], x[V == 1 ? 2 * i + 1 : N + i], cosine[i], sine[i]);
+#pragma unroll
+        for (int k = 0; k < V; k++) words[k] = E::pack(x + k * E::N);
     }
 };
 
@@ -74,15 +88,19 @@ template <class E, class Unit, class Angles, class Arguments>
 DEVICE void rotate_pairs(const Arguments& call, i64 units) {
     typedef typename E::real Real;
     enum { N = Unit::N };
-    const i64 columns = (units + blockDim.x - 1) / blockDim.x;
-    const i64 group = blockIdx.x / columns, groups = gridDim.x / columns;
-    const i64 unit = (blockIdx.x - group * columns) * blockDim.x + threadIdx.x;
-    if (unit >= units) return;
+    const i64 threads = (i64)gridDim.x * blockDim.x, thread = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    u32 group = 0, groups = 1;
+    if (threads >= 2 * units) {  // fewer than 2^32
+        groups = (u32)threads / (u32)units;
+        group = (u32)thread / (u32)units;
+    }
+    const i64 unit = thread - group * units;
+    if (unit >= units || group >= groups) return;
     const bool rotates = unit * N < call.pairs;
     for (i64 t = (i64)blockIdx.y * blockDim.y + threadIdx.y; t < call.rows; t += (i64)gridDim.y * blockDim.y) {
         Real cosine[N], sine[N];
         bool ready = false;
-        for (i64 b = blockIdx.z; b < call.batch; b += gridDim.z) {
+        for (i64 b = (i64)blockIdx.z * blockDim.z + threadIdx.z; b < call.batch; b += (i64)gridDim.z * blockDim.z) {
             if (!ready || call.positions_batch_stride != 0) {
                 ready = true;
 #pragma unroll
@@ -91,7 +109,7 @@ DEVICE void rotate_pairs(const Arguments& call, i64 units) {
 #pragma unroll
                 for (int i = 0; i < N; i++) sine[i] = call.inverse ? -sine[i] : sine[i];
             }
-            const bool kept = is_kept(call, b, t);
+            const bool kept = mask_at(call, b, t) != 0;
 #pragma unroll 1
             for (int which = 0; which < 2; which++) {
                 const Rotated& array = which ? call.k : call.q;
@@ -102,12 +120,12 @@ DEVICE void rotate_pairs(const Arguments& call, i64 units) {
     }
 }
 
-// Three kernels for an element type. Seven blocks a multiprocessor leave a thread 72 registers, and six, for f64, 80, with which none spills
-// on any architecture; without a number ptxas spills two on sm_100. `pairs` has a thread for every channel that is not rotated too.
-#define KERNEL(NAME, E, VARIANT, ELEMENT, V, UNITS)                                 \
-    extern "C" __global__ void __launch_bounds__(128, sizeof(E::real) == 8 ? 6 : 7) \
-        NAME##_##E##_##VARIANT(const __grid_constant__ Arguments call) {            \
-        rotate_pairs<E, Unit<ELEMENT, V>, Angles<E> >(call, UNITS);                 \
+// Three kernels for an element type. Four blocks a multiprocessor leave a thread 128 registers, with which none spills on any architecture;
+// with two heads in flight they ask for more than the memory's latency hides. `pairs` has a thread for every channel that is not rotated too.
+#define KERNEL(NAME, E, VARIANT, ELEMENT, V, UNITS)                      \
+    extern "C" __global__ void __launch_bounds__(128, 4)                 \
+        NAME##_##E##_##VARIANT(const __grid_constant__ Arguments call) { \
+        rotate_pairs<E, Unit<ELEMENT, V>, Angles<E> >(call, UNITS);      \
     }
 #define KERNELS(NAME, E)                                                  \
     KERNEL(NAME, E, pairs, One<E>, 2, call.head_dim - call.pairs)         \

@@ -22,8 +22,8 @@ struct Angles {
             set_nan(cosine[i]);
             set_nan(sine[i]);
             if (inside) {
-                cosine[i] = ((const Real*)(call.cosines + skipped))[i];
-                sine[i] = ((const Real*)(call.sines + skipped))[i];
+                cosine[i] = global<const Real>(call.cosines + skipped)[i];
+                sine[i] = global<const Real>(call.sines + skipped)[i];
             }
         }
     }

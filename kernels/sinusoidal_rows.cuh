@@ -15,12 +15,10 @@ struct Frequencies {
     bool evaluated;
 
     DEVICE void load(const AddSinusoidal& call, i64 f) {
+        load_all<P>(call.frequencies + f * 8, fraction);
+        load_all<P>(call.whole_turns + f * 8, whole);
 #pragma unroll
-        for (int i = 0; i < P; i++) {
-            fraction[i] = ((const u64*)call.frequencies)[f + i];
-            whole[i] = ((const u64*)call.whole_turns)[f + i];
-            first[i] = second[i] = 0;
-        }
+        for (int i = 0; i < P; i++) first[i] = second[i] = 0;
         anchor = 0;
         evaluated = false;
     }
@@ -49,8 +47,9 @@ struct Frequencies {
     DEVICE void row(const AddSinusoidal& call, i64 position, i64 f, float* u, float* v) {
         evaluate(call, position & ~((i64)(ANCHOR_ROWS - 1) << 32));
         const i64 offset = ((position >> 32) & (ANCHOR_ROWS - 1)) * ((call.width + 1) / 2) + f;
-        const float* cosines = (const float*)call.cosines + offset;
-        const float* sines = (const float*)call.sines + offset;
+        float cosines[P], sines[P];
+        load_all<P>(call.cosines + offset * 4, cosines);
+        load_all<P>(call.sines + offset * 4, sines);
 #pragma unroll
         for (int i = 0; i < P; i++) {
             u[i] = fma_(first[i], cosines[i], mul_(second[i], sines[i]));

@@ -352,10 +352,10 @@ def test_q_and_k_of_one_packed_array_are_rotated_in_one_launch(device, name):
     cases.assert_same_bits(device.host(there), x)
 
 
-@pytest.mark.parametrize("blocks", [0, 1, 32])
-def test_heads_are_shared_out_among_threads(device, monkeypatch, blocks):
+@pytest.mark.parametrize("threads", [0, 75, 2048])
+def test_heads_are_shared_out_among_threads(device, monkeypatch, threads):
     """From one thread for all heads of a pair to one for each; pairs, rows and sequences beyond what a grid takes."""
-    monkeypatch.setattr(cuda.launch, "BLOCKS_PER_MULTIPROCESSOR", blocks)
+    monkeypatch.setattr(cuda.launch, "ROTATING_THREADS", threads)
     for width, interleaved in ((32, False), (32, True), (6, False)):
         q, k = (np.random.default_rng(heads).standard_normal((3, heads, 5, width)).astype(np.float32) for heads in (7, 2))
         encoding = fastpe.Rotary(interleaved=interleaved)
@@ -367,6 +367,23 @@ def test_heads_are_shared_out_among_threads(device, monkeypatch, blocks):
                 assert (device.host(got) == expected).all()
 
 
+@pytest.mark.parametrize(
+    ("batch", "heads", "rows"), [(1, 32, 1), (32, 32, 1), (32, 1, 1), (4, 3, 2), (1, 1, 2048), (3, 5, 7), (70000, 1, 1)]
+)
+@pytest.mark.parametrize("units", [1, 5, 8, 200])
+def test_blocks_of_a_rotation_are_full(monkeypatch, batch, heads, rows, units):
+    """Whatever there is enough of: heads, rows or sequences. Every unit has a thread."""
+    monkeypatch.setattr(cuda.launch, "_multiprocessors", lambda device: 132)
+    call = {"rows": rows, "batch": batch, "q_heads": heads, "k_heads": 1}
+    (x, y, z), (wide, tall, deep) = cuda.launch._rotate_grid(call, units, 0)
+    assert wide * tall * deep == 128 or deep == 64 or wide * tall * deep >= units * heads * rows * batch
+    assert (wide <= 1024, tall <= 1024, deep <= 64) == (True, True, True)
+    assert x * wide >= units
+    assert (y * tall >= rows, z * deep >= batch or z == 65535) == (True, True)
+    if rows * batch <= 32:
+        assert x * wide >= units * heads  # few rows: a thread takes one head
+
+
 @pytest.mark.parametrize("wrong", ["threadIdx.x / 2", "0"])
 def test_two_threads_that_own_one_pair_are_noticed(tmp_path, monkeypatch, wrong):
     """The interpreter sees them race for it, so in the kernel as it is, which other tests run, every pair has one owner."""
@@ -375,7 +392,7 @@ def test_two_threads_that_own_one_pair_are_noticed(tmp_path, monkeypatch, wrong)
     from ptx import PTXError
 
     right = cuda.source("rotate")
-    line = "(blockIdx.x - group * columns) * blockDim.x + threadIdx.x"
+    line = "thread = (i64)blockIdx.x * blockDim.x + threadIdx.x"
     assert line in right
     q = np.ones((1, 2, 3, 32), np.float32)
     with simulated_cupy.installed(tmp_path):

@@ -129,19 +129,26 @@ def test_cuda_counts_are_those_of_the_documentation(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(cuda_counts.cuda, "compile_source", kept_nvrtc.compile_source)
     documented = (ROOT / "docs" / "performance.md").read_text()
-    found = cuda_counts.counts(("float32", "bfloat16"), rows=8)
+    found = cuda_counts.counts(("float32", "bfloat16"), 8, ("75", "90"))
     assert {one.kernel.split(",")[0] for one in found} == {
-        f"{name}_{dtype}_vec16_{layout}"
-        for name, layouts in (("rotate", ("half", "interleaved")), ("add_sinusoidal", ("interleaved", "concatenated")))
+        f"{name}_{dtype}_vec16{layout}"
+        for name, layouts in (
+            ("rotate", ("_half", "_interleaved")),
+            ("add_sinusoidal", ("_interleaved", "_concatenated")),
+            ("add_toeplitz", ("",)),
+        )
         for dtype in ("f32", "bf16")
         for layout in layouts
     } | {"embed_vec16_interleaved"}
     for one in found:
         size = 4 if "_f32_" in one.kernel or "float32" in one.kernel else 2
         ids = size / 2 if one.kernel.startswith("embed") else 0  # eight bytes for each thread's sixteen
-        assert (one.read, one.written) == (size + ids, size)
+        assert one.written == size
+        assert one.read == size + ids or (one.read < size and "causal" in one.kernel)
         assert one.spilled == 0
-        assert one.instructions < 40
+        assert set(one.instructions) == {"75", "90"}
+        most = 35 if one.kernel.startswith("add_toeplitz") and "k_positions" not in one.kernel else 40
+        assert max(one.instructions.values()) < most
         assert f"`{one.kernel.split(',')[0]}`" in documented
 
 

@@ -20,7 +20,8 @@ from .compile import function, refuse_temporary
 
 THREADS = 128
 BLOCKS_PER_MULTIPROCESSOR = 32  # two waves of resident blocks; more would only reread the tables
-MOST_BLOCKS_YZ = 65535
+ROTATING_THREADS = 2048  # a multiprocessor: two waves of resident blocks; more would only make the same angles again
+MOST_BLOCKS_YZ, MOST_THREADS_Z = 65535, 64
 
 
 @functools.lru_cache(maxsize=16)
@@ -200,7 +201,7 @@ def _sum_variant(call: Arguments, sizes: dict[str, int], others: list[tuple[int,
 
 def _grid(call: Arguments, units: int, device: int) -> Shape:
     """Threads over units (x), groups of eight rows (y) and sequences (z)."""
-    wide = min(THREADS, 1 << max(units - 1, 0).bit_length())
+    wide = min(THREADS, _power(units))
     tall = THREADS // wide
     groups = (call["rows"] + 14) // 8 if call["positions"] == 0 else (call["rows"] + 7) // 8
     columns = -(-units // wide)
@@ -248,14 +249,22 @@ def _rotate_variant(call: Arguments, itemsize: int) -> str:
 
 
 def _rotate_grid(call: Arguments, units: int, device: int) -> Shape:
-    """Threads over units and groups of heads (x), rows (y) and sequences (z)."""
-    wide = min(THREADS, 1 << max(units - 1, 0).bit_length())
-    tall = min(THREADS // wide, 1 << max(call["rows"] - 1, 0).bit_length())
-    columns, down, deep = -(-units // wide), min(-(-call["rows"] // tall), MOST_BLOCKS_YZ), min(call["batch"], MOST_BLOCKS_YZ)
-    blocks = _multiprocessors(device) * BLOCKS_PER_MULTIPROCESSOR
+    """Threads over units in groups of heads (x), rows (y) and sequences (z)."""
+    rows, batch, heads = call["rows"], call["batch"], max(call.get("q_heads", 0), call.get("k_heads", 0))
     # A thread takes every head of its pairs, unless there are too few pairs, rows and sequences to fill the device.
-    groups = min(max(call.get("q_heads", 0), call.get("k_heads", 0)), max(1, blocks // (columns * down * deep)))
-    return (columns * groups, down, deep), (wide, tall)
+    groups = min(
+        heads, max(1, _multiprocessors(device) * ROTATING_THREADS // (units * rows * batch)), max(1, (2**31 - 1) // units)
+    )
+    wide = min(THREADS, _power(units * groups))
+    tall = min(THREADS // wide, _power(rows))
+    deep = min(THREADS // (wide * tall), _power(batch), MOST_THREADS_Z)
+    blocks = -(-units * groups // wide), -(-rows // tall), -(-batch // deep)
+    return (blocks[0], *(min(count, MOST_BLOCKS_YZ) for count in blocks[1:])), (wide, tall, deep)
+
+
+def _power(count: int) -> int:
+    """The smallest power of two that is not below."""
+    return 1 << max(count - 1, 0).bit_length()
 
 
 # ---- biases on scores --------------------------------------------------------------------------------------------------------
@@ -296,8 +305,8 @@ def _biases(call: AddToeplitz) -> Iterator[Launch]:
 def _toeplitz_grid(call: Arguments, columns: int) -> Shape:
     """Threads over columns (x), groups of four rows (y), sequences and heads (z)."""
     groups = -(-call["rows"] // 4)
-    wide = min(THREADS, 1 << max(columns - 1, 0).bit_length())
-    tall = min(THREADS // wide, 1 << max(groups - 1, 0).bit_length())
+    wide = min(THREADS, _power(columns))
+    tall = min(THREADS // wide, _power(groups))
     down, deep = min(-(-groups // tall), MOST_BLOCKS_YZ), min(call["batch"] * call["heads"], MOST_BLOCKS_YZ)
     return (-(-columns // wide), down, deep), (wide, tall)
 

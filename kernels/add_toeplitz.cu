@@ -23,63 +23,122 @@ DEVICE i64 key_of(const AddToeplitz& call, i64 b, i64 j) {
     return *global<const i64>(call.keys + b * call.keys_batch_stride + j * call.keys_column_stride);
 }
 
-DEVICE bool is_hidden(const AddToeplitz& call, i64 query, i64 key) {
-    return call.causal != 0 && query != NOT_A_POSITION && key > query;
-}
-
-// Where column j is at j: the columns of N from this one on that are not hidden come first; how many they are.
-template <int N>
-DEVICE int visible_of(const AddToeplitz& call, i64 query, i64 column) {
-    return call.causal != 0 && query != NOT_A_POSITION ? (int)limited((query >> 32) + 1 - column, 0, N) : N;
+// The last position of a key that a query sees.
+DEVICE i64 last_seen(const AddToeplitz& call, i64 query) {
+    return call.causal != 0 && query != NOT_A_POSITION ? query : 0x7fffffffffffffffLL;
 }
 
 // The number, among a row's values, of that of a distance.
 DEVICE i64 index_of(const AddToeplitz& call, i64 distance) { return limited(distance, call.low, call.high) - call.low; }
 
-// The biases of N columns at j, from this one on, which lie side by side but where they are beyond an end of the values.
-template <int N, class Real>
-DEVICE void load_biases(const AddToeplitz& call, i64 values, i64 query, i64 column, Real* bias) {
-    const i64 distance = column - (query >> 32);
-    if (query == NOT_A_POSITION) {
-#pragma unroll
-        for (int k = 0; k < N; k++) set_nan(bias[k]);
-    } else if (call.by_column != 0 || (distance >= call.low && distance + (N - 1) <= call.high)) {
-        const Real* const near = global<const Real>(values) + (call.by_column != 0 ? column : distance - call.low);
-#pragma unroll
-        for (int k = 0; k < N; k++) bias[k] = near[k];
-    } else {
-#pragma unroll
-        for (int k = 0; k < N; k++) bias[k] = global<const Real>(values)[index_of(call, distance + k)];
-    }
-}
-
-// The bias of a column at any position; `values` are those of its row.
-template <class Real>
-DEVICE Real bias_of(const AddToeplitz& call, i64 values, double slope, i64 query, i64 key, i64 column) {
-    Real result;
-    if (query == NOT_A_POSITION || key == NOT_A_POSITION) {
-        set_nan(result);
-        return result;
-    }
-    const i64 distance = (key >> 32) - (query >> 32);
-    if (call.slopes != 0) {
-        const i64 far = distance < 0 ? -distance : distance;
-        const double factor = __ll2double_rn(call.symmetric != 0 ? -far : distance);
-        return (Real)add_(mul_(slope, factor), 0.0);  // no -0
-    }
-    return global<const Real>(values)[call.by_column != 0 ? column : index_of(call, distance)];
-}
-
-// A word of neighbouring elements of a row at a time.
+// What a thread owns in a sequence and head: ROWS rows of N columns, and where they are.
 template <class E>
-DEVICE void add(const AddToeplitz& call) {
+struct Tile {
     typedef typename E::real Real;
     typedef typename E::word Word;
-    enum { N = E::N };
-    const i64 column = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * N;
+    enum { N = E::N, DIAGONALS = ROWS + N - 1 };
+    const AddToeplitz& call;
+    i64 column, first, in, to, values;
+    int rows;
+
+    DEVICE Tile(const AddToeplitz& call, i64 b, i64 h, i64 column, i64 first) : call(call), column(column), first(first) {
+        in = call.x + b * call.x_batch_stride + h * call.x_head_stride + first * call.x_row_stride + column * call.x_column_stride;
+        to = call.out + b * call.out_batch_stride + h * call.out_head_stride + first * call.out_row_stride +
+             column * call.out_column_stride;
+        values = call.values + b * call.values_batch_stride + h * call.values_head_stride + first * call.values_row_stride;
+        rows = (int)limited(call.rows - first, 0, ROWS);
+    }
+
+    DEVICE void store(const Word* words) const {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            if (r < rows) *global<Word>(to + r * call.out_row_stride) = words[r];
+    }
+
+    // Where row i is at start + i and column j at j, diagonals have a bias each, and hidden ones are the last.
+    DEVICE void add_diagonals(Real scale) const {
+        const i64 lowest = column - (call.start >> 32) - first - (ROWS - 1);
+        const int seen = call.causal != 0 ? (int)limited(1 - lowest, 0, DIAGONALS) : DIAGONALS;
+        Word words[ROWS];
+        Real bias[DIAGONALS];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            words[r] = Word();
+            if (r < rows && seen >= ROWS - r) words[r] = *global<const Word>(in + r * call.x_row_stride);
+        }
+        if (lowest >= call.low && lowest + (DIAGONALS - 1) <= call.high) {
+#pragma unroll
+            for (int i = 0; i < DIAGONALS; i++) bias[i] = global<const Real>(values)[lowest - call.low + i];
+        } else {
+#pragma unroll
+            for (int i = 0; i < DIAGONALS; i++) bias[i] = global<const Real>(values)[index_of(call, lowest + i)];
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            Real x[N];
+            E::unpack(words[r], x);
+#pragma unroll
+            for (int k = 0; k < N; k++) x[k] = add_(mul_(x[k], scale), bias[k + ROWS - 1 - r]);
+            if (seen < DIAGONALS) {
+#pragma unroll
+                for (int k = 0; k < N; k++)
+                    if (k + ROWS - 1 - r >= seen) set_hidden(x[k]);
+            }
+            words[r] = E::pack(x);
+        }
+        store(words);
+    }
+
+    // Where rows and columns are at any positions, or rows have values of their own; LINEAR: there are slopes instead of values.
+    template <bool LINEAR>
+    DEVICE void add_each(Real scale, double slope, i64 b) const {
+        i64 keys[N], queries[ROWS], first_key;
+        Word words[ROWS];
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            keys[k] = key_of(call, b, column + k);
+            first_key = k == 0 || keys[k] < first_key ? keys[k] : first_key;
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) queries[r] = r < rows ? query_of(call, b, first + r) : NOT_A_POSITION;
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            words[r] = Word();
+            if (r < rows && first_key <= last_seen(call, queries[r])) words[r] = *global<const Word>(in + r * call.x_row_stride);
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            if (r >= rows) continue;
+            Real x[N];
+            E::unpack(words[r], x);
+#pragma unroll
+            for (int k = 0; k < N; k++) {
+                const i64 distance = (keys[k] >> 32) - (queries[r] >> 32);
+                Real bias;
+                if (LINEAR) {
+                    const i64 factor = call.symmetric != 0 && distance > 0 ? -distance : distance;
+                    const double product = mul_(slope, __ll2double_rn(factor));
+                    bias = (Real)add_(product, 0.0);  // no -0
+                } else {
+                    const i64 row = values + r * call.values_row_stride;
+                    bias = global<const Real>(row)[call.by_column != 0 ? column + k : index_of(call, distance)];
+                }
+                if (queries[r] == NOT_A_POSITION || keys[k] == NOT_A_POSITION) set_nan(bias);
+                x[k] = add_(mul_(x[k], scale), bias);
+                if (keys[k] > last_seen(call, queries[r])) set_hidden(x[k]);
+            }
+            words[r] = E::pack(x);
+        }
+        store(words);
+    }
+};
+
+template <class E>
+DEVICE void add(const AddToeplitz& call) {
+    const i64 column = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * E::N;
     if (column >= call.columns) return;
-    const Real scale = (Real)call.input_scale;
-    const bool in_order = call.keys == 0 && call.slopes == 0;
+    const typename E::real scale = (typename E::real)call.input_scale;
+    const bool in_order = call.keys == 0 && call.queries == 0 && call.slopes == 0 && call.by_column == 0;
     // The pairs of a sequence and a head, of which there may be more than blocks. Numbers of blocks are below 2^16.
     const u32 heads = (u32)limited(call.heads, 1, 1 << 16), below = blockIdx.z / heads, below_step = gridDim.z / heads;
     i64 b = below, h = blockIdx.z - below * heads;
@@ -89,63 +148,19 @@ DEVICE void add(const AddToeplitz& call) {
             if (++b >= call.batch) break;
         }
         const double slope = call.slopes != 0 ? global<const double>(call.slopes)[h] : 0.0;
-        const i64 in = call.x + b * call.x_batch_stride + h * call.x_head_stride + column * call.x_column_stride;
-        const i64 to = call.out + b * call.out_batch_stride + h * call.out_head_stride + column * call.out_column_stride;
-        const i64 from = call.values + b * call.values_batch_stride + h * call.values_head_stride;
         for (i64 first = ((i64)blockIdx.y * blockDim.y + threadIdx.y) * ROWS; first < call.rows;
              first += (i64)gridDim.y * blockDim.y * ROWS) {
-            Word words[ROWS];
-            i64 queries[ROWS];
-            // All loads come before the first store.
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) queries[r] = first + r < call.rows ? query_of(call, b, first + r) : NOT_A_POSITION;
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) {
-                words[r] = Word();
-                if (first + r >= call.rows) continue;
-                bool visible = in_order && visible_of<N>(call, queries[r], column) > 0;
-                if (!in_order) {
-#pragma unroll
-                    for (int k = 0; k < N; k++) visible = visible || !is_hidden(call, queries[r], key_of(call, b, column + k));
-                }
-                if (visible) words[r] = *global<const Word>(in + (first + r) * call.x_row_stride);
-            }
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) {
-                if (first + r >= call.rows) continue;
-                const i64 values = from + (first + r) * call.values_row_stride;
-                Real x[N], bias[N];
-                E::unpack(words[r], x);
-                if (in_order) {
-                    const int visible = visible_of<N>(call, queries[r], column);
-                    if (visible > 0) {
-                        load_biases<N>(call, values, queries[r], column, bias);
-#pragma unroll
-                        for (int k = 0; k < N; k++) x[k] = add_(mul_(x[k], scale), bias[k]);
-                    }
-#pragma unroll
-                    for (int k = 0; k < N; k++)
-                        if (k >= visible) set_hidden(x[k]);
-                } else {
-#pragma unroll
-                    for (int k = 0; k < N; k++) {
-                        const i64 key = key_of(call, b, column + k);
-                        if (is_hidden(call, queries[r], key)) set_hidden(x[k]);
-                        else x[k] = add_(mul_(x[k], scale), bias_of<Real>(call, values, slope, queries[r], key, column + k));
-                    }
-                }
-                words[r] = E::pack(x);
-            }
-#pragma unroll
-            for (int r = 0; r < ROWS; r++)
-                if (first + r < call.rows) *global<Word>(to + (first + r) * call.out_row_stride) = words[r];
+            const Tile<E> tile(call, b, h, column, first);
+            if (in_order) tile.add_diagonals(scale);
+            else if (call.slopes == 0) tile.template add_each<false>(scale, slope, b);
+            else tile.template add_each<true>(scale, slope, b);
         }
     }
 }
 
-// Two blocks a multiprocessor: for three, ptxas would spill two registers on sm_120.
+// Three blocks a multiprocessor: for four, ptxas would spill registers on sm_100 and sm_120.
 #define KERNEL(E, VARIANT, ELEMENT)                       \
-    extern "C" __global__ void __launch_bounds__(128, 2)  \
+    extern "C" __global__ void __launch_bounds__(128, 3)  \
         add_toeplitz_##E##_##VARIANT(const __grid_constant__ AddToeplitz call) { add<ELEMENT>(call); }
 #define ENTRIES(E) KERNEL(E, vec16, E) KERNEL(E, columns, One<E>)
 

@@ -97,7 +97,7 @@ def measure(tensors: bool = True) -> dict[str, float]:
     """Microseconds of every kind of call, and of the one on a NumPy array."""
     row = np.zeros((1, 1, 64), np.float32)
     found = {"numpy: add_encoding, one row": microseconds(lambda: fastpe.add_encoding(row, offset=7))}
-    with tempfile.TemporaryDirectory() as folder, simulated_cupy.installed("90", Path(folder)):
+    with tempfile.TemporaryDirectory() as folder, simulated_cupy.installed(Path(folder)):
 
         def nothing(grid: Any, block: Any, arguments: Any, stream: Any = None) -> None:
             """In place of CuPy's launch."""

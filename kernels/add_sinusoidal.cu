@@ -4,11 +4,11 @@
 // The variants `_vec16_*` need x, out and all their outer strides aligned to 16 bytes, contiguous columns, and whole vectors in D
 // (interleaved) or D/2 (concatenated); `_columns` takes anything else, one pair of columns a thread, and the column without partner.
 //
-// Grid: x over the pairs of a row, y over groups of eight rows that share an anchor, z over sequences. The encoding of `ROWS` rows
-// is kept in registers and added to every sequence and head that shares the positions. All of a thread's loads come before its
-// first store: in place, the compiler cannot move a load across a store. They also come before the encoding is made, and bytes of the
-// mask before rows, so that nothing waits for one load before the others are on their way. Bytes moved per element: read and write of x, and from the
-// caches 8 of tables for each row and pair. The launch bounds ask for three blocks a multiprocessor: for more, ptxas would spill a register.
+// Grid: x over the pairs of a row, y over groups of eight rows that share an anchor, z over sequences. The encoding of `ROWS` rows is kept in
+// registers and added to every sequence and head that shares the positions. All of a thread's loads come before its first store: in place,
+// the compiler cannot move a load across a store. Bytes of the mask come first and rows of x before the encoding is made, so that nothing
+// waits for one load before the others are on their way. Bytes moved per element: read and write of x, and from the caches 8 of tables for
+// each row and pair. The launch bounds ask for three blocks a multiprocessor: for more, ptxas would spill a register.
 
 #include "sinusoidal_rows.cuh"
 

@@ -24,7 +24,7 @@ DEVICE i64 key_of(const AddToeplitz& call, i64 b, i64 j) {
 }
 
 // The last position of a key that a query sees.
-DEVICE i64 last_seen(const AddToeplitz& call, i64 query) {
+DEVICE i64 last_visible(const AddToeplitz& call, i64 query) {
     return call.causal != 0 && query != NOT_A_POSITION ? query : 0x7fffffffffffffffLL;
 }
 
@@ -49,22 +49,16 @@ struct Tile {
         rows = (int)limited(call.rows - first, 0, ROWS);
     }
 
-    DEVICE void store(const Word* words) const {
-#pragma unroll
-        for (int r = 0; r < ROWS; r++)
-            if (r < rows) *global<Word>(to + r * call.out_row_stride) = words[r];
-    }
-
     // Where row i is at start + i and column j at j, diagonals have a bias each, and hidden ones are the last.
     DEVICE void add_diagonals(Real scale) const {
         const i64 lowest = column - (call.start >> 32) - first - (ROWS - 1);
-        const int seen = call.causal != 0 ? (int)limited(1 - lowest, 0, DIAGONALS) : DIAGONALS;
+        const int visible = call.causal != 0 ? (int)limited(1 - lowest, 0, DIAGONALS) : DIAGONALS;
         Word words[ROWS];
         Real bias[DIAGONALS];
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             words[r] = Word();
-            if (r < rows && seen >= ROWS - r) words[r] = *global<const Word>(in + r * call.x_row_stride);
+            if (r < rows && visible >= ROWS - r) words[r] = *global<const Word>(in + r * call.x_row_stride);
         }
         if (lowest >= call.low && lowest + (DIAGONALS - 1) <= call.high) {
 #pragma unroll
@@ -79,57 +73,68 @@ struct Tile {
             E::unpack(words[r], x);
 #pragma unroll
             for (int k = 0; k < N; k++) x[k] = add_(mul_(x[k], scale), bias[k + ROWS - 1 - r]);
-            if (seen < DIAGONALS) {
+            if (visible < DIAGONALS) {
 #pragma unroll
                 for (int k = 0; k < N; k++)
-                    if (k + ROWS - 1 - r >= seen) set_hidden(x[k]);
+                    if (k + ROWS - 1 - r >= visible) set_hidden(x[k]);
             }
             words[r] = E::pack(x);
         }
-        store(words);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            if (r < rows) *global<Word>(to + r * call.out_row_stride) = words[r];
     }
 
-    // Where rows and columns are at any positions, or rows have values of their own; LINEAR: there are slopes instead of values.
+    // Where rows and columns are at any positions, or rows have values of their own; LINEAR: there are slopes instead of values. All four
+    // rows at a time would need more registers than the other way does.
     template <bool LINEAR>
     DEVICE void add_each(Real scale, double slope, i64 b) const {
-        i64 keys[N], queries[ROWS], first_key;
-        Word words[ROWS];
+        enum { PART = ROWS / 2 };
+        i64 keys[N], first_key;
 #pragma unroll
         for (int k = 0; k < N; k++) {
             keys[k] = key_of(call, b, column + k);
             first_key = k == 0 || keys[k] < first_key ? keys[k] : first_key;
         }
+#pragma unroll 1
+        for (int part = 0; part < rows; part += PART) {
+            i64 queries[PART];
+            Word words[PART];
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) queries[r] = r < rows ? query_of(call, b, first + r) : NOT_A_POSITION;
+            for (int r = 0; r < PART; r++) queries[r] = part + r < rows ? query_of(call, b, first + part + r) : NOT_A_POSITION;
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            words[r] = Word();
-            if (r < rows && first_key <= last_seen(call, queries[r])) words[r] = *global<const Word>(in + r * call.x_row_stride);
-        }
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            if (r >= rows) continue;
-            Real x[N];
-            E::unpack(words[r], x);
-#pragma unroll
-            for (int k = 0; k < N; k++) {
-                const i64 distance = (keys[k] >> 32) - (queries[r] >> 32);
-                Real bias;
-                if (LINEAR) {
-                    const i64 factor = call.symmetric != 0 && distance > 0 ? -distance : distance;
-                    const double product = mul_(slope, __ll2double_rn(factor));
-                    bias = (Real)add_(product, 0.0);  // no -0
-                } else {
-                    const i64 row = values + r * call.values_row_stride;
-                    bias = global<const Real>(row)[call.by_column != 0 ? column + k : index_of(call, distance)];
-                }
-                if (queries[r] == NOT_A_POSITION || keys[k] == NOT_A_POSITION) set_nan(bias);
-                x[k] = add_(mul_(x[k], scale), bias);
-                if (keys[k] > last_seen(call, queries[r])) set_hidden(x[k]);
+            for (int r = 0; r < PART; r++) {
+                words[r] = Word();
+                if (part + r < rows && first_key <= last_visible(call, queries[r]))
+                    words[r] = *global<const Word>(in + (part + r) * call.x_row_stride);
             }
-            words[r] = E::pack(x);
+#pragma unroll
+            for (int r = 0; r < PART; r++) {
+                if (part + r >= rows) continue;
+                Real x[N];
+                E::unpack(words[r], x);
+#pragma unroll
+                for (int k = 0; k < N; k++) {
+                    const i64 distance = (keys[k] >> 32) - (queries[r] >> 32);
+                    Real bias;
+                    if (LINEAR) {
+                        const i64 factor = call.symmetric != 0 && distance > 0 ? -distance : distance;
+                        const double product = mul_(slope, __ll2double_rn(factor));
+                        bias = (Real)add_(product, 0.0);  // no -0
+                    } else {
+                        const i64 row = values + (part + r) * call.values_row_stride;
+                        bias = global<const Real>(row)[call.by_column != 0 ? column + k : index_of(call, distance)];
+                    }
+                    if (queries[r] == NOT_A_POSITION || keys[k] == NOT_A_POSITION) set_nan(bias);
+                    x[k] = add_(mul_(x[k], scale), bias);
+                    if (keys[k] > last_visible(call, queries[r])) set_hidden(x[k]);
+                }
+                words[r] = E::pack(x);
+            }
+#pragma unroll
+            for (int r = 0; r < PART; r++)
+                if (part + r < rows) *global<Word>(to + (part + r) * call.out_row_stride) = words[r];
         }
-        store(words);
     }
 };
 

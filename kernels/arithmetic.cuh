@@ -18,11 +18,7 @@ typedef long long i64;
 
 // What lies at an address. All of it is global memory, and so are then the instructions that read and write it.
 template <class T>
-DEVICE T* global(i64 address) {
-    T* const place = (T*)address;
-    __builtin_assume(__isGlobal(place));
-    return place;
-}
+DEVICE T* global(i64 address) { return (T*)__cvta_global_to_generic((size_t)address); }
 
 template <bool CONDITION, class A, class B> struct Either { typedef A type; };
 template <class A, class B> struct Either<false, A, B> { typedef B type; };

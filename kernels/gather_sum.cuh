@@ -63,10 +63,11 @@ DEVICE float rounded_to_odd(double value) {
     return float_of((away ? bits - 1 : bits) | 1u);
 }
 
-template <class E> DEVICE typename E::storage stored(float value) { return E::store(value); }
-template <class E> DEVICE typename E::storage stored(double value) { return E::store(rounded_to_odd(value)); }
-template <> DEVICE u32 stored<f32>(double value) { return bits_of(__double2float_rn(value)); }
-template <> DEVICE u64 stored<f64>(double value) { return bits_of(value); }
+// A sum as the number that an element type stores, rounded once in all.
+template <class E> DEVICE typename E::real narrowed(float value) { return value; }
+template <class E> DEVICE typename E::real narrowed(double value) { return rounded_to_odd(value); }
+template <> DEVICE float narrowed<f32>(double value) { return __double2float_rn(value); }
+template <> DEVICE double narrowed<f64>(double value) { return value; }
 
 // N elements, by `load_all`.
 template <class E, int N>
@@ -188,13 +189,10 @@ DEVICE void sum(const GatherSum& call) {
 #pragma unroll
                             for (int i = 0; i < N; i++) value[i] = add_(value[i], more[i]);
                         }
-                        union {
-                            Word word;
-                            OUT::storage elements[N];
-                        };
+                        OUT::real result[N];
 #pragma unroll
-                        for (int i = 0; i < N; i++) elements[i] = stored<OUT>(ADDS_SINUSOIDAL ? add_(value[i], pe[k][i]) : value[i]);
-                        *target = word;
+                        for (int i = 0; i < N; i++) result[i] = narrowed<OUT>(ADDS_SINUSOIDAL ? add_(value[i], pe[k][i]) : value[i]);
+                        *target = Layout::Element::pack(result);
                     }
                 }
             }

@@ -44,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(256) locate_rows_given(const __grid
     const i64 t = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= call.rows) return;
     const i64 size = call.positions_kind == I32 || call.positions_kind == F32 ? 4 : 8;
-    ((i64*)call.table)[t] = position_at(call.positions + t * size, call.positions_kind, t);
+    global<i64>(call.table)[t] = position_at(call.positions + t * size, call.positions_kind, t);
 }
 
 extern "C" __global__ void __launch_bounds__(256) locate_rows_ragged(const __grid_constant__ LocateRows call) {
@@ -56,11 +56,11 @@ extern "C" __global__ void __launch_bounds__(256) locate_rows_ragged(const __gri
         first = boundary(call, sequence);
     }
     for (i64 b = blockIdx.y; b < call.batch; b += gridDim.y)
-        ((i64*)call.table)[b * call.rows + t] = counted_from(offset_of(call, b, sequence), t - limited(first, 0, call.rows));
+        global<i64>(call.table)[b * call.rows + t] = counted_from(offset_of(call, b, sequence), t - limited(first, 0, call.rows));
 }
 
 DEVICE i64 kept(const LocateRows& call, i64 b, i64 t) {
-    return *(const u8*)(call.mask + b * call.mask_batch_stride + t * call.mask_row_stride) != 0;
+    return *global<const u8>(call.mask + b * call.mask_batch_stride + t * call.mask_row_stride) != 0;
 }
 
 extern "C" __global__ void __launch_bounds__(256) locate_rows_counted(const __grid_constant__ LocateRows call) {
@@ -68,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(256) locate_rows_counted(const __gr
     const i64 length = call.segment;
     const i64 begin = limited(threadIdx.x * length, 0, call.rows);
     const i64 end = limited(begin + length, 0, call.rows);
-    i64* table = (i64*)call.table + b * call.rows;
+    i64* const table = global<i64>(call.table) + b * call.rows;
     // 1. Every segment's count, left in its first row.
     i64 count = 0;
     for (i64 t = begin; t < end; t++) count += kept(call, b, t);

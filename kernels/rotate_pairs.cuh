@@ -3,14 +3,12 @@
 //
 // Grid: x over the pairs of a row (with, in the kernels named `pairs` and out of place, the channels that are not rotated) in each group of
 // heads, of which there are as many as fit; y over rows, z over sequences. A thread owns its pairs in every head of its group: it makes
-// their cosines and sines once, and has two heads in flight. `vec16` kernels take 16 bytes of each of two halves, or 16 bytes of adjacent pairs, at a time.
-// Bytes moved per element: one read and one write of q and k.
+// their cosines and sines once, and has two heads in flight. `vec16` kernels take 16 bytes of each of two halves, or 16 bytes of adjacent
+// pairs, at a time. Bytes moved per element: one read and one write of q and k.
 
 #include "arithmetic.cuh"
 #include "Rotated.abi"
 #include "RotatePairs.abi"
-
-enum { HEADS = 2 };  // in flight
 
 // The heads of q or k at one row, of which a thread takes every `step`th.
 struct Heads {
@@ -50,25 +48,32 @@ struct Unit {
                               : other < call.first_channel ? other : other + 2 * call.pairs;
         const i64 channels[2] = {one, one + (call.interleaved ? 1 : call.pairs)}, size = sizeof(typename E::storage);
         const i64 x_step = E::N == 1 ? at.column : size, out_step = E::N == 1 ? at.column_out : size;
-        for (i64 h = group; h < at.heads; h += HEADS * step) {
-            Word words[HEADS][V];
+        const i64 apart[2] = {(channels[1] - channels[0]) * x_step, (channels[1] - channels[0]) * out_step};
+        i64 h = group, in = at.from + h * at.stride + channels[0] * x_step, out = at.to + h * at.stride_out + channels[0] * out_step;
+        for (; h + step < at.heads; h += 2 * step) {
+            heads<2>(in, out, step * at.stride, step * at.stride_out, apart, rotates, kept, cosine, sine);
+            in += 2 * step * at.stride;
+            out += 2 * step * at.stride_out;
+        }
+        if (h < at.heads) heads<1>(in, out, 0, 0, apart, rotates, kept, cosine, sine);
+    }
+
+    // So many heads, all of whose loads come before the first store.
+    template <int HEADS>
+    static DEVICE void heads(i64 in, i64 out, i64 stride, i64 stride_out, const i64* apart, bool rotates, bool kept, const Real* cosine,
+                             const Real* sine) {
+        Word words[HEADS][V];
 #pragma unroll
-            for (int j = 0; j < HEADS; j++) {
+        for (int j = 0; j < HEADS; j++) {
 #pragma unroll
-                for (int k = 0; k < V; k++) {
-                    words[j][k] = Word();
-                    if (h + j * step < at.heads && (k == 0 || rotates))
-                        words[j][k] = *global<const Word>(at.from + (h + j * step) * at.stride + channels[k] * x_step);
-                }
-            }
+            for (int k = 0; k < V; k++) words[j][k] = k == 0 || rotates ? *global<const Word>(in + j * stride + k * apart[0]) : Word();
+        }
 #pragma unroll
-            for (int j = 0; j < HEADS; j++) {
-                if (h + j * step >= at.heads) continue;
-                if (kept && rotates) turn(words[j], cosine, sine);
+        for (int j = 0; j < HEADS; j++) {
+            if (kept && rotates) turn(words[j], cosine, sine);
 #pragma unroll
-                for (int k = 0; k < V; k++)
-                    if (k == 0 || rotates) *global<Word>(at.to + (h + j * step) * at.stride_out + channels[k] * out_step) = words[j][k];
-            }
+            for (int k = 0; k < V; k++)
+                if (k == 0 || rotates) *global<Word>(out + j * stride_out + k * apart[1]) = words[j][k];
         }
     }
 
@@ -120,8 +125,8 @@ DEVICE void rotate_pairs(const Arguments& call, i64 units) {
     }
 }
 
-// Three kernels for an element type. Four blocks a multiprocessor leave a thread 128 registers, with which none spills on any architecture;
-// with two heads in flight they ask for more than the memory's latency hides. `pairs` has a thread for every channel that is not rotated too.
+// Three kernels for an element type. Four blocks a multiprocessor leave a thread 128 registers, with which none spills on any architecture.
+// `pairs` has a thread for every channel that is not rotated too.
 #define KERNEL(NAME, E, VARIANT, ELEMENT, V, UNITS)                      \
     extern "C" __global__ void __launch_bounds__(128, 4)                 \
         NAME##_##E##_##VARIANT(const __grid_constant__ Arguments call) { \

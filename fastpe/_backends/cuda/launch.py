@@ -20,7 +20,7 @@ from .compile import function, refuse_temporary
 
 THREADS = 128
 BLOCKS_PER_MULTIPROCESSOR = 32  # two waves of resident blocks; more would only reread the tables
-ROTATING_THREADS = 2048  # a multiprocessor: two waves of resident blocks; more would only make the same angles again
+ROTATING_THREADS = 1024  # a multiprocessor: two waves of resident blocks; more would only make the same angles again
 MOST_BLOCKS_YZ, MOST_THREADS_Z = 65535, 64
 
 
@@ -251,10 +251,11 @@ def _rotate_variant(call: Arguments, itemsize: int) -> str:
 def _rotate_grid(call: Arguments, units: int, device: int) -> Shape:
     """Threads over units in groups of heads (x), rows (y) and sequences (z)."""
     rows, batch, heads = call["rows"], call["batch"], max(call.get("q_heads", 0), call.get("k_heads", 0))
-    # A thread takes every head of its pairs, unless there are too few pairs, rows and sequences to fill the device.
+    # A thread takes every head of its pairs, unless there are too few pairs, rows and sequences to fill the device. All take as many.
     groups = min(
-        heads, max(1, _multiprocessors(device) * ROTATING_THREADS // (units * rows * batch)), max(1, (2**31 - 1) // units)
+        heads, max(1, min(_multiprocessors(device) * ROTATING_THREADS // (units * rows * batch), (2**31 - 1) // units))
     )
+    groups = -(-heads // -(-heads // groups))
     wide = min(THREADS, _power(units * groups))
     tall = min(THREADS // wide, _power(rows))
     deep = min(THREADS // (wide * tall), _power(batch), MOST_THREADS_Z)

@@ -8,7 +8,9 @@ The counts say nothing about speed.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
 import re
 import tempfile
 from collections import Counter
@@ -38,7 +40,7 @@ class Case(NamedTuple):
     call: Callable[[], Any]
     arrays: tuple[Any, ...]  # whose bytes are not those of tables
     elements: int
-    threads: int | None = None  # that fill a multiprocessor, if not as many as on a GPU
+    multiprocessors: int = simulated_cupy.MULTIPROCESSORS  # among which the work is divided
     options: tuple[str, ...] = ()
 
 
@@ -65,7 +67,7 @@ def _bytes(executed: Counter[str], operation: str) -> int:
 
 
 @contextlib.contextmanager
-def _watching(arrays: tuple[Any, ...]) -> Iterator[tuple[list[tuple[str, Counter[str]]], list[int]]]:
+def _observing(arrays: tuple[Any, ...]) -> Iterator[tuple[list[tuple[str, Counter[str]]], list[int]]]:
     """The launches meanwhile, and the bytes that they read of arrays."""
     launches: list[tuple[str, Counter[str]]] = []
     read: list[int] = []
@@ -77,14 +79,14 @@ def _watching(arrays: tuple[Any, ...]) -> Iterator[tuple[list[tuple[str, Counter
         launches.append((kernel.name, executed))
         return executed
 
-    def watching(
+    def observing(
         memory: Memory, address: np.ndarray, dtype: np.dtype, count: int, *more: Any, **options: Any
     ) -> list[np.ndarray]:
         lanes = sum(int(((address >= first) & (address < end)).sum()) for first, end in places)
         read.append(lanes * dtype.itemsize * count)
         return load(memory, address, dtype, count, *more, **options)
 
-    ptx.Kernel.launch, Memory.load = counting, watching  # type: ignore[method-assign, assignment]
+    ptx.Kernel.launch, Memory.load = counting, observing  # type: ignore[method-assign, assignment]
     try:
         yield launches, read
     finally:
@@ -93,14 +95,12 @@ def _watching(arrays: tuple[Any, ...]) -> Iterator[tuple[list[tuple[str, Counter
 
 def count(case: Case, architecture: str) -> Count:
     """Run a call on the simulated GPU and count its launch of a kernel file."""
-    usual = cuda.launch.ROTATING_THREADS, cuda.launch.BLOCKS_PER_MULTIPROCESSOR
-    if case.threads is not None:
-        cuda.launch.ROTATING_THREADS = cuda.launch.BLOCKS_PER_MULTIPROCESSOR = case.threads
+    usual, cuda.launch._multiprocessors = cuda.launch._multiprocessors, lambda device: case.multiprocessors
     try:
-        with _watching(case.arrays) as (launches, reads):
+        with _observing(case.arrays) as (launches, reads):
             case.call()
     finally:
-        cuda.launch.ROTATING_THREADS, cuda.launch.BLOCKS_PER_MULTIPROCESSOR = usual
+        cuda.launch._multiprocessors = usual
     ((entry, executed),) = [one for one in launches if one[0].startswith(case.kernel)]
     _, log = cuda.compile_source(case.kernel, f"sm_{architecture}", "--ptxas-options=-v", *case.options)
     about = log[log.index(f"'{entry}'") :]
@@ -116,13 +116,13 @@ def count(case: Case, architecture: str) -> Count:
 def cases(dtype: str, rows: int) -> Iterator[Case]:
     """Rotations of q with 32 heads and k with 8, sums with 32 sequences and with one, biases of 8 heads, embeddings of 32 sequences."""
     device = simulated_cupy.view_on_device
-    rotations = [("", 1, rows, 0), ("prefill", 1, PREFILL_ROWS, None), ("decode", 32, 1, None)]
+    rotations = [("", 1, rows, 0), ("prefill", 1, PREFILL_ROWS, 4), ("decode", 32, 1, 132)]
     for interleaved in (False, True):
-        for about, batch, length, threads in rotations[: 1 if interleaved else 3]:
+        for about, batch, length, multiprocessors in rotations[: 1 if interleaved else 3]:
             q, k = (device(random((batch, heads, length, 128), dtype)) for heads in (32, 8))
             encoding = fastpe.Rotary(interleaved=interleaved)
             call = lambda q=q, k=k, e=encoding: fastpe.apply_rotary(q, k, e)  # noqa: E731
-            yield Case("rotate", about, call, (q, k), q.size + k.size, threads)
+            yield Case("rotate", about, call, (q, k), q.size + k.size, multiprocessors)
     for layout in ("interleaved", "concatenated"):
         for batch in (32, 1):
             x = device(random((batch, rows, 256), dtype))
@@ -161,16 +161,34 @@ def counts(
     return list(found.values())
 
 
+def row(one: Count, before: Count | None) -> str:
+    """A line of the table; what is not as it was before is shown beside it."""
+    old = before or one
+    changes = [(old.table, one.table, ".2f")]
+    changes += [(old.instructions[architecture], one.instructions[architecture], ".1f") for architecture in ARCHITECTURES]
+    changes += [(old.registers, one.registers, "d"), (old.spilled, one.spilled, "d")]
+    cells = [(format(was, style), format(now, style)) for was, now, style in changes]
+    name, _, more = one.kernel.partition(", ")
+    figures = " | ".join(now if was == now else f"{was} → {now}" for was, now in cells)
+    return f"| `{name}`{', ' if more else ''}{more} | {one.read:g} | {one.written:g} | {figures} |"
+
+
 def main() -> None:
     """Print the table of ``docs/performance.md``."""
-    heads = [f"sm_{architecture}" for architecture in ARCHITECTURES]
-    print(f"| kernel | bytes read | bytes written | bytes of tables | {' | '.join(heads)} | registers | spilled |")
-    print("|---|--:|--:|--:|" + "--:|" * len(heads) + "--:|--:|")
-    for one in sorted(counts()):
-        instructions = " | ".join(f"{value:.1f}" for value in one.instructions.values())
-        figures = f"{one.read:g} | {one.written:g} | {one.table:.2f} | {instructions} | {one.registers} | {one.spilled}"
-        name, _, more = one.kernel.partition(", ")
-        print(f"| `{name}`{', ' if more else ''}{more} | {figures} |")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="also write the counts to this file")
+    parser.add_argument("--before", type=Path, help="such a file of another tree, whose counts are shown beside")
+    options = parser.parse_args()
+    found = sorted(counts())
+    if options.json:
+        options.json.write_text(json.dumps(found))
+    others = [Count(*one) for one in json.loads(options.before.read_text())] if options.before else []
+    before = {one.kernel: one for one in others}
+    heads = " | ".join(f"sm_{architecture}" for architecture in ARCHITECTURES)
+    print(f"| kernel | bytes read | bytes written | bytes of tables | {heads} | registers | spilled |")
+    print("|---|--:|--:|--:|" + "--:|" * len(ARCHITECTURES) + "--:|--:|")
+    for one in found:
+        print(row(one, before.get(one.kernel)))
 
 
 if __name__ == "__main__":

@@ -147,7 +147,9 @@ def test_cuda_counts_are_those_of_the_documentation(monkeypatch: pytest.MonkeyPa
         assert one.read == size + ids or (one.read < size and "causal" in one.kernel)
         assert one.spilled == 0
         assert set(one.instructions) == {"75", "90"}
-        most = 35 if one.kernel.startswith("add_toeplitz") and "k_positions" not in one.kernel else 40
+        # A thread makes its angles for one head at decoding, and each bias where positions are given.
+        alone = one.kernel.endswith(("decode", "k_positions"))
+        most = 60 if alone else 35 if one.kernel.startswith("add_toeplitz") else 40
         assert max(one.instructions.values()) < most
         assert f"`{one.kernel.split(',')[0]}`" in documented
 

@@ -151,7 +151,7 @@ def counts(
     """The counts of every case."""
     found: dict[str, Count] = {}
     for architecture in architectures:
-        with tempfile.TemporaryDirectory() as folder, simulated_cupy.installed(architecture, Path(folder)):
+        with tempfile.TemporaryDirectory() as folder, simulated_cupy.installed(Path(folder), [architecture]):
             for case in (case for dtype in dtypes for case in cases(dtype, rows)):
                 one = count(case, architecture)
                 last = found.get(one.kernel, one)

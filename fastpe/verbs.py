@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         inverse: bool
         seq_len: int | None
         out: Any
+        out_scale: float | tuple[float, float] | None
         validate: bool
 
 
@@ -242,6 +243,7 @@ def apply_rotary(
     inverse: bool = False,
     seq_len: int | None = None,
     out: Any = None,
+    out_scale: float | tuple[float, float] | None = None,
     validate: bool = False,
 ) -> Any:
     """Rotate queries and keys by their positions, in place.
@@ -266,7 +268,12 @@ def apply_rotary(
     inverse
         Undo the rotation: rotate back, and divide by the attention factor.
     out : an array, or a pair where both q and k are given
-        Write there and leave q and k alone.
+        Write there and leave q and k alone. Its dtype is that of q or k, or float8_e4m3fn or float8_e5m2 (NumPy and CuPy know these by
+        ml_dtypes), as caches of keys have it: all channels, rotated or not, are divided by ``out_scale``, rounded once to nearest, and
+        saturated at 448 or 57344. NaN stays NaN.
+    out_scale : float, or a pair of them for q and k
+        For ``out`` in float8, whose values times this scale are the result: what ``torch._scaled_mm`` and vLLM call the tensor's scale.
+        None: 1. The result is multiplied by the scale's reciprocal, rounded once to float32 (float64 for float64 arrays).
     seq_len, validate
         As for ``add_encoding``.
 
@@ -299,7 +306,7 @@ def apply_rotary(
     >>> k[0, 0, 1].round(3)
     array([-0.301,  0.99 ,  1.382,  1.01 ], dtype=float32)
     """
-    operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len, head_dim)
+    operation = Rotate(rotational("apply_rotary", encoding), inverse, seq_len, head_dim, out_scale=out_scale)
     return run(operation, (q, k), (offset, positions, cu_seqlens, mask, seq_axis), out, validate)
 
 
@@ -384,6 +391,7 @@ def embed(
     dtype: DType | None = None,
     seq_len: int | None = None,
     out: Any = None,
+    out_scale: float | None = None,
     validate: bool = False,
 ) -> Array:
     """Look up token embeddings, scale them and add their positions, in one pass.
@@ -415,9 +423,11 @@ def embed(
         As for ``add_encoding``; positions may have the shape of ids. Masked rows become zero. Without an encoding only a mask is
         accepted.
     dtype
-        Dtype of the result. None: that of ``out``, or of the table (float32 for integer tables).
+        Dtype of the result, which may be float8_e4m3fn or float8_e5m2. None: that of ``out``, or of the table (float32 for integer tables).
     out : array of shape ids.shape + (D,)
         Write here, whatever its strides.
+    out_scale
+        For a result in float8, whose values times this scale are the sums, as for ``apply_rotary``.
     seq_len, validate
         As for ``add_encoding``.
 
@@ -441,7 +451,8 @@ def embed(
     array([[[2.   , 1.   , 0.   , 1.   ],
             [0.841, 0.54 , 0.01 , 3.   ]]], dtype=float32)
     """
-    operation = Embed(None if encoding is None else additive("embed", encoding, "embeds"), scale, padding_idx, dtype, seq_len)
+    added = None if encoding is None else additive("embed", encoding, "embeds")
+    operation = Embed(added, scale, padding_idx, dtype, seq_len, out_scale)
     arrays = (table, ids, *pair(token_types), *quantisation(row_scale))
     result: Array = run(operation, arrays, (offset, positions, cu_seqlens, mask, -2), out, validate)
     return result

@@ -135,14 +135,16 @@ GATHER_SUM = Layout(
     "types types_row_stride type_rows",
     "learned learned_row_stride learned_rows clips",
     base=ADD_SINUSOIDAL,
+    reals="out_factor",
 )
 
-# q or k of a rotation.
+# q or k of a rotation. Results in float8 are multiplied by `out_factor` before they are rounded.
 ROTATED = Layout(
     "Rotated",
     "x out heads",
     "batch_stride row_stride head_stride column_stride",
     "out_batch_stride out_row_stride out_head_stride out_column_stride",
+    reals="out_factor",
 )
 # What rotate and rotate_table have in common.
 ROTATE_PAIRS = Layout("RotatePairs", "pairs head_dim first_channel interleaved inverse", base=ROWS, q=ROTATED, k=ROTATED)

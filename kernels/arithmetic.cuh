@@ -221,6 +221,47 @@ struct bf16 : Pairs<bf16> {
     }
 };
 
+// Float8, which is only written: rounded to nearest even, to LARGEST where it is beyond; every NaN becomes 0x7f.
+template <int BIAS, int MANTISSA, u32 LARGEST>
+struct Float8 {
+    typedef u8 storage;
+    typedef float real;
+    typedef uint2 word;
+    enum { N = 8 };
+    static DEVICE u8 store(float value) {
+        const int shift = 23 - MANTISSA;
+        const u32 bits = bits_of(value), magnitude = bits & 0x7fffffffu, odd = magnitude >> shift & 1u;
+        const float magic = float_of((u32)(128 - BIAS + shift) << 23);  // its last bit is that of a subnormal number
+        const u32 normal = (magnitude + ((u32)(BIAS - 127) << 23) + (1u << (shift - 1)) - 1u + odd) >> shift;
+        const u32 subnormal = bits_of(add_(float_of(magnitude), magic)) - bits_of(magic);
+        const u32 found = magnitude < (u32)(128 - BIAS) << 23 ? subnormal : normal;
+        return (u8)(magnitude > 0x7f800000u ? 0x7fu : (found < LARGEST ? found : LARGEST) | (bits >> 24 & 0x80u));
+    }
+    static DEVICE u32 pack_four(const float* x) {
+        return (u32)store(x[0]) | (u32)store(x[1]) << 8 | (u32)store(x[2]) << 16 | (u32)store(x[3]) << 24;
+    }
+    static DEVICE uint2 pack(const float* x) { return make_uint2(pack_four(x), pack_four(x + 4)); }
+};
+
+struct e4m3 : Float8<7, 3, 0x7e> {};
+struct e5m2 : Float8<15, 2, 0x7b> {};
+
+// Round to odd: an inexact result gets an odd last bit, so that rounding it once more, to 16 bits, equals rounding once.
+DEVICE float rounded_to_odd(double value) {
+    const float near = __double2float_rn(value);
+    const double back = (double)near;
+    const u32 bits = bits_of(near);
+    if (back == value || value != value || (bits & 0x7fffffffu) >= 0x7f800000u) return near;
+    const bool away = (bits_of(value) & 0x7fffffffffffffffULL) < (bits_of(back) & 0x7fffffffffffffffULL);
+    return float_of((away ? bits - 1 : bits) | 1u);
+}
+
+// A result as the number that an element type stores, rounded once in all.
+template <class E> DEVICE typename E::real narrowed(float value) { return value; }
+template <class E> DEVICE typename E::real narrowed(double value) { return rounded_to_odd(value); }
+template <> DEVICE float narrowed<f32>(double value) { return __double2float_rn(value); }
+template <> DEVICE double narrowed<f64>(double value) { return value; }
+
 // As an element type, one element at a time.
 template <class E>
 struct One : E {

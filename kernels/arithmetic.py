@@ -229,6 +229,30 @@ ELEMENTS = {
 }
 
 
+# ---- 8-bit storage -----------------------------------------------------------------------------------------------------------
+
+
+def to_float8(bias: int, mantissa: int, largest: int) -> Callable[[Vector], Vector]:
+    """Round float32 to nearest even, to ``largest`` where it is beyond; every NaN becomes 0x7F."""
+    shift = 23 - mantissa
+
+    def write(value: Vector) -> Vector:
+        bits = value.bits()
+        magnitude = bits & 0x7FFFFFFF
+        odd = (magnitude >> shift) & 1
+        normal = (magnitude + ((((bias - 127) << 23) + (1 << shift - 1) - 1) & 0xFFFFFFFF) + odd) >> shift
+        magic = magnitude.like((128 - bias + shift) << 23)  # as in f32_to_f16_integer
+        subnormal = (magnitude.as_float() + magic.as_float()).bits() - magic
+        result = magnitude.compare("<", (128 - bias) << 23).choose(subnormal, normal)
+        result = result.compare("<", largest).choose(result, result.like(largest)) | ((bits >> 24) & 0x80)
+        return magnitude.compare(">", 0x7F800000).choose(result.like(0x7F), result).to(I8)
+
+    return write
+
+
+FLOAT8 = {"float8_e4m3fn": to_float8(7, 3, 0x7E), "float8_e5m2": to_float8(15, 2, 0x7B)}  # largest: 448 and 57344
+
+
 # ---- mixed element types -----------------------------------------------------------------------------------------------------
 
 
@@ -251,8 +275,12 @@ def f64_to_f32_odd(value: Vector) -> Vector:
 
 
 def mixed(dtype: str, real: ir.Type) -> Element:
-    """An element type, or int8 or uint8 (only read), with its arithmetic in ``real`` instead of its own."""
+    """An element type, or int8 or uint8 (only read) or float8 (only written), with its arithmetic in ``real`` instead of its own."""
     own = ELEMENTS.get(dtype)
+    if dtype in FLOAT8:
+        narrow8 = FLOAT8[dtype]
+        write = narrow8 if real is F32 else lambda value: narrow8(f64_to_f32_odd(value))
+        return Element(dtype, 1, I8, real, _same, write)
     if own is None:
         flip = 0x80 if dtype == "int8" else 0  # int8 is read as uint8 with 128 more; the zero point subtracts it again
 

@@ -1,13 +1,13 @@
 // Rows gathered from tables and summed: what `embed.cu` and `add_table.cu` have in common; the CUDA twin of gather_sum.py, which describes
 // the arguments. Here the result is aligned to the element.
 //
-// Compiled for each combination of FIRST, SECOND, LEARNED and OUT, which are element types (any for an array that the call does not have),
-// of IDS, TYPE_IDS, SCALES and ZEROS, which are types of numbers, and of HAS_SECOND, ADDS_LEARNED, ADDS_SINUSOIDAL and IS_EMBEDDING, which are
-// 0 or 1; REAL is double if FIRST, SECOND, LEARNED or OUT is f64, else float. MORE_ZERO is added to a zero point, and is all of it where
-// there are no zero_points.
+// Compiled for each combination of FIRST, SECOND, LEARNED and OUT, which are element types (any for an array that the call does not have;
+// OUT may be e4m3 or e5m2, too), of IDS, TYPE_IDS, SCALES and ZEROS, which are types of numbers, and of HAS_SECOND, ADDS_LEARNED,
+// ADDS_SINUSOIDAL and IS_EMBEDDING, which are 0 or 1; REAL is double if FIRST, SECOND, LEARNED or OUT is f64, else float. MORE_ZERO is added
+// to a zero point, and is all of it where there are no zero_points.
 //
-// Grid: x over the pairs of columns of a row, y over groups of eight rows, z over sequences. `vec16` kernels write 16 bytes at a time.
-// Bytes moved per element: one read of each table's row, one write; an id for each row and thread, from the caches.
+// Grid: x over the pairs of columns of a row, y over groups of eight rows, z over sequences. `vec16` kernels write 16 bytes at a time, 8 of
+// float8. Bytes moved per element: one read of each table's row, one write; an id for each row and thread, from the caches.
 
 #ifndef FIRST
 #define FIRST f32
@@ -52,22 +52,6 @@ struct int64 {
     static DEVICE double load(i64 value) { return (double)value; }
     static DEVICE i64 id(i64 value) { return value; }
 };
-
-// Round to odd: an inexact result gets an odd last bit, so that rounding it once more, to 16 bits, equals rounding once.
-DEVICE float rounded_to_odd(double value) {
-    const float near = __double2float_rn(value);
-    const double back = (double)near;
-    const u32 bits = bits_of(near);
-    if (back == value || value != value || (bits & 0x7fffffffu) >= 0x7f800000u) return near;
-    const bool away = (bits_of(value) & 0x7fffffffffffffffULL) < (bits_of(back) & 0x7fffffffffffffffULL);
-    return float_of((away ? bits - 1 : bits) | 1u);
-}
-
-// A sum as the number that an element type stores, rounded once in all.
-template <class E> DEVICE typename E::real narrowed(float value) { return value; }
-template <class E> DEVICE typename E::real narrowed(double value) { return rounded_to_odd(value); }
-template <> DEVICE float narrowed<f32>(double value) { return __double2float_rn(value); }
-template <> DEVICE double narrowed<f64>(double value) { return value; }
 
 // N elements, by `load_all`.
 template <class E, int N>
@@ -191,7 +175,11 @@ DEVICE void sum(const GatherSum& call) {
                         }
                         OUT::real result[N];
 #pragma unroll
-                        for (int i = 0; i < N; i++) result[i] = narrowed<OUT>(ADDS_SINUSOIDAL ? add_(value[i], pe[k][i]) : value[i]);
+                        for (int i = 0; i < N; i++) {
+                            Real total = ADDS_SINUSOIDAL ? add_(value[i], pe[k][i]) : value[i];
+                            if (sizeof(OUT::storage) == 1) total = mul_(total, (Real)call.out_factor);
+                            result[i] = narrowed<OUT>(total);
+                        }
                         *target = Layout::Element::pack(result);
                     }
                 }

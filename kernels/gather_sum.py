@@ -2,7 +2,7 @@
 
     out[b, t] = ((table[ids[b, t]] - zero) * row_scale) * scale + types[type_ids[b, t]] + (amplitude*PE(position) or learned[position])
 
-    out: (B, T, H, D), byte strides of any sign and size, f16 | bf16 | f32 | f64
+    out: (B, T, H, D), byte strides of any sign and size, f16 | bf16 | f32 | f64, or float8 (times out_factor, saturated)
     ids, type_ids: (B, T, H) int64, byte strides; the table, types and learned: rows of contiguous elements, byte strides from row to row
     positions, mask and the functions of PE as in `add_sinusoidal.py`
 
@@ -80,7 +80,7 @@ def build(name: str, first: str, second: str | None, learned: str | None, out: s
                     row = min(max(row, 0), last)
                 valid = valid and 0 <= row <= last
                 values_at = word(call, at.learned) + (row if valid else 0) * word(call, at.learned_row_stride)
-            zero, row_scale = real(0), real(1)
+            zero, row_scale, factor = real(0), real(1), real(number(call, at.out_factor))
             if has_integers and valid:
                 token = id_of(call, at.ids, b, t, h)
                 row_scale = real(number(word(call, at.row_scales), token))
@@ -88,11 +88,11 @@ def build(name: str, first: str, second: str | None, learned: str | None, out: s
             if not valid:
                 scale, source = real(np.nan), word(call, at.x)
             if word(control, ctl.contiguous) == 0:
-                sum_apart(call, source, zero, row_scale, scale, second_at, values_at, target)
+                sum_apart(call, source, zero, row_scale, scale, factor, second_at, values_at, target)
             elif word(control, ctl.streams) != 0:
-                stream_row(width, source, zero, row_scale, scale, second_at, values_at, target, following - source)
+                stream_row(width, source, zero, row_scale, scale, factor, second_at, values_at, target, following - source)
             else:
-                sum_row(width, source, zero, row_scale, scale, second_at, values_at, target, following - source)
+                sum_row(width, source, zero, row_scale, scale, factor, second_at, values_at, target, following - source)
         elif is_embedding:
             fill_0(target, word(call, at.out_column_stride), width)
         elif source != target:

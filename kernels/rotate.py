@@ -24,12 +24,12 @@ from .scheduler import number, position_of, word
 at = abi.ROTATE.index
 
 
-def build(dtype: str, mode: int) -> Any:
-    """Return the kernel, not compiled yet, of an element type and a mode."""
+def build(dtype: str, mode: int, out_dtype: str | None = None) -> Any:
+    """Return the kernel, not compiled yet, of an element type, a mode and, where out has another element type, that."""
     element = a.ELEMENTS[dtype]
     real = element.number
     evaluate_angles, scale_angles = loops.evaluate_angles(element), loops.scale_angles(element)
-    inline = scheduler.inline_as(f"rotate_{element.suffix}_{abi.MODES[mode]}")
+    inline = scheduler.inline_as(rotate_pairs.variant_of("rotate", dtype, mode, out_dtype))
 
     @inline
     def make_angles(call, b, t, cosines_at, sines_at):
@@ -48,4 +48,4 @@ def build(dtype: str, mode: int) -> Any:
                 scale_angles(call, position - word(call, at.centre), f, end, cosines_at, sines_at)
             f = end
 
-    return rotate_pairs.build("rotate", dtype, mode, make_angles)
+    return rotate_pairs.build("rotate", dtype, mode, out_dtype, make_angles)

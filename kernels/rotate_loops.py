@@ -59,11 +59,41 @@ def copy_angles(  # type: ignore[no-untyped-def]
             builder.store(value, builder.inttoptr(address_of(builder, base, f, size), element.real.as_pointer()))
 
 
-@variants(types.void, WORD, WORD, WORD, WORD, WORD, WORD, WORD, WORD, WORD, WORD)
-def rotate_row(  # type: ignore[no-untyped-def]
-    element: a.Element, heads: int, builder, call, cosines, sines, source, target, x_stride, out_stride, ahead, x_step, out_step
+def _written(element: a.Element, out: a.Element, value: Vector, factor: ir.Value, count: int) -> Vector:
+    """Numbers as elements of the result: where that is of another type, float8, times a factor."""
+    return element.write(value) if out is element else out.write(value * simd.spread(value.builder, factor, count))
+
+
+@variants(types.void, WORD, WORD, WORD, WORD, WORD, WORD, REAL)
+def copy_channels(  # type: ignore[no-untyped-def]
+    element: a.Element, out: a.Element, builder, c0, c1, source, target, x_step, out_step, factor
 ):
-    """Rotate the pairs of a row by these cosines and sines, back if the call is ``inverse``.
+    """Copy the channels c0 ... c1 - 1 of a row to elements of type ``out``."""
+    for channel in steps(builder, c0, c1, 1):
+        value = simd.load(builder, builder.add(source, builder.mul(channel, x_step)), element.stored, 1, 1)
+        value = value if out is element else _written(element, out, element.read(value), factor, 1)
+        simd.store(value, builder.add(target, builder.mul(channel, out_step)), 1)
+
+
+@variants(types.void, WORD, WORD, WORD, WORD, WORD, WORD, WORD, WORD, WORD, WORD, REAL)
+def rotate_row(  # type: ignore[no-untyped-def]
+    element: a.Element,
+    out: a.Element,
+    heads: int,
+    builder,
+    call,
+    cosines,
+    sines,
+    source,
+    target,
+    x_stride,
+    out_stride,
+    ahead,
+    x_step,
+    out_step,
+    factor,
+):
+    """Rotate the pairs of a row by these cosines and sines, back if the call is ``inverse``, to elements of type ``out``.
 
     ``u' = fma(u, cos, -(v sin))``, ``v' = fma(v, cos, u sin)``, pair by pair where the columns are not contiguous. It takes so many
     ``heads`` at a time, ``x_step`` and ``out_step`` bytes apart, so that cosines and sines are loaded less often.
@@ -71,7 +101,8 @@ def rotate_row(  # type: ignore[no-untyped-def]
     item, size = element.itemsize, element.real_bytes
     pairs, first = load_word(builder, call, at.pairs), load_word(builder, call, at.first_channel)
     inverse = Vector(builder, is_set(builder, load_word(builder, call, at.inverse)))
-    dense = builder.and_(*(builder.icmp_signed("==", stride, I64(item)) for stride in (x_stride, out_stride)))
+    sizes = (x_stride, item), (out_stride, out.itemsize)
+    dense = builder.and_(*(builder.icmp_signed("==", stride, I64(size)) for stride, size in sizes))
     steps_to = [(builder.mul(x_step, I64(head)), builder.mul(out_step, I64(head))) for head in range(heads)]
     bases = [(builder.add(source, x), builder.add(target, out)) for x, out in steps_to]
 
@@ -92,13 +123,12 @@ def rotate_row(  # type: ignore[no-untyped-def]
                 sine = inverse.choose(sine, -sine)
                 for x_base, out_base in bases:
                     if contiguous and interleaved:
-                        skipped = builder.mul(one, I64(item))
-                        pair = simd.separate(read(builder.add(x_base, skipped), 2 * count))
+                        pair = simd.separate(read(address_of(builder, x_base, one, item), 2 * count))
                         rotated = a.rotate(*(element.read(value) for value in pair), cosine, sine)
-                        both = simd.interleave(*(element.write(value) for value in rotated))
-                        simd.store(both, builder.add(out_base, skipped), 1)
+                        both = simd.interleave(*(_written(element, out, value, factor, count) for value in rotated))
+                        simd.store(both, address_of(builder, out_base, one, out.itemsize), 1)
                         continue
                     channels = [(builder.mul(number, x_stride), builder.mul(number, out_stride)) for number in (one, other)]
                     pair = [element.read(read(builder.add(x_base, x), count)) for x, _ in channels]
-                    for value, (_, out) in zip(a.rotate(*pair, cosine, sine), channels, strict=True):
-                        simd.store(element.write(value), builder.add(out_base, out), 1)
+                    for value, (_, skipped) in zip(a.rotate(*pair, cosine, sine), channels, strict=True):
+                        simd.store(_written(element, out, value, factor, count), builder.add(out_base, skipped), 1)

@@ -4,7 +4,7 @@
 // Grid: x over the pairs of a row (with, in the kernels named `pairs` and out of place, the channels that are not rotated) in each group of
 // heads, of which there are as many as fit; y over rows, z over sequences. A thread owns its pairs in every head of its group: it makes
 // their cosines and sines once, and has two heads in flight. `vec16` kernels take 16 bytes of each of two halves, or 16 bytes of adjacent
-// pairs, at a time. Bytes moved per element: one read and one write of q and k.
+// pairs, at a time. With OUT defined, results are elements of that float8. Bytes moved per element: one read and one write of q and k.
 
 #include "arithmetic.cuh"
 #include "Rotated.abi"
@@ -13,6 +13,7 @@
 // The heads of q or k at one row, of which a thread takes every `step`th.
 struct Heads {
     i64 from, to, heads, stride, stride_out, column, column_out;
+    double factor;
 
     DEVICE Heads(const Rotated& array, i64 b, i64 t) {
         from = array.x + b * array.batch_stride + t * array.row_stride;
@@ -22,6 +23,7 @@ struct Heads {
         stride_out = array.out_head_stride;
         column = array.column_stride;
         column_out = array.out_column_stride;
+        factor = array.out_factor;
     }
 };
 
@@ -32,12 +34,42 @@ DEVICE void rotate(Real& u, Real& v, Real cosine, Real sine) {
     u = first;
 }
 
+// What a word of E becomes in the result: a word of numbers, or what is copied.
+template <class E>
+struct Written {
+#ifdef OUT
+    typedef OUT::storage storage;
+    typedef typename Either<E::N == 1, u8, u16>::type Narrow;
+    typedef typename Either<E::N <= 2, Narrow, typename Either<E::N == 4, u32, u64>::type>::type word;
+    static DEVICE word pack(const typename E::real* x, double factor) {
+        union {
+            word all;
+            storage elements[E::N];
+        };
+#pragma unroll
+        for (int i = 0; i < E::N; i++) elements[i] = OUT::store(narrowed<OUT>(mul_(x[i], (typename E::real)factor)));
+        return all;
+    }
+    static DEVICE word copy(typename E::word from, double factor) {
+        typename E::real x[E::N];
+        E::unpack(from, x);
+        return pack(x, factor);
+    }
+#else
+    typedef typename E::storage storage;
+    typedef typename E::word word;
+    static DEVICE word pack(const typename E::real* x, double) { return E::pack(x); }
+    static DEVICE word copy(word from, double) { return from; }
+#endif
+};
+
 // Rotate a unit in some heads: V words, in which the pairs lie side by side if there is one, else an element of each word is a pair. Units
 // of single elements have any strides, and may be one channel that is not rotated.
 template <class E, int V>
 struct Unit {
     typedef typename E::real Real;
     typedef typename E::word Word;
+    typedef Written<E> Result;
     enum { N = V * E::N / 2 };
 
     static DEVICE void run(const RotatePairs& call, const Heads& at, i64 unit, bool kept, i64 group, i64 step, const Real* cosine,
@@ -46,22 +78,23 @@ struct Unit {
         const i64 other = unit - call.pairs;
         const i64 one = rotates ? call.first_channel + unit * E::N * (V == 2 && call.interleaved ? 2 : 1)
                               : other < call.first_channel ? other : other + 2 * call.pairs;
-        const i64 channels[2] = {one, one + (call.interleaved ? 1 : call.pairs)}, size = sizeof(typename E::storage);
-        const i64 x_step = E::N == 1 ? at.column : size, out_step = E::N == 1 ? at.column_out : size;
+        const i64 channels[2] = {one, one + (call.interleaved ? 1 : call.pairs)};
+        const i64 x_step = E::N == 1 ? at.column : (i64)sizeof(typename E::storage);
+        const i64 out_step = E::N == 1 ? at.column_out : (i64)sizeof(typename Result::storage);
         const i64 apart[2] = {(channels[1] - channels[0]) * x_step, (channels[1] - channels[0]) * out_step};
         i64 h = group, in = at.from + h * at.stride + channels[0] * x_step, out = at.to + h * at.stride_out + channels[0] * out_step;
         for (; h + step < at.heads; h += 2 * step) {
-            heads<2>(in, out, step * at.stride, step * at.stride_out, apart, rotates, kept, cosine, sine);
+            heads<2>(in, out, step * at.stride, step * at.stride_out, apart, rotates, kept, at.factor, cosine, sine);
             in += 2 * step * at.stride;
             out += 2 * step * at.stride_out;
         }
-        if (h < at.heads) heads<1>(in, out, 0, 0, apart, rotates, kept, cosine, sine);
+        if (h < at.heads) heads<1>(in, out, 0, 0, apart, rotates, kept, at.factor, cosine, sine);
     }
 
     // So many heads, all of whose loads come before the first store.
     template <int HEADS>
-    static DEVICE void heads(i64 in, i64 out, i64 stride, i64 stride_out, const i64* apart, bool rotates, bool kept, const Real* cosine,
-                             const Real* sine) {
+    static DEVICE void heads(i64 in, i64 out, i64 stride, i64 stride_out, const i64* apart, bool rotates, bool kept, double factor,
+                             const Real* cosine, const Real* sine) {
         Word words[HEADS][V];
 #pragma unroll
         for (int j = 0; j < HEADS; j++) {
@@ -70,21 +103,25 @@ struct Unit {
         }
 #pragma unroll
         for (int j = 0; j < HEADS; j++) {
-            if (kept && rotates) turn(words[j], cosine, sine);
+            typename Result::word results[V];
+#pragma unroll
+            for (int k = 0; k < V; k++) results[k] = Result::copy(words[j][k], factor);
+            if (kept && rotates) turn(words[j], cosine, sine, factor, results);
 #pragma unroll
             for (int k = 0; k < V; k++)
-                if (k == 0 || rotates) *global<Word>(out + j * stride_out + k * apart[1]) = words[j][k];
+                if (k == 0 || rotates) *global<typename Result::word>(out + j * stride_out + k * apart[1]) = results[k];
         }
     }
 
-    static DEVICE void turn(Word* words, const Real* cosine, const Real* sine) {
+    static DEVICE void turn(const Word* words, const Real* cosine, const Real* sine, double factor,
+                            typename Result::word* results) {
         Real x[V * E::N];
 #pragma unroll
         for (int k = 0; k < V; k++) E::unpack(words[k], x + k * E::N);
 #pragma unroll
         for (int i = 0; i < N; i++) rotate(x[V == 1 ? 2 * i : i], x[V == 1 ? 2 * i + 1 : N + i], cosine[i], sine[i]);
 #pragma unroll
-        for (int k = 0; k < V; k++) words[k] = E::pack(x + k * E::N);
+        for (int k = 0; k < V; k++) results[k] = Result::pack(x + k * E::N, factor);
     }
 };
 

@@ -2,7 +2,8 @@
 
 (u, v) -> (u c - v s, v c + u s), back where `inverse`  (Su et al. 2021, equation 34)
 
-    q, k: (B, T, H, D), byte strides of any sign and size, f16 | bf16 | f32 | f64; their out: themselves or another array; 0 for none
+    q, k: (B, T, H, D), byte strides of any sign and size, f16 | bf16 | f32 | f64; their out: themselves or another array; 0 for none;
+        another may have elements of float8, which are the results times out_factor, rounded and saturated
     positions: (A, B, T) int64 in units of 2^-32, byte strides, or 0: row t is at start + t
     mask: (B, T) bytes, byte strides, or 0; a row whose byte is 0 is left as it is
 
@@ -20,23 +21,23 @@ from . import abi, scheduler
 from . import arithmetic as a
 from . import rotate_loops as loops
 from .abi import MODES, OUT_OF_PLACE
-from .loops import copy_columns
-from .scheduler import is_kept, row_at, rows_of_chunk, word
+from .scheduler import is_kept, number, row_at, rows_of_chunk, word
 
 at, rotated, ctl = abi.ROTATE_PAIRS.index, abi.ROTATED.index, abi.CONTROL.index
 HEADS_AT_ONCE = 4
 
 
-def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
-    """Return the kernel, not compiled yet, of an element type and a mode.
+def build(name: str, dtype: str, mode: int, out_dtype: str | None, make_angles: Any) -> Any:
+    """Return the kernel, not compiled yet, of an element type, a mode and, where out has another element type, that.
 
     ``make_angles(call, b, t, cosines_at, sines_at)`` makes those of all pairs of a row, and of up to MARGIN more.
     """
     element = a.ELEMENTS[dtype]
     size, itemsize = element.real_bytes, element.itemsize
-    rotate_row, rotate_rows = loops.rotate_row(element, 1), loops.rotate_row(element, HEADS_AT_ONCE)
-    copy_channels = copy_columns(element)
-    inline = scheduler.inline_as(f"{name}_{element.suffix}_{MODES[mode]}")
+    target_element, real = element if out_dtype is None else a.mixed(out_dtype, element.real), element.number
+    rotate_row, rotate_rows = (loops.rotate_row(element, target_element, heads) for heads in (1, HEADS_AT_ONCE))
+    copy_channels, variant = loops.copy_channels(element, target_element), variant_of(name, dtype, mode, out_dtype)
+    inline = scheduler.inline_as(variant)
 
     @inline
     def rotate_heads(call, control, array, b, t0, t1, cosines_at, sines_at):
@@ -47,10 +48,11 @@ def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
         x_stride, out_stride = word(call, strides + 3), word(call, out_strides + 3)
         first, head_dim = word(call, at.first_channel), word(call, at.head_dim)
         x_step, out_step, row_stride = word(call, strides + 2), word(call, out_strides + 2), word(call, strides + 1)
-        groups, number, angle_bytes = (heads + HEADS_AT_ONCE - 1) // HEADS_AT_ONCE, t1 - t0, pairs * size
+        groups, count, angle_bytes = (heads + HEADS_AT_ONCE - 1) // HEADS_AT_ONCE, t1 - t0, pairs * size
+        factor = real(number(call, array + rotated.out_factor))
         # The inner loop takes what lies closer together: the rows of a head, or the heads of a row.
         heads_inside = abs(x_step) < abs(row_stride)
-        outer, inner, outer_step, inner_step = groups, number, HEADS_AT_ONCE * x_step, row_stride
+        outer, inner, outer_step, inner_step = groups, count, HEADS_AT_ONCE * x_step, row_stride
         if heads_inside:
             outer, inner, outer_step, inner_step = inner, outer, inner_step, outer_step
         ahead_by = min(inner, word(control, ctl.ahead_bytes) // (HEADS_AT_ONCE * head_dim * itemsize) + 1)
@@ -67,17 +69,17 @@ def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
                 if not kept:
                     pass
                 elif h + HEADS_AT_ONCE <= heads:
-                    rotate_rows(call, cosines, sines, source, target, x_stride, out_stride, ahead, x_step, out_step)
+                    rotate_rows(call, cosines, sines, source, target, x_stride, out_stride, ahead, x_step, out_step, factor)
                 else:
                     for one in range(heads - h):
                         x, out = source + one * x_step, target + one * out_step
-                        rotate_row(call, cosines, sines, x, out, x_stride, out_stride, ahead, x_step, out_step)
+                        rotate_row(call, cosines, sines, x, out, x_stride, out_stride, ahead, x_step, out_step, factor)
                 if mode == OUT_OF_PLACE:
                     for one in range(min(HEADS_AT_ONCE, heads - h)):
                         x, out = source + one * x_step, target + one * out_step
-                        copy_channels(0, first if kept else head_dim, x, out, x_stride, out_stride)
+                        copy_channels(0, first if kept else head_dim, x, out, x_stride, out_stride, factor)
                         if kept:
-                            copy_channels(first + 2 * pairs, head_dim, x, out, x_stride, out_stride)
+                            copy_channels(first + 2 * pairs, head_dim, x, out, x_stride, out_stride, factor)
 
     @inline
     def work(call, control, scratch, chunk):
@@ -98,4 +100,9 @@ def build(name: str, dtype: str, mode: int, make_angles: Any) -> Any:
                     if word(call, array + rotated.out) != 0:
                         rotate_heads(call, control, array, b, t0, t1, cosines_at, sines_at)
 
-    return scheduler.scheduled(work, f"{name}_{element.suffix}_{MODES[mode]}")
+    return scheduler.scheduled(work, variant)
+
+
+def variant_of(name: str, dtype: str, mode: int, out_dtype: str | None) -> str:
+    """The name of the kernel of these types."""
+    return "_".join((name, a.ELEMENTS[dtype].suffix, MODES[mode], *([] if out_dtype is None else [out_dtype])))

@@ -17,11 +17,11 @@ from .scheduler import position_of, word
 at = abi.ROTATE_TABLE.index
 
 
-def build(dtype: str, mode: int) -> Any:
-    """Return the kernel, not compiled yet, of an element type and a mode."""
+def build(dtype: str, mode: int, out_dtype: str | None = None) -> Any:
+    """Return the kernel, not compiled yet, of an element type, a mode and, where out has another element type, that."""
     element = a.ELEMENTS[dtype]
     copy_angles = loops.copy_angles(element)
-    inline = scheduler.inline_as(f"rotate_table_{element.suffix}_{abi.MODES[mode]}")
+    inline = scheduler.inline_as(rotate_pairs.variant_of("rotate_table", dtype, mode, out_dtype))
 
     @inline
     def make_angles(call, b, t, cosines_at, sines_at):
@@ -31,4 +31,4 @@ def build(dtype: str, mode: int) -> Any:
         skipped = row * word(call, at.table_row_stride) if valid else 0
         copy_angles(call, skipped, valid, cosines_at, sines_at)
 
-    return rotate_pairs.build("rotate_table", dtype, mode, make_angles)
+    return rotate_pairs.build("rotate_table", dtype, mode, out_dtype, make_angles)

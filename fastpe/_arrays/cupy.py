@@ -10,6 +10,7 @@ except ImportError:
     raise ImportError("fastpe: arrays on a GPU need CuPy: pip install 'fastpe[cuda13]', or cuda12 for CUDA 12.") from None
 
 from . import Memory, exported
+from .dtypes import FLOAT8, extended
 
 NAME = "cupy"
 
@@ -23,12 +24,9 @@ def memory(array: Any) -> Memory:
 
 def empty(shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
     """Allocate a new array on a device."""
-    if dtype == "bfloat16":
-        import ml_dtypes  # CuPy's own bfloat16
-
-        dtype = ml_dtypes.bfloat16
+    kind = extended(dtype, f"fastpe: {dtype} needs ml_dtypes.") if dtype == "bfloat16" or dtype in FLOAT8 else dtype
     with cupy.cuda.Device(device):
-        return cupy.empty(shape, dtype)
+        return cupy.empty(shape, kind)
 
 
 def from_host(array: Any, device: int | None) -> Any:

@@ -1,4 +1,4 @@
-"""The element types that fastpe encodes: one record each."""
+"""The element types that fastpe encodes, and those that it only writes: one record each."""
 
 from __future__ import annotations
 
@@ -30,13 +30,21 @@ ELEMENT_TYPES = {
         ElementType("float64", 8, "f64", "float64", 2.0**-53),
     )
 }
-ITEMSIZE = {name: element.itemsize for name, element in ELEMENT_TYPES.items()}
+FLOAT8 = {  # only written, and scaled: too large values become the largest
+    element.name: element
+    for element in (
+        ElementType("float8_e4m3fn", 1, "e4m3", "float32", 2.0**-4),
+        ElementType("float8_e5m2", 1, "e5m2", "float32", 2.0**-3),
+    )
+}
+RESULT_TYPES = {**ELEMENT_TYPES, **FLOAT8}
+ITEMSIZE = {name: element.itemsize for name, element in RESULT_TYPES.items()}
 
 
-def bfloat16(missing: str) -> Any:
-    """The NumPy type of bfloat16, which ml_dtypes has; ImportError with this text without it."""
+def extended(name: str, missing: str) -> Any:
+    """The NumPy type of bfloat16 or a float8, which ml_dtypes has; ImportError with this text without it."""
     try:
         import ml_dtypes
     except ImportError:
         raise ImportError(missing) from None
-    return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(getattr(ml_dtypes, name))

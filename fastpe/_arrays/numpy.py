@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from . import Memory, exported
-from .dtypes import bfloat16
+from .dtypes import FLOAT8, extended
 
 NAME = "numpy"
 
-_NO_BFLOAT16 = "encode: NumPy has no bfloat16 of its own. Install ml_dtypes (pip install ml_dtypes), or pass out=."
+_MISSING = "encode: NumPy has no {} of its own. Install ml_dtypes (pip install ml_dtypes), or pass out=."
 MOST_NAMES = 64  # a dtype may be structured: there is no end of them
 _names: dict[Any, str] = {}  # of dtypes: NumPy makes the name anew each time (1.5 us)
 
@@ -31,7 +31,7 @@ def memory(array: Any) -> Memory:
 
 def empty(shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
     """Allocate a new array (the host is the only device here)."""
-    return np.empty(shape, bfloat16(_NO_BFLOAT16) if dtype == "bfloat16" else dtype)
+    return np.empty(shape, extended(dtype, _MISSING.format(dtype)) if dtype == "bfloat16" or dtype in FLOAT8 else dtype)
 
 
 def as_host(array: Any) -> Any:

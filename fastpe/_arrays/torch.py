@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from . import Outline
-from .dtypes import bfloat16
+from .dtypes import FLOAT8, extended
 from .errors import message
 
 NAME = "torch"
 
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
-_NO_BFLOAT16 = "{}: bfloat16 tensors need ml_dtypes: pip install ml_dtypes, or pip install 'fastpe[torch]'."
+_MISSING = "{}: {} tensors need ml_dtypes: pip install ml_dtypes, or pip install 'fastpe[torch]'."
 _RULE = "{} must be a tensor whose memory can be used"
 _SUPPORTED = "fastpe knows dense tensors on the CPU and on CUDA devices."
 
@@ -29,12 +29,12 @@ def as_array(function: str, name: str, tensor: Any) -> Any:
             address = tensor.data_ptr()
         except RuntimeError:  # it has no memory of its own
             address = 0
-        array = _on_host(function, tensor, address) if address and not tensor.is_neg() else None
+        array = _on_host(function, name, tensor, address) if address and not tensor.is_neg() else None
         if array is not None:
             return array
     with torch._C.DisableTorchFunctionSubclass():
         _check(function, name, tensor)
-        array = _on_host(function, tensor, tensor.data_ptr()) if tensor.is_cpu else _on_device(tensor)
+        array = _on_host(function, name, tensor, tensor.data_ptr()) if tensor.is_cpu else _on_device(tensor)
     if array is None:
         found, remedy = "a tensor whose storage was freed or cut", "Fill it first; sharded parameters must be gathered."
         raise TypeError(message(function, _RULE.format(name), found, f"{remedy} {_SUPPORTED}"))
@@ -94,7 +94,7 @@ def _check(function: str, name: str, tensor: Any) -> None:
         found = "a tensor that negates its memory (the imaginary part of a conjugate)", f"Pass {name}.resolve_neg()."
     if found is None and tensor.dtype.is_complex:
         found = f"a {tensor.dtype} tensor", f"Pass torch.view_as_real({name})."
-    if found is None and tensor.dtype not in _DTYPES:
+    if found is None and tensor.dtype not in _types(name):
         found = f"a {tensor.dtype} tensor", f"Convert it first, e.g. {name}.float()."
     if found is not None:
         raise TypeError(message(function, _RULE.format(name), found[0], f"{found[1]} {_SUPPORTED}"))
@@ -106,7 +106,14 @@ _NAMES = (
     *("float16", "float32", "float64", "complex64", "complex128"),
 )
 _DTYPES = {getattr(torch, name): np.dtype(name) for name in _NAMES if hasattr(torch, name)}
-_DTYPES[torch.bfloat16] = np.dtype(np.int16)  # of the same size
+_EXTENDED = {getattr(torch, name): name for name in ("bfloat16", *FLOAT8) if hasattr(torch, name)}  # types of ml_dtypes
+_RESULTS = _DTYPES | {dtype: np.dtype(f"i{dtype.itemsize}") for dtype in _EXTENDED}  # of the same size; float8 is only written
+_DTYPES[torch.bfloat16] = _RESULTS[torch.bfloat16]
+
+
+def _types(name: str) -> dict[torch.dtype, Any]:
+    """The types that an argument may have, as NumPy's."""
+    return _RESULTS if name == "out" else _DTYPES
 
 
 def _subclass(tensor: Any) -> tuple[str, str] | None:
@@ -140,12 +147,12 @@ def over(tensor: Any, address: int, dtype: Any, shape: tuple[int, ...], strides:
     return np.asarray(_Shared(tensor, place))
 
 
-def _on_host(function: str, tensor: Any, address: int) -> Any:
+def _on_host(function: str, name: str, tensor: Any, address: int) -> Any:
     """The array over a tensor's memory; None if its storage does not hold all elements, or if NumPy does not know its type.
 
     ``Tensor.numpy()`` takes 2.2 us less, but its storage can never be resized again, as FSDP does.
     """
-    dtype = _DTYPES.get(tensor.dtype)
+    dtype = _types(name).get(tensor.dtype)
     if dtype is None:
         return None
     itemsize, shape, strides, end = dtype.itemsize, tuple(tensor.shape), [], 0
@@ -155,7 +162,8 @@ def _on_host(function: str, tensor: Any, address: int) -> Any:
     if 0 not in shape and (tensor.storage_offset() + end + 1) * itemsize > tensor.untyped_storage().nbytes():
         return None
     array = over(tensor, address, dtype, shape, tuple(strides))
-    return array.view(bfloat16(_NO_BFLOAT16.format(function))) if tensor.dtype is torch.bfloat16 else array
+    element = _EXTENDED.get(tensor.dtype)
+    return array if element is None else array.view(extended(element, _MISSING.format(function, element)))
 
 
 def _on_device(tensor: Any) -> Any:
@@ -169,7 +177,7 @@ def _on_device(tensor: Any) -> Any:
     span = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     memory = cupy.cuda.UnownedMemory(tensor.data_ptr(), span * itemsize if tensor.numel() else 0, tensor, device)
     name = str(tensor.dtype).removeprefix("torch.")
-    dtype = bfloat16(_NO_BFLOAT16.format("fastpe")) if name == "bfloat16" else np.dtype(name)
+    dtype = extended(name, _MISSING.format("fastpe", name)) if tensor.dtype in _EXTENDED else np.dtype(name)
     strides = tuple(stride * itemsize for stride in tensor.stride())
     with cupy.cuda.Device(device):
         return cupy.ndarray(tuple(tensor.shape), dtype, cupy.cuda.MemoryPointer(memory, 0), strides)

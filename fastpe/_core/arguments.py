@@ -49,18 +49,24 @@ def either(shapes: Sequence[tuple[int, ...]]) -> str:
 
 
 def output(
-    function: str, out: Any, library: ModuleType, device: int | None, shape: tuple[int, ...], dtype: str | None
+    function: str,
+    out: Any,
+    library: ModuleType,
+    device: int | None,
+    shape: tuple[int, ...],
+    dtype: str | None,
+    others: Sequence[str] = (),
 ) -> Memory:
-    """The memory of ``out``: of the same library, device, shape and, unless it is open, dtype."""
+    """The memory of ``out``: of the same library, device, shape and, unless it is open, dtype, or one of ``others``."""
     own_library, given = dispatch.memory(function, "out", out)
     if own_library is not library or given.device != device:
         rule = f"out must be an array of {library.NAME} on {device_name(device)}, as the input is"
         remedy = "Arrays of JAX cannot be written." if own_library.NAME == "jax" else "Nothing is copied silently between them."
         raise TypeError(message(function, rule, f"one of {own_library.NAME} on {device_name(given.device)}", remedy))
-    checks.floating(function, "out", given.dtype, out)
+    checks.floating(function, "out", given.dtype, out, (*checks.FLOATS, *others))
     if given.shape != shape:
         raise ValueError(message(function, f"out must have shape {shape}", f"{given.shape}"))
-    if dtype is not None and given.dtype != dtype:
+    if dtype is not None and given.dtype not in (dtype, *others):
         raise TypeError(message(function, f"out must have dtype {dtype}", given.dtype))
     return given
 

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from .._arrays import ITEMSIZE, Memory, Outline
+from .._arrays.dtypes import FLOAT8
 from .._arrays.errors import describe as describe
 from .._arrays.errors import message as message
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+RESULTS = (*FLOATS, *FLOAT8)  # of the verbs that write float8
 POSITION_LIMIT = 2**31
 LARGEST_FLOAT32 = 2.0**128 - 2.0**103  # from here on float32 rounds to infinity
+LEAST_FLOAT32 = 2.0**-126  # without losing bits
 NOT_A_POSITION = -(2**63) + 1  # in units of 2^-32; its row is NaN
 
 
@@ -91,6 +94,19 @@ def fits(function: str, name: str, value: float, dtype: str) -> None:
         raise ValueError(message(function, f"{name} must be finite in float32, the arithmetic of {dtype} arrays", f"{value}"))
 
 
+def out_factor(function: str, scale: Any, dtype: str) -> float:
+    """What a result is multiplied by before it becomes float8: the reciprocal of ``out_scale``."""
+    if scale is None:
+        return 1.0
+    if dtype not in FLOAT8:
+        rule, remedy = "out_scale is for results in float8", f"Leave it out, or pass out in {' or '.join(FLOAT8)}."
+        raise ValueError(message(function, rule, f"one for a result in {dtype}", remedy))
+    value = positive_number(function, "out_scale", scale)
+    if not LEAST_FLOAT32 <= value <= 1 / LEAST_FLOAT32:
+        raise ValueError(message(function, "out_scale must lie in [2^-126, 2^126]", describe(scale)))
+    return 1 / value
+
+
 def positive_number(function: str, name: str, value: Any) -> float:
     result = number(function, name, value)
     if result <= 0:
@@ -139,14 +155,14 @@ def axis(function: str, value: Any, shape: tuple[int, ...]) -> int:
     return normal
 
 
-def dtype_name(function: str, dtype: Any) -> str:
+def dtype_name(function: str, dtype: Any, known: Sequence[str] = FLOATS) -> str:
     """Name of a floating-point dtype given as a name, a NumPy dtype or a scalar type."""
     name = dtype if isinstance(dtype, str) else None
-    if name not in FLOATS and dtype is not None:
+    if name not in known and dtype is not None:
         with contextlib.suppress(TypeError):
             name = np.dtype(dtype).name if np.dtype(dtype).isnative else None
-    if name not in FLOATS:
-        raise TypeError(message(function, f"dtype must be one of {', '.join(FLOATS)}", describe(dtype)))
+    if name not in known:
+        raise TypeError(message(function, f"dtype must be one of {', '.join(known)}", describe(dtype)))
     return str(name)
 
 
@@ -158,13 +174,13 @@ def first_index(bad: Any) -> tuple[int, ...] | None:
     return tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape)) if bad.any() else None
 
 
-def floating(function: str, name: str, dtype: str, array: Any) -> None:
-    if dtype in FLOATS:
+def floating(function: str, name: str, dtype: str, array: Any, known: Sequence[str] = FLOATS) -> None:
+    if dtype in known:
         return
     remedy = "Convert it first, e.g. to float32."
     if dtype.startswith(("complex", "clongdouble")):
         remedy = f"Encode its real view instead, e.g. {name}.view of the real type."
-    rule = f"{name} must be a floating-point array ({', '.join(FLOATS)})"
+    rule = f"{name} must be a floating-point array ({', '.join(known)})"
     raise TypeError(message(function, rule, describe(array), remedy))
 
 

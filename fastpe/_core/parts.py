@@ -55,7 +55,7 @@ def settled(operation: Any, where: Where, shape: tuple[int, ...]) -> tuple[Any, 
 
 def phantom(shape: tuple[int, ...], dtype: str, number: int = 0) -> Any:
     """An array of NumPy that has a shape and a dtype and no memory, for checks, which read and write none; numbers keep several apart."""
-    element = dtypes.bfloat16("fastpe: bfloat16 needs ml_dtypes.") if dtype == "bfloat16" else np.dtype(dtype)
+    element = dtypes.extended(dtype, "fastpe: bfloat16 needs ml_dtypes.") if dtype == "bfloat16" else np.dtype(dtype)
     place = {"version": 3, "data": ((number + 1) << 56, False), "shape": shape, "typestr": f"|V{element.itemsize}"}
     return np.asarray(SimpleNamespace(__array_interface__=place)).view(element)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .._arrays.dtypes import FLOAT8
 from .._core.checks import message
 from .._core.operations import Rotate
 
@@ -86,7 +87,7 @@ def recording() -> Any:
 
 
 def refuse(operation: Any, arrays: tuple[Any, ...], where: Any) -> None:
-    """RuntimeError for what requires a gradient that there is none of: positions, moves, tables of rotations, scales of rows."""
+    """RuntimeError for what requires a gradient that there is none of: positions, tables of rotations, all that becomes float8."""
     if not torch.is_grad_enabled():
         return
     packed = getattr(operation, "packing", None) is not None
@@ -99,6 +100,9 @@ def refuse(operation: Any, arrays: tuple[Any, ...], where: Any) -> None:
         named.append(("delta", arrays[1]))
     elif function == "embed":
         named += [("row_scale", arrays[4]), ("zero_point", arrays[5])]
+        if operation.dtype in FLOAT8:
+            learned = getattr(operation.encoding, "arrays", {})
+            named += [("table", arrays[0]), ("the table of token_types", arrays[3]), *learned.items()]
     elif isinstance(operation, Rotate):
         named += list(operation.encoding.arrays.items())
     for name, value in named:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .._arrays import Memory, dispatch
+from .._arrays.dtypes import FLOAT8
 from .._arrays.torch import as_array, over
 from .._core import call_cache, checks
 from .._core.call_cache import DeviceEntry
@@ -285,10 +286,10 @@ _raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _raw_stream)  # a t
 
 def looked_up(operation: Embed, arrays: tuple[Any, ...], where: Any) -> Any:
     """Rows of a table and nothing else, by PyTorch, which takes a third of the time for a few; MISS if it is more than that."""
-    encoding, scale, padding_idx, dtype, seq_len, *_, frozen = operation
+    encoding, scale, padding_idx, dtype, seq_len, out_scale, *_, frozen = operation
     table, ids, *more = arrays
     offset, positions, cu_seqlens, mask, _ = where
-    absent = encoding, padding_idx, dtype, seq_len, positions, cu_seqlens, mask, *more
+    absent = encoding, padding_idx, dtype, seq_len, out_scale, positions, cu_seqlens, mask, *more
     if (
         type(offset) is not int
         or offset != 0
@@ -435,9 +436,9 @@ def zeros(shape: Any, dtype: torch.dtype) -> Tensor:
 
 
 def _numpys(make: Any, shape: Any, dtype: torch.dtype) -> Tensor:
-    """A tensor in memory that NumPy makes, which has no bfloat16."""
-    if dtype is torch.bfloat16:
-        return torch.from_numpy(make(shape, np.int16)).view(dtype)
+    """A tensor in memory that NumPy makes, which has no bfloat16 and no float8."""
+    if dtype is torch.bfloat16 or name_of(dtype) in FLOAT8:
+        return torch.from_numpy(make(shape, f"i{dtype.itemsize}")).view(dtype)
     return torch.from_numpy(make(shape, name_of(dtype)))
 
 
@@ -455,11 +456,12 @@ def name_of(dtype: torch.dtype) -> str:
 
 def dtype_of(function: str, dtype: Any) -> torch.dtype:
     """A floating-point dtype of torch, given as one, as a name or as NumPy's."""
+    known = checks.RESULTS if function == "embed" else checks.FLOATS
     if isinstance(dtype, torch.dtype):
-        if name_of(dtype) not in checks.FLOATS:
-            raise TypeError(message(function, f"dtype must be one of {', '.join(checks.FLOATS)}", str(dtype)))
+        if name_of(dtype) not in known:
+            raise TypeError(message(function, f"dtype must be one of {', '.join(known)}", str(dtype)))
         return dtype
-    found: torch.dtype = getattr(torch, checks.dtype_name(function, dtype))
+    found: torch.dtype = getattr(torch, checks.dtype_name(function, dtype, known))
     return found
 
 

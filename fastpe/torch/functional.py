@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 
+from .._arrays.dtypes import FLOAT8
 from .._core import checks
 from .._core.checks import message
 from .._core.operations import Add, AddBias, Between, Embed, Rerotate, Rotate
@@ -268,6 +269,7 @@ def embed(
     padding_idx: int | None = None,
     dtype: torch.dtype | str | None = None,
     seq_len: int | None = None,
+    out_scale: float | None = None,
     validate: bool = False,
     sparse: bool = False,
     deterministic: bool = False,
@@ -277,7 +279,7 @@ def embed(
     """Return token embeddings, scaled, with their positions.
 
     Parameters that are not named here, and errors, are those of ``fastpe.embed``; ``where`` stands for its ``offset``, ``positions``,
-    ``cu_seqlens`` and ``mask``. RuntimeError: a row_scale that requires a gradient; there is none.
+    ``cu_seqlens`` and ``mask``. RuntimeError: a row_scale that requires a gradient, or anything where ``dtype`` is a float8; there is none.
 
     Parameters
     ----------
@@ -298,13 +300,16 @@ def embed(
     """
     _check_tensors("embed", table=table)
     if is_trained("embed", "scale", scale):
+        if out_scale is not None or str(dtype).removeprefix("torch.") in FLOAT8:
+            rule, remedy = "there is no gradient for scale where the result is float8", "Pass scale.item()."
+            raise RuntimeError(message("embed", rule, "a tensor that requires one", remedy))
         where_of("embed", where, seq_axis=-2)
         options: Any = {"row_scale": row_scale, "dtype": dtype, "validate": validate, "sparse": sparse}
         options.update(deterministic=deterministic, frozen_idx=frozen_idx, **({} if encoding is not None else where))
         rows, ids = times(embed(ids, table, **options), scale), torch.as_tensor(ids, device=table.device)
         return with_positions(rows, ids, encoding, token_types, padding_idx, seq_len, validate, where)
     chosen, factor = None if encoding is None else additive("embed", encoding, "embeds"), cast(float, scale)
-    operation = Embed(chosen, factor, padding_idx, dtype, seq_len, sparse, deterministic, frozen_idx)
+    operation = Embed(chosen, factor, padding_idx, dtype, seq_len, out_scale, sparse, deterministic, frozen_idx)
     arrays = (table, ids, *pair(token_types), *quantisation(row_scale))
     result: Tensor = new(*embedded(operation, arrays), where_of("embed", where, seq_axis=-2), validate)
     return result

@@ -263,6 +263,8 @@ SUMS = [
     ("bfloat16", "bfloat16", "bfloat16", "bfloat16", False),
     ("uint8", "float32", "float32", "float64", False),
     ("int8", "float32", "float32", "bfloat16", True, ("int32", "int32", "float16", "int32"), 128),
+    ("bfloat16", None, None, "float8_e4m3fn", True),
+    ("float64", "float32", None, "float8_e5m2", True),
 ]
 
 
@@ -273,6 +275,14 @@ def test_compile_gate_of_gather_sums(nvrtc, types, architecture):
     _, log = kept_nvrtc.compile_source("embed", f"sm_{architecture}", "--ptxas-options=-v", *cuda.gather_sum_options(*types))
     assert faults(log) == []
     assert len(re.findall(r"Used \d+ registers", log)) == 3
+
+
+@pytest.mark.parametrize("architecture", ["75", "90", "120"])
+@pytest.mark.parametrize("name", ["rotate", "rotate_table"])
+def test_compile_gate_of_rotations_to_float8(nvrtc, name, architecture):
+    _, log = kept_nvrtc.compile_source(name, f"sm_{architecture}", "--ptxas-options=-v", "-DOUT=e4m3")
+    assert faults(log) == []
+    assert len(re.findall(r"Used \d+ registers", log)) == 12
 
 
 def faults(log):

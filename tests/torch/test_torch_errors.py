@@ -79,8 +79,8 @@ UNUSABLE = {
     "negated": (lambda: complex_zeros().conj().imag, "a tensor that negates its memory"),
     "zero": (lambda: torch._efficientzerotensor(SHAPE), "a tensor of zeros that has no memory. Pass {name}.clone()."),
     "float8": (
-        lambda: torch.zeros(SHAPE).to(torch.float8_e4m3fn),
-        "float8_e4m3fn tensor. Convert it first, e.g. {name}.float().",
+        lambda: torch.zeros(SHAPE).to(torch.float8_e4m3fnuz),
+        "float8_e4m3fnuz tensor. Convert it first, e.g. {name}.float().",
     ),
     "conjugate": (lambda: complex_zeros().conj(), "complex64"),
 }

@@ -33,6 +33,7 @@ class GatherSum(NamedTuple):
     row_scales: Memory | None = None
     zero_points: Memory | None = None
     more_zero: int = 0
+    out_factor: float = 1.0  # of results in float8
 
     def arguments(self, tables: Arguments) -> Iterator[Arguments]:
         """The arguments of every kernel call (``GATHER_SUM``), with the addresses of the plan's tables."""
@@ -46,6 +47,7 @@ class GatherSum(NamedTuple):
             **(pairwise if self.plan is None else self.plan.columns),
             **tables,
             "input_scale": self.scale,
+            "out_factor": self.out_factor,
             "width": out.shape[-1],
             "table_rows": 0 if ids is None else first.shape[0],
             "row_scales": _address(self.row_scales),

@@ -31,7 +31,7 @@ class RotaryRows(Rows):
 class Rotate(NamedTuple):
     """q and k (either may be missing), their pairs of channels rotated by the angles of their rows' positions, times a factor.
 
-    ``grows``: whether xPos's factors, which are 1 at ``centre``, grow with the position.
+    ``grows``: whether xPos's factors, which are 1 at ``centre``, grow with the position. ``out_factors``: of q and k that become float8.
     """
 
     q: Pair | None
@@ -43,6 +43,7 @@ class Rotate(NamedTuple):
     factor: float
     grows: bool = False
     centre: int = 0
+    out_factors: tuple[float, float] = (1.0, 1.0)
 
     @property
     def pairs(self) -> list[Pair]:
@@ -81,6 +82,7 @@ class Rotate(NamedTuple):
             arguments.update(grows=self.grows, centre=self.centre << 32, factor=self.factor)
         for (name, pair), (by_batch, heads, _) in zip(given.items(), axes, strict=True):
             arguments.update(_fields(name, pair, self.seq_axis, by_batch, heads))
+            arguments[f"{name}_out_factor"] = self.out_factors[name == "k"]
         yield from each_call(arguments, extra, tuple(f"{name}_{part}" for name in given for part in ("x", "out")))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..._arrays import ITEMSIZE, Memory, errors
-from ..._arrays.dtypes import ELEMENT_TYPES
+from ..._arrays.dtypes import ELEMENT_TYPES, FLOAT8, RESULT_TYPES
 from ...kernels import abi
 from ..calls import AddSinusoidal, AddToeplitz, Arguments, Call, GatherSum, Rotate
 from ..plans import RotaryPlan
@@ -105,13 +105,12 @@ def _device_of(function: str, *arrays: Memory | None) -> int:
     return device
 
 
-def _takes_vectors(call: Arguments, sizes: dict[str, int], places: list[tuple[int, int]]) -> bool:
-    """Whether 16 bytes of the result can be written at a time: columns are contiguous, and all that is read is aligned too.
+def _takes_vectors(call: Arguments, sizes: dict[str, int], places: list[tuple[int, int]], elements: int) -> bool:
+    """Whether so many elements of the result can be written at a time: columns are contiguous, and all that is read is aligned too.
 
-    ``sizes``: the bytes of an element of each array, the result the last. ``places``: addresses, and distances in bytes beside the
+    ``sizes``: the bytes of an element of each array. ``places``: addresses, and distances in bytes beside the
     arrays' strides, each with the bytes of an element there.
     """
-    elements = 16 // list(sizes.values())[-1]
     contiguous = all(call[f"{array}_column_stride"] == size for array, size in sizes.items())
     strides = [(call[f"{array}_{axis}_stride"], size) for array, size in sizes.items() for axis in ("batch", "row", "head")]
     return contiguous and not any(value % min(16, elements * size) for value, size in (*strides, *places))
@@ -151,7 +150,7 @@ def gather_sum_options(
     """The definitions by which `gather_sum.cuh` is compiled for these element types, and types of ids, token types, scales and zeros."""
     types = {"FIRST": first, "SECOND": second or "float32", "LEARNED": learned or "float32", "OUT": out}
     # The struct that stands for an element type, or for the int8 and uint8 of tables, in the sources.
-    structs = {name: ELEMENT_TYPES[dtype].suffix if dtype in ELEMENT_TYPES else dtype for name, dtype in types.items()}
+    structs = {name: RESULT_TYPES[dtype].suffix if dtype in RESULT_TYPES else dtype for name, dtype in types.items()}
     real = "double" if "float64" in types.values() else "float"
     truths = {"HAS_SECOND": second is not None, "ADDS_LEARNED": learned is not None, "ADDS_SINUSOIDAL": adds_sinusoidal}
     structs |= {
@@ -191,12 +190,13 @@ def _sum_variant(call: Arguments, sizes: dict[str, int], others: list[tuple[int,
     out_bytes, pairs = sizes["out"], (call["width"] + 1) // 2
     blocks = [call["width"]] if call["interleaved"] else [call["second_half"], call["width"] // 2]
     places = [(call[array], size) for array, size in sizes.items()] + [(block * out_bytes, out_bytes) for block in blocks]
-    if call["width"] % 2 or not _takes_vectors(call, sizes, places + others):
+    elements = min(16 // out_bytes, 8)  # of a vector
+    if call["width"] % 2 or not _takes_vectors(call, sizes, places + others, elements):
         return "columns", pairs
-    # A thread takes one element of each of its pairs: 8 bytes of interleaved ones, 16 in each half.
+    # A thread takes one element of each of its pairs: half a vector of interleaved ones, one in each half.
     if call["interleaved"]:
-        return "vec16_interleaved", pairs * out_bytes // 8
-    return "vec16_concatenated", pairs * out_bytes // 16
+        return "vec16_interleaved", 2 * pairs // elements
+    return "vec16_concatenated", pairs // elements
 
 
 def _grid(call: Arguments, units: int, device: int) -> Shape:
@@ -218,13 +218,14 @@ def _grid(call: Arguments, units: int, device: int) -> Shape:
 
 def _rotations(call: Rotate) -> Iterator[Launch]:
     plan, arrays = call.plan, [memory for pair in call.pairs for memory in pair]
-    device, dtype = _device_of("apply_rotary", *arrays), arrays[0].dtype
+    device, dtype, out = _device_of("apply_rotary", *arrays), arrays[0].dtype, arrays[1].dtype
     itemsize, suffix = ITEMSIZE[dtype], ELEMENT_TYPES[dtype].suffix
+    options = (f"-DOUT={FLOAT8[out].suffix}",) if out in FLOAT8 else ()
     layout = abi.ROTATE if isinstance(plan, RotaryPlan) else abi.ROTATE_TABLE
     addresses, kernel = tables.of(plan, device, dtype), plan.kernel
 
     def choose(arguments: Arguments) -> tuple[str, Shape]:
-        variant = _rotate_variant(arguments, itemsize)
+        variant = _rotate_variant(arguments, itemsize, ITEMSIZE[out])
         units = {
             "pairs": arguments["head_dim"] - arguments["pairs"],
             "vec16_half": arguments["pairs"] * itemsize // 16,
@@ -233,17 +234,19 @@ def _rotations(call: Rotate) -> Iterator[Launch]:
         return f"{kernel}_{suffix}_{variant}", _rotate_grid(arguments, units, device)
 
     for arguments in call.arguments(addresses):
-        yield Launch(kernel, device, layout, arguments, choose)
+        yield Launch(kernel, device, layout, arguments, choose, options)
 
 
-def _rotate_variant(call: Arguments, itemsize: int) -> str:
+def _rotate_variant(call: Arguments, itemsize: int, out_itemsize: int) -> str:
     """The vector kernels where they can be used, else one pair a thread."""
     given = [array for array in ("q", "k") if call.get(f"{array}_out")]
-    sizes = {f"{array}{part}": itemsize for array in given for part in ("", "_out")}
+    ends = {"x": itemsize, "out": out_itemsize}
+    sizes = {array if end == "x" else f"{array}_out": size for array in given for end, size in ends.items()}
     block = call["pairs"] * itemsize * (2 if call["interleaved"] else 1)
-    places = [call["first_channel"] * itemsize, block, *(call[f"{array}_{end}"] for array in given for end in ("x", "out"))]
+    places = [(place, itemsize) for place in (call["first_channel"] * itemsize, block)]
+    places += [(call[f"{array}_{end}"], size) for array in given for end, size in ends.items()]
     copies = call["head_dim"] > 2 * call["pairs"] and any(call[f"{array}_x"] != call[f"{array}_out"] for array in given)
-    if copies or not _takes_vectors(call, sizes, [(place, itemsize) for place in places]):
+    if copies or not _takes_vectors(call, sizes, places, 16 // itemsize):
         return "pairs"
     return "vec16_interleaved" if call["interleaved"] else "vec16_half"
 
@@ -294,7 +297,7 @@ def _biases(call: AddToeplitz) -> Iterator[Launch]:
     def choose(arguments: Arguments) -> tuple[str, Shape]:
         row_bytes = arguments["columns"] * itemsize
         places = [(place, itemsize) for place in (arguments["x"], arguments["out"], row_bytes)]
-        if _takes_vectors(arguments, {"x": itemsize, "out": itemsize}, places):
+        if _takes_vectors(arguments, {"x": itemsize, "out": itemsize}, places, 16 // itemsize):
             return f"add_toeplitz_{suffix}_vec16", _toeplitz_grid(arguments, row_bytes // 16)
         return f"add_toeplitz_{suffix}_columns", _toeplitz_grid(arguments, arguments["columns"])
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..._arrays import Memory
 from ..._arrays import numpy as numpy_arrays
-from ..._arrays.dtypes import ELEMENT_TYPES
+from ..._arrays.dtypes import ELEMENT_TYPES, FLOAT8, ITEMSIZE
 from ...kernels import abi, locate_rows
 from ..base import Prepared
 from ..calls import AddGrid, AddSinusoidal, AddToeplitz, Arguments, Call, GatherSum, Rotate
@@ -123,7 +123,7 @@ def _summations(call: GatherSum) -> Iterator[PreparedCall]:
         compiled = kernel("embed", first, types, learned, out, adds)
     addresses, owners = _tables(plan) if plan is not None else ({}, None)
     real_bytes = 8 if "float64" in (first, out, types, learned) else 4
-    first_bytes, out_bytes = call.first.array.dtype.itemsize, ELEMENT_TYPES[out].itemsize
+    first_bytes, out_bytes = call.first.array.dtype.itemsize, ITEMSIZE[out]
     # Arrays that a run may replace are not kept alive.
     keepalive = owners, call.rows.keepalive, (call.types, call.learned, call.row_scales, call.zero_points)
     for arguments in call.arguments(addresses):
@@ -133,15 +133,15 @@ def _summations(call: GatherSum) -> Iterator[PreparedCall]:
 
 def _rotations(call: Rotate) -> Iterator[PreparedCall]:
     pairs, plan = call.pairs, call.plan
-    dtype = pairs[0].out.dtype
+    dtype, out = pairs[0].x.dtype, pairs[0].out.dtype
     mode = abi.IN_PLACE if all(pair.x.same_elements(pair.out) for pair in pairs) else abi.OUT_OF_PLACE
     kind = Rotation if mode == abi.IN_PLACE else RotationApart
-    compiled, itemsize = kernel(plan.kernel, dtype, mode), ELEMENT_TYPES[dtype].itemsize
+    compiled = kernel(plan.kernel, dtype, mode, *([out] if out in FLOAT8 else []))
     layout = abi.ROTATE if isinstance(plan, RotaryPlan) else abi.ROTATE_TABLE
     addresses, owners = _tables(plan) if isinstance(plan, RotaryPlan) else plan.addresses(numpy_arrays, None, dtype)
     for arguments in call.arguments(addresses):
         control = chunking.of_rotation(arguments, dtype)
-        yield kind(compiled, layout, arguments, control, itemsize, (owners, call.rows.keepalive))
+        yield kind(compiled, layout, arguments, control, ITEMSIZE[out], (owners, call.rows.keepalive))
 
 
 def _biases(call: AddToeplitz) -> Iterator[PreparedCall]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..._arrays import ITEMSIZE, Memory, Outline, dispatch
+from ..._arrays.dtypes import FLOAT8
 from ..._backends import backend_of
 from ..._backends.calls import GatherSum
 from .. import checks
@@ -27,6 +28,7 @@ class _Embed(NamedTuple):
     padding_idx: int | None = None
     dtype: Any = None
     seq_len: int | None = None
+    out_scale: float | None = None
     sparse: bool = False
     deterministic: bool = False
     frozen_idx: int | None = None
@@ -35,8 +37,8 @@ class _Embed(NamedTuple):
 class Embed(_Embed, Operation):
     """``out[t] = table[ids[t]] * scale + types[type_ids[t]] + PE(position of row t)``.
 
-    Arrays are the table, ids, ids and table of token types, scales and zero points of a quantised table. ``sparse``, ``deterministic``
-    and ``frozen_idx`` say how the table's gradient is made.
+    Arrays are the table, ids, ids and table of token types, scales and zero points of a quantised table. ``out_scale``: what a result in
+    float8 is divided by. ``sparse``, ``deterministic`` and ``frozen_idx`` say how the table's gradient is made.
     """
 
     __slots__ = ()
@@ -56,17 +58,19 @@ class Embed(_Embed, Operation):
         checks.boolean(FUNCTION, "validate", validate)
         rows_of_ids = _ids(library, words, "ids", ids, validate)
         shape = (*rows_of_ids.shape, words.shape[1])
-        element = None if self.dtype is None else checks.dtype_name(FUNCTION, self.dtype)
+        element = None if self.dtype is None else checks.dtype_name(FUNCTION, self.dtype, checks.RESULTS)
         quantised = _quantisation(library, words, row_scale, zero_point)
         kinds, types_table = _token_types(library, words, type_ids, types, rows_of_ids, validate)
         if out is None:
             out = library.empty(shape, element or _default_dtype(words.dtype), words.device)
             target = library.memory(out)
         else:
-            target = output(FUNCTION, out, library, words.device, shape, element)
+            narrow = [name for name in FLOAT8 if element in (None, name)]
+            target = output(FUNCTION, out, library, words.device, shape, element, narrow)
             checks.writable(FUNCTION, "out", target)
             check_apart(FUNCTION, target, {"the table": words, "ids": rows_of_ids, "the table of types": types_table})
         checks.fits(FUNCTION, "scale", factor, target.dtype)
+        out_factor = checks.out_factor(FUNCTION, self.out_scale, target.dtype)
         # The memory of a call like this one: ids that were converted must be converted again.
         given = dispatch.memory(FUNCTION, "ids", ids)[1] if is_known(ids) else rows_of_ids
         repeats = None
@@ -89,7 +93,7 @@ class Embed(_Embed, Operation):
         if 0 in target.shape:
             return Job(out, target.device, ())
         terms = {"ids": rows_of_ids, "type_ids": kinds, "types": types_table, **quantised, **summand}
-        call = GatherSum("embed", words, target, rows, place.seq_axis, factor, **terms)
+        call = GatherSum("embed", words, target, rows, place.seq_axis, factor, out_factor=out_factor, **terms)
         return Job(out, target.device, (call,), repeats)
 
     def result(self, specs: tuple[Spec, ...]) -> Spec:
@@ -113,6 +117,7 @@ class Embed(_Embed, Operation):
             cu_seqlens is mask is self.padding_idx is self.dtype is None
             and type(self.scale) is float
             and (self.seq_len is None or type(self.seq_len) is int)
+            and (self.out_scale is None or type(self.out_scale) is float)
             and (self.encoding is None or hasattr(self.encoding, "text"))
         )
 
@@ -129,7 +134,7 @@ class Embed(_Embed, Operation):
         target = None if out is None else (out.dtype, out.shape, out.strides)
         text = None if self.encoding is None else self.encoding.text
         arrays = ids.dtype, ids.shape, ids.strides, table.dtype, table.shape, table.strides
-        return Embed, text, self.scale, self.seq_len, *arrays, kind, target
+        return Embed, text, self.scale, self.seq_len, self.out_scale, *arrays, kind, target
 
 
 class Scatter(NamedTuple):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from ..._arrays import Memory, dispatch
+from ..._arrays.dtypes import FLOAT8
 from ..._backends.calls import Pair, RotaryRows, Rows
 from ..._backends.calls import Rotate as RotateCall
 from .. import checks
@@ -24,6 +26,7 @@ class _Rotate(NamedTuple):
     head_dim: int | None = None
     transposed: bool = False
     packing: tuple[int, int, int] | None = None
+    out_scale: float | tuple[float, float] | None = None
 
 
 class Rotate(_Rotate, Operation):
@@ -31,6 +34,7 @@ class Rotate(_Rotate, Operation):
 
     ``head_dim``: the last axis holds heads of this width. ``transposed``: the adjoint, which rotates the other way and multiplies by the
     same factors. ``packing``: one array holds q, k and v; how many heads (or channels) q and k have, and the axis of these.
+    ``out_scale``: what results in float8 are divided by, those of q and k.
     """
 
     __slots__ = ()
@@ -47,7 +51,11 @@ class Rotate(_Rotate, Operation):
         checks.sequence_length(function, self.seq_len)
         checks.boolean(function, "validate", validate)
         checks.boolean(function, "inverse", self.inverse)
-        given = Arrays.check(function, dict(zip(self.names, arrays, strict=True)), out, where.seq_axis, self.head_dim)
+        narrow = FLOAT8 if self.packing is None else {}
+        given = Arrays.check(
+            function, dict(zip(self.names, arrays, strict=True)), out, where.seq_axis, self.head_dim, tuple(narrow)
+        )
+        factors = self._out_factors(given)
         rows = _rows(given, encoding, validate, where)
         plans = {}
         for name, (_, memory) in given.pairs.items():
@@ -56,9 +64,11 @@ class Rotate(_Rotate, Operation):
             for factor in (plans[name].attention_factor, 1 / plans[name].attention_factor):
                 checks.fits(function, "the encoding's attention factor", factor, memory.dtype)
         pairs = {name: pair for name, pair in given.pairs.items() if 0 not in pair.out.shape}
-        one_layout = len({(plans[name].head_dim, pair.out.dtype, given.axes[name]) for name, pair in pairs.items()}) == 1
-        groups = [pairs] if one_layout and not encoding.differs_for_keys else [{name: pair} for name, pair in pairs.items()]
-        calls = [self._call(group, rows, given.axes, plans) for group in groups]
+        layouts = {(plans[name].head_dim, pair.x.dtype, pair.out.dtype, given.axes[name]) for name, pair in pairs.items()}
+        groups = (
+            [pairs] if len(layouts) == 1 and not encoding.differs_for_keys else [{name: pair} for name, pair in pairs.items()]
+        )
+        calls = [self._call(group, rows, given.axes, plans)._replace(out_factors=factors) for group in groups]
         repeats = None
         if len(groups) == 1 and len(pairs) == len(given.pairs) and encoding.repeats(self.seq_len):
             repeats = tuple(pair.out for pair in pairs.values()) if out is None else sum(map(tuple, pairs.values()), ())
@@ -73,6 +83,16 @@ class Rotate(_Rotate, Operation):
         grows = (name == "k") != self.inverse
         return RotateCall(group.get("q"), group.get("k"), rows, axes[name], plan, back, factor, grows, plan.centre)
 
+    def _out_factors(self, given: Arrays) -> tuple[float, float]:
+        """What q and k are multiplied by before they become float8."""
+        scales = self.out_scale
+        if isinstance(scales, (tuple, list)) and len(scales) != 2:
+            rule = "out_scale must be a number, or a pair of them, for q and for k"
+            raise ValueError(message(self.function, rule, describe(scales)))
+        pair = dict(zip(self.names, scales if isinstance(scales, (tuple, list)) else (scales, scales), strict=True))
+        found = {name: checks.out_factor(self.function, pair[name], one.out.dtype) for name, one in given.pairs.items()}
+        return found.get("q", 1.0), found.get("k", 1.0)
+
     def direction(self, factor: float) -> tuple[bool, float]:
         """Whether pairs are rotated back, and by what they are multiplied, for an encoding's attention factor."""
         return self.inverse != self.transposed, 1 / factor if self.inverse else factor
@@ -81,10 +101,11 @@ class Rotate(_Rotate, Operation):
         return self._replace(transposed=not self.transposed)
 
     def repeatable(self, where: Where) -> bool:
-        encoding, inverse, seq_len, head_dim, _, packing = self
+        encoding, inverse, seq_len, head_dim, _, packing, out_scale = self
         cu_seqlens, mask, axis = where[2:]
         return (
             cu_seqlens is mask is packing is None
+            and out_scale is None
             and type(inverse) is bool
             and type(axis) is int
             and (seq_len is None or type(seq_len) is int)
@@ -181,7 +202,9 @@ class Arrays(NamedTuple):
     channel_axes: int  # how many last axes are channels: 2 where ``head_dim`` divided them into heads
 
     @classmethod
-    def check(cls, function: str, given: dict[str, Any], out: Any, seq_axis: Any, head_dim: Any) -> Arrays:
+    def check(
+        cls, function: str, given: dict[str, Any], out: Any, seq_axis: Any, head_dim: Any, narrow: Sequence[str] = ()
+    ) -> Arrays:
         libraries, sources, axes = {}, {}, {}
         for name, array in given.items():
             if array is not None:
@@ -196,7 +219,7 @@ class Arrays(NamedTuple):
             remedy = "Nothing is copied between devices silently."
             raise TypeError(message(function, "q and k must be of one library and on one device", got, remedy))
         library = next(iter(libraries.values()))
-        pairs = _pairs(function, out, library, sources)
+        pairs = _pairs(function, out, library, sources, narrow)
         if head_dim is not None:
             pairs = {name: _by_head(function, name, pair, head_dim) for name, pair in pairs.items()}
         widths = [pair.x.shape[-1] for pair in pairs.values()]
@@ -224,7 +247,7 @@ class Arrays(NamedTuple):
                     raise ValueError(message(self.function, "q, k and out must lie apart", got, remedy))
 
 
-def _pairs(function: str, out: Any, library: ModuleType, sources: dict[str, Memory]) -> dict[str, Pair]:
+def _pairs(function: str, out: Any, library: ModuleType, sources: dict[str, Memory], narrow: Sequence[str]) -> dict[str, Pair]:
     """Each of q and k, and where it is written."""
     if out is None:
         return {name: Pair(source, source) for name, source in sources.items()}
@@ -233,7 +256,7 @@ def _pairs(function: str, out: Any, library: ModuleType, sources: dict[str, Memo
         raise TypeError(message(function, "out must be a pair of arrays, for q and for k", describe(out)))
     pairs = {}
     for one, (name, source) in zip(outs, sources.items(), strict=True):
-        target = output(function, one, library, source.device, source.shape, source.dtype)
+        target = output(function, one, library, source.device, source.shape, source.dtype, narrow)
         pairs[name] = Pair(source, source if target.same_elements(source) else target)
     return pairs
 

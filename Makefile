@@ -43,6 +43,7 @@ bench: $(VENV)/dev.installed
 	$(BIN)/python -m bench.report bench/results/latest.json
 
 # On a machine with a GPU, with the Python that has CuPy there: nothing is installed. make gpu OPTIONS="--only versions,bits"; OPTIONS=--help
+# Without one it ends within seconds: python -m bench.gpu with status 3, make with 2, as after every failure.
 gpu:
 	@$(PYTHON) -m bench.gpu $(OPTIONS)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import dispatch
-from .dtypes import bfloat16
+from .dtypes import extended
 from .errors import NotExported
 
 PLAIN = frozenset({type(None), int, float, tuple, list, np.ndarray})  # the types of most arguments
@@ -60,7 +60,7 @@ def on_host(value: Any) -> Any:
         if hasattr(kind, "__array_interface__"):
             array = np.asarray(_Interface(value))
             if array.dtype.kind == "V" and str(getattr(value, "dtype", "")).endswith("bfloat16"):
-                array = array.view(bfloat16(_NO_BFLOAT16))
+                array = array.view(extended("bfloat16", _NO_BFLOAT16))
         elif _is_buffer(value):
             array = np.asarray(memoryview(value))
         else:
@@ -106,7 +106,7 @@ class _ByDLPack:
         array = np.from_dlpack(self)
         if self._code is not None:
             self._code.value = _BFLOAT  # the exporter's structure is as it was
-            array = array.view(bfloat16(_NO_BFLOAT16))
+            array = array.view(extended("bfloat16", _NO_BFLOAT16))
         return array
 
     def __dlpack_device__(self) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from . import Outline
-from .dtypes import FLOAT8, extended
+from .dtypes import FLOAT8, ITEMSIZE, extended
 from .errors import message
 
 NAME = "torch"
@@ -107,8 +107,8 @@ _NAMES = (
 )
 _DTYPES = {getattr(torch, name): np.dtype(name) for name in _NAMES if hasattr(torch, name)}
 _EXTENDED = {getattr(torch, name): name for name in ("bfloat16", *FLOAT8) if hasattr(torch, name)}  # types of ml_dtypes
-_RESULTS = _DTYPES | {dtype: np.dtype(f"i{dtype.itemsize}") for dtype in _EXTENDED}  # of the same size; float8 is only written
-_DTYPES[torch.bfloat16] = _RESULTS[torch.bfloat16]
+_RESULTS = _DTYPES | {dtype: np.dtype(f"i{ITEMSIZE[name]}") for dtype, name in _EXTENDED.items()}  # of the same size
+_DTYPES.update({dtype: np.dtype("i2") for dtype, name in _EXTENDED.items() if name == "bfloat16"})
 
 
 def _types(name: str) -> dict[torch.dtype, Any]:

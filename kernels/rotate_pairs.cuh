@@ -3,7 +3,7 @@
 //
 // Grid: x over the pairs of a row (with, in the kernels named `pairs` and out of place, the channels that are not rotated) in each group of
 // heads, of which there are as many as fit; y over rows, z over sequences. A thread owns its pairs in every head of its group: it makes
-// their cosines and sines once, and has two heads in flight. `vec16` kernels take 16 bytes of each of two halves, or 16 bytes of adjacent
+// their cosines and sines once, and has two heads in flight (one for float8). `vec16` kernels take 16 bytes of each of two halves, or 16 bytes of adjacent
 // pairs, at a time. With OUT defined, results are elements of that float8. Bytes moved per element: one read and one write of q and k.
 
 #include "arithmetic.cuh"
@@ -83,12 +83,17 @@ struct Unit {
         const i64 out_step = E::N == 1 ? at.column_out : (i64)sizeof(typename Result::storage);
         const i64 apart[2] = {(channels[1] - channels[0]) * x_step, (channels[1] - channels[0]) * out_step};
         i64 h = group, in = at.from + h * at.stride + channels[0] * x_step, out = at.to + h * at.stride_out + channels[0] * out_step;
+#ifdef OUT  // the conversion needs the registers of a second head
+        for (; h < at.heads; h += step, in += step * at.stride, out += step * at.stride_out)
+            heads<1>(in, out, 0, 0, apart, rotates, kept, at.factor, cosine, sine);
+#else
         for (; h + step < at.heads; h += 2 * step) {
             heads<2>(in, out, step * at.stride, step * at.stride_out, apart, rotates, kept, at.factor, cosine, sine);
             in += 2 * step * at.stride;
             out += 2 * step * at.stride_out;
         }
         if (h < at.heads) heads<1>(in, out, 0, 0, apart, rotates, kept, at.factor, cosine, sine);
+#endif
     }
 
     // So many heads, all of whose loads come before the first store.
@@ -104,9 +109,12 @@ struct Unit {
 #pragma unroll
         for (int j = 0; j < HEADS; j++) {
             typename Result::word results[V];
+            if (kept && rotates) {
+                turn(words[j], cosine, sine, factor, results);
+            } else {
 #pragma unroll
-            for (int k = 0; k < V; k++) results[k] = Result::copy(words[j][k], factor);
-            if (kept && rotates) turn(words[j], cosine, sine, factor, results);
+                for (int k = 0; k < V; k++) results[k] = Result::copy(words[j][k], factor);
+            }
 #pragma unroll
             for (int k = 0; k < V; k++)
                 if (k == 0 || rotates) *global<typename Result::word>(out + j * stride_out + k * apart[1]) = results[k];

@@ -62,7 +62,7 @@ CALLS: dict[str, Any] = {
     "rerotate_back": lambda i: (Rerotate(INTERLEAVED, INTERLEAVED, transposed=True), (i.k, 2)),
     "embed": lambda i: (Embed(SINUSOIDAL, 1.5), (i.table, i.ids, None, None, None, None)),
     "embed_everything": lambda i: (
-        Embed(Learned(i.learned, "clip"), 2.0, 3, "float32", None, False, True, 1),
+        Embed(Learned(i.learned, "clip"), 2.0, 3, "float32", None, None, False, True, 1),
         (i.table, i.ids, i.ids % 2, i.types, None, None),
     ),
     "embed_int8": lambda i: (Embed(SINUSOIDAL, dtype="float16"), quantised(i)),

@@ -46,8 +46,8 @@ def test_blocks_stay_in_the_caches():
         tuning.Caches(8 << 10, 64 << 10, 64 << 10),
     ):
         sizes = tuning.of(caches)
-        assert sizes.block + sizes.ahead <= caches.first + (8 << 10)
-        assert sizes.shared + sizes.angles <= caches.second
+        assert sizes.block + sizes.streamed < caches.first
+        assert sizes.shared + sizes.angles + sizes.ahead < caches.second  # x is prefetched into the second level
         assert all(sizes)
 
 

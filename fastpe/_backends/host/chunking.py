@@ -15,7 +15,8 @@ from . import tuning
 Control = dict[str, int]
 
 _tuning = tuning.here()
-AHEAD_BYTES, BLOCK_BYTES, SHARED_BYTES, ANGLES_BYTES, SUMMED_BYTES, STREAMED_BYTES = _tuning[:6]
+AHEAD_BYTES, ANGLES_BYTES = _tuning.ahead, _tuning.angles
+BLOCK_BYTES, SHARED_BYTES, SUMMED_BYTES, STREAMED_BYTES = _tuning.block, _tuning.shared, _tuning.summed, _tuning.streamed
 CHUNK_BYTES, LARGEST_CHUNK_BYTES, BYTES_PER_HELPER = _tuning.chunk, _tuning.largest_chunk, _tuning.helper
 CHUNKS = 64  # chunks grow only where there are more of them
 

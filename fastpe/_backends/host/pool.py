@@ -27,6 +27,7 @@ import numpy as np
 
 from ..._arrays import errors
 from ...kernels import abi
+from . import nodes, tuning
 
 USUAL_THREADS = (
     16  # unless a program or FASTPE_NUM_THREADS asks for more: they saturate most memory, and more take longer to wake
@@ -46,9 +47,10 @@ class Job:
 
 
 class Pool:
-    """Daemon threads that serve one queue of jobs."""
+    """Daemon threads that serve one queue of jobs, on these cores where they must stay together."""
 
-    def __init__(self) -> None:
+    def __init__(self, cores: nodes.Cores | None = None) -> None:
+        self._cores = cores
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._missed = 0  # calls in a row to which no helper came
@@ -90,6 +92,12 @@ class Pool:
                 except RuntimeError:  # no more threads, or the interpreter is shutting down: the caller works alone
                     return
                 self._threads.append(thread)
+                if self._cores is not None:
+                    with contextlib.suppress(
+                        OSError, TypeError
+                    ):  # not allowed here, or no such core: it runs where the system puts it
+                        allowed = os.sched_getaffinity(thread.native_id)  # type: ignore[arg-type]
+                        os.sched_setaffinity(thread.native_id, allowed & self._cores)  # type: ignore[arg-type]
 
 
 def _serve(jobs: queue.SimpleQueue[Job], number: int) -> None:
@@ -103,6 +111,7 @@ def _serve(jobs: queue.SimpleQueue[Job], number: int) -> None:
 
 
 _pool = Pool()
+_pools: dict[nodes.Cores, Pool] = {}  # of NUMA nodes
 
 
 # ---- helpers that wait -------------------------------------------------------------------------------------------------------
@@ -115,9 +124,11 @@ class SpinSlots:
     the other, took 1.2 to 2.8 times as long without spin slots in 8 of 12 runs, as long in 4 (AMD EPYC, Zen 4, 2 cores).
 
     ``idle`` is the address of a control block for a helper that came too late for the call that woke it: it only waits for the next.
+    ``cores`` are those on which the helpers stay; None: any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cores: nodes.Cores | None = None) -> None:
+        self.cores = cores
         idle = np.frombuffer(bytearray(abi.CONTROL.nbytes), np.int64)
         step = abi.SPIN_SLOT.words
         words = np.zeros(step * (abi.SPIN_SLOTS + 1), np.int64)
@@ -151,17 +162,29 @@ class SpinSlots:
 _spin_slots: dict[Any, SpinSlots] = {}
 
 
-def spin_slots(kernel: Callable[..., None]) -> SpinSlots:
-    """The spin slots of a kernel."""
+def spin_slots(kernel: Callable[..., None], cores: nodes.Cores | None = None) -> SpinSlots:
+    """The spin slots of a kernel, for helpers on these cores."""
     try:
-        return _spin_slots[kernel]
+        return _spin_slots[kernel, cores]
     except KeyError:
-        return _spin_slots.setdefault(kernel, SpinSlots())
+        return _spin_slots.setdefault((kernel, cores), SpinSlots(cores))
+
+
+def node_of_caller(helpers: int) -> nodes.Cores | None:
+    """The cores on which a call that is worth so many helpers must find them; None: any.
+
+    What fits into the last-level cache came from the caller's NUMA node, and would go to another one and back. What is larger takes
+    all cores: its pages may lie on any node.
+    """
+    if not nodes.here() or helpers * tuning.here().helper > tuning.here().stream_above:
+        return None
+    return nodes.of(_current_core())
 
 
 def _renew() -> None:
     global _pool
     _pool = Pool()
+    _pools.clear()
     _spin_slots.clear()
     _settings.cache_clear()
 
@@ -178,21 +201,28 @@ def run(
     ``keepalive`` owns the memory at the addresses: a helper that took the job late still reads it, and finds nothing to do.
     """
     job = Job(kernel, addresses, keepalive)
+    cores = None if slots is None else slots.cores
+    pool = _pool if cores is None else _pools.setdefault(cores, Pool(cores))
     try:
-        _pool.offer(job, helpers)
+        pool.offer(job, helpers)
     finally:  # even when interrupted: the kernel waits for the helpers that have begun
         try:
             kernel(*addresses, abi.CALLER)
         finally:
             job.work = None if slots is None else (kernel, (0, slots.idle), slots)
-    _pool.move_if_missed(job)
+    pool.move_if_missed(job)
 
 
 def _current_core() -> int:
     try:
-        return int(ctypes.CDLL(None).sched_getcpu())
+        return int(_getcpu()())
     except (OSError, AttributeError):
         return -1
+
+
+@functools.lru_cache(maxsize=1)
+def _getcpu() -> Any:
+    return ctypes.CDLL(None).sched_getcpu
 
 
 @functools.lru_cache(maxsize=1)

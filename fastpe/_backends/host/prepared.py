@@ -9,7 +9,7 @@ import numpy as np
 
 from ...kernels import abi
 from ..calls import Arguments
-from . import chunking, pool
+from . import chunking, nodes, pool
 from .machine_code import Kernel
 from .row_cache import RowCache
 
@@ -91,24 +91,26 @@ class PreparedCall:
             self._kernel(blocks.call, blocks.control, abi.ALONE)
             self._idle.append(blocks)
             return
-        helpers = min(self._helpers, pool.threads() - 1) if self._helpers > 0 else 0
+        helpers, cores = min(self._helpers, pool.threads() - 1) if self._helpers > 0 else 0, None
+        if helpers > 0 and (cores := pool.node_of_caller(self._helpers)) is not None:
+            helpers = min(helpers, len(cores) - 1)
         borrowed = _borrow((1 + helpers) * self._slot_bytes)
         blocks.words[ctl.scratch] = borrowed.address
         if helpers <= 0:
             self._kernel(blocks.call, blocks.control, abi.ALONE)
             self._idle.append(blocks)
-        elif self._compute_with(helpers, blocks):
+        elif self._compute_with(helpers, cores, blocks):
             _reset_counters(blocks, 1 + helpers)
             self._idle.append(blocks)
         if len(_kept) < MOST_KEPT and borrowed.nbytes <= MOST_KEPT_BYTES:
             _kept.append(borrowed)
 
-    def _compute_with(self, helpers: int, blocks: Blocks) -> bool:
-        """Run the kernel with up to so many helpers; return whether no thread will read the blocks again.
+    def _compute_with(self, helpers: int, cores: nodes.Cores | None, blocks: Blocks) -> bool:
+        """Run the kernel with up to so many helpers, on these cores; return whether no thread will read the blocks again.
 
         What they point to is read for a chunk only, and all chunks are finished when the kernel returns.
         """
-        slots, words = pool.spin_slots(self._kernel), blocks.words
+        slots, words = pool.spin_slots(self._kernel, cores), blocks.words
         words[ctl.slots], words[ctl.spin_slots], words[ctl.helpers] = 1 + helpers, slots.address, helpers
         slots.keep(blocks)
         asleep = helpers - slots.waiting()

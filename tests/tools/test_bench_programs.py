@@ -106,8 +106,14 @@ def test_a_claim_says_when_it_is_missed() -> None:
 
 
 def test_more_cores_make_no_array_slower_in_the_simulation() -> None:
+    costs = scheduling.Costs(wake=5e-6, come=5e-5, core=25e9, together=200e9)
     for nbytes in (1 << 18, 1 << 20, 1 << 22, 1 << 28):
-        assert scheduling.simulate(nbytes, 64, asleep=False) <= scheduling.simulate(nbytes, 1, asleep=False)
+        alone = scheduling.simulate(nbytes, (1,), costs, asleep=False)
+        assert alone == pytest.approx(nbytes / 25e9)
+        assert scheduling.simulate(nbytes, (1,) * 64, costs, asleep=False) <= alone
+        assert scheduling.simulate(nbytes, (1, 0.5), costs, asleep=False) <= alone
+    assert scheduling.simulate(1 << 28, (1,) * 4, costs, asleep=True) == pytest.approx((1 << 28) / 100e9, rel=0.02)
+    assert scheduling.simulate(1 << 28, (1,) * 64, costs, asleep=True) == pytest.approx((1 << 28) / 200e9, rel=0.02)
 
 
 def test_the_accuracy_page_has_the_errors_that_are_measured() -> None:

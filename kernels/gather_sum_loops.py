@@ -72,8 +72,10 @@ def _sum(
     source, second_at, values_at, target = bases
     zero, row_scale, scale, factor = (simd.spread(builder, number, count) for number in numbers)
     x, out = (builder.add(base, builder.mul(index, step)) for base, step in zip((source, target), apart, strict=True))
+    # Rows of a table lie anywhere. Into the second level, bfloat16 rows took 1.8 times as long (19.1 instead of 10.4 ms for 32 x 4096 ids
+    # and 1024 columns, of which a bare gather takes 10.5; AMD EPYC, Zen 5).
     for line in range(0, count * terms.first.itemsize, abi.LINE_BYTES):
-        simd.prefetch(builder, builder.add(x, builder.add(ahead, I64(line))))
+        simd.prefetch(builder, builder.add(x, builder.add(ahead, I64(line))), level=1)
     total = terms.first.read(simd.load(builder, x, terms.first.stored, count, 1))
     if terms.first.stored is simd.I8:
         total = (total - zero) * row_scale

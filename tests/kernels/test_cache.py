@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -219,6 +220,16 @@ def test_the_key_holds_what_the_code_depends_on(monkeypatch):
         lambda path, *rest, **more: read_text(path, *rest, **more) + ("#" if path.name == "arithmetic.py" else ""),
     )
     assert compile._key("add_sinusoidal", ("float32", 0)) != first
+
+
+def test_versions_tell_packages_apart(monkeypatch):
+    """From a file beside the package, which is not imported for it; or else from the package."""
+    for package in ("numba", "llvmlite"):
+        known = importlib.import_module(package).__version__
+        assert f'"{known}"' in compile._version(package).replace("'", '"')
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib.util, "find_spec", lambda name: None)
+            assert compile._version(package) == known
 
 
 @pytest.mark.usefixtures("file")

@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -354,19 +355,37 @@ def test_quota_is_read_once(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind threads to cores")
-def test_helpers_that_do_not_come_are_moved_to_other_cores(monkeypatch):
-    """After two calls in a row, and only for a moment: afterwards they may run on every core again."""
-    allowed, asked = {0, 1, 2}, []
-    monkeypatch.setattr(pool, "_current_core", lambda: 1)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: allowed)
-    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: asked.append((thread, cores)))
+def test_helpers_keep_off_the_core_of_the_caller(monkeypatch):
+    """They are told when it has moved, and when there are more of them; where it is the only core, they stay."""
+    allowed, here, asked = {0, 1, 2}, [1], []
+    monkeypatch.setattr(pool, "_current_core", lambda: here[0])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(allowed))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: asked.append((thread, set(cores))))
     helpers = pool.Pool()
     helpers._threads = [SimpleNamespace(native_id=7), SimpleNamespace(native_id=8)]
-    missed, taken = (pool.Job(print, (), None) for _ in range(2))
-    taken.taken = True
-    for job in (missed, taken, missed, taken):
-        helpers.move_if_missed(job)
-    assert asked == []
-    for job in (missed, missed, missed):
-        helpers.move_if_missed(job)
-    assert asked == [(7, {0, 2}), (7, allowed), (8, {0, 2}), (8, allowed)]
+    job = pool.Job(print, (), None)
+    helpers.offer(job, 2)
+    helpers.offer(job, 1)
+    assert asked == [(7, {0, 2}), (8, {0, 2})]
+    here[0] = 2
+    helpers.offer(job, 1)
+    assert asked[2:] == [(7, {0, 1}), (8, {0, 1})]
+    here[0] = -1  # unknown
+    helpers.offer(job, 1)
+    allowed.clear()
+    allowed.add(0)
+    here[0] = 0
+    helpers.offer(job, 1)
+    assert len(asked) == 4
+
+
+def test_small_calls_wake_helpers_only_where_they_follow_another(restored, recorded):
+    """A helper that is woken for a single one comes too late; large calls wake them at once."""
+    fastpe.set_num_threads(2)
+    small, large = np.zeros((1024, 1024), np.float32), np.zeros((4, 1024, 1024), np.float32)
+    for x, pause, expected in ((small, 0.01, 0), (small, 0.0, 1), (small, 0.01, 0), (large, 0.01, 1)):
+        fastpe.add_encoding(x)  # whatever comes first
+        time.sleep(pause)
+        recorded.clear()
+        fastpe.add_encoding(x)
+        assert len(recorded) == expected, (x.nbytes, pause)

@@ -1,6 +1,7 @@
 """Choose chunking, buffering and streaming for a call: the words of its control block that do not change from run to run.
 
-Each function takes the arguments of one kernel call and returns words of the control block by name (`kernels/abi.py`).
+Each function takes the arguments of one kernel call and returns words of the control block by name (`kernels/abi.py`), and ``nbytes``, how
+much the call writes, by which helpers are chosen.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def _divided(rows: int, rows_per_chunk: int, batch: int, batch_per_chunk: int, n
     """Chunks of so many rows of so many sequences, and how many helpers so many bytes of x are worth."""
     chunks = -(-rows // rows_per_chunk) * -(-batch // batch_per_chunk)
     return {
+        "nbytes": nbytes,
         "chunks": chunks,
         "rows_per_chunk": rows_per_chunk,
         "batch_per_chunk": batch_per_chunk,

@@ -19,6 +19,7 @@ import os
 import queue
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -53,32 +54,30 @@ class Pool:
         self._cores = cores
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._missed = 0  # calls in a row to which no helper came
+        self._avoided = -1  # the core that the helpers keep off
         self._lock = threading.RLock()  # a finalizer that calls fastpe may run while this thread holds it
 
     def offer(self, job: Job, helpers: int) -> None:
         """Offer a job to so many helpers."""
         self._start(helpers)
+        self._avoid(_current_core())
         for _ in range(min(helpers, len(self._threads))):
             self._jobs.put(job)
 
-    def move_if_missed(self, job: Job) -> None:
-        """Move the helpers to other cores when none came to a second call in a row.
+    def _avoid(self, core: int) -> None:
+        """Keep the helpers off the caller's core.
 
-        With few cores, of which one was busy a moment before, Linux may leave a thread that it wakes waiting behind its waker, for a time
-        slice of 3 ms and call after call. Beside torch's threads, calls on 4 to 16 MB take up to twice as long without this
-        (`python -m bench.claims --only cached`, AMD EPYC, Zen 4, 2 cores: 0.4 to 0.6 of torch's speed, with it 0.7 to 1.9).
+        There Linux likes to leave a thread that the caller wakes, until the caller sleeps or its time slice of 3 ms ends. After pauses of
+        20 ms, calls on 1 to 8 MB on two threads then took 1.2 to 2.1 times as long as on one, as no helper came (AMD EPYC, Zen 5, 2 cores).
         """
-        self._missed = 0 if job.taken else self._missed + 1
-        if self._missed < 2 or not hasattr(os, "sched_setaffinity"):
+        if core in (self._avoided, -1) or not hasattr(os, "sched_setaffinity"):
             return
-        self._missed, here = 0, _current_core()
-        for thread in self._threads:
+        self._avoided = core
+        allowed = frozenset(os.sched_getaffinity(os.getpid()))
+        cores = (allowed if self._cores is None else allowed & self._cores) - {core}
+        for thread in self._threads if cores else ():
             with contextlib.suppress(OSError, TypeError):  # not allowed here, or not yet started
-                cores = os.sched_getaffinity(thread.native_id)  # type: ignore[arg-type]
-                if len(cores) > 1 and here in cores:
-                    os.sched_setaffinity(thread.native_id, cores - {here})  # type: ignore[arg-type]
-                    os.sched_setaffinity(thread.native_id, cores)  # type: ignore[arg-type]
+                os.sched_setaffinity(thread.native_id, cores)  # type: ignore[arg-type]
 
     def _start(self, wanted: int) -> None:
         if len(self._threads) >= wanted or sys.is_finalizing():  # at the end of the interpreter a new thread would never begin
@@ -92,12 +91,7 @@ class Pool:
                 except RuntimeError:  # no more threads, or the interpreter is shutting down: the caller works alone
                     return
                 self._threads.append(thread)
-                if self._cores is not None:
-                    with contextlib.suppress(
-                        OSError, TypeError
-                    ):  # not allowed here, or no such core: it runs where the system puts it
-                        allowed = os.sched_getaffinity(thread.native_id)  # type: ignore[arg-type]
-                        os.sched_setaffinity(thread.native_id, allowed & self._cores)  # type: ignore[arg-type]
+                self._avoided = -1
 
 
 def _serve(jobs: queue.SimpleQueue[Job], number: int) -> None:
@@ -170,15 +164,35 @@ def spin_slots(kernel: Callable[..., None], cores: nodes.Cores | None = None) ->
         return _spin_slots.setdefault((kernel, cores), SpinSlots(cores))
 
 
-def node_of_caller(helpers: int) -> nodes.Cores | None:
-    """The cores on which a call that is worth so many helpers must find them; None: any.
+def node_of_caller(nbytes: int) -> nodes.Cores | None:
+    """The cores on which a call on so many bytes must find its helpers; None: any.
 
     What fits into the last-level cache came from the caller's NUMA node, and would go to another one and back. What is larger takes
     all cores: its pages may lie on any node.
     """
-    if not nodes.here() or helpers * tuning.here().helper > tuning.here().stream_above:
+    if not nodes.here() or nbytes > tuning.here().stream_above:
         return None
     return nodes.of(_current_core())
+
+
+WAITING_SECONDS = 3e-4  # how long helpers wait for the next call
+_last_end = 0.0  # of a call that might have helpers
+
+
+def should_wake(nbytes: int) -> bool:
+    """Whether a call on so many bytes should wake helpers: if it is large, or follows another, as the next one will.
+
+    Waking takes the caller 10 to 100 us, the longer the more the processor has forgotten meanwhile. After 20 ms, calls on 2, 8 and 16 MB
+    took 388, 621 and 895 us with a helper that slept, and 269, 530 and 1026 alone; after 2 ms 85, 274 and 468, and 70, 263 and 691
+    (AMD EPYC, Zen 5, 2 cores of a virtual machine).
+    """
+    return nbytes >= tuning.here().wake or time.perf_counter() - _last_end < WAITING_SECONDS
+
+
+def call_ended() -> None:
+    """Note when a call ended that might have had helpers."""
+    global _last_end
+    _last_end = time.perf_counter()
 
 
 def _renew() -> None:
@@ -210,7 +224,6 @@ def run(
             kernel(*addresses, abi.CALLER)
         finally:
             job.work = None if slots is None else (kernel, (0, slots.idle), slots)
-    pool.move_if_missed(job)
 
 
 def _current_core() -> int:

@@ -54,6 +54,7 @@ class PreparedCall:
         self, kernel: Kernel, layout: abi.Layout, arguments: Arguments, control: chunking.Control, itemsize: int, keepalive: Any
     ) -> None:
         self._kernel, self._layout, self._arguments, self._keepalive = kernel, layout, arguments, keepalive
+        self._nbytes = control.pop("nbytes")
         control["yield_function"], control["called"] = pool.yield_function(), 1
         self._control = control
         self._itemsize, self._slot_bytes, self._helpers = itemsize, control["slot_bytes"], control["helpers"]
@@ -92,7 +93,7 @@ class PreparedCall:
             self._idle.append(blocks)
             return
         helpers, cores = min(self._helpers, pool.threads() - 1) if self._helpers > 0 else 0, None
-        if helpers > 0 and (cores := pool.node_of_caller(self._helpers)) is not None:
+        if helpers > 0 and (cores := pool.node_of_caller(self._nbytes)) is not None:
             helpers = min(helpers, len(cores) - 1)
         borrowed = _borrow((1 + helpers) * self._slot_bytes)
         blocks.words[ctl.scratch] = borrowed.address
@@ -114,10 +115,12 @@ class PreparedCall:
         words[ctl.slots], words[ctl.spin_slots], words[ctl.helpers] = 1 + helpers, slots.address, helpers
         slots.keep(blocks)
         asleep = helpers - slots.waiting()
-        if asleep <= 0:
+        if asleep <= 0 or not pool.should_wake(self._nbytes):
             self._kernel(blocks.call, blocks.control, abi.CALLER)
+            pool.call_ended()
             return slots.release(blocks)
         pool.run(self._kernel, (blocks.call, blocks.control), asleep, blocks, slots)
+        pool.call_ended()
         slots.release(blocks)
         return False  # a helper from the queue that comes late will read them
 

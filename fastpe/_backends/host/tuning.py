@@ -39,7 +39,8 @@ class Tuning(NamedTuple):
     streamed: int  # of encoding made at a time before it is streamed out, where nothing shares it
     chunk: int  # of x that a thread claims at a time
     largest_chunk: int  # the same where sequences share their positions, and a chunk takes many of them
-    helper: int  # of x for which a helper is called: below this it wakes too late to help
+    helper: int  # of x for which a helper is called
+    wake: int  # of x from which helpers that sleep are woken, too: they come too late for less
     stream_above: int  # an `out` larger than this is written past the caches
 
 
@@ -56,6 +57,7 @@ def of(caches: Caches) -> Tuning:
         chunk=1 << 18,
         largest_chunk=1 << 21,
         helper=3 << 18,
+        wake=6 << 20,
         stream_above=caches.last,
     )
 

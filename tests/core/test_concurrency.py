@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +102,32 @@ def test_small_arrays_wake_nobody(restored, recorded):
     fastpe.set_num_threads(8)
     fastpe.add_encoding(np.zeros((8, 23, 1024), np.float32))
     assert not recorded
+
+
+@pytest.mark.parametrize(("others", "helpers"), [(0, 7), (1, 3), (2, 1), (3, 1), (4, 0), (99, 0)])
+def test_callers_share_the_threads(restored, recorded, monkeypatch, others, helpers):
+    """Eight threads, of which so many others call now, or did a moment ago; no caller is left behind, whatever becomes of its call."""
+    now, past = time.perf_counter(), {-1 - other: 1.0 for other in range(3)}
+    monkeypatch.setattr(pool.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(pool, "_callers", past | {other: (now, np.inf)[other % 2] for other in range(others)})
+    fastpe.set_num_threads(8)
+    x = np.zeros((8, 1024, 1024), np.float32)
+    fastpe.add_encoding(x)
+    assert (recorded or [0]) == [helpers]
+    assert not past.keys() & pool._callers.keys()
+    monkeypatch.setattr(pool.SpinSlots, "keep", lambda self, blocks: 1 / 0)
+    with contextlib.nullcontext() if helpers == 0 else pytest.raises(ZeroDivisionError):
+        fastpe.add_encoding(x)
+    assert pool._callers[threading.get_ident()] == now + pool.SECONDS_BETWEEN_CALLS
+
+
+@needs_fork
+def test_a_forked_child_has_no_callers():
+    pool.enter(0, 0)
+    if (child := os.fork()) == 0:
+        os._exit(len(pool._callers))
+    pool.leave()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...kernels import abi
 from ..calls import Arguments
-from . import chunking, nodes, pool
+from . import chunking, pool
 from .machine_code import Kernel
 from .row_cache import RowCache
 
@@ -92,35 +92,37 @@ class PreparedCall:
             self._kernel(blocks.call, blocks.control, abi.ALONE)
             self._idle.append(blocks)
             return
-        helpers, cores = min(self._helpers, pool.threads() - 1) if self._helpers > 0 else 0, None
-        if helpers > 0 and (cores := pool.node_of_caller(self._nbytes)) is not None:
-            helpers = min(helpers, len(cores) - 1)
-        borrowed = _borrow((1 + helpers) * self._slot_bytes)
-        blocks.words[ctl.scratch] = borrowed.address
-        if helpers <= 0:
-            self._kernel(blocks.call, blocks.control, abi.ALONE)
-            self._idle.append(blocks)
-        elif self._compute_with(helpers, cores, blocks):
-            _reset_counters(blocks, 1 + helpers)
-            self._idle.append(blocks)
+        try:
+            helpers, wakes, cores = pool.enter(self._helpers, self._nbytes)
+            slots = pool.spin_slots(self._kernel, cores) if helpers > 0 else None
+            waiting = 0 if slots is None else slots.waiting()
+            if not waiting and not wakes:
+                helpers = 0
+            borrowed = _borrow((1 + helpers) * self._slot_bytes)
+            blocks.words[ctl.scratch] = borrowed.address
+            if slots is None or helpers <= 0:
+                self._kernel(blocks.call, blocks.control, abi.ALONE)
+                self._idle.append(blocks)
+            elif self._compute_with(helpers, helpers - waiting if wakes else 0, slots, blocks):
+                _reset_counters(blocks, 1 + helpers)
+                self._idle.append(blocks)
+        finally:
+            pool.leave()
         if len(_kept) < MOST_KEPT and borrowed.nbytes <= MOST_KEPT_BYTES:
             _kept.append(borrowed)
 
-    def _compute_with(self, helpers: int, cores: nodes.Cores | None, blocks: Blocks) -> bool:
-        """Run the kernel with up to so many helpers, on these cores; return whether no thread will read the blocks again.
+    def _compute_with(self, helpers: int, woken: int, slots: pool.SpinSlots, blocks: Blocks) -> bool:
+        """Run the kernel with up to so many helpers, some of them woken; return whether no thread will read the blocks again.
 
         What they point to is read for a chunk only, and all chunks are finished when the kernel returns.
         """
-        slots, words = pool.spin_slots(self._kernel, cores), blocks.words
+        words = blocks.words
         words[ctl.slots], words[ctl.spin_slots], words[ctl.helpers] = 1 + helpers, slots.address, helpers
         slots.keep(blocks)
-        asleep = helpers - slots.waiting()
-        if asleep <= 0 or not pool.should_wake(self._nbytes):
+        if woken <= 0:
             self._kernel(blocks.call, blocks.control, abi.CALLER)
-            pool.call_ended()
             return slots.release(blocks)
-        pool.run(self._kernel, (blocks.call, blocks.control), asleep, blocks, slots)
-        pool.call_ended()
+        pool.run(self._kernel, (blocks.call, blocks.control), woken, blocks, slots)
         slots.release(blocks)
         return False  # a helper from the queue that comes late will read them
 

@@ -19,15 +19,18 @@ _PATHS = [str(kept.ROOT), str(kept.ROOT / "tests" / "helpers")]
 os.environ["PYTHONPATH"] = os.pathsep.join([*_PATHS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-# What `--fast` leaves out as a whole: processes, the interpreter of PTX, PyTorch's compiler, Hugging Face's models, the lab.
+# What `--fast` leaves out as a whole: processes, the interpreter of PTX, PyTorch's compiler and JAX's, Hugging Face's models, the lab.
 SLOW_FILES = (
     "ptx/*.py",
+    "jax/test_jax_[cfst]*.py",
+    "keras/test_keras_backends.py",
     "kernels/test_aarch64.py",
     "kernels/test_cache.py",
-    "kernels/test_cuda_backend.py",
+    "kernels/test_cuda_*.py",
     "kernels/test_kernels.py",
     "kernels/test_memory.py",
     "kernels/test_same_bits.py",
+    "kernels/test_translations.py",
     "core/test_costs.py",
     "core/test_embed_gpu.py",
     "torch/test_torch_bias_graphs.py",
@@ -39,6 +42,7 @@ SLOW_FILES = (
     "torch/test_torch_sharded.py",
     "torch/test_torch_factors.py",
     "torch/test_torch_on_devices.py",
+    "torch/test_torch_onnx.py",
     "torch/test_torch_operators.py",
     "torch/test_torch_patched_families.py",
     "torch/test_torch_patching.py",
@@ -48,6 +52,7 @@ SLOW_FILES = (
     "torch/test_torch_transformers.py",
     "tools/test_bench*.py",
     "tools/test_demo.py",
+    "tools/test_digest.py",
     "tools/test_docs.py",
     "tools/test_gpu_check.py",
     "tools/test_examples.py",

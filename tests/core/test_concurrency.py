@@ -406,13 +406,15 @@ def test_helpers_keep_off_the_core_of_the_caller(monkeypatch):
     assert len(asked) == 4
 
 
-def test_small_calls_wake_helpers_only_where_they_follow_another(restored, recorded):
+def test_small_calls_wake_helpers_only_where_they_follow_another(restored, recorded, monkeypatch):
     """A helper that is woken for a single one comes too late; large calls wake them at once."""
+    now = [1.0]
+    monkeypatch.setattr(pool.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(pool, "_callers", {})
     fastpe.set_num_threads(2)
     small, large = np.zeros((1024, 1024), np.float32), np.zeros((4, 1024, 1024), np.float32)
-    for x, pause, expected in ((small, 0.01, 0), (small, 0.0, 1), (small, 0.01, 0), (large, 0.01, 1)):
-        fastpe.add_encoding(x)  # whatever comes first
-        time.sleep(pause)
+    for x, pause, expected in ((small, 0.0, 0), (small, 1e-4, 1), (small, 1e-4, 1), (small, 1e-3, 0), (large, 1.0, 1)):
+        now[0] += pause
         recorded.clear()
         fastpe.add_encoding(x)
         assert len(recorded) == expected, (x.nbytes, pause)

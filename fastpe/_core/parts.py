@@ -62,8 +62,12 @@ def phantom(shape: tuple[int, ...], dtype: str, number: int = 0) -> Any:
 
 def stand_in(value: Any) -> Any:
     """Zeros (of booleans, True) in no memory for a lazy or sharded array; anything else as it is."""
-    if dispatch.library_of(value) is not None or dispatch.runner((value,), None) is None:
-        return value
+    is_usual = dispatch.library_of(value) is not None or dispatch.runner((value,), None) is None
+    return value if is_usual else zeros_like(value)
+
+
+def zeros_like(value: Any) -> Any:
+    """Zeros (of booleans, True) in no memory, with the shape of an array; integers have 64 bits."""
     kind = np.dtype(value.dtype).kind
     return np.broadcast_to(np.array(kind == "b", "int64" if kind in "iu" else value.dtype), value.shape)
 

@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arrays.numpy import empty
 from .._core import checks, text
 from .._core.arguments import host_numbers
 from .._core.checks import describe, message
 from .._core.operations import AddBias, Embed, Encode, Rerotate, Resample
-from .._core.parts import refuse_open_length
+from .._core.parts import phantom, refuse_open_length, zeros_like
 from .._core.run import plain_where
 from .._core.where import Where
 from ..encodings.fourier import Fourier
@@ -48,10 +47,9 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate:
             raise TypeError(message(function, "dtype must be one that JAX is set to", "float64", remedy))
     operation, tables = _apart(operation)
     arrays = _of_jax(operation, arrays)
-    outlines = tuple(_outline(name, array) for name, array in zip(operation.names, arrays, strict=True))
-    outlined = None if where is None else _outlined(where, outlines)
-    operation.check(outlines, outlined, None, False)
-    call, operands = _call(operation, arrays, where, outlines)
+    outlines = tuple(_outline(operation, index, x) if is_jax(x) else x for index, x in enumerate(arrays))
+    operation.check(outlines, None if where is None else _outlined(operation, where, arrays), None, False)
+    call, operands = _call(operation, arrays, where)
     results = evaluate(call, operands, tables) if tables else bind(call, operands)
     return results[0] if len(results) == 1 else tuple(results)
 
@@ -74,30 +72,32 @@ def _of_jax(operation: Any, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
     return (None, arrays[1]) if isinstance(operation, Encode) else arrays
 
 
-def _outline(name: str, array: Any) -> Any:
-    """An array of NumPy with the shape and type of one of JAX."""
-    if not is_jax(array):
-        return array
-    dtype = np.dtype(array.dtype)
-    if dtype.kind in "iub" or name in ("positions", "delta"):
-        return np.zeros(array.shape, dtype)
-    return empty(array.shape, dtype.name, None) if dtype.name in checks.FLOATS else np.empty(array.shape, dtype)
+def _outline(operation: Any, index: int, array: Any) -> Any:
+    """An array of NumPy with the shape and type of one of JAX, and no memory; ids and places have values, which pass every check."""
+    name, dtype = operation.names[index], np.dtype(array.dtype)
+    is_read = name in ("positions", "delta") or (name in ("ids", "token_types") and dtype.kind in "iu")
+    return zeros_like(array) if is_read else phantom(array.shape, dtype.name, index)
 
 
-def _outlined(where: Any, outlines: Any) -> Any:
-    """Where rows stand, with outlines whose values pass every check in place of JAX's arrays."""
-    found = {}
-    for name, value in where._asdict().items():
-        if is_jax(value):
-            if name == "seq_axis":
-                raise _traced("where", name, value)
-            found[name] = np.ones(value.shape, value.dtype) if name == "mask" else np.zeros(value.shape, value.dtype)
-            if name == "cu_seqlens" and value.shape:
-                ids = np.shape(outlines[1]) if len(outlines) > 2 else None  # of embed
-                shape = next(x for x in outlines if x is not None).shape if ids is None else (*(ids or (1,)), 1)
-                is_axis = type(where.seq_axis) is int and -len(shape) <= where.seq_axis < len(shape)
-                found[name][-1] = shape[where.seq_axis] if is_axis else 0  # how many rows there are
+def _outlined(operation: Any, where: Any, arrays: tuple[Any, ...]) -> Any:
+    """Where rows stand, with values that pass every check in place of JAX's arrays."""
+    found = {name: zeros_like(value) for name, value in where._asdict().items() if is_jax(value)}
+    if "seq_axis" in found:
+        raise _traced(operation.function, "seq_axis", where.seq_axis)
+    if "cu_seqlens" in found and found["cu_seqlens"].size:
+        shape = _shape(operation, arrays)
+        is_axis = type(where.seq_axis) is int and -len(shape) <= where.seq_axis < len(shape)
+        found["cu_seqlens"] = np.array(found["cu_seqlens"])
+        found["cu_seqlens"][-1] = shape[where.seq_axis] if is_axis else 0  # how many rows there are
     return where._replace(**found)
+
+
+def _shape(operation: Any, arrays: tuple[Any, ...]) -> tuple[int, ...]:
+    """Of the array whose rows stand somewhere."""
+    if isinstance(operation, Embed):
+        return (*(np.shape(arrays[1]) or (1,)), *arrays[0].shape[1:])
+    shape: tuple[int, ...] = next(x for x in arrays if x is not None).shape
+    return shape
 
 
 def _traced(function: str, name: str, value: Any) -> TypeError:
@@ -139,7 +139,7 @@ def _apart(operation: Any) -> tuple[Any, dict[str, Any]]:
 # ---- the call ----------------------------------------------------------------------------------------------------------------
 
 
-def _call(operation: Any, arrays: tuple[Any, ...], where: Any, outlines: tuple[Any, ...]) -> tuple[Call, list[Any]]:
+def _call(operation: Any, arrays: tuple[Any, ...], where: Any) -> tuple[Call, list[Any]]:
     """The call, and its operands."""
     fixed: dict[str, Any] = {}
     placed: dict[str, Any] = {}
@@ -153,14 +153,14 @@ def _call(operation: Any, arrays: tuple[Any, ...], where: Any, outlines: tuple[A
         elif array is not None:
             dtypes[index] = str(array.dtype)
     if isinstance(operation, AddBias):
-        fixed, placed = _of_bias(operation, where, outlines[0])
+        fixed, placed = _of_bias(operation, where, arrays[0])
     elif isinstance(operation, Encode):
         refuse_open_length(operation)
     else:
         fixed["seq_axis"] = where.seq_axis
         moves = isinstance(operation, Rerotate) and operation.source.text == operation.target.text and operation.seq_len is None
         if not moves:  # else only the distance matters
-            operation, placed = _of_rows(operation, arrays, where, outlines)
+            operation, placed = _of_rows(operation, arrays, where)
         elif where.mask is not None:
             placed["mask"] = jnp.asarray(where.mask)
     call = Call(operation, tuple(dtypes), tuple(placed), tuple(fixed.items()))
@@ -171,19 +171,15 @@ def _numbers(function: str, name: str, value: Any) -> Any:
     return value if is_jax(value) else host_numbers(function, name, value)
 
 
-def _of_rows(operation: Any, arrays: tuple[Any, ...], where: Where, outlines: Any) -> tuple[Any, dict[str, Any]]:
+def _of_rows(operation: Any, arrays: tuple[Any, ...], where: Where) -> tuple[Any, dict[str, Any]]:
     """The operation with all numbers that it depends on, and what says where its rows stand: a start, or positions, and a mask."""
-    function, encoding = operation.function, operation[0]
-    shape = next(x for x in outlines if x is not None).shape
-    if isinstance(operation, Embed):
-        ids = _numbers(function, "ids", arrays[1])
-        shape = (*(np.shape(ids) or (1,)), shape[1])
-        if operation.padding_idx is not None:
-            kept = jnp.asarray(ids) != operation.padding_idx
-            where = where._replace(mask=kept if where.mask is None else kept & jnp.asarray(where.mask))
-            operation = operation._replace(padding_idx=None)
-        if encoding is None:
-            return operation, {} if where.mask is None else {"mask": jnp.asarray(where.mask)}
+    encoding, shape = operation[0], _shape(operation, arrays)
+    if getattr(operation, "padding_idx", None) is not None:
+        kept = jnp.asarray(_numbers(operation.function, "ids", arrays[1])) != operation.padding_idx
+        where = where._replace(mask=kept if where.mask is None else kept & jnp.asarray(where.mask))
+        operation = operation._replace(padding_idx=None)
+    if encoding is None:
+        return operation, {} if where.mask is None else {"mask": jnp.asarray(where.mask)}
     axis = where.seq_axis % len(shape)
     counts = encoding.counts or where.positions is not None
     mask = None if where.mask is None else jnp.asarray(where.mask)
@@ -219,9 +215,7 @@ def _of_bias(operation: AddBias, where: Any, scores: Any) -> tuple[dict[str, Any
         raise TypeError(message("add_bias", rule, type(operation.bias).__name__, remedy))
     queries, keys = scores.shape[-2:]
     if q_positions is None and q_offset is None:
-        q_positions = (
-            k_positions[..., keys - queries :] if is_jax(k_positions) else np.asarray(k_positions)[..., keys - queries :]
-        )
+        q_positions = _numbers("add_bias", "k_positions", k_positions)[..., keys - queries :]
     placed = {"q_positions": words_of(q_positions) if q_positions is not None else counted(queries, q_offset, None, None)}
     if k_positions is not None:
         placed["k_positions"] = words_of(k_positions)

@@ -106,7 +106,7 @@ def test_what_is_refused(name):
 @pytest.mark.parametrize("name", ["input_scale", "seq_axis", "seq_len"])
 def test_a_traced_number_is_refused_by_name(name):
     function = jax.jit(lambda x, value: fastpe.add_encoding(x, **{name: value}))
-    with pytest.raises(TypeError, match=f"{name} must be a Python number.*static_argnames"):
+    with pytest.raises(TypeError, match=f"^add_encoding: {name} must be a Python number.*static_argnames"):
         function(X, 1)
 
 

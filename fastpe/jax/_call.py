@@ -15,26 +15,31 @@ import numpy as np
 
 from .._arrays.numpy import empty
 from .._core import text
-from .._core.operations import Spec
+from .._core.operations import AddBias, Encode, Spec
+from .._core.parts import axes_in_front, outline
+from .._core.where import Where, row_axes
 
 Shape = tuple[int, ...]
+Axes = list[str]  # the names of an array's axes
+BATCH, ROWS, HEADS = "batch", "rows", "heads"  # rows of scores are those of queries
 WIDE = "int64"  # the type of operands of two words
 
 
 class Call(NamedTuple):
     """``arrays``: names of the element types of the operation's arrays, None for one that is not given. ``places``: fields of what says
-    where rows stand that are operands; ``fixed``: those that are numbers, with their names.
+    where rows stand that are operands; ``fixed``: those that are numbers, with their names. ``apart``: operands that are not donated,
+    beside which results lie.
     """
 
     operation: Any
     arrays: tuple[str | None, ...]
     places: tuple[str, ...]
     fixed: tuple[tuple[str, Any], ...]
+    apart: tuple[int, ...] = ()
 
+    @property
     def text(self) -> str:
-        """All of it; padded to whole words, as the handler takes it in such."""
-        whole = f"{text.write_operation(self.operation)}\n{json.dumps(self[1:])}"
-        return whole + " " * (-len(whole.encode()) % 8)
+        return f"{text.write_operation(self.operation)}\n{json.dumps(self[1:])}"
 
     @property
     def names(self) -> list[str]:
@@ -50,10 +55,15 @@ class Call(NamedTuple):
 
     @property
     def replaced(self) -> list[int]:
-        """Which operands results take the place of."""
+        """The operands that results are like."""
         if not self.operation.in_place:
             return []
         return list(range(sum(dtype is not None for dtype in self.arrays[: self.operation.writes])))
+
+    @property
+    def aliases(self) -> dict[int, int]:
+        """Of operands whose memory results take, the numbers of these."""
+        return {index: index for index in self.replaced if index not in self.apart}
 
     def positions_of(self, kernel_call: Any) -> str | None:
         """The operand that has the positions of a kernel call's rows; None where they are always the same."""
@@ -65,6 +75,57 @@ class Call(NamedTuple):
         """Shapes of operands without the axis of words."""
         pairs = zip(self.dtypes, shapes, strict=True)
         return [tuple(shape[:-1]) if dtype == WIDE else tuple(shape) for dtype, shape in pairs]
+
+    @property
+    def axes_in_front(self) -> int:
+        """Of positions, before those of rows."""
+        return 0 if isinstance(self.operation, AddBias) else axes_in_front(self.operation[0])
+
+    def axes(self, shapes: Sequence[Shape]) -> tuple[list[Axes], list[Axes]]:
+        """The names of the axes of operands and of results. Axes of one name are divided alike; those of "whole..." are not divided."""
+        operation, shapes, front = self.operation, self.logical(shapes), self.axes_in_front
+        if operation.in_place:
+            results = [self._of_array(shapes[index], f"own{index}") for index in self.replaced]
+            lead, shape = results[0][:-1], shapes[0]
+        else:
+            rows = next(one for one, dtype in zip(shapes, self.dtypes, strict=True) if dtype == WIDE)
+            shape = (*rows[front if isinstance(operation, Encode) else 0 :], 0)
+            lead = (
+                [BATCH, *(f"axis{axis}" for axis in range(len(shape) - 3)), ROWS][-len(shape) + 1 :] if len(shape) > 1 else []
+            )
+            results = [[*lead, "whole"]]
+        target = outline(operation.function, Where(seq_axis=dict(self.fixed).get("seq_axis", -2)), shape)
+
+        def of_place(name: str, rank: int) -> Axes:
+            if name in ("q_positions", "k_positions"):
+                return [BATCH, ROWS if name[0] == "q" else "wholek"][2 - rank :]
+            if name == "delta":
+                return [BATCH, ROWS][:rank]
+            own = rank - front if name == "positions" else rank
+            rows = [lead[axis] for axis in row_axes(target, own)] if own and ROWS in lead else []
+            return [f"whole{name}{axis}" for axis in range(rank - len(rows))] + rows
+
+        operands = list(results) if operation.in_place else []
+        for name, dtype, one in list(zip(self.names, self.dtypes, shapes, strict=True))[len(operands) :]:
+            is_table = dtype != WIDE and name in ("table", "token_types")
+            found = [f"whole{len(operands)}", "whole"] if is_table else of_place(name, len(one))
+            operands.append([*found, "wholeword"] if dtype == WIDE else found)
+        return operands, results
+
+    def _of_array(self, shape: Shape, own: str) -> Axes:
+        """Of x, q, k or scores."""
+        operation, rank = self.operation, len(shape)
+        names = [f"{own}axis{axis}" for axis in range(rank)]
+        if isinstance(operation, AddBias):
+            return [*[BATCH, *(f"whole{axis}" for axis in range(1, rank - 3))][: rank - 3], HEADS, ROWS, "wholek"]
+        encoding, axis = operation[0], dict(self.fixed)["seq_axis"] % rank
+        if not encoding.counts and (not self.places or rank > 3):  # a grid's axes
+            first = 0 if self.places else max(0, rank - 1 - len(encoding.axes))
+            return names[:first] + [f"whole{axis}" for axis in range(first, rank)]
+        if rank > 2:
+            names[1 if axis == 0 else 0] = BATCH
+        names[axis], names[-1] = ROWS, f"whole{own}"
+        return names
 
     def results(self, shapes: Sequence[Shape]) -> list[Spec]:
         """What the call makes of operands of these shapes."""
@@ -96,5 +157,5 @@ class Call(NamedTuple):
 def read(whole: str) -> Call:
     """The call that a text describes."""
     operation, rest = whole.split("\n")
-    arrays, places, fixed = json.loads(rest)
-    return Call(text.read(operation), tuple(arrays), tuple(places), tuple((name, value) for name, value in fixed))
+    arrays, places, fixed, apart = json.loads(rest)
+    return Call(text.read(operation), tuple(arrays), tuple(places), tuple((name, value) for name, value in fixed), tuple(apart))

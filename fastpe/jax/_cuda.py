@@ -37,17 +37,17 @@ def is_usable() -> bool:
     return buffer_callback is not None and available.problem() is None
 
 
-def on_cuda(*operands: Any, text: str, apart: bool) -> list[Any]:
+def on_cuda(*operands: Any, text: str) -> list[Any]:
     """A call back, on what verbs take."""
     call = read(text)
-    made, aliases = results(call, operands, apart)
+    made = results(call, operands)
     with enable_x64(True):
         named = zip(call.names, call.dtypes, operands, strict=True)
         given = [
             _plain(call, name, one, made[0].shape) if dtype == WIDE or name == "start" else one for name, dtype, one in named
         ]
     call = call._replace(places=tuple("positions" if name == "start" else name for name in call.places))
-    found: list[Any] = buffer_callback(functools.partial(_run, call), made, input_output_aliases=aliases)(*given)
+    found: list[Any] = buffer_callback(functools.partial(_run, call), made, input_output_aliases=call.aliases)(*given)
     return found
 
 

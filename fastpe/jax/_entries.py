@@ -6,6 +6,7 @@ An entry says for each kernel call the words of both blocks, and which of them a
 from __future__ import annotations
 
 import ctypes
+import json
 import traceback
 from typing import Any
 
@@ -26,7 +27,7 @@ CODE, WORDS, WORDS_AT, SLOT_BYTES, HELPERS, MOVES, MOVES_AT, PARTS_AT = range(8)
 CALL_WORDS = 8
 ADDRESS, START = range(2)  # kinds of moves; a move is (word, buffer, bytes into it, kind)
 
-KEYS = np.zeros(MOST_ENTRIES, np.int64)  # hashes of kinds of calls, 0 where there is none
+NUMBERS = np.zeros(MOST_ENTRIES, np.int64)  # of kinds of calls, 0 where there is none
 VALUES = np.zeros(MOST_ENTRIES, np.int64)  # addresses of their entries
 _owners: list[Any] = []  # of what entries point to
 _messages: dict[str, Any] = {}
@@ -34,17 +35,16 @@ _messages: dict[str, Any] = {}
 # Fields of argument blocks that are addresses of what a call is given
 _FIELDS = ["x", "out", "positions", "mask", "ids", "type_ids", "types", "queries", "keys", "q_x", "q_out", "k_x", "k_out"]
 
-Shape = tuple[int, ...]
 Range = tuple[int, int, int]  # address, bytes, number of the buffer
 
 
-def _made(program_text: str, shapes: list[Shape], aliases: list[tuple[int, int]]) -> tuple[Any, list[Any]]:
-    """An entry, and what it points to. ``aliases``: results that lie where an operand does."""
-    call = read(program_text)
-    operands = call.on_host(shapes)
+def _made(whole: str) -> tuple[Any, list[Any]]:
+    """An entry, and what it points to, for a call's text and the shapes of its operands."""
+    call_text, _, rest = whole.rpartition("\n")
+    call, shapes = read(call_text), json.loads(rest)
+    operands, aliases = call.on_host(shapes), call.aliases
     arrays, where = call.arguments(operands)
-    places = {result: operands[operand] for result, operand in aliases if call.replaced[result : result + 1] == [operand]}
-    outs = [places[i] if i in places else empty(spec.shape, spec.dtype, None) for i, spec in enumerate(call.results(shapes))]
+    outs = [operands[i] if i in aliases else empty(*spec, None) for i, spec in enumerate(call.results(shapes))]
     job = call.operation.check(arrays, where, outs[0] if len(outs) == 1 else tuple(outs), False)
     buffers = [(array.ctypes.data, array.nbytes, index) for index, array in enumerate([*operands, *outs])]
     words: list[int] = [0]
@@ -96,29 +96,13 @@ def _packed(prepared: Any, ranges: list[Range], names: list[str]) -> tuple[list[
     return [machine_code.address_of(prepared._kernel), len(words), *places], (prepared, words, table)
 
 
-def _shape(buffer: int) -> tuple[int, ...]:
-    rank, dims = _word(buffer + 32), _word(buffer + 40)  # XLA_FFI_Buffer: struct_size, extension, dtype, data, rank, dims
-    return tuple(_word(dims + 8 * axis) for axis in range(rank))
-
-
-def _word(address: int) -> int:
-    return ctypes.c_int64.from_address(address).value
-
-
-@ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)  # type: ignore[untyped-decorator]
-def prepare(frame: int, key: int) -> int:
+@ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)  # type: ignore[untyped-decorator]
+def prepare(number: int, place: int, nbytes: int) -> int:
     """The address of the entry for this call; of an error's message, negative, where there can be none."""
     try:
-        attribute = _word(_word(frame + 8 * 20))
-        program_text = ctypes.string_at(_word(attribute), _word(attribute + 8)).decode()
-        operands, results = (
-            [_word(_word(frame + 8 * at) + 8 * index) for index in range(_word(frame + 8 * count))]
-            for count, at in ((7, 9), (12, 14))
-        )
-        data = [_word(buffer + 24) for buffer in operands]
-        aliases = [(i, data.index(_word(one + 24))) for i, one in enumerate(results) if _word(one + 24) in data]
+        whole = ctypes.string_at(place, nbytes).decode()
         with unforkable:
-            return _entry(key, lambda: _made(program_text, [_shape(one) for one in operands], aliases))
+            return _entry(number, whole)
     except Exception:
         text = f"fastpe: a call could not be prepared.\n{traceback.format_exc(limit=-3)}"
         if len(_messages) < 64:
@@ -127,16 +111,16 @@ def prepare(frame: int, key: int) -> int:
         return -ctypes.addressof(found)
 
 
-def _entry(key: int, make: Any) -> int:
-    slot = key % MOST_ENTRIES
-    while KEYS[slot] not in (0, key):
+def _entry(number: int, whole: str) -> int:
+    slot = number % MOST_ENTRIES
+    while NUMBERS[slot] not in (0, number):
         slot = (slot + 1) % MOST_ENTRIES
-    if KEYS[slot] == key:
+    if NUMBERS[slot] == number:
         return int(VALUES[slot])
     if len(_owners) > MOST_ENTRIES // 2:
         raise RuntimeError(f"fastpe: a process has at most {MOST_ENTRIES // 2} kinds of calls; jit fewer shapes.")
-    entry, owned = make()
+    entry, owned = _made(whole)
     _owners.append((entry, owned))
     VALUES[slot] = entry.ctypes.data
-    KEYS[slot] = key
+    NUMBERS[slot] = number
     return int(entry.ctypes.data)

@@ -1,8 +1,7 @@
 """The CPU's FFI target of XLA: a function that Numba compiled, which runs prepared kernel calls on the buffers that it is given.
 
-It holds no GIL. The first call of its kind (text, shapes, which results lie where an operand does) asks `_entries.py` for an entry; later
-calls find it in a table of this process. So no address is in a program, and one that was exported runs in another process. Helpers come
-from XLA's pool.
+It holds no GIL. The first call of its kind asks `_entries.py` for an entry; later calls find it by its number in a table of this process.
+So no address is in a program, and one that was exported runs in another process. Helpers come from XLA's pool.
 
 The structs are those of XLA's ``c_api.h``, major version 0; the comments at the numbers name the fields. What is read has not moved since
 version 0.1.
@@ -26,7 +25,9 @@ TARGET = "fastpe_cpu"
 I32, I64 = ir.IntType(32), ir.IntType(64)
 ctl = abi.CONTROL.index
 PARTS, SCRATCH, SLOTS, CONTROL_BYTES = ctl.parts, ctl.scratch, ctl.slots, abi.CONTROL.nbytes
-KEYS_AT, VALUES_AT = entries.KEYS.ctypes.data, entries.VALUES.ctypes.data
+NUMBERS_AT, VALUES_AT = entries.NUMBERS.ctypes.data, entries.VALUES.ctypes.data
+OTHER_VERSION = ctypes.create_string_buffer(b"fastpe: the program was exported by another version of fastpe. Export it again.")
+OTHER_VERSION_AT = ctypes.addressof(OTHER_VERSION)
 PREPARE = ctypes.cast(entries.prepare, ctypes.c_void_p).value
 _libc = ctypes.CDLL(None)
 MALLOC, FREE = (ctypes.cast(function, ctypes.c_void_p).value for function in (_libc.malloc, _libc.free))
@@ -42,34 +43,12 @@ def _called(builder: Any, address: Any, *values: Any) -> Any:
 
 
 call_1 = emitted(WORD, *[WORD] * 2)(lambda builder, address, a: _called(builder, address, a))
-call_2 = emitted(WORD, *[WORD] * 3)(lambda builder, address, a, b: _called(builder, address, a, b))
 call_3 = emitted(WORD, *[WORD] * 4)(lambda builder, address, a, b, c: _called(builder, address, a, b, c))
 
 
 @emitted(WORD, WORD)
 def load_int32(builder, address):  # type: ignore[no-untyped-def]
     return builder.sext(builder.load(builder.inttoptr(address, I32.as_pointer())), I64)
-
-
-@emitted(WORD, WORD)
-def load_unaligned(builder, address):  # type: ignore[no-untyped-def]
-    return builder.load(builder.inttoptr(address, I64.as_pointer()), align=1)
-
-
-@emitted(WORD, WORD, WORD)
-def mixed(builder, key, value):  # type: ignore[no-untyped-def]
-    """A hash of a hash and a word."""
-    product = builder.mul(builder.xor(key, value), I64(0x9E3779B97F4A7C15 - (1 << 64)))
-    return builder.xor(product, builder.lshr(product, I64(29)))
-
-
-@inline
-def mixed_shape(key, buffer):  # type: ignore[no-untyped-def]
-    rank, dims = word(buffer, 4), word(buffer, 5)
-    key = mixed(key, rank)
-    for axis in range(rank):
-        key = mixed(key, word(dims, axis))
-    return key
 
 
 # ---- XLA's functions ---------------------------------------------------------------------------------------------------------
@@ -178,28 +157,18 @@ def _handler(frame):  # type: ignore[no-untyped-def]
             set_word(word(extension, 3), 3, np.int64(1) << 32)  # 0.1
             return 0
         extension = word(extension, 2)
-    operands, results = word(frame, 7), word(frame, 12)
-    text = word(word(frame, 20), 0)
-    key = np.int64(0)
-    for at in range(0, word(text, 1), 8):
-        key = mixed(key, load_unaligned(word(text, 0) + at))
-    for i in range(operands):
-        key = mixed_shape(key, word(word(frame, 9), i))
-    for j in range(results):
-        result = word(word(frame, 14), j)
-        key = mixed_shape(key, result)
-        for i in range(operands):
-            if word(word(word(frame, 9), i), 3) == word(result, 3):
-                key = mixed(key, i + 1)
-    key = (key & 0x7FFFFFFFFFFFFFFF) | 1
-    slot, entry = key & (entries.MOST_ENTRIES - 1), np.int64(0)
-    while word(KEYS_AT, slot) != 0:
-        if word(KEYS_AT, slot) == key:
+    if word(frame, 17) != 2:
+        return asked(word(frame, 2), CREATE_ERROR, 32, OTHER_VERSION_AT, 3, 0)
+    attributes = word(frame, 20)  # in the order of their names: the text, and its number behind its type
+    text, number = word(attributes, 0), word(word(word(attributes, 1), 1), 0)
+    slot, entry = number & (entries.MOST_ENTRIES - 1), np.int64(0)
+    while word(NUMBERS_AT, slot) != 0:
+        if word(NUMBERS_AT, slot) == number:
             entry = word(VALUES_AT, slot)
             break
         slot = (slot + 1) & (entries.MOST_ENTRIES - 1)
     if entry == 0:
-        entry = call_2(PREPARE, frame, key)
+        entry = call_3(PREPARE, number, word(text, 0), word(text, 1))
     if entry < 0:
         return asked(word(frame, 2), CREATE_ERROR, 32, -entry, 3, 0)  # 3: an invalid argument
     for index in range(word(entry, 0)):

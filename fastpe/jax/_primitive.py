@@ -1,8 +1,10 @@
-"""One primitive for all operations: ``fastpe``, whose only parameters are a call's text, and whether results lie apart from operands."""
+"""One primitive for all operations: ``fastpe``, whose only parameter is a call's text."""
 
 from __future__ import annotations
 
-import functools
+import hashlib
+import inspect
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,45 +19,62 @@ from ._twin import in_plain_operations
 
 primitive = Primitive("fastpe")
 primitive.multiple_results = True
+primitive.def_impl(jax.jit(primitive.bind, static_argnames="text"))
 
 
-def bind(call: Call, operands: list[Any]) -> list[Any]:
-    """The results of a call. In a program they take the places of operands, which XLA copies where they are needed later."""
-    if any(isinstance(one, jax.core.Tracer) for one in operands):
-        return list(primitive.bind(*operands, text=call.text(), apart=False))
-    return list(_now(*operands, text=call.text()))
-
-
-@functools.partial(jax.jit, static_argnames=("text", "apart"))
-def _now(*operands: Any, text: str, apart: bool = True) -> list[Any]:
-    """At once: new arrays beside the operands, which are not donated."""
-    found: list[Any] = primitive.bind(*operands, text=text, apart=True)
-    return found
+def bind(call: Call, operands: Sequence[Any]) -> list[Any]:
+    """The results of a call: in a program they take the places of operands, which XLA copies where they are needed later."""
+    return list(primitive.bind(*operands, text=call.text))
 
 
 @primitive.def_abstract_eval  # type: ignore[untyped-decorator]
-def _abstract(*operands: Any, text: str, apart: bool) -> list[Any]:
+def _abstract(*operands: Any, text: str) -> list[Any]:
     call = read(text)
     if call.operation.in_place:
         return [operands[index] for index in call.replaced]
+    return [jax.core.ShapedArray(one.shape, one.dtype) for one in results(call, operands)]
+
+
+def results(call: Call, operands: Sequence[Any]) -> list[Any]:
+    """The shapes and types of what a call makes."""
     specs = call.results([one.shape for one in operands])
-    return [jax.core.ShapedArray(spec.shape, np.dtype(spec.dtype)) for spec in specs]
+    return [jax.ShapeDtypeStruct(spec.shape, np.dtype(spec.dtype)) for spec in specs]
 
 
-def results(call: Call, operands: Sequence[Any], apart: bool) -> tuple[list[Any], dict[int, int]]:
-    """What a call makes, and which operand each result lies in the place of."""
-    made = [jax.ShapeDtypeStruct(spec.shape, np.dtype(spec.dtype)) for spec in call.results([one.shape for one in operands])]
-    return made, {} if apart else {index: place for place, index in enumerate(call.replaced)}
+def on_cpu(*operands: Any, text: str) -> list[Any]:
+    """The call of the handler, which knows it by a number."""
+    call = read(text)
+    whole = f"{text}\n{json.dumps([one.shape for one in operands])}"
+    number = np.frombuffer(hashlib.sha256(whole.encode()).digest(), np.int64)[0]
+    run = jax.ffi.ffi_call(TARGET, results(call, operands), input_output_aliases=call.aliases)
+    made: list[Any] = run(*operands, call=whole, number=number)
+    return made
 
 
-def on_cpu(*operands: Any, text: str, apart: bool) -> list[Any]:
-    """The call of the handler."""
-    made, aliases = results(read(text), operands, apart)
-    found: list[Any] = jax.ffi.ffi_call(TARGET, made, input_output_aliases=aliases)(*operands, call=text)
-    return found
+# ---- programs ----------------------------------------------------------------------------------------------------------------
+
+# A lowering that JAX keeps for other calls like it does not know whether its operands are donated.
+_own = {"cacheable": False} if "cacheable" in inspect.signature(mlir.register_lowering).parameters else {}
 
 
-primitive.def_impl(_now)
-mlir.register_lowering(
-    primitive, mlir.lower_fun(in_plain_operations, multiple_results=True)
-)  # the CPU and CUDA have their own, in `_partition.py`
+def register(rule: Any, platform: str | None = None) -> None:
+    """Let programs for a platform hold what ``rule(context)`` chooses, a function of operands and of a call's text."""
+
+    def lower(context: Any, *operands: Any, text: str) -> Any:
+        call = read(text)
+        text = call._replace(apart=tuple(index for index in call.replaced if _is_read_only(operands[index]))).text
+        return mlir.lower_fun(rule(context), multiple_results=True)(context, *operands, text=text)
+
+    mlir.register_lowering(primitive, lower, platform=platform, **_own)
+
+
+def _is_read_only(operand: Any) -> bool:
+    """Whether this is an argument of the whole program that is not donated: XLA would copy it, to write to the copy."""
+    attributes = getattr(getattr(operand.owner, "owner", None), "attributes", {})
+    if "sym_name" not in attributes or str(attributes["sym_name"]) != '"main"':
+        return False
+    given = attributes["arg_attrs"][operand.arg_number]
+    return not ("tf.aliasing_output" in given or "jax.buffer_donor" in given)
+
+
+register(lambda context: in_plain_operations)  # the CPU and CUDA have their own, in `_partition.py`

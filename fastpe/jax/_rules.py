@@ -18,16 +18,18 @@ from ._twin import in_plain_operations
 # ---- derivatives -------------------------------------------------------------------------------------------------------------
 
 
-def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, text: str, apart: bool) -> tuple[Any, Any]:
-    results = primitive.bind(*primals, text=text, apart=apart)
-    call = read(text)
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, text: str) -> tuple[Any, Any]:
+    results, call = primitive.bind(*primals, text=text), read(text)
     given = [index for index, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
-    if not given:
-        return results, [ad.Zero.from_primal_value(one) for one in results]
-    if isinstance(call.operation, (Rotate, Rerotate)):
-        found = iter(_rotated(call, primals, tangents, given, apart))
-        return results, [next(found) if index in given else jnp.zeros_like(results[index]) for index in call.replaced]
-    return results, _by_twin(tuple(primals), [tangents[index] for index in given], text=text, given=tuple(given))
+    found = [tangents[index] for index in given]
+    if not isinstance(call.operation, (Rotate, Rerotate)):
+        return results, _by_twin(tuple(primals), found, text=text, given=tuple(given))
+    # A rotation is linear: the same one, of those arrays that have a tangent.
+    slots = [slot for slot, dtype in enumerate(call.arrays[: call.operation.writes]) if dtype is not None]
+    without = [slots[index] for index in call.replaced if index not in given]
+    some = call._replace(arrays=tuple(None if slot in without else dtype for slot, dtype in enumerate(call.arrays)))
+    made = iter(primitive.bind(*found, *primals[len(slots) :], text=some.text))
+    return results, [next(made) if index in given else jnp.zeros_like(results[index]) for index in call.replaced]
 
 
 @functools.partial(jax.jit, static_argnames=("text", "given"))
@@ -38,29 +40,17 @@ def _by_twin(primals: tuple[Any, ...], tangents: list[Any], *, text: str, given:
         operands = list(primals)
         for index, one in zip(given, some, strict=True):
             operands[index] = one
-        return in_plain_operations(*operands, text=text, apart=True)
+        return in_plain_operations(*operands, text=text)
 
     return jax.jvp(function, [primals[index] for index in given], tangents)[1]
 
 
-def _rotated(call: Call, primals: Any, tangents: Any, given: list[int], apart: bool) -> list[Any]:
-    """A rotation is linear: the same one, of those arrays that have a tangent."""
-    count = len(call.replaced)
-    rest = primals[count:]
-    present = iter(range(count))
-    writes = call.operation.writes
-    arrays = [None if one is None or next(present) not in given else one for one in call.arrays[:writes]]
-    some = call._replace(arrays=(*arrays, *call.arrays[writes:]))
-    made: list[Any] = primitive.bind(*(tangents[index] for index in given), *rest, text=some.text(), apart=apart)
-    return made
-
-
-def _transpose(cotangents: Sequence[Any], *operands: Any, text: str, apart: bool) -> list[Any]:
+def _transpose(cotangents: Sequence[Any], *operands: Any, text: str) -> list[Any]:
     """Of a rotation."""
     call = read(text)
     given = [ad.instantiate_zeros(one) for one in cotangents]
     back = call._replace(operation=call.operation.adjoint())
-    made = primitive.bind(*given, *operands[len(given) :], text=back.text(), apart=apart)
+    made = primitive.bind(*given, *operands[len(given) :], text=back.text)
     some = [one if ad.is_undefined_primal(operand) else None for one, operand in zip(made, operands, strict=False)]
     return [*some, *[None] * (len(operands) - len(some))]
 
@@ -72,94 +62,68 @@ ad.primitive_transposes[primitive] = _transpose
 # ---- one more axis -----------------------------------------------------------------------------------------------------------
 
 
-def _batch(operands: Sequence[Any], dims: Sequence[Any], *, text: str, apart: bool) -> tuple[list[Any], list[int]]:
+def _batch(operands: Sequence[Any], dims: Sequence[Any], *, text: str) -> tuple[list[Any], list[int]]:
+    """In front, where every sequence has the same places; one axis with that of sequences, where each may have its own; or each alone."""
     call, batched = read(text), [dim is not None for dim in dims]
     moved = [one if dim is None else jnp.moveaxis(one, dim, 0) for one, dim in zip(operands, dims, strict=True)]
     size = next(one.shape[0] for one, is_batched in zip(moved, batched, strict=True) if is_batched)
-    counts = [one.ndim - is_batched for one, is_batched in zip(moved, batched, strict=True)]
-    rule = _rule(call, [count - (dtype == WIDE) for count, dtype in zip(counts, call.dtypes, strict=True)], batched)
-    made = _mapped(call, moved, batched, apart) if rule is None else rule(call, moved, batched, size, apart)
+    ranks = [
+        one.ndim - is_batched - (dtype == WIDE) for one, is_batched, dtype in zip(moved, batched, call.dtypes, strict=True)
+    ]
+    places = [index for index, name in enumerate(call.names) if name in (*call.places, "delta")]
+    leading = call.replaced or [index for index, dtype in enumerate(call.dtypes) if dtype == WIDE and index not in places]
+    by_sequence = any(batched[index] or ranks[index] > (call.names[index] != "delta") for index in places)
+    front, is_bias, rows = call.axes_in_front, isinstance(call.operation, AddBias), ranks[leading[0]] - call.operation.in_place
+    if any(is_batched and index not in (*leading, *places) for index, is_batched in enumerate(batched)):  # a table
+        is_alone = True
+    elif by_sequence:
+        is_first = rows > 1 and dict(call.fixed).get("seq_axis", -1) % (rows + 1) == 0
+        sizes_differ = len({ranks[index] for index in leading}) > 1 or max(ranks[index] for index in places) > 2
+        is_alone = bool(front or is_bias or is_first or sizes_differ or rows == 0)
+    else:
+        is_alone = bool(front and isinstance(call.operation, Encode))
+    if is_alone:
+        made = _alone(call, moved, batched)
+    else:
+        for index in (*leading, *(places if by_sequence else ())):
+            moved[index] = moved[index] if batched[index] else jnp.broadcast_to(moved[index], (size, *moved[index].shape))
+        made = _by_sequence(call, moved, ranks, leading, places) if by_sequence else _in_front(call, moved)
     return list(made), [0] * len(made)
 
 
-def _rule(call: Call, ranks: list[int], batched: list[bool]) -> Any:
-    """In front, where every sequence has the same places; one axis with that of sequences, where each may have its own; else None."""
-    leading, places, operation = _leading(call), _places(call), call.operation
-    if any(one and index not in (*leading, *places) for index, one in enumerate(batched)):  # a table
-        return None
-    has_axes = bool(getattr(operation[0], "sections", None)) or not getattr(operation[0], "counts", True)  # of positions
-    most = 0 if isinstance(operation, Rerotate) else 1
-    if not any(batched[index] or ranks[index] > most for index in places) and not (has_axes and isinstance(operation, Encode)):
-        return _in_front
-    if has_axes or isinstance(operation, AddBias):
-        return None
-    rows = ranks[leading[0]] - operation.in_place  # axes that are not channels
-    is_first = rows > 1 and dict(call.fixed)["seq_axis"] % (rows + 1) == 0
-    fits = len({ranks[index] for index in leading}) == 1 and not is_first and all(ranks[index] <= 2 for index in places)
-    return _by_sequence if fits else None
-
-
-def _places(call: Call) -> list[int]:
-    """The operands that say where rows stand."""
-    return [index for index, name in enumerate(call.names) if name in (*call.places, "delta")]
-
-
-def _leading(call: Call) -> list[int]:
-    """The operands that have the rows of the result: what is written, ids, or positions of encode."""
-    if call.operation.in_place:
-        return call.replaced
-    return [index for index, name in enumerate(call.names) if call.dtypes[index] == WIDE and name not in call.places]
-
-
-def _spread(operand: Any, is_batched: bool, size: int) -> Any:
-    return operand if is_batched else jnp.broadcast_to(operand, (size, *operand.shape))
-
-
-def _in_front(call: Call, moved: Any, batched: Sequence[bool], size: int, apart: bool) -> Any:
+def _in_front(call: Call, moved: Any) -> Any:
     """One more axis, from which that of rows is counted."""
-    for index in _leading(call):
-        moved[index] = _spread(moved[index], batched[index], size)
-    fixed = dict(call.fixed)
-    if fixed.get("seq_axis", -1) >= 0:
-        fixed["seq_axis"] += 1
-    return primitive.bind(*moved, text=call._replace(fixed=tuple(fixed.items())).text(), apart=apart)
+    fixed = tuple((name, value + 1 if name == "seq_axis" and value >= 0 else value) for name, value in call.fixed)
+    return primitive.bind(*moved, text=call._replace(fixed=fixed).text)
 
 
-def _by_sequence(call: Call, moved: Any, batched: Sequence[bool], size: int, apart: bool) -> Any:
-    leading, places = _leading(call), list(call.places)
-    for index in leading:
-        moved[index] = _spread(moved[index], batched[index], size)
-    shape, is_wide = moved[leading[0]].shape, call.dtypes[leading[0]] == WIDE
-    rows = len(shape) - 1 - call.operation.in_place - is_wide
-    sequences = () if rows == 1 else shape[1:2]  # else the new axis is that of sequences
-    count = shape[1 + dict(call.fixed)["seq_axis"] % (rows + 1)]
-    for index in _places(call):
-        name, place = call.names[index], _spread(moved[index], batched[index], size)
-        words = (2,) if call.dtypes[index] == WIDE else ()
-        if name == "start":
-            position = place[:, None] + jnp.arange(count, dtype=jnp.int32)
-            place, words = jnp.stack([jnp.zeros_like(position), position], -1), (2,)
-            places[places.index("start")] = "positions"
-        own = place.ndim - 1 - len(words)
-        tail = () if name == "delta" and own != 2 else (count,)
-        middle = place.reshape(size, *(1,) * (len(sequences) - max(0, own - len(tail))), *place.shape[1:])
-        moved[index] = jnp.broadcast_to(middle, (size, *sequences, *tail, *words)).reshape(-1, *tail, *words)
-    changed = call._replace(places=tuple(places))
+def _by_sequence(call: Call, moved: Any, ranks: list[int], leading: list[int], places: list[int]) -> Any:
+    """Places of each sequence, those of one element behind those of another; without an axis of sequences the new one is that."""
+    shape, rows = moved[leading[0]].shape, ranks[leading[0]] - call.operation.in_place
+    sequences = shape[1:2] if rows > 1 else ()
+    for index in places:
+        place, has_own = moved[index], ranks[index] > (call.names[index] != "delta")
+        if call.names[index] == "start":
+            position = place[:, None] + jnp.arange(shape[1 + dict(call.fixed)["seq_axis"] % (rows + 1)], dtype=jnp.int32)
+            place = jnp.stack([jnp.zeros_like(position), position], -1)
+        if sequences and not has_own:
+            place = jnp.broadcast_to(place[:, None], (place.shape[0], *sequences, *place.shape[1:]))
+        moved[index] = place.reshape(-1, *place.shape[1 + len(sequences) :])
+    call = call._replace(places=tuple("positions" if name == "start" else name for name in call.places))
     if not sequences:
-        return _in_front(changed, moved, [True] * len(moved), size, apart)
+        return _in_front(call, moved)
     for index in leading:
         moved[index] = moved[index].reshape(-1, *moved[index].shape[2:])
-    made = primitive.bind(*moved, text=changed.text(), apart=apart)
-    return [one.reshape(size, *sequences, *one.shape[1:]) for one in made]
+    return [one.reshape(*shape[:2], *one.shape[1:]) for one in primitive.bind(*moved, text=call.text)]
 
 
-def _mapped(call: Call, moved: Any, batched: Sequence[bool], apart: bool) -> Any:
+def _alone(call: Call, moved: Any, batched: Sequence[bool]) -> Any:
     """One after the other."""
 
     def one(some: Any) -> Any:
         rest = iter(some)
         operands = [next(rest) if is_batched else operand for operand, is_batched in zip(moved, batched, strict=True)]
-        return primitive.bind(*operands, text=call.text(), apart=apart)
+        return primitive.bind(*operands, text=call.text)
 
     return jax.lax.map(one, [operand for operand, is_batched in zip(moved, batched, strict=True) if is_batched])
 

@@ -143,6 +143,12 @@ def test_a_program_runs_in_another_process(tmp_path):
     assert np.load(tmp_path / "made.npy").tobytes() == np.stack(expected).tobytes()
 
 
+def test_a_call_of_another_version_is_refused():
+    call = jax.ffi.ffi_call("fastpe_cpu", jax.ShapeDtypeStruct((2, 3), jnp.float32))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="exported by another version of fastpe"):
+        jax.block_until_ready(jax.jit(lambda x: call(x, call="{}"))(jnp.ones((2, 3))))
+
+
 def test_calls_from_several_threads():
     from concurrent.futures import ThreadPoolExecutor
 

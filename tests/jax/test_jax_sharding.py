@@ -73,6 +73,29 @@ def test_queries_and_keys_with_rules_that_depend_on_the_length(mesh):
     assert all(map(same, made, fastpe.apply_rotary(q, k, rotary, offset=3)))
 
 
+@pytest.mark.parametrize("spec", [P("dp", None, "sp"), P(None, None, ("dp", "sp")), P("dp")], ids=str)
+@pytest.mark.parametrize("shape", [(3, 32), (3, 4, 32)])
+def test_positions_of_several_axes(mesh, shape, spec):
+    q, positions = numbers(4, 3, 32, 16), np.random.default_rng(1).integers(0, 99, shape, np.int32)
+    given, rotary = jax.device_put(q, NamedSharding(mesh, spec)), Rotary(sections=(4, 2, 2))
+    made = run(lambda q: fastpe.apply_rotary(q, None, rotary, positions=positions), given)
+    assert same(made, fastpe.apply_rotary(q, None, rotary, positions=positions))
+
+
+def test_heads_in_one_axis(mesh):
+    q, k = numbers(4, 32, 64), numbers(4, 32, 32)
+    given = [jax.device_put(one, NamedSharding(mesh, P("dp", "sp"))) for one in (q, k)]
+    made = run(lambda q, k: fastpe.apply_rotary(q, k, head_dim=16, offset=3), *given)
+    assert all(map(same, made, fastpe.apply_rotary(q, k, head_dim=16, offset=3)))
+
+
+def test_moves_of_rows_in_front_of_sequences(mesh):
+    k, delta = numbers(32, 4, 16), np.random.default_rng(1).integers(-9, 9, (4, 32), np.int32)
+    given = jax.device_put(k, NamedSharding(mesh, P("sp", "dp")))
+    made = run(lambda k: fastpe.rerotate(k, delta, seq_axis=0), given)
+    assert same(made, fastpe.rerotate(k, delta, seq_axis=0))
+
+
 def test_gradients_of_divided_arrays(mesh):
     x = numbers(4, 2, 32, 16)
     given = jax.device_put(x, NamedSharding(mesh, P("dp", None, "sp")))

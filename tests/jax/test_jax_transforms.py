@@ -123,6 +123,27 @@ def test_donated_buffers_are_written_in_place():
     assert same(made, fastpe.add_encoding(x, offset=9))
 
 
+@pytest.mark.parametrize("donated", [(), (0,), (1,), (0, 1)])
+def test_arguments_are_copied_by_nobody(donated):
+    """What is donated is written in place; what is not is read where it lies, and the result written beside it."""
+    q, k = numbers(2, 4, 30, 64), numbers(2, 2, 30, 64)
+    given = [jnp.asarray(one.copy()) for one in (q, k)]
+    places = [one.unsafe_buffer_pointer() for one in given]
+    program = jax.jit(lambda q, k: fastpe.apply_rotary(q, k, offset=9), donate_argnums=donated).lower(*given).compile()
+    assert "copy(" not in program.as_text()
+    made = program(*given)
+    assert [made[i].unsafe_buffer_pointer() == places[i] for i in range(2)] == [i in donated for i in range(2)]
+    assert all(same(given[i], (q, k)[i]) for i in range(2) if i not in donated)
+    assert all(map(same, made, fastpe.apply_rotary(q, k, offset=9)))
+
+
+def test_what_is_used_later_is_kept():
+    """In a program results take the places of what ends there; XLA copies what does not."""
+    x = numbers(2, 4, 30, 64)
+    made = jax.jit(lambda x: (y := x + 1, fastpe.add_encoding(y), fastpe.add_encoding(y, offset=3)))(x)
+    assert all(map(same, made, (x + 1, fastpe.add_encoding(x + 1), fastpe.add_encoding(x + 1, offset=3))))
+
+
 # ---- vmap --------------------------------------------------------------------------------------------------------------------
 
 VMAPPED = {
@@ -191,5 +212,9 @@ def test_vmap_of_other_verbs():
     assert same(made, [fastpe.rerotate(one.copy(), delta, offset=offset, **rules) for one, delta, offset in given])
     made = jax.vmap(lambda positions: fastpe.encode(positions, 8))(np.arange(6, dtype=np.int32).reshape(2, 3))
     assert same(made, fastpe.encode(np.arange(6).reshape(2, 3), 8))
+    made = jax.vmap(lambda one, offset: fastpe.embed(one, jnp.asarray(table), Sinusoidal(), offset=offset))(
+        ids[0], np.arange(3)
+    )
+    assert same(made, [fastpe.embed(one, table, Sinusoidal(), offset=offset) for offset, one in enumerate(ids[0])])
     loss = jax.vmap(jax.grad(lambda k, offset: (fastpe.apply_rotary(k, offset=offset) ** 2).sum()))
     np.testing.assert_allclose(loss(k[:, 0], np.arange(3)), 2 * k[:, 0], rtol=1e-5, atol=1e-5)

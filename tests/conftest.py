@@ -33,6 +33,7 @@ SLOW_FILES = (
     "kernels/test_translations.py",
     "core/test_costs.py",
     "core/test_embed_gpu.py",
+    "keras/test_keras_backends.py",
     "torch/test_torch_bias_graphs.py",
     "torch/test_torch_compile.py",
     "torch/test_torch_configurations.py",

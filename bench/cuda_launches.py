@@ -69,7 +69,7 @@ def _calls_on_tensors() -> dict[str, Callable[[], Any]]:
     """As on a CUDA device: tensors that say so, over memory of the stand-in."""
     import torch
 
-    from fastpe.torch import _memory
+    from fastpe.torch import _repeat
 
     class OnGPU(torch.Tensor):
         device = property(lambda self: torch.device("cuda", 0))  # type: ignore[assignment]
@@ -81,8 +81,8 @@ def _calls_on_tensors() -> dict[str, Callable[[], Any]]:
         def get_device(self) -> int:
             return 0
 
-    _memory._PLAIN.add(OnGPU)
-    _memory._raw_stream = lambda device: 0
+    _repeat._PLAIN.add(OnGPU)
+    _repeat._raw_stream = lambda device: 0
     torch.cuda.current_stream = lambda device=None: type("Stream", (), {"cuda_stream": 0})  # type: ignore[assignment, return-value]
     x, q, k = (torch.zeros(shape).as_subclass(OnGPU) for shape in ((1, 1, 64), (8, 4, 1, 64), (8, 2, 1, 64)))
     positions = torch.zeros((8, 1), dtype=torch.int64).as_subclass(OnGPU)

@@ -127,10 +127,7 @@ def _subclass(tensor: Any) -> tuple[str, str] | None:
             "Make all arrays of the call DTensors; a rank's to_local() alone begins at position 0.",
         )
     if hasattr(kind, "__tensor_flatten__") or kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        return (
-            f"a {kind.__module__}.{kind.__qualname__}, which wraps other tensors",
-            "Pass a tensor inside it.",
-        )
+        return f"a {kind.__module__}.{kind.__qualname__}, which wraps other tensors", "Pass a tensor inside it."
     return None
 
 

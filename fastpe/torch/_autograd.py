@@ -13,7 +13,7 @@ import torch
 from .._core.checks import message
 from .._core.operations import Add, AddBias, Embed, Encode, Resample, Scale
 from .._core.where import Where
-from . import _bias, _memory
+from . import _bias, _memory, _tensors
 from ._factors import times
 from ._gather_sum import by_position, embed_gradients, row_positions
 from ._grad_state import caller, check_in_place, is_mapped, is_traced, keep, kept
@@ -34,7 +34,7 @@ def write(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) -
     function = operation.function if getattr(operation, "packing", None) is None else "apply_rotary_qkv"
     check_in_place(function, *(arrays[i] for i in indices))
     _memory.write(operation, arrays, where, None, validate, counts_up=False)
-    _memory.count_up(*(x for i, x in enumerate(arrays[:count]) if isinstance(x, Tensor) and i not in indices))
+    _tensors.count_up(*(x for i, x in enumerate(arrays[:count]) if isinstance(x, Tensor) and i not in indices))
     for i in indices:
         _apply(operation, i, arrays, where, validate, in_place=True)
 
@@ -49,7 +49,7 @@ def make(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) ->
         return evaluate(operation, arrays, where, validate)
     if isinstance(operation, Embed):
         table, ids, type_ids, types, *scales = arrays
-        places = _memory.fixed_where(where)[:4]
+        places = _tensors.fixed_where(where)[:4]
         return lookup(table, types, _learned(operation), ids, type_ids, *scales, *places, operation, validate)
     made = [_apply(operation, i, arrays, where, validate) for i in range(operation.writes) if arrays[i] is not None]
     return made[0] if len(made) == 1 else tuple(made)
@@ -157,9 +157,9 @@ linear: Any = caller(Linear)
 
 def _apply(operation: Any, index: int, arrays: tuple[Any, ...], where: Any, validate: bool, in_place: bool = False) -> Any:
     """``Linear`` of one of an operation's arrays."""
-    delta = _memory.fixed(arrays[1]) if operation.function == "rerotate" else None
+    delta = _tensors.fixed(arrays[1]) if operation.function == "rerotate" else None
     call = _Linear(operation, index, where.seq_axis, validate, in_place)
-    return linear(arrays[index], _learned(operation), delta, *_memory.fixed_where(where)[:4], call)
+    return linear(arrays[index], _learned(operation), delta, *_tensors.fixed_where(where)[:4], call)
 
 
 class Stretch(torch.autograd.Function):

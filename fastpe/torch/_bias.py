@@ -20,7 +20,7 @@ from .._core.operations import AddBias, Between
 from .._core.operations.add_bias import check_bias, resolve
 from ..encodings.bias import Bias, HeadsOf
 from ..encodings.buckets import Buckets
-from . import _memory
+from . import _memory, _tensors
 from ._distances import Standing, by_distance, standing
 from ._grad_state import caller, has_tangent, in_transform, is_mapped, is_traced, keep, kept, recording
 from ._packing import pack, record
@@ -33,7 +33,7 @@ ROW_VALUES = 1 << 16  # of each head made at a time on the way back
 def differentiable(operation: AddBias, scores: Tensor, where: Between, validate: bool, in_place: bool) -> Tensor:
     """Scores with a bias added that have a history."""
     check_bias(operation.bias)
-    where = _memory.fixed_where(where)
+    where = _tensors.fixed_where(where)
     tensors, table, span, traced = tensors_of(operation.bias), None, None, is_traced()
     if not traced and any(value.requires_grad or in_transform() or has_tangent(value) for value in tensors.values()):
         span = _span(operation, scores, where, validate)
@@ -60,8 +60,8 @@ def _with_tensors(operation: AddBias, tensors: dict[str, Tensor]) -> AddBias:
 
 def _span(operation: AddBias, scores: Tensor, where: Between, validate: bool) -> tuple[int, int] | None:
     """The distances of a table of values; None where there is none. Only the shape of the scores counts, and the positions."""
-    library, outline = _memory.outline(scores)
-    places = resolve(library, outline, _memory.shared_where(FUNCTION, where, scores.device), validate)
+    library, outline = _tensors.outline(scores)
+    places = resolve(library, outline, _tensors.shared_where(FUNCTION, where, scores.device), validate)
     work = Work(library, outline, outline, places, operation.bias, operation.causal, operation.input_scale, validate)
     return work.table_span()
 
@@ -185,11 +185,11 @@ add_bias: Any = caller(Added)
 
 def _write_table(scores: Tensor, table: Tensor, where: Between, call: _Call) -> Tensor:
     """Add a table of values by distance."""
-    out = scores if call.in_place else _memory.new_like(scores)
-    _memory.check_writable(FUNCTION, [out])
+    out = scores if call.in_place else _tensors.new_like(scores)
+    _tensors.check_writable(FUNCTION, [out])
     operation = call.operation._replace(bias=_Outline(table.shape[0]))
-    with _memory.on_stream(scores.device):
-        shared = _memory.shared_where(FUNCTION, where, scores.device)
+    with _tensors.on_stream(scores.device):
+        shared = _tensors.shared_where(FUNCTION, where, scores.device)
         array = as_array(FUNCTION, "scores", scores)
         work = operation.work(array, shared, None if call.in_place else as_array(FUNCTION, "out", out), call.validate)
         _, values = dispatch.memory(FUNCTION, "the bias's values", table, tensors=True)

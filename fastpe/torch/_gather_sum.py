@@ -10,8 +10,8 @@ from .._core.arguments import Target
 from .._core.operations import Add, Embed, Scatter
 from .._core.where import Where, resolve
 from ._grad_state import in_transform, is_traced
-from ._memory import on_stream, outline, shared_where, zeros
 from ._packing import pack
+from ._tensors import on_stream, outline, shared_where, zeros
 
 Tensor = torch.Tensor
 

@@ -14,7 +14,7 @@ import torch
 from .._arrays.dtypes import FLOAT8
 from .._core.checks import message
 from .._core.operations import Rerotate, Rotate
-from . import _autograd, _bias, _gather_sum, _memory
+from . import _autograd, _bias, _gather_sum, _memory, _tensors
 from ._grad_state import has_tangent, is_scripted, refuse, refuse_out, requires_gradient
 from ._packing import APART, SCHEMA, pack, record, unpack
 
@@ -43,7 +43,7 @@ def write(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validat
     records = requires_gradient(*targets, *outs, *(tables if not isinstance(operation, (Rotate, Rerotate)) else []))
     if records and not in_place:
         refuse_out(operation.function, out)
-    if is_scripted() and any(_memory.name_of(x.dtype) in FLOAT8 for x in outs):
+    if is_scripted() and any(_tensors.name_of(x.dtype) in FLOAT8 for x in outs):
         rule = "torch.jit.trace cannot record out in float8"
         raise RuntimeError(message(operation.function, rule, "one", "Use torch.compile or torch.export."))
     if records or is_scripted():

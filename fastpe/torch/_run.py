@@ -17,7 +17,7 @@ from .._core.arguments import host_numbers, is_known
 from .._core.checks import describe, message
 from .._core.operations import Embed, Encode, Resample
 from .._core.run import as_where
-from . import _autograd, _memory, _operators
+from . import _autograd, _memory, _operators, _repeat, _tensors
 from ._grad_state import is_traced, is_watched, refuse, refuse_out, requires_gradient
 from ._packing import from_numbers
 
@@ -33,9 +33,9 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate:
     if not traced and not is_watched(operation, arrays, where, out):
         key = None
         if out is None and validate is False:
-            key = _memory.key_of(operation, arrays, where)
+            key = _repeat.key_of(operation, arrays, where)
             if key is not None:
-                result = _memory.repeat(operation, key, arrays, where)
+                result = _repeat.repeat(operation, key, arrays, where)
                 if result is not call_cache.MISS:
                     return result
         if key is None and _is_split(operation, arrays):
@@ -98,7 +98,7 @@ def _make(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validat
     if is_traced():
         if requires_gradient(out):
             refuse_out(operation.function, out)
-        dtype = _memory.name_of(out.dtype)
+        dtype = _tensors.name_of(out.dtype)
         return out.copy_(_operators.make(operation._replace(dtype=dtype), arrays, where, validate))
     if is_watched(operation, arrays, where, out):
         refuse(operation, arrays, where)
@@ -114,7 +114,7 @@ def embedded(operation: Embed, arrays: tuple[Any, ...]) -> tuple[Embed, tuple[An
         raise _memory.wrong_type("embed", "table must be a tensor", table)
     ids, type_ids = _as_ids(ids, table), _as_ids(type_ids, table)
     if operation.dtype is not None:
-        operation = operation._replace(dtype=_memory.name_of(_memory.dtype_of("embed", operation.dtype)))
+        operation = operation._replace(dtype=_tensors.name_of(_tensors.dtype_of("embed", operation.dtype)))
     return operation, (table, ids, type_ids, *rest)
 
 
@@ -141,5 +141,5 @@ def _encoded(operation: Encode, arrays: tuple[Any, ...], out: Any) -> tuple[Enco
     if not is_compiling():
         checks.width(function, "dim", operation.dim)
     if operation.dtype is not None:
-        operation = operation._replace(dtype=_memory.name_of(_memory.dtype_of(function, operation.dtype)))
+        operation = operation._replace(dtype=_tensors.name_of(_tensors.dtype_of(function, operation.dtype)))
     return operation, (example if positions is None else None, positions)

@@ -16,7 +16,7 @@ from .._core.checks import message
 from .._core.operations import AddBias, Embed, Encode, Rerotate, Resample
 from .._core.operations.add_bias import resolve
 from .._core.where import Where
-from . import _memory
+from . import _tensors
 from ._gather_sum import row_positions
 from ._grad_state import check_in_place, is_traced, refuse_out, requires_gradient
 from ._packing import from_numbers
@@ -32,7 +32,7 @@ def write(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validat
     with torch.no_grad():
         given = [one.to_local() for one in outs]
         run(own, local, where, None if out is None else tuple(given) if isinstance(out, (tuple, list)) else given[0], validate)
-        _memory.count_up(*outs)
+        _tensors.count_up(*outs)
 
 
 def copy(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate: bool) -> None:
@@ -109,7 +109,7 @@ def _split(operation: Any, arrays: tuple[Any, ...], where: Any, validate: bool) 
         return operation, tuple(local), None, [(lead.x, operation.shape(tuple(lead.x.shape)))]
     where = type(where)(*[lead.shared(value) for value in where])
     if not is_traced():
-        _memory.shared_where(operation.function, where, lead.x.device)
+        _tensors.shared_where(operation.function, where, lead.x.device)
     if isinstance(operation, AddBias):
         operation, where = _scores(operation, lead, where, validate)
     elif isinstance(operation, Embed):
@@ -163,7 +163,7 @@ def _embedding(operation: Any, lead: Share, local: list[Any], where: Where) -> t
 def _scores(operation: AddBias, lead: Share, where: Any, validate: bool) -> tuple[Any, Any]:
     """As ``_rows``, of scores: also the biases of this rank's heads."""
     if not is_traced() and any(isinstance(value, Tensor) for value in where):
-        resolve(*_memory.outline(lead.x), _memory.shared_where(operation.function, where, lead.x.device), validate)
+        resolve(*_tensors.outline(lead.x), _tensors.shared_where(operation.function, where, lead.x.device), validate)
     keys = lead.x.shape[-1]
     if where.k_positions is None and lead.block[-1] != (0, keys):
         where = where._replace(k_positions=torch.arange(keys, device=lead.x.device))

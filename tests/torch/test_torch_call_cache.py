@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 import fastpe  # noqa: E402
 from fastpe._core import call_cache  # noqa: E402
-from fastpe.torch import _memory  # noqa: E402
+from fastpe.torch import _repeat  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -24,14 +24,14 @@ def nothing_known():
 def hits(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each call on tensors that has a key was a known one."""
     found: list[bool] = []
-    repeat = _memory.repeat
+    repeat = _repeat.repeat
 
     def noted(*arguments: Any) -> Any:
         result = repeat(*arguments)
         found.append(result is not call_cache.MISS)
         return result
 
-    monkeypatch.setattr(_memory, "repeat", noted)
+    monkeypatch.setattr(_repeat, "repeat", noted)
     return found
 
 

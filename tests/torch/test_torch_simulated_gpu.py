@@ -190,9 +190,9 @@ def test_operators_may_be_captured():
 @pytest.fixture
 def plain(simulated, monkeypatch):
     """As ``simulated``, where calls on such tensors are kept to be repeated, as on real ones."""
-    from fastpe.torch import _memory
+    from fastpe.torch import _repeat
 
-    monkeypatch.setattr(_memory, "_PLAIN", {torch.Tensor, OnGPU})
+    monkeypatch.setattr(_repeat, "_PLAIN", {torch.Tensor, OnGPU})
     monkeypatch.setattr(OnGPU, "get_device", lambda self: 0)
     monkeypatch.setattr(torch, "empty", lambda shape, dtype, device: simulated(np.zeros(shape, "float32")))
     monkeypatch.setattr(torch, "empty_like", lambda x: simulated(np.zeros(x.shape, "float32")))

@@ -89,7 +89,6 @@ def _span(marked: Any) -> tuple[int, int]:
     return (int(places[0]), int(places[-1]) + 1) if places.size else (0, 0)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend(
     module: Any,
     query: Tensor,

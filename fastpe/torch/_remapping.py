@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import weakref
@@ -27,13 +28,19 @@ class View:
     def __init__(self, config: Any, at_end: bool) -> None:
         self.config, self.at_end = config, at_end
         # Whoever does not name it is not concerned; a model that was loaded needs it, too
-        importlib.import_module("transformers.modeling_utils").ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+        importlib.import_module("transformers.modeling_utils").ALL_ATTENTION_FUNCTIONS.register(NAME, _attention())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.config, name)
 
     def __reduce__(self) -> Any:
         return View, (self.config, self.at_end)
+
+
+@functools.cache
+def _attention() -> Any:
+    """``attend`` outside of graphs. Made late: it loads PyTorch's compiler, which would be a third of the import of fastpe.torch."""
+    return torch.compiler.disable(attend)  # type: ignore[no-untyped-call]
 
 
 # ---- a model's modules --------------------------------------------------------------------------------------------------------

@@ -75,6 +75,14 @@ def test_public_modules_load_when_they_are_asked_for(name, member):
 
 
 @pytest.mark.slow
+def test_fastpe_torch_does_not_load_pytorchs_compiler():
+    """It takes a third of the import, and most programs never compile."""
+    pytest.importorskip("torch")
+    loaded = "print('torch._dynamo' in sys.modules)"
+    assert python(f"import sys, torch; {loaded}; import fastpe.torch; {loaded}").split() in (["False"] * 2, ["True"] * 2)
+
+
+@pytest.mark.slow
 def test_a_public_module_without_its_library_says_what_to_install():
     code = """if True:
         import inspect, sys
@@ -87,8 +95,9 @@ def test_a_public_module_without_its_library_says_what_to_install():
         except AttributeError as error:
             print(error)
     """
-    assert python(code).endswith("): pip install 'fastpe[torch]'\n")
-    assert python(code).startswith("fastpe.torch cannot be imported (import of torch halted")
+    said = python(code)
+    assert said.startswith("fastpe.torch cannot be imported (import of torch halted")
+    assert said.endswith("): pip install 'fastpe[torch]'\n")
 
 
 # ---- dependencies point one way ----------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ gallery: $(VENV)/dev.installed
 # To narrow it: make matrix PYTHONS=3.10 TESTS=tests/core/test_rotary.py
 VERSIONS_3.10 = numpy==1.26.* numba==0.61.*
 VERSIONS_3.12 = numpy==2.5.* numba==0.68.* cupy-cuda13x==14.2.* nvidia-cuda-nvrtc==13.* nvidia-cuda-runtime==13.*
-SLOW_3.12 = tests/kernels/test_cuda_backend.py tests/kernels/test_simulated_cupy.py
+SLOW_3.12 = $(addprefix tests/kernels/test_,cubin_cache.py cuda_backend.py cuda_exported.py simulated_cupy.py)
 MATRIX = dask[array] hypothesis ml_dtypes mpmath pytest pytest-benchmark pytest-timeout pytest-xdist setuptools
 matrix: $(PYTHONS:%=matrix-%)
 

@@ -1,10 +1,6 @@
-"""The CUDA backend around the kernels: variants, grids, the cubin cache, what is launched. No GPU needed."""
+"""The CUDA backend around the kernels: variants, grids, what is launched and what is refused. No GPU needed."""
 
 from __future__ import annotations
-
-import os
-import stat
-from pathlib import Path
 
 import cases
 import numpy as np
@@ -12,22 +8,6 @@ import pytest
 
 import fastpe
 from fastpe._backends import cuda
-from fastpe._backends import disk_cache as cache
-
-
-@pytest.fixture
-def device(ptx_folder):
-    """A simulated GPU that records what is launched on it."""
-    pytest.importorskip("cupy")
-    import simulated_cupy
-    from platforms import SimulatedPlatform
-
-    with simulated_cupy.installed(ptx_folder):
-        platform = SimulatedPlatform()
-        platform.launched = simulated_cupy.launched
-        platform.launched.clear()
-        yield platform
-
 
 # ---- variants and grids ------------------------------------------------------------------------------------------------------
 
@@ -200,127 +180,7 @@ def test_boundaries_that_end_too_early(device):
     cases.assert_same_bits(device.host(there), expected)
 
 
-class Exported:
-    """An array of another library on the device."""
-
-    def __init__(self, array, read_only=False):
-        self.array, self.read_only = array, read_only
-
-    @property
-    def __cuda_array_interface__(self):
-        host = self.array._host
-        place = {"shape": host.shape, "strides": host.strides, "typestr": host.dtype.str}
-        return {**place, "data": (host.ctypes.data, self.read_only), "version": 3}
-
-
-class ByDLPack:
-    """An array of another library on the device, which exports DLPack 1.0 and nothing else."""
-
-    def __init__(self, array, read_only=False):
-        self.array, self.read_only, self.streams = array, read_only, []
-
-    def __dlpack_device__(self):
-        return 2, 0
-
-    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
-        self.streams.append(stream)
-        host = self.array._host.view()
-        host.flags.writeable = not self.read_only
-        return host.__dlpack__(max_version=max_version, copy=copy)
-
-
-class ByOldDLPack(ByDLPack):
-    def __dlpack__(self, *, stream=None):
-        return self.array._host.__dlpack__()
-
-
-@pytest.mark.parametrize("kind", [Exported, ByDLPack])
-def test_arrays_that_other_libraries_have_on_the_device(device, kind):
-    """They are written themselves, beside CuPy's; one that is read-only is refused; the same for positions and tables."""
-    x, table = cases.random((2, 5, 16), "float32"), cases.random((9, 16), "float32", 1)
-    for view in ("contiguous", "strided_columns", "rows_reversed"):
-        there = kind(device.array(cases.VIEWS[view](x)))
-        assert fastpe.add_encoding(there, positions=kind(device.array(np.arange(5) * 3))) is there
-        wanted = fastpe.add_encoding(x.copy(), positions=np.arange(5) * 3)
-        cases.assert_same_bits(device.host(there.array), wanted)
-    mask, offset, out = (kind(device.array(one)) for one in (np.arange(10).reshape(2, 5) % 3 > 0, np.array([4, 9]), x * 0))
-    assert fastpe.add_encoding(device.array(x), offset=offset, mask=mask, out=out) is out
-    wanted = fastpe.add_encoding(x.copy(), offset=[4, 9], mask=np.arange(10).reshape(2, 5) % 3 > 0)
-    cases.assert_same_bits(device.host(out.array), wanted)
-    q, k = kind(device.array(x)), device.array(x)
-    assert fastpe.apply_rotary(q, k, offset=4)[0] is q
-    for one in (q.array, k):
-        cases.assert_same_bits(device.host(one), fastpe.apply_rotary(x.copy(), offset=4))
-    ids = np.array([[3, 0, 8]])
-    found = fastpe.embed(kind(device.array(ids)), kind(device.array(table), read_only=True))
-    cases.assert_same_bits(device.host(found), table[ids])
-    with pytest.raises(ValueError, match="read-only"):
-        fastpe.add_encoding(kind(device.array(x), read_only=True))
-
-
-def test_dlpack_on_the_device_must_say_that_it_may_be_written(device):
-    """Its producer is told the stream; before version 1 nothing is said, so it is only read; an error of the producer is passed on."""
-    x = cases.random((2, 5, 16), "float32")
-    old = ByOldDLPack(device.array(x))
-    with pytest.raises(ValueError, match=r"x must be writable, got a read-only array .* out="):
-        fastpe.add_encoding(old)
-    out = ByDLPack(device.array(x * 0))
-    assert fastpe.add_encoding(old, out=out) is out
-    cases.assert_same_bits(device.host(out.array), fastpe.add_encoding(x.copy()))
-    cases.assert_same_bits(device.host(old.array), x)
-    assert out.streams == [1] * len(out.streams) != []
-    with pytest.raises(
-        TypeError, match="out must be an array of numpy on the host, as the input is, got one of cupy on device 0"
-    ):
-        fastpe.add_encoding(x.copy(), out=out)
-
-    class Gone(ByDLPack):
-        def __dlpack__(self, **asked):
-            raise BufferError("it is gone")
-
-    with pytest.raises(
-        TypeError, match=r"add_encoding: x must export its memory with a type of CuPy, got .*Gone \(it is gone\)"
-    ):
-        fastpe.add_encoding(Gone(None))
-
-
-def test_one_class_may_have_arrays_on_the_host_and_on_the_device(device):
-    """As those of several libraries do; so no device is remembered of a class."""
-    x = cases.random((2, 5, 16), "float32")
-
-    class Either(ByDLPack):
-        def __dlpack_device__(self):
-            return (1 if isinstance(self.array, np.ndarray) else 2), 0
-
-        def __dlpack__(self, **asked):
-            host = self.array if isinstance(self.array, np.ndarray) else self.array._host
-            return host.__dlpack__(max_version=asked.get("max_version"))
-
-    for _ in range(2):
-        here, there = Either(x.copy()), Either(device.array(x))
-        assert fastpe.add_encoding(here) is here
-        assert fastpe.add_encoding(there) is there
-        cases.assert_same_bits(device.host(there.array), here.array)
-
-
-def test_no_array_of_jax_is_taken_for_one_of_the_device(device):
-    x = cases.random((2, 5, 16), "float32")
-    with pytest.raises(TypeError, match=r"must be a NumPy or CuPy array or a PyTorch tensor, got jaxlib\.xla\.Array"):
-        fastpe.add_encoding(type("Array", (Exported,), {"__module__": "jaxlib.xla"})(device.array(x)))
-
-
-def test_arrays_on_a_device_need_cupy(monkeypatch):
-    import sys
-
-    from fastpe._arrays import dispatch
-
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    monkeypatch.delitem(sys.modules, "fastpe._arrays.cupy", raising=False)
-    monkeypatch.setattr(dispatch, "_imported", {name for name in dispatch._imported if "cupy" not in name})
-    monkeypatch.setattr(dispatch, "_libraries", {})
-    with pytest.raises(ImportError, match=r"arrays on a GPU need CuPy: pip install 'fastpe\[cuda13\]'"):
-        fastpe.add_encoding(Exported(None))
-
+# ---- rotations ---------------------------------------------------------------------------------------------------------------
 
 PACKED = {  # the shape of q, k and v in one array, the heads of q and of k, arguments
     "prefill": ((2, 5, 8, 32), 4, 2, {"seq_axis": 1}),
@@ -421,52 +281,6 @@ def test_a_rotation_whose_length_is_on_the_gpu_asks_for_it(device):
         fastpe.apply_rotary(q, np.ones((1, 2, 3, 8), np.float32))
 
 
-# ---- the cubin cache ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cache_folder(tmp_path, monkeypatch):
-    pytest.importorskip("cupy")
-    monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path / "cache"))
-    compiled = []
-    compile_source = cuda.compile.compile_source
-    monkeypatch.setattr(cuda.compile, "compile_source", lambda *args: compiled.append(args) or compile_source(*args))
-    return tmp_path / "cache" / "cuda", compiled
-
-
-def test_a_cubin_is_compiled_once(cache_folder):
-    folder, compiled = cache_folder
-    first = cuda.compile._cubin("locate_rows", "sm_90")
-    assert first.startswith(b"\x7fELF")
-    (file,) = folder.iterdir()
-    assert file.read_bytes().endswith(first)
-    assert cuda.compile._cubin("locate_rows", "sm_90") == first
-    assert len(compiled) == 1
-    assert cuda.compile._cubin("locate_rows", "sm_80") != first
-    assert [path for path in folder.iterdir() if not path.name.endswith(".bin")] == []
-
-
-@pytest.mark.parametrize(
-    ("capability", "target"), [(90, "sm_90"), (100, "sm_100"), (93, "compute_90"), (130, "compute_100"), (70, "sm_70")]
-)
-def test_a_gpu_that_nvrtc_does_not_know_gets_ptx(monkeypatch, capability, target):
-    """Of the newest architecture before it; one that is too old is left for NVRTC to refuse."""
-    pytest.importorskip("cupy")
-    from cupy.cuda import nvrtc
-
-    monkeypatch.setattr(nvrtc, "getSupportedArchs", lambda: (75, 80, 90, 100))
-    assert cuda.architecture(capability) == target
-
-
-def test_ptx_is_kept_as_a_cubin_is(cache_folder):
-    _, compiled = cache_folder
-    target = cuda.architecture(999)
-    text = cuda.compile._cubin("locate_rows", target)
-    assert f".target {target.replace('compute', 'sm')}".encode() in text
-    assert cuda.compile._cubin("locate_rows", target) == text
-    assert len(compiled) == 1
-
-
 def test_a_module_of_an_unknown_gpu_is_loaded_from_ptx(device, monkeypatch):
     import simulated_cupy
 
@@ -477,52 +291,3 @@ def test_a_module_of_an_unknown_gpu_is_loaded_from_ptx(device, monkeypatch):
     fastpe.add_encoding(device.array(np.zeros((1, 3, 8), np.float32)))
     assert asked == [cuda.architecture(999)]
     assert asked[0].startswith("compute_")
-
-
-def test_a_damaged_cubin_is_compiled_anew(cache_folder):
-    folder, compiled = cache_folder
-    first = cuda.compile._cubin("locate_rows", "sm_90")
-    (file,) = folder.iterdir()
-    whole = file.read_bytes()
-    for damaged in (b"", whole[:100], whole[:-1] + b"x", first):
-        file.write_bytes(damaged)
-        assert cuda.compile._cubin("locate_rows", "sm_90") == first
-        assert file.read_bytes() == whole
-    assert len(compiled) == 5
-
-
-def test_another_source_is_another_key(cache_folder, monkeypatch):
-    folder, compiled = cache_folder
-    cuda.compile._cubin("locate_rows", "sm_90")
-    source = cuda.source("locate_rows")
-    monkeypatch.setattr(cuda.compile, "source", lambda name: source + "// changed\n")
-    cuda.compile._cubin("locate_rows", "sm_90")
-    assert len(compiled) == len(list(folder.iterdir())) == 2
-
-
-def test_without_a_cache_a_cubin_is_compiled(cache_folder, monkeypatch):
-    monkeypatch.setattr(cache, "folder", lambda name: None)
-    assert cuda.compile._cubin("locate_rows", "sm_90").startswith(b"\x7fELF")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="file modes are POSIX's")
-def test_only_a_private_folder_is_trusted(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path))
-    place = cache.folder("cuda")
-    assert place == tmp_path / "cuda"
-    assert stat.S_IMODE(place.stat().st_mode) == 0o700
-    place.chmod(0o777)
-    assert cache.folder("cuda") is None
-
-
-def test_cache_places(tmp_path, monkeypatch):
-    monkeypatch.delenv("FASTPE_CACHE_DIR", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache.folder("cuda") == tmp_path / "xdg" / "fastpe" / "cuda"
-    (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("FASTPE_CACHE_DIR", str(tmp_path / "file"))
-    assert cache.folder("cuda") is None
-    monkeypatch.delenv("FASTPE_CACHE_DIR")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    assert cache.folder("cuda") is None

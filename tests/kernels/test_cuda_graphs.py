@@ -10,18 +10,6 @@ import fastpe
 from fastpe import ALiBi, Learned, Rotary, Sinusoidal, scaling
 
 
-@pytest.fixture
-def device(ptx_folder):
-    """A simulated GPU, whose stream can be captured."""
-    pytest.importorskip("cupy")
-    import simulated_cupy
-    from platforms import SimulatedPlatform
-
-    with simulated_cupy.installed(ptx_folder):
-        yield SimulatedPlatform()
-        simulated_cupy.Stream.captured = None
-
-
 def captured(step):
     """The graph of a call, made as usual: once before the capture, so that all is loaded."""
     import cupy

@@ -10,17 +10,6 @@ import fastpe
 from fastpe import Rotary, Sinusoidal, scaling
 from fastpe._core import call_cache, operations
 
-
-@pytest.fixture
-def device(ptx_folder):
-    pytest.importorskip("cupy")
-    import simulated_cupy
-    from platforms import SimulatedPlatform
-
-    with simulated_cupy.installed(ptx_folder):
-        yield SimulatedPlatform()
-
-
 X, Q, K = cases.random((2, 3, 16), "float32"), cases.random((2, 4, 3, 8), "bfloat16"), cases.random((2, 1, 3, 8), "bfloat16")
 TABLE, IDS = cases.random((5, 16), "float32"), np.array([[0, 3, 1], [2, 2, 0]])
 OFFSETS, POSITIONS = np.array([5, 2**31 - 9]), np.arange(6).reshape(2, 3)

@@ -22,16 +22,6 @@ BIASES = {
 
 
 @pytest.fixture
-def device(ptx_folder):
-    pytest.importorskip("cupy")
-    import simulated_cupy
-    from platforms import SimulatedPlatform
-
-    with simulated_cupy.installed(ptx_folder):
-        yield SimulatedPlatform()
-
-
-@pytest.fixture
 def copies(device, monkeypatch):
     """The shapes of what was copied from the host."""
     import cupy

@@ -1,4 +1,7 @@
-"""Translate the usual kernels, for a wheel: ``python -m fastpe._tools.translate FILE``; with names of element types, theirs alone."""
+"""Translate the usual kernels, for a wheel: ``python -m fastpe._tools.translate FILE``, or those of some types, or of some names.
+
+Names of element types and of kernels, behind the file, leave the others out.
+"""
 
 from __future__ import annotations
 
@@ -56,5 +59,11 @@ def make(path: Path, kernels: Sequence[tuple[Any, ...]] = ()) -> None:
         archive.comment = f"{translation.sources()} {llvm.llvm_version_info[0]}".encode()
 
 
+def named(*names: str) -> list[tuple[Any, ...]]:
+    """The usual kernels of these element types, or of all, and of these names, or of all."""
+    dtypes, kernels = ({*names} & {*ELEMENT_TYPES}) or {*ELEMENT_TYPES}, {*names} - {*ELEMENT_TYPES}
+    return [kernel for kernel in usual() if kernel[1] in dtypes and (not kernels or kernel[0] in kernels)]
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), [kernel for kernel in usual() if kernel[1] in sys.argv[2:]])
+    make(Path(sys.argv[1]), named(*sys.argv[2:]))

@@ -14,7 +14,7 @@ import pytest
 
 import fastpe
 from bench import claims, out_of_core, ratios, registry, report
-from bench.claims import scheduling
+from bench.claims import calls, scheduling
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,8 +85,10 @@ def test_ratios_refuse_to_check_what_they_do_not_measure() -> None:
 
 
 def test_claims_run(tmp_path: Path) -> None:
+    """With one thread: those of several processes that wait for each other in a loop take several times as long."""
     path = tmp_path / "claims.json"
-    done = run("-m", "bench.claims", "--quick", "--json", str(path), FASTPE_BENCH_SMALL="1")
+    threads = {"FASTPE_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    done = run("-m", "bench.claims", "--quick", "--json", str(path), FASTPE_BENCH_SMALL="1", **threads)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the figures mean nothing" in done.stdout
     found = json.loads(path.read_text())["claims"]
@@ -96,6 +98,12 @@ def test_claims_run(tmp_path: Path) -> None:
             assert math.isfinite(claim["figure"])
             assert claim["what"] in done.stdout
     assert {claim["target"] is None for claim in found["profile"]} == {True}
+
+
+@pytest.mark.parametrize("name", calls.FIRST_CALLS)
+def test_first_calls_run(name: str) -> None:
+    """A quick run measures one of them."""
+    exec(calls.FIRST_CALLS[name], {"fastpe": fastpe, "x": np.zeros((2, 3, 8, 64), np.float32), "dtype": "float32"})
 
 
 def test_a_claim_says_when_it_is_missed() -> None:

@@ -37,7 +37,7 @@ class View:
         return View, (self.config, self.at_end)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def _attention() -> Any:
     """``attend`` outside of graphs. Made late: it loads PyTorch's compiler, which would be a third of the import of fastpe.torch."""
     return torch.compiler.disable(attend)  # type: ignore[no-untyped-call]

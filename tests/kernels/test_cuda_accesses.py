@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
+import kept
 import kept_nvrtc
 import pytest
 
@@ -47,21 +50,42 @@ def test_ptx_knows_that_memory_is_global(name: str, architecture: str) -> None:
             assert {access for access in stores if not re.search(r"\.v4\.[ub]32|\.v2\.[ub]64", access)} == set()
 
 
+def machine_code(name: str, architecture: str, program: str) -> str:
+    """The loads and stores of each entry point, a line an entry: kept, as compiling and disassembling take a second."""
+    from cupy.cuda import nvrtc
+
+    def make() -> str:
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+            cubin.write(cuda.compile_source(name, f"sm_{architecture}")[0])
+            cubin.flush()
+            text = subprocess.run([program, "-c", cubin.name], capture_output=True, text=True, check=True, timeout=60).stdout
+        pattern = re.compile(r"^\s+/\*\w+\*/\s+(?:@!?U?P\w+\s+)?((?:LD|ST)(?:[GLS]?)\b[\w.]*)", re.MULTILINE)
+        found = entries(text, r"\.text\.(\w+):")
+        return "\n".join(" ".join([entry, *pattern.findall(code)]) for entry, code in found.items())
+
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    facts = (
+        cuda.compile.source(name),
+        architecture,
+        cuda.compile.OPTIONS,
+        nvrtc.getVersion(),
+        version,
+        inspect.getsource(machine_code),
+    )
+    return kept.text(kept.folder("nvrtc"), f"{name}-sm_{architecture}.accesses", facts, make).read_text()
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", NAMES)
-def test_machine_code_does_too(name: str, architecture: str, tmp_path: Path) -> None:
+def test_machine_code_does_too(name: str, architecture: str) -> None:
     """LDG and STG, which need no look at which memory an address lies in, and 16 bytes a store; nothing local, which would be spilled."""
     pytest.importorskip("cupy", reason="NVRTC is reached through CuPy")
     program = disassembler()
     if program is None:
         pytest.skip("no disassembler: pip install nvidia-cuda-nvdisasm")
-    cubin = tmp_path / f"{name}.cubin"
-    cubin.write_bytes(cuda.compile_source(name, f"sm_{architecture}")[0])
-    text = subprocess.run([program, "-c", cubin], capture_output=True, text=True, check=True, timeout=60).stdout
-    found = entries(text, r"\.text\.(\w+):")
+    found = [line.split() for line in machine_code(name, architecture, program).splitlines()]
     assert len(found) >= 3
-    for entry, code in found.items():
-        accesses = re.findall(r"^\s+/\*\w+\*/\s+(?:@!?U?P\w+\s+)?((?:LD|ST)(?:[GLS]?)\b[\w.]*)", code, re.MULTILINE)
+    for entry, *accesses in found:
         stores = [access for access in accesses if access.startswith("ST")]
         assert [access for access in accesses if access[:3] not in ("LDG", "STG")] == []
         assert stores

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -255,25 +256,36 @@ def test_errors_are_those_without_a_graph(function, error, text):
             one(given)
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork on this system")
+def test_a_process_may_begin_with_a_graph():
+    """What the first call loads is loaded while it is traced. Each is a fork of a process that has loaded PyTorch, and no fastpe."""
+    code = """if True:
+        import os, sys, traceback, torch, torch._dynamo
+        def begin(call):
+            import fastpe
+            x, t, i = torch.ones(1, 2, 3, 8), torch.ones(9, 8), torch.zeros(2, 3, dtype=torch.int64)
+            names = {"fastpe": fastpe}
+            made = torch.compile(eval(f"lambda x, t, i: {call}", names), fullgraph=True, backend="aot_eager")(x, t, i)
+            assert torch.equal(made, eval(call, {**names, "x": x, "t": t, "i": i}))
+        for call in sys.argv[1:]:
+            process = os.fork()
+            if process == 0:
+                try:
+                    begin(call)
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(1)
+                os._exit(0)
+            assert os.waitpid(process, 0)[1] == 0, call
+    """
+    calls = (
         "fastpe.add_encoding(x * 1)",
         "fastpe.add_encoding(x * 1, fastpe.Learned(t))",
         "fastpe.apply_rotary(x * 1)",
         "fastpe.embed(i, t, fastpe.Learned(t))",
         "fastpe.add_bias(x * 1, fastpe.ALiBi(2))",
-    ],
-)
-def test_a_process_may_begin_with_a_graph(call):
-    """What the first call loads is loaded while it is traced."""
-    code = f"""if True:
-        import torch, fastpe
-        x, t, i = torch.ones(1, 2, 3, 8), torch.ones(9, 8), torch.zeros(2, 3, dtype=torch.int64)
-        made = torch.compile(lambda x, t, i: {call}, fullgraph=True, backend="aot_eager")(x, t, i)
-        assert torch.equal(made, {call})
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    )
+    done = subprocess.run([sys.executable, "-c", code, *calls], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

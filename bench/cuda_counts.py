@@ -29,6 +29,7 @@ from fastpe._backends import cuda
 
 ARCHITECTURES = "75", "90", "120"
 SIZES = {"8": 1, "16": 2, "32": 4, "64": 8}
+SEQUENCES = 8  # one behind the other, where rows restart
 PREFILL_ROWS = 62  # on the simulated four multiprocessors what 2048 are on 132
 
 
@@ -129,6 +130,11 @@ def cases(dtype: str, rows: int) -> Iterator[Case]:
             adds = fastpe.Sinusoidal(layout=layout)
             call = lambda x=x, e=adds: fastpe.add_encoding(x, e)  # noqa: E731
             yield Case("add_sinusoidal", f"batch {batch}", call, (x,), x.size, 0)
+    cuts = device(np.linspace(0, PREFILL_ROWS, SEQUENCES + 1).astype(np.int32))
+    q, k = (device(random((1, heads, PREFILL_ROWS, 128), dtype)) for heads in (32, 8))
+    yield Case("rotate", "cu_seqlens", lambda: fastpe.apply_rotary(q, k, cu_seqlens=cuts), (q, k), q.size + k.size, 4)
+    x = device(random((1, PREFILL_ROWS, 256), dtype))
+    yield Case("add_sinusoidal", "cu_seqlens", lambda: fastpe.add_encoding(x, cu_seqlens=cuts), (x,), x.size, 0)
     scores, keys = device(random((1, 8, rows, 256), dtype)), device(np.arange(256))
     for about, given in (
         ("", {}),

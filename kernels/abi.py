@@ -109,10 +109,11 @@ class Layout:
 # An address of 0 says that there is no such array.
 
 # What kernels for rows have in common: where the rows are, in units of 2^-32, and which of them are kept. A rotation has
-# positions by axis instead of by head.
+# positions by axis instead of by head. On CUDA there may be `sequences` one behind the other, of which `positions` has the boundaries.
 ROWS = Layout(
     "Rows",
     "batch rows positions positions_batch_stride positions_row_stride positions_head_stride start",
+    "sequences offsets offsets_kind offsets_stride",
     "mask mask_batch_stride mask_row_stride",
 )
 
@@ -158,18 +159,12 @@ ADD_TOEPLITZ = Layout(
     "out_batch_stride out_head_stride out_row_stride out_column_stride",
     "values values_head_stride values_batch_stride values_row_stride low high slopes symmetric",
     "queries queries_batch_stride queries_row_stride start",
-    "keys keys_batch_stride keys_column_stride by_column causal",
+    "keys keys_batch_stride keys_column_stride keys_kind by_column causal",
     reals="input_scale",
 )
 
 # Read on CUDA only; on the CPU NumPy does it.
-LOCATE_ROWS = Layout(
-    "LocateRows",
-    "table batch rows positions positions_kind",
-    "mask mask_batch_stride mask_row_stride",
-    "offset offsets offsets_kind offsets_stride",
-    "boundaries boundaries_kind boundaries_stride sequences segment",
-)
+LOCATE_ROWS = Layout("LocateRows", "table segment", base=ROWS)
 
 LAYOUTS = {
     layout.name: layout

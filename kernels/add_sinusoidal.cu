@@ -27,6 +27,7 @@ DEVICE void add(const AddSinusoidal& call) {
     const i64 out_step = step<typename E::storage, N>(call.out_column_stride);
     Frequencies<Real, P> frequencies;
     frequencies.load(call, unit * P);
+    Sequence sequence;
     for (i64 group = (i64)blockIdx.y * blockDim.y + threadIdx.y; group < groups; group += (i64)gridDim.y * blockDim.y) {
 #pragma unroll 1
         for (int part = 0; part < ANCHOR_ROWS; part += ROWS) {
@@ -62,7 +63,7 @@ DEVICE void add(const AddSinusoidal& call) {
                             Real u[P], v[P];
 #pragma unroll
                             for (int i = 0; i < P; i++) u[i] = v[i] = 0;
-                            if (inside[r]) frequencies.row(call, position_of(call, b, t0 + r, h), unit * P, u, v);
+                            if (inside[r]) frequencies.row(call, position_of(call, b, t0 + r, h, sequence), unit * P, u, v);
                             at.order(u, v, pe[r]);
                         }
                     }

@@ -15,12 +15,30 @@ DEVICE void set_hidden(double& value) { value = float_of(0xfff0000000000000ULL);
 
 DEVICE i64 query_of(const AddToeplitz& call, i64 b, i64 i) {
     if (call.queries == 0) return call.start + (i << 32);
-    return *global<const i64>(call.queries + b * call.queries_batch_stride + i * call.queries_row_stride);
+    return whole_position_at(call.queries + b * call.queries_batch_stride + i * call.queries_row_stride, call.start, i);
 }
 
-DEVICE i64 key_of(const AddToeplitz& call, i64 b, i64 j) {
-    if (call.keys == 0) return j << 32;
-    return *global<const i64>(call.keys + b * call.keys_batch_stride + j * call.keys_column_stride);
+// The positions of N keys from j on. Every i32 is one; other kinds are asked for once, not for each key.
+template <int N>
+DEVICE void load_keys(const AddToeplitz& call, i64 b, i64 j, i64* keys) {
+    const i64 address = call.keys + b * call.keys_batch_stride + j * call.keys_column_stride;
+    if (call.keys == 0) {
+#pragma unroll
+        for (int k = 0; k < N; k++) keys[k] = (j + k) << 32;
+    } else if (call.keys_kind == I32) {
+#pragma unroll
+        for (int k = 0; k < N; k++) keys[k] = (i64)((u64)*global<const i32>(address + k * call.keys_column_stride) << 32);
+    } else if (call.keys_kind == UNITS) {
+#pragma unroll
+        for (int k = 0; k < N; k++) keys[k] = *global<const i64>(address + k * call.keys_column_stride);
+    } else {
+        const u64 below = call.keys_kind == U64 ? 0 : 0x80000000ULL;  // how many are negative
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            const u64 key = *global<const u64>(address + k * call.keys_column_stride);
+            keys[k] = key + below < 0x80000000ULL + below ? (i64)(key << 32) : NOT_A_POSITION;
+        }
+    }
 }
 
 // The last position of a key that a query sees.
@@ -90,12 +108,11 @@ struct Tile {
     template <bool LINEAR>
     DEVICE void add_each(Real scale, double slope, i64 b) const {
         enum { PART = ROWS / 2 };
-        i64 keys[N], first_key;
+        i64 keys[N];
+        load_keys<N>(call, b, column, keys);
+        i64 first_key = keys[0];
 #pragma unroll
-        for (int k = 0; k < N; k++) {
-            keys[k] = key_of(call, b, column + k);
-            first_key = k == 0 || keys[k] < first_key ? keys[k] : first_key;
-        }
+        for (int k = 1; k < N; k++) first_key = keys[k] < first_key ? keys[k] : first_key;
 #pragma unroll 1
         for (int part = 0; part < rows; part += PART) {
             i64 queries[PART];

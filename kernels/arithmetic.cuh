@@ -276,7 +276,8 @@ struct One : E {
 #include "Rows.abi"
 
 // What positions are in memory. `start` says it where there are positions, and 0 is what tables of locate_rows and the CPU have: units of
-// 2^-32. COUNTS is added to it where the number is that of a sequence's first row, from which the others count.
+// 2^-32. COUNTS is added to it where the number is that of a sequence's first row, from which the others count. Where there are `sequences`
+// one behind the other, `positions` are integers instead: the first row of each, and the end.
 enum { UNITS, I32, I64, U64, F32, F64, COUNTS };
 
 DEVICE i64 from_integer(i64 position) {
@@ -303,19 +304,60 @@ DEVICE i64 integer_at(i64 address, i64 kind) {
 DEVICE i64 limited(i64 value, i64 low, i64 high) { return value < low ? low : value > high ? high : value; }
 
 // Offsets are limited before they are added, so that no sum wraps into the valid range.
-DEVICE i64 counted_from(i64 offset, i64 count) { return from_integer(count + limited(offset, -(1LL << 62), 1LL << 62)); }
+DEVICE i64 limited_offset(i64 offset) { return limited(offset, -(1LL << 62), 1LL << 62); }
+DEVICE i64 counted_from(i64 offset, i64 count) { return from_integer(count + limited_offset(offset)); }
 
-DEVICE i64 position_at(i64 address, i64 kind, i64 t) {
+// The position of row t, of any kind but real numbers; the usual one is asked for first.
+DEVICE i64 whole_position_at(i64 address, i64 kind, i64 t) {
+    if (kind == I64) return from_integer(*global<const i64>(address));
     if (kind == UNITS) return *global<const i64>(address);
-    if (kind == F32) return from_real(*global<const float>(address));
-    if (kind == F64) return from_real(*global<const double>(address));
     if (kind >= COUNTS) return counted_from(integer_at(address, kind - COUNTS), t);
     return from_integer(integer_at(address, kind));
 }
 
-// The position of a row in units of 2^-32; `other` is its head or an axis.
-DEVICE i64 position_of(const Rows& call, i64 b, i64 t, i64 other) {
+DEVICE i64 position_at(i64 address, i64 kind, i64 t) {
+    if (kind == F32) return from_real(*global<const float>(address));
+    if (kind == F64) return from_real(*global<const double>(address));
+    return whole_position_at(address, kind, t);
+}
+
+// The offset of a sequence: `offsets` itself, or the number that lies there.
+DEVICE i64 offset_of(const Rows& call, i64 sequence) {
+    return call.offsets_kind == 0 ? call.offsets : integer_at(call.offsets + sequence * call.offsets_stride, call.offsets_kind);
+}
+
+// One of the sequences that lie one behind the other: the latest in which a thread looked for a row.
+struct Sequence {
+    i64 number, first, end, begin;  // `begin`: the position that row 0 would have
+
+    DEVICE Sequence() : number(0), first(0), end(0), begin(0) {}
+
+    static DEVICE i64 boundary(const Rows& call, i64 number) {
+        return limited(integer_at(call.positions + number * call.positions_row_stride, call.start), 0, call.rows);
+    }
+
+    // The last one that begins at or before row t.
+    DEVICE void find(const Rows& call, i64 t) {
+        if (t >= first && t < end) return;
+        i64 low = 0, high = call.sequences - 1;
+        while (low < high) {
+            const i64 middle = (low + high + 1) >> 1;
+            if (boundary(call, middle) <= t) low = middle; else high = middle - 1;
+        }
+        number = low;
+        first = boundary(call, low);
+        end = boundary(call, low + 1);
+        begin = limited_offset(offset_of(call, low)) - first;
+    }
+};
+
+// The position of a row in units of 2^-32; `other` is its head or an axis. `at` is kept from row to row.
+DEVICE i64 position_of(const Rows& call, i64 b, i64 t, i64 other, Sequence& at) {
     if (call.positions == 0) return call.start + (t << 32);
+    if (call.sequences != 0) {
+        at.find(call, t);
+        return from_integer(at.begin + t);
+    }
     return position_at(call.positions + b * call.positions_batch_stride + t * call.positions_row_stride +
                        other * call.positions_head_stride, call.start, t);
 }

@@ -70,7 +70,7 @@ struct Sources {
     Real zero, row_scale, scale;
     bool kept;
 
-    DEVICE Sources(const GatherSum& call, i64 b, i64 t, i64 h) {
+    DEVICE Sources(const GatherSum& call, i64 b, i64 t, i64 h, Sequence& sequence) {
         target = call.out + b * call.out_batch_stride + t * call.out_row_stride + h * call.out_head_stride;
         kept = mask_at(call, b, t) != 0;
         second = learned = 0;
@@ -97,7 +97,7 @@ struct Sources {
             second = call.types + (inside ? kind : 0) * call.types_row_stride;
         }
         if (ADDS_LEARNED) {
-            const i64 position = position_of(call, b, t, h);
+            const i64 position = position_of(call, b, t, h, sequence);
             i64 row = position >> 32;
             if (call.clips && position != NOT_A_POSITION) row = row < 0 ? 0 : row >= call.learned_rows ? call.learned_rows - 1 : row;
             const bool inside = row >= 0 && row < call.learned_rows;
@@ -130,6 +130,7 @@ DEVICE void sum(const GatherSum& call) {
     const i64 groups = (call.rows - first_row(call, 0) + ANCHOR_ROWS - 1) / ANCHOR_ROWS;
     Frequencies<Real, P> frequencies;
     if (ADDS_SINUSOIDAL) frequencies.load(call, unit * P);
+    Sequence sequence;
     for (i64 group = (i64)blockIdx.y * blockDim.y + threadIdx.y; group < groups; group += (i64)gridDim.y * blockDim.y) {
 #pragma unroll 1
         for (int part = 0; part < ANCHOR_ROWS; part++) {
@@ -144,10 +145,10 @@ DEVICE void sum(const GatherSum& call) {
                     if (ADDS_SINUSOIDAL && (!ready || varies(call))) {
                         ready = true;
                         Real u[P], v[P];
-                        frequencies.row(call, position_of(call, b, t, h), unit * P, u, v);
+                        frequencies.row(call, position_of(call, b, t, h, sequence), unit * P, u, v);
                         at.order(u, v, pe);
                     }
-                    const Sources row(call, b, t, h);
+                    const Sources row(call, b, t, h, sequence);
                     if (!row.kept && !IS_EMBEDDING && call.x == call.out) continue;
 #pragma unroll
                     for (int k = 0; k < V; k++) {

@@ -1,6 +1,6 @@
 """Positions of rows as int64 in units of 2^-32 from whatever the caller gave: the CPU twin of ``locate_rows.cu``, in NumPy.
 
-The formulas are there. What is not a position in [-2^31, 2^31) becomes NOT_A_POSITION, whose row is NaN.
+What is not a position in [-2^31, 2^31) becomes NOT_A_POSITION, whose row is NaN.
 """
 
 from __future__ import annotations
@@ -37,20 +37,13 @@ def locate_rows_given(positions: Any) -> Int64s:
     return table
 
 
-def locate_rows_ragged(rows: int, offsets: Int64s, boundaries: Int64s | None) -> Int64s:
-    """Rows that restart at boundaries (n+1,) with offsets (n,) or (1,), or else all start at offsets (B,); -> (1, T) or (B, T)."""
-    return _restarted(np.arange(rows, dtype=np.int64)[None, :], offsets, boundaries)
-
-
-def locate_rows_counted(mask: npt.NDArray[np.bool_], offsets: Int64s, boundaries: Int64s | None) -> Int64s:
-    """Count the kept rows of a mask (B, T) or (1, T) -> (B, T) or (1, T)."""
-    count = np.cumsum(mask, axis=-1, dtype=np.int64)
-    count -= mask
-    return _restarted(count, offsets, boundaries)
-
-
-def _restarted(count: Int64s, offsets: Int64s, boundaries: Int64s | None) -> Int64s:
-    """From the number of rows before each, (B, T) or (1, T), that from where its sequence begins, plus the sequence's offset."""
+def locate_rows_counted(rows: int, mask: npt.NDArray[np.bool_] | None, offsets: Int64s, boundaries: Int64s | None) -> Int64s:
+    """Count rows, those kept by a mask (B, T) or (1, T), from offsets (B,), or anew from boundaries (n+1,) with (n,) or (1,) of them."""
+    if mask is None:
+        count = np.arange(rows, dtype=np.int64)[None, :]
+    else:
+        count = np.cumsum(mask, axis=-1, dtype=np.int64)
+        count -= mask
     if boundaries is None:
         return locate_rows_given(count + offsets[:, None])
     sequence = np.searchsorted(boundaries, np.arange(count.shape[-1]), side="right") - 1

@@ -16,16 +16,17 @@ struct Angles {
         const Real factor = (Real)call.factor;
         u64 fraction[N], whole[N];
         i64 axes[N], position[N];
+        Sequence sequence;
         load_all<N>(call.frequencies + f * 8, fraction);
         load_all<N>(call.whole_turns + f * 8, whole);
         if (call.axes == 0) {
-            const i64 one = position_of(call, b, t, 0);
+            const i64 one = position_of(call, b, t, 0, sequence);
 #pragma unroll
             for (int i = 0; i < N; i++) position[i] = one;
         } else {
             load_all<N>(call.axes + f * 8, axes);
 #pragma unroll
-            for (int i = 0; i < N; i++) position[i] = position_of(call, b, t, axes[i]);
+            for (int i = 0; i < N; i++) position[i] = position_of(call, b, t, axes[i], sequence);
         }
 #pragma unroll
         for (int i = 0; i < N; i++) {

@@ -14,7 +14,8 @@ struct Angles {
 
     template <int N>
     static DEVICE void at(const Arguments& call, i64 f, i64 b, i64 t, Real* cosine, Real* sine) {
-        const i64 row = position_of(call, b, t, 0) >> 32;
+        Sequence sequence;
+        const i64 row = position_of(call, b, t, 0, sequence) >> 32;
         const bool inside = row >= 0 && row < call.table_rows;
         const i64 skipped = row * call.table_row_stride + f * (i64)sizeof(Real);
 #pragma unroll

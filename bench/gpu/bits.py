@@ -58,7 +58,7 @@ def kernels(options: argparse.Namespace) -> None:
                 with checking(name, dtype=dtype):
                     check(on, dtype)
         for name, given in PLACES.items():
-            with checking(f"locate_rows {name}"):
+            with checking(f"positions {name}"):
                 same(on, fastpe.add_encoding, np.zeros((1, 3, 8), np.float32), **given)
 
 
@@ -110,7 +110,8 @@ KERNELS = {
 }
 PLACES = {
     "given": {"positions": np.array([5.5, -3, 2.0**30])},
-    "ragged": {"cu_seqlens": np.array([0, 1, 3])},
+    "restarting": {"cu_seqlens": np.array([0, 1, 3])},
+    "restarting and counted": {"cu_seqlens": np.array([0, 1, 3]), "mask": np.array([True, False, True])},
     "counted": {"mask": np.array([True, False, True])},
 }
 

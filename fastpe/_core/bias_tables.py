@@ -106,7 +106,7 @@ class Work(NamedTuple):
         """Rows with values of their own, a few at a time."""
         columns = self.target.shape[-1]
         step = max(1, ROW_VALUES // columns)
-        varies = any(table is not None and len(table.shape) == 2 for table in self.places[1:])
+        varies = any(table is not None and len(table.shape) == 2 for table in (self.places.queries, self.places.keys))
         for b in range(self.target.shape[0] if varies else 1):
             for row in range(first, last, step):
                 part = self._part(slice(row, min(last, row + step)), b if varies else None)
@@ -130,7 +130,7 @@ class Work(NamedTuple):
         )
         if queries is not None:
             queries = self.library.memory(queries.array[..., rows])
-        places = QueryKeyRows(self.places.start + (rows.start if queries is None else 0), queries, keys)
+        places = QueryKeyRows(self.places.start + (rows.start if queries is None else 0), queries, keys, self.places.kinds)
         return self._replace(source=source, target=target, places=places)
 
 
@@ -144,6 +144,14 @@ def positions_of(library: ModuleType, table: Memory | None, start: int, count: i
 def is_value(bias: Any) -> bool:
     """Whether a bias consists of plain numbers and depends on the distance alone, so that its tables always serve."""
     return not bias.normalises and all(isinstance(value, tuple) for value in bias.parameters.values())
+
+
+def takes_any_position(bias: Any) -> bool:
+    """Whether one call of the kernel adds a bias between positions that only the GPU knows."""
+    if bias.slopes_of is not None:
+        return True
+    near, far = bias.reach
+    return not bias.normalises and (None in (near, far) or far - near < LARGEST_SPAN)
 
 
 def _power(value: int) -> int:

@@ -75,12 +75,9 @@ def resolve(target: Target, where: Where, tabulates: bool = False) -> Rows:
     if positions is not None:
         _refuse_beside_positions(target.function, offset, cu_seqlens)
     kept = None if mask is None else mask_memory(target, mask, row_shapes(target))
-    table: Memory | None
     if positions is not None:
-        table, strides, kind = _given(target, positions, kept, tabulates)
-    else:
-        table, strides, kind = _counted(target, offset, cu_seqlens, kept, tabulates)
-    return rows_of_table(target, table, strides, kept, kind=kind)
+        return _given(target, positions, kept, tabulates)
+    return _counted(target, offset, cu_seqlens, kept, tabulates)
 
 
 def resolve_axes(target: Target, where: Where, axes: int) -> tuple[Rows, int]:
@@ -194,18 +191,22 @@ def _offsets(target: Target, offset: Any, sequences: int | None) -> Memory | int
 # ---- cu_seqlens and mask -----------------------------------------------------------------------------------------------------
 
 
-def _counted(
-    target: Target, offset: Any, cu_seqlens: Any, mask: Memory | None, tabulates: bool
-) -> tuple[Memory | None, tuple[int, ...], int]:
-    """A table of positions that count, its strides and kind; where kernels can count from them, the offsets themselves or no table."""
+def _counted(target: Target, offset: Any, cu_seqlens: Any, mask: Memory | None, tabulates: bool) -> Rows:
+    """Rows that count; in a table, if kernels cannot count from the offsets or the boundaries themselves."""
+    given = mask
     boundaries = None if cu_seqlens is None else _boundaries(target, cu_seqlens)
     offsets = _offsets(target, offset, None if boundaries is None else boundaries.shape[0] - 1)
-    if boundaries is None and (mask is None or target.rows == 1) and target.memory.device is not None and not tabulates:
-        if isinstance(offsets, int):
-            return None, (0,) * (len(target.memory.shape) - 1), offsets * ONE
-        kind = 0 if target.validate else backend_of(offsets).kind_of_positions(offsets, True)
-        if kind:
-            return offsets, _by_sequence(target, offsets), kind
+    if target.memory.device is not None and not tabulates:
+        if boundaries is None and (mask is None or target.rows == 1):
+            if isinstance(offsets, int):
+                return rows_of_table(target, None, (0,) * (len(target.memory.shape) - 1), mask, kind=offsets * ONE)
+            kind = 0 if target.validate else backend_of(offsets).kind_of_positions(offsets, True)
+            if kind:
+                return rows_of_table(target, offsets, _by_sequence(target, offsets), mask, kind=kind)
+        if boundaries is not None and mask is None and not target.validate:
+            restarting = _restarting(target, boundaries, offsets)
+            if restarting is not None:
+                return restarting
     if mask is not None and len(mask.shape) == 2 and target.seq_axis == 0:  # (T, B)
         mask = mask._replace(shape=mask.shape[::-1], strides=mask.strides[::-1], array=mask.array.T)
     table = backend_of(target.memory).locate_rows_counted(target.library, target.rows, mask, offsets, boundaries)
@@ -215,7 +216,24 @@ def _counted(
     bad = first_bad(target.library, table, target.validate, kept)
     if bad is not None:
         raise ValueError(message(target.function, "every position must lie in [-2^31, 2^31)", f"a row beyond it at {bad}"))
-    return table, _by_sequence(target, table), 0
+    return rows_of_table(target, table, _by_sequence(target, table), given)
+
+
+def _restarting(target: Target, boundaries: Memory, offsets: Memory | int) -> Rows | None:
+    """Rows that restart at boundaries, for kernels that look for these; None if they cannot read them where they are."""
+    backend = backend_of(boundaries)
+    kind, count, own = backend.kind_of_positions(boundaries, False), ("sequences", boundaries.shape[0] - 1), 0
+    sequences: tuple[tuple[str, int], ...]
+    if isinstance(offsets, int):
+        sequences = count, ("offsets", offsets)
+    else:
+        own = backend.kind_of_positions(offsets, False)
+        sequences = count, ("offsets", offsets.address), ("offsets_kind", own), ("offsets_stride", offsets.strides[0])
+    if not kind or not (own or isinstance(offsets, int)):
+        return None
+    strides = [0] * (len(target.memory.shape) - 1)
+    strides[target.seq_axis] = boundaries.strides[0]
+    return Rows(kind, boundaries.address, tuple(strides), 0, (0,) * len(strides), (boundaries, offsets), sequences)
 
 
 def _by_sequence(target: Target, table: Memory) -> tuple[int, ...]:
@@ -294,7 +312,7 @@ def kept_rows(target: Target, mask: Memory | None, ndim: int) -> Any:
 # ---- positions ---------------------------------------------------------------------------------------------------------------
 
 
-def _given(target: Target, positions: Any, mask: Memory | None, tabulates: bool) -> tuple[Memory, tuple[int, ...], int]:
+def _given(target: Target, positions: Any, mask: Memory | None, tabulates: bool) -> Rows:
     function = target.function
     given = argument(target, "positions", positions, "iuf")
     accepted = row_shapes(target)
@@ -307,7 +325,7 @@ def _given(target: Target, positions: Any, mask: Memory | None, tabulates: bool)
         raise ValueError(message(function, f"positions must have shape {either(accepted)}", f"shape {given.shape}", remedy))
     valid = kept_rows(target, mask, len(given.shape))
     table, kind = readable(function, target.library, given, target.validate, valid, tabulates)
-    return table, spread(target, given.shape, table.strides), kind
+    return rows_of_table(target, table, spread(target, given.shape, table.strides), mask, kind=kind)
 
 
 def readable(

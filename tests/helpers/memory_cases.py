@@ -28,7 +28,7 @@ MODES = ("in place", "out", "streams")
 
 
 TABLES = launch._tables.__wrapped__
-LOCATE = {name: getattr(locate_rows, name) for name in ("locate_rows_given", "locate_rows_ragged", "locate_rows_counted")}
+LOCATE = {name: getattr(locate_rows, name) for name in ("locate_rows_given", "locate_rows_counted")}
 
 
 def guard_own_memory(place: str) -> None:

@@ -40,7 +40,7 @@ def test_ptx_knows_that_memory_is_global(name: str, architecture: str) -> None:
     pytest.importorskip("cupy", reason="NVRTC is reached through CuPy")
     ptx, _ = kept_nvrtc.compile_source(name, f"compute_{architecture}")
     found = entries(ptx, r"\.entry (\w+)\(")
-    assert len(found) >= 3
+    assert len(found) >= (2 if name == "locate_rows" else 3)
     for entry, code in found.items():
         accesses = re.findall(r"\b(?:ld|st)\.[\w.:]+", code)
         stores = [access for access in accesses if access.startswith("st.")]
@@ -84,7 +84,7 @@ def test_machine_code_does_too(name: str, architecture: str) -> None:
     if program is None:
         pytest.skip("no disassembler: pip install nvidia-cuda-nvdisasm")
     found = [line.split() for line in machine_code(name, architecture, program).splitlines()]
-    assert len(found) >= 3
+    assert len(found) >= (2 if name == "locate_rows" else 3)
     for entry, *accesses in found:
         stores = [access for access in accesses if access.startswith("ST")]
         assert [access for access in accesses if access[:3] not in ("LDG", "STG")] == []

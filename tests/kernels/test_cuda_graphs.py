@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastpe
-from fastpe import ALiBi, Learned, Rotary, Sinusoidal, scaling
+from fastpe import ALiBi, Learned, Rotary, Sinusoidal, T5Bias, scaling
 
 
 def captured(step):
@@ -75,6 +75,95 @@ def test_positions_of_many_rows_are_replayed(device):
         cases.assert_same_bits(device.host(there), expected)
 
 
+BOUNDARIES = [0, 3, 3, 11], [0, 1, 9, 11], [0, 0, 0, 11], [0, 11, 11, 11]
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint64])
+@pytest.mark.parametrize("offset", [0, 2**31 - 11, np.array([5, -9, 1000]), np.array([7, 2**31 - 20, 3], np.int32)], ids=str)
+def test_sequences_one_behind_the_other_are_replayed_with_new_lengths(device, kind, offset):
+    """Serving's layout: kernels look for boundaries and offsets in the caller's memory; no launch makes a table of positions."""
+    import simulated_cupy
+
+    x, table, learned = (
+        cases.random((1, 11, 24), "bfloat16"),
+        cases.random((9, 16), "float32"),
+        cases.random((40, 16), "float32", 2),
+    )
+    q, k = cases.random((11, 4 * 16), "float16"), cases.random((11, 2, 16), "float32")
+    ids = np.arange(11, dtype=np.int32) % 9
+    moves = isinstance(offset, np.ndarray)
+    small = np.abs(offset) % 20
+
+    def step(x, q, k, ids, table, learned, cuts, offset, small, outs):
+        given = {"cu_seqlens": cuts, "offset": offset}
+        fastpe.add_encoding(x, Sinusoidal(), **given)
+        fastpe.apply_rotary(q, None, Rotary(), head_dim=16, seq_axis=0, **given)
+        fastpe.apply_rotary(None, k, Rotary(interleaved=True), seq_axis=0, **given)
+        fastpe.embed(ids, table, Sinusoidal(layout="concatenated"), out=outs[0], **given)
+        fastpe.embed(ids, table, Learned(learned), out=outs[1], **{**given, "offset": small})
+
+    def new(array, cuts):
+        outs = [array(np.zeros((11, 16), np.float32)) for _ in range(2)]
+        numbers = [array(one) if moves else one for one in (offset, small)]
+        return [array(one) for one in (x, q, k, ids, table, learned, np.array(cuts, kind))], numbers, outs
+
+    arrays, numbers, outs = new(device.array, BOUNDARIES[0])
+    launches = len(simulated_cupy.launched)
+    graph = captured(lambda: step(*arrays, *numbers, outs))
+    assert not any(name.startswith("locate_rows") for name, *_ in simulated_cupy.launched[launches:])
+    for cuts in BOUNDARIES:
+        for array, values in zip(arrays, (x, q, k, ids, table, learned, np.array(cuts, kind)), strict=True):
+            array._host[...] = values
+        graph.launch()
+        here, numbers_here, outs_here = new(np.copy, cuts)
+        step(*here, *numbers_here, outs_here)
+        for got, expected in zip([*arrays[:3], *outs], [*here[:3], *outs_here], strict=True):
+            cases.assert_same_bits(device.host(got), expected)
+
+
+BETWEEN = {
+    "q_offset_int64": lambda step: {"q_offset": np.array([step, 3 * step])},
+    "q_offset_int32": lambda step: {"q_offset": np.array([4 + step, 0], np.int32)},
+    "q_positions_int32": lambda step: {"q_positions": np.array([step, 2, 9], np.int32)},
+    "k_positions_int64": lambda step: {"k_positions": np.arange(10).reshape(2, 5) * (step + 1)},
+    "both_uint64": lambda step: {
+        "q_positions": np.arange(6, dtype=np.uint64).reshape(2, 3) + np.uint64(step),
+        "k_positions": np.array([9, 1, step, 4, 4], np.uint64),
+    },
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_bias_is_replayed_between_new_positions(device, name):
+    """Slopes at positions where the caller has them, in any strides; T5's values are made anew by each call, which no graph would keep."""
+    import simulated_cupy
+
+    scores, at, table = cases.random((2, 4, 3, 5), "float32"), BETWEEN[name], cases.random((32, 4), "float32", 3)
+    wide = {key: device.array(np.stack([value, value], -1)) for key, value in at(0).items()}
+    given = {key: one[..., 1] for key, one in wide.items()}
+    there, t5, launches = device.array(scores), T5Bias(device.array(table)), len(simulated_cupy.launched)
+    graph = captured(lambda: fastpe.add_bias(there, ALiBi(4), causal=True, **given))
+    for number in (0, 1, 700):
+        there._host[...] = scores
+        for key, values in at(number).items():
+            wide[key]._host[...] = np.stack([values, values], -1)
+        graph.launch()
+        cases.assert_same_bits(device.host(there), fastpe.add_bias(scores.copy(), ALiBi(4), causal=True, **at(number)))
+        again = fastpe.add_bias(device.array(scores), t5, **given)
+        cases.assert_same_bits(device.host(again), fastpe.add_bias(scores.copy(), T5Bias(table), **at(number)))
+    assert not any(name.startswith("locate_rows") for name, *_ in simulated_cupy.launched[launches:])
+
+
+def test_positions_of_a_bias_that_are_none_make_rows_of_nan(device):
+    scores = np.zeros((1, 2, 2, 3), np.float32)
+    there = fastpe.add_bias(device.array(scores), ALiBi(2), q_positions=device.array(np.array([4, 2**31])))
+    got = device.host(there)
+    assert np.isnan(got[:, :, 1]).all()
+    cases.assert_same_bits(got[:, :, :1], fastpe.add_bias(scores[:, :, :1].copy(), ALiBi(2), q_positions=[4]))
+    with pytest.raises(ValueError, match=r"q_positions must lie in \[-2\^31, 2\^31\), got 2147483648"):
+        fastpe.add_bias(there, ALiBi(2), q_positions=device.array(np.array([4, 2**31])), validate=True)
+
+
 @pytest.mark.parametrize("kind", [np.int32, np.int64])
 def test_embedding_is_replayed_with_new_ids(device, kind):
     """Ids and types of tokens as the caller has them; scales of a quantised table, which no call converts."""
@@ -118,8 +207,9 @@ def test_what_a_call_alone_would_own_is_refused_in_a_capture(device):
         (lambda: fastpe.embed(good, table, padding_idx=0), "padding_idx makes a mask"),
         (lambda: fastpe.embed(good, words, row_scale=scales), "row_scale of float32 is converted"),
         (lambda: fastpe.add_encoding(x, mask=mask), "a mask of more than one row"),
-        (lambda: fastpe.add_encoding(x, positions=ids), "positions of small integers"),
-        (lambda: fastpe.add_bias(scores, ALiBi(2), q_positions=device.array(np.arange(3))), "a bias between positions"),
+        (lambda: fastpe.add_encoding(x, positions=ids), "small integers"),
+        (lambda: fastpe.add_encoding(x, cu_seqlens=device.array(np.array([0, 3], np.int16))), "small integers"),
+        (lambda: fastpe.add_bias(scores, ALiBi(2), q_positions=device.array(np.arange(3, dtype=np.int16))), "small integers"),
     ]
     stream = cupy.cuda.get_current_stream()
     for call, text in calls:

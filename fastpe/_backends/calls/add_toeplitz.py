@@ -10,11 +10,15 @@ from .axes import Arguments, Axis, each_call, merged, stride_fields
 
 
 class QueryKeyRows(NamedTuple):
-    """Positions of queries and keys: tables of int64 in units of 2^-32, (T,) or (B, T), or None: ``start`` + i, and j."""
+    """Positions of queries and keys: tables of int64 in units of 2^-32, (T,) or (B, T), or None: ``start`` + i, and j.
+
+    Where they are the caller's own, ``kinds`` has the backend's kind of each (``Rows``).
+    """
 
     start: int
     queries: Memory | None = None
     keys: Memory | None = None
+    kinds: tuple[int, int] = (0, 0)
 
 
 class AddToeplitz(NamedTuple):
@@ -64,10 +68,11 @@ class AddToeplitz(NamedTuple):
             "queries": queries,
             "queries_batch_stride": queries_batch_stride,
             "queries_row_stride": queries_row_stride,
-            "start": self.rows.start << 32,
+            "start": self.rows.start << 32 if self.rows.queries is None else self.rows.kinds[0],
             "keys": keys,
             "keys_batch_stride": keys_batch_stride,
             "keys_column_stride": keys_column_stride,
+            "keys_kind": self.rows.kinds[1],
             "by_column": self.by_column,
             "causal": self.causal,
             "input_scale": self.input_scale,

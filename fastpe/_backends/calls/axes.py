@@ -16,7 +16,8 @@ class Rows(NamedTuple):
 
     ``start`` is the first row's position, or ``table`` the address of a table of positions (both in units of 2^-32). Where ``table`` is
     the address of the caller's own positions, ``start`` is the backend's kind of those. ``mask`` is the address of a mask, or 0. Strides
-    are in bytes, one for each axis of x but the last; 0 along an axis that plays no part. ``keepalive`` owns the memory.
+    are in bytes, one for each axis of x but the last; 0 along an axis that plays no part. ``keepalive`` owns the memory. ``sequences``:
+    the fields of the argument block that say how positions restart, where ``table`` is the address of boundaries.
     """
 
     start: int
@@ -25,6 +26,7 @@ class Rows(NamedTuple):
     mask: int
     mask_strides: tuple[int, ...]
     keepalive: tuple[Any, ...]
+    sequences: tuple[tuple[str, int], ...] = ()
 
 
 class Axis(NamedTuple):
@@ -80,7 +82,7 @@ def sum_calls(
     # The kernel's heads axis has no mask: only the batch axis may have one, and with a second axis it comes first.
     *extra, batch, heads = axes if len(axes) >= 2 else [*axes, none, none][:2]
     arguments["batch"], arguments["rows"], arguments["heads"] = batch.size, out.shape[seq_axis], heads.size
-    arguments["start"] = rows.start
+    arguments.update(rows.sequences, start=rows.start)
     for number, (name, (address, strides)) in enumerate(arrays.items()):
         by_batch, by_row, by_head = _STRIDES[name]
         arguments[name], arguments[by_row] = address, strides[seq_axis]

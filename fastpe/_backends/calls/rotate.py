@@ -68,6 +68,7 @@ class Rotate(NamedTuple):
             "positions_row_stride": rows.table_strides[1],
             "positions_head_stride": rows.table_strides[2],  # of axes
             "start": rows.start,
+            **dict(rows.sequences),
             "mask": rows.mask,
             "mask_batch_stride": rows.mask_strides[0],
             "mask_row_stride": rows.mask_strides[1],

@@ -51,7 +51,7 @@ _VARIANTS = {
     "add_sinusoidal": ("vec16_interleaved", "vec16_concatenated", "columns"),
     "rotate": ("vec16_interleaved", "vec16_half", "pairs"),
     "rotate_table": ("vec16_interleaved", "vec16_half", "pairs"),
-    "locate_rows": ("given", "ragged", "counted"),
+    "locate_rows": ("given", "counted"),
     "add_toeplitz": ("vec16", "columns"),
 }
 

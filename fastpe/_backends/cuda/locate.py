@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,8 @@ _COUNTS = 6
 THREADS = 256
 MOST_BLOCKS_Y = 65535
 _TABLE = (
-    "cu_seqlens, a mask of more than one row, a bias between positions, validate=True and positions of small integers make a table that "
-    "would not outlive the call, but a captured graph would read it: give positions= as int32, int64, float32 or float64, or an offset"
+    "a mask of more than one row, validate=True, small integers and learned biases of far distances between positions make a table of "
+    "positions that would not outlive the call, but a captured graph would read it: give positions= as int32, int64, float32 or float64"
 )
 
 
@@ -55,8 +56,8 @@ def locate_rows_given(library: ModuleType, positions: Memory) -> Memory:
     rows = int(np.prod(positions.shape, dtype=np.int64))
     if rows:
         grid = (-(-rows // THREADS), 1)
-        arguments = {"table": table.address, "rows": rows, "positions": flat.address, "positions_kind": _KINDS[kind]}
-        _locate("given", device, grid, arguments)
+        arguments = {"table": table.address, "batch": 1, "rows": rows, "positions": flat.address, "start": _KINDS[kind]}
+        _locate("given", device, grid, {**arguments, "positions_row_stride": flat.array.dtype.itemsize})
     return table
 
 
@@ -64,27 +65,31 @@ def locate_rows_counted(
     library: ModuleType, rows: int, mask: Memory | None, offsets: Memory | int, boundaries: Memory | None
 ) -> Memory:
     require()
+    own, cuts = (_integers(library, one) if isinstance(one, Memory) else None for one in (offsets, boundaries))
     batch = mask.shape[0] if mask is not None and len(mask.shape) == 2 else 1
-    if isinstance(offsets, Memory) and boundaries is None:
-        batch = offsets.shape[0]
-    arguments = {"batch": batch, "rows": rows, "segment": -(-rows // THREADS)}
-    given = {"offsets": offsets, "boundaries": boundaries}
-    integers = {name: _integers(library, array) for name, array in given.items() if isinstance(array, Memory)}
-    for name, array in integers.items():
-        arguments |= {name: array.address, f"{name}_kind": _KINDS[array.dtype], f"{name}_stride": array.strides[0]}
-    if isinstance(offsets, int):
-        arguments["offset"] = offsets
-    if boundaries is not None:
-        arguments["sequences"] = boundaries.shape[0] - 1
+    arguments: dict[str, Any] = {"rows": rows, "segment": -(-rows // THREADS), "offsets": offsets}
+    if cuts is not None:
+        arguments |= {"positions": cuts.address, "positions_row_stride": cuts.strides[0], "start": _KINDS[cuts.dtype]}
+        arguments["sequences"] = cuts.shape[0] - 1
+    if own is not None:
+        arguments |= {"offsets": own.address, "offsets_kind": _KINDS[own.dtype], "offsets_stride": own.strides[0]}
+    if own is not None and cuts is None:
+        batch = own.shape[0]
+        if mask is None:
+            arguments |= {
+                "positions": own.address,
+                "positions_batch_stride": own.strides[0],
+                "start": _KINDS[own.dtype] + _COUNTS,
+            }
     if mask is not None:
         by_batch = mask.strides[0] if len(mask.shape) == 2 else 0
         arguments |= {"mask": mask.address, "mask_batch_stride": by_batch, "mask_row_stride": mask.strides[-1]}
-    device = (mask or next(iter(integers.values()))).device
+    device = next(one for one in (mask, cuts, own) if one is not None).device
     assert device is not None
     table: Memory = library.memory(library.empty((batch, rows), "int64", device))
     if batch * rows:
-        variant, grid = "ragged", (-(-rows // THREADS), min(batch, MOST_BLOCKS_Y))
+        variant, grid = "given", (-(-rows // THREADS), min(batch, MOST_BLOCKS_Y))
         if mask is not None:
             variant, grid = "counted", (batch, 1)
-        _locate(variant, device, grid, {"table": table.address, **arguments})
+        _locate(variant, device, grid, {"table": table.address, "batch": batch, **arguments})
     return table

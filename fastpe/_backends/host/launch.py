@@ -180,10 +180,8 @@ def locate_rows_given(library: ModuleType, positions: Memory) -> Memory:
 def locate_rows_counted(
     library: ModuleType, rows: int, mask: Memory | None, offsets: Memory | int, boundaries: Memory | None
 ) -> Memory:
-    start = _int64(offsets), _int64(boundaries)
-    if mask is None:
-        return numpy_arrays.memory(locate_rows.locate_rows_ragged(rows, *start))
-    return numpy_arrays.memory(locate_rows.locate_rows_counted(np.atleast_2d(mask.array), *start))
+    kept = None if mask is None else np.atleast_2d(mask.array)
+    return numpy_arrays.memory(locate_rows.locate_rows_counted(rows, kept, _int64(offsets), _int64(boundaries)))
 
 
 def _int64(value: Memory | int | None) -> Any:

@@ -13,7 +13,7 @@ from ..._backends import backend_of
 from ..._backends.calls import QueryKeyRows
 from .. import checks
 from ..arguments import check_apart, either, host_numbers, output, overlap
-from ..bias_tables import FUNCTION, Work, is_value, own_memory, parameter_memory
+from ..bias_tables import FUNCTION, Work, is_value, own_memory, parameter_memory, takes_any_position
 from ..checks import POSITION_LIMIT, describe, message
 from ..parts import Block
 from ..text import says_all
@@ -78,7 +78,7 @@ class AddBias(_AddBias, Operation):
         checks.fits(FUNCTION, "input_scale", scale, source.dtype)
         target = source if out is None or out is scores else _output(out, library, source)
         checks.writable(FUNCTION, "scores" if target is source else "out", target)
-        places = resolve(library, source, where, validate)
+        places = resolve(library, source, where, validate, takes_any_position(self.bias))
         work = Work(library, source, target, places, self.bias, self.causal, scale, validate)
         for name, value in self.bias.parameters.items():
             if not isinstance(value, (tuple, float, int)):
@@ -161,19 +161,24 @@ def _output(out: Any, library: ModuleType, source: Memory) -> Memory:
     return target
 
 
-def resolve(library: ModuleType, scores: Memory, where: Between, validate: bool) -> QueryKeyRows:
-    """Where queries and keys stand, as kernels know it."""
+def resolve(library: ModuleType, scores: Memory, where: Between, validate: bool, direct: bool = False) -> QueryKeyRows:
+    """Where queries and keys stand, as kernels know it. ``direct``: whether kernels may read positions on a GPU where they are."""
     q_offset, q_positions, k_positions = where
     queries_count, keys_count = scores.shape[-2:]
     if max(queries_count, keys_count) > POSITION_LIMIT:
         rule = "Tq and Tk must be at most 2^31, as every position lies in [-2^31, 2^31)"
         raise ValueError(message(FUNCTION, rule, f"shape {scores.shape}"))
-    keys = None if k_positions is None else _position_table(library, scores, "k_positions", k_positions, keys_count, validate)
+
+    def placed(name: str, value: Any, count: int) -> tuple[Memory, int]:
+        return _position_table(library, scores, name, value, count, validate, direct)
+
+    keys, kind = (None, 0) if k_positions is None else placed("k_positions", k_positions, keys_count)
     if q_positions is not None:
         if q_offset is not None:
             remedy = "Give one of them."
             raise ValueError(message(FUNCTION, "q_offset and q_positions contradict each other", "both", remedy))
-        return QueryKeyRows(0, _position_table(library, scores, "q_positions", q_positions, queries_count, validate), keys)
+        queries, own = placed("q_positions", q_positions, queries_count)
+        return QueryKeyRows(0, queries, keys, (own, kind))
     if q_offset is None:
         if keys is None:
             return QueryKeyRows(keys_count - queries_count, None, None)
@@ -182,16 +187,19 @@ def resolve(library: ModuleType, scores: Memory, where: Between, validate: bool)
             raise ValueError(message(FUNCTION, rule, f"{queries_count} queries, {keys_count} keys"))
         first = keys_count - queries_count
         shape, address = (*keys.shape[:-1], queries_count), keys.address + first * keys.strides[-1]
-        return QueryKeyRows(0, keys._replace(array=keys.array[..., first:], address=address, shape=shape), keys)
+        return QueryKeyRows(0, keys._replace(array=keys.array[..., first:], address=address, shape=shape), keys, (kind, kind))
     if is_array(q_offset):
-        return QueryKeyRows(0, _position_table(library, scores, "q_offset", q_offset, queries_count, validate), keys)
+        queries, own = placed("q_offset", q_offset, queries_count)
+        return QueryKeyRows(0, queries, keys, (own, kind))
     start = checks.integer(FUNCTION, "q_offset", q_offset, "One offset a sequence is an array of shape (B,).")
     checks.positions(FUNCTION, start, queries_count, f"q_offset {start} with {queries_count} queries")
-    return QueryKeyRows(start, None, keys)
+    return QueryKeyRows(start, None, keys, (0, kind))
 
 
-def _position_table(library: ModuleType, scores: Memory, name: str, value: Any, count: int, validate: bool) -> Memory:
-    """Positions of so many queries or keys as kernels know them: given ones, or those that count from one ``q_offset`` a sequence."""
+def _position_table(
+    library: ModuleType, scores: Memory, name: str, value: Any, count: int, validate: bool, direct: bool
+) -> tuple[Memory, int]:
+    """Positions of queries or keys, given or counting from one ``q_offset`` a sequence: a table and 0, or themselves and their kind."""
     batch = scores.shape[:1] if len(scores.shape) > 3 else ()
     counts = name == "q_offset"
     if counts and not batch:
@@ -207,6 +215,9 @@ def _position_table(library: ModuleType, scores: Memory, name: str, value: Any, 
     if given.shape not in accepted:
         raise ValueError(message(FUNCTION, f"{name} must have shape {either(accepted)}", f"shape {given.shape}"))
     backend = backend_of(scores)
+    kind = backend.kind_of_positions(given, counts) if direct and not validate else 0
+    if kind:
+        return (given._replace(shape=(*batch, count), strides=(given.strides[0], 0)) if counts else given), kind
     table: Memory = (
         backend.locate_rows_counted(library, count, None, given, None) if counts else backend.locate_rows_given(library, given)
     )
@@ -215,4 +226,4 @@ def _position_table(library: ModuleType, scores: Memory, name: str, value: Any, 
         index = bad[: len(given.shape)]
         found = np.asarray(library.as_host(given.array))[index]
         raise ValueError(message(FUNCTION, f"{name} must lie in [-2^31, 2^31)", f"{found} at index {index}"))
-    return table
+    return table, 0

@@ -24,9 +24,17 @@ def memory(array: Any) -> Memory:
 
 def empty(shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
     """Allocate a new array on a device."""
-    kind = extended(dtype, f"fastpe: {dtype} needs ml_dtypes.") if dtype == "bfloat16" or dtype in FLOAT8 else dtype
+    return new(
+        shape, extended(dtype, f"fastpe: {dtype} needs ml_dtypes.") if dtype == "bfloat16" or dtype in FLOAT8 else dtype, device
+    )
+
+
+def new(shape: tuple[int, ...], dtype: Any, device: int | None) -> Any:
+    """The same, of NumPy's type or its name."""
+    if cupy.cuda.runtime.getDevice() == device:
+        return cupy.empty(shape, dtype)
     with cupy.cuda.Device(device):
-        return cupy.empty(shape, kind)
+        return cupy.empty(shape, dtype)
 
 
 def from_host(array: Any, device: int | None) -> Any:

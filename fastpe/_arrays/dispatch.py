@@ -68,12 +68,12 @@ def _row(kind: type) -> Row | None:
 
 def runner(arrays: tuple[Any, ...], out: Any) -> Any:
     """The module that runs operations in the world of the first of these that has one; None where fastpe's backends do at once."""
-    for value in arrays:
+    given = (*arrays, out)
+    for value in given:
         if hasattr(type(value), "as_subclass"):  # `is_tensor`, written out
-            return _load(_TORCH)
-    if is_tensor(out):
-        return _load(_TORCH)
-    for value in (*arrays, out):
+            _import(_TORCH)
+            return _modules.fastpe_torch__run
+    for value in given:
         row = None if value is None or type(value) in _on_device else _row(type(value))
         if row is not None and row.runner:
             return _load(row.runner)

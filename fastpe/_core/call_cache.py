@@ -8,6 +8,7 @@ operation on a dict, which threads cannot interrupt.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import weakref
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -188,16 +189,27 @@ class DeviceEntry(Entry):
         self.device = arrays[0].device
         self._library = dispatch.library_on(self.device)
         self._misaligned = max(memory.array.dtype.itemsize for memory in arrays) - 1  # bits that no address may have
+        # As ``_low``, ``_high`` and ``_distance``, of every two.
+        self._pairs = []
+        for (i, one), (j, other) in itertools.combinations(enumerate(arrays), 2):
+            (low, high), (other_low, other_high) = _extent(one), _extent(other)
+            self._pairs.append((i, j, low - other_high, high - other_low, other.address - one.address))
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """A new array beside the others."""
-        return self._library.empty(shape, dtype, self.device)
+        return self._library.new(shape, dtype, self.device)
+
+    def apart(self, addresses: Sequence[int]) -> bool:
+        """Whether arrays at these addresses overlap no more than those did for which the call was made."""
+        for i, j, low, high, distance in self._pairs:
+            found = addresses[j] - addresses[i]
+            if low < found < high and found != distance:
+                return False
+        return True
 
     def launch(self, addresses: Sequence[int], offset: int, positions: int = 0, stream: Any = None) -> bool:
         """Launch on the arrays at these addresses; ``positions``: where those, or the offsets of sequences, are instead of ``offset``."""
-        distance, bits = addresses[-1] - addresses[0], 0
-        if distance != self._distance and self._low < distance < self._high:
-            return False
+        bits = 0
         for address in addresses:
             bits |= address
         if bits & self._misaligned:

@@ -20,12 +20,16 @@ _PLAIN = {Tensor, torch.nn.Parameter}
 _REPEATED = Add, Rotate, Embed
 
 
-def key_of(operation: Any, arrays: tuple[Any, ...], where: Any, makes: bool = False) -> Any:
+def key_of(operation: Any, arrays: tuple[Any, ...], where: Any, makes: Any = False, out: Any = None) -> Any:
     """The key of a call on plain tensors that may be repeated; None for any other. As ``Operation.key``.
 
-    ``makes``: whether an operation that would write in place makes new tensors.
+    ``makes``: whether an operation that would write in place makes new tensors. With an ``out`` only calls on a GPU are repeated.
     """
-    kind = type(operation)
+    kind, targets = type(operation), _targets(out)
+    if targets:
+        if kind is AddBias or not all(type(one) in _PLAIN and one.is_cuda for one in targets):
+            return None
+        makes = type(out) if targets is out else out is arrays[0], len(targets)
     if kind is AddBias:
         return _bias_key(operation, arrays[0], where, makes)
     if kind not in _REPEATED or not operation.repeatable(where):
@@ -39,7 +43,7 @@ def key_of(operation: Any, arrays: tuple[Any, ...], where: Any, makes: bool = Fa
             return None
         arrays = table, ids
     layouts: list[Any] = []
-    for x in arrays:
+    for x in (*arrays, *targets):
         if x is None:
             layouts.append(None)
         elif type(x) in _PLAIN and (x.is_cpu or x.is_cuda):
@@ -51,6 +55,11 @@ def key_of(operation: Any, arrays: tuple[Any, ...], where: Any, makes: bool = Fa
             return None
     encoding = operation[0]
     return (kind, None if encoding is None else encoding.text, operation[1:], where[4], moves, makes, *layouts)
+
+
+def _targets(out: Any) -> Any:
+    """The tensors that a call is given to write to."""
+    return () if out is None else out if type(out) in (tuple, list) else (out,)
 
 
 def _kind_of_moves(operation: Any, arrays: tuple[Any, ...], where: Any) -> Any:
@@ -84,7 +93,7 @@ def _bias_key(operation: AddBias, scores: Any, where: Any, makes: bool) -> Any:
     return AddBias, operation.bias.text, operation[1:], scores.dtype, scores.shape[:-1], steps, makes
 
 
-def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any, makes: bool = False) -> Any:
+def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any, makes: bool = False, out: Any = None) -> Any:
     """Run a call like an earlier one from the addresses of its tensors; MISS if it must be checked anew.
 
     A tensor may stand for other values than its memory has: negated, all zero, of a transform. Such a one has no address or is asked for.
@@ -98,8 +107,8 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any, makes:
     kind, addresses, on_device = type(operation), [], type(entry) is DeviceEntry
     given: list[Any] = list(arrays[:2]) if kind is Embed else [x for x in arrays if x is not None]
     moves = where[0] if where[1] is None else where[1]
-    placed = isinstance(moves, Tensor)
-    for x in [*given, moves] if placed else given:
+    placed, targets = isinstance(moves, Tensor), _targets(out)
+    for x in (*targets, *given, moves) if placed else (*targets, *given):
         try:
             address = x.data_ptr()
         except RuntimeError:  # it has none
@@ -108,18 +117,25 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any, makes:
             return call_cache.MISS
         addresses.append(address)
     positions = addresses.pop() if placed else 0
+    into, addresses = addresses[: len(targets)], addresses[len(targets) :]
     outs: list[Any] = []
     if kind is Embed:
         table, ids = given
         if not on_device and not call_cache.are_rows(_integers(ids, addresses[1]), table.shape[0]):
             return call_cache.MISS
-        outs = [new((*ids.shape, table.shape[1]), table.dtype, table.device)]
-        addresses.append(outs[0].data_ptr())
-    elif makes:
-        outs = [new_like(x) for x in given]
-        addresses = [address for x, out in zip(addresses, outs, strict=True) for address in (x, out.data_ptr())]
+        if not into:
+            outs = [new((*ids.shape, table.shape[1]), table.dtype, table.device)]
+            into = [outs[0].data_ptr()]
+        addresses += into
+    elif into or makes:
+        if not into:
+            outs = [new_like(x) for x in given]
+            into = [one.data_ptr() for one in outs]
+        addresses = [address for both in zip(addresses, into, strict=True) for address in both]
     elif kind is not Rotate:
         addresses *= 2
+    if on_device and not outs and (targets or kind is Rotate) and not entry.apart(addresses):
+        return call_cache.MISS
     if on_device:
         done = entry.launch(addresses, 0 if placed else moves, positions, _Stream(given[0].get_device()))
     elif kind is AddBias:
@@ -130,7 +146,9 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any, makes:
         return call_cache.MISS
     if outs:
         return outs[0] if len(outs) == 1 else tuple(outs)
-    increment_version(given)
+    increment_version(targets or given)
+    if targets:
+        return out
     return given[0] if len(given) == 1 else arrays
 
 

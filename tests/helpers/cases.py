@@ -148,7 +148,7 @@ REROTATIONS: tuple[dict[str, Any], ...] = (
 def bits(x: np.ndarray) -> np.ndarray:
     """The bits of an array as unsigned integers, every NaN the same."""
     contiguous = np.ascontiguousarray(x)
-    unsigned = contiguous.view({2: np.uint16, 4: np.uint32, 8: np.uint64}[x.dtype.itemsize])
+    unsigned = contiguous.view({1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[x.dtype.itemsize])
     return np.where(_is_nan(contiguous), 0, unsigned)
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import cases
+import ml_dtypes
 import numpy as np
 import torch
+
+from fastpe._arrays.dtypes import FLOAT8
 
 DTYPES = {name: getattr(torch, name) for name in cases.DTYPES}
 VIEWS = {name: view for name, view in cases.VIEWS.items() if "reversed" not in name}  # PyTorch has no negative strides
@@ -16,6 +19,8 @@ def shared(view: np.ndarray) -> torch.Tensor:
     """A tensor over the memory of an array."""
     if view.dtype == cases.DTYPES["bfloat16"]:
         return torch.from_numpy(view.view(np.int16)).view(torch.bfloat16)
+    if view.dtype.name in FLOAT8:
+        return torch.from_numpy(view.view(np.int8)).view(getattr(torch, view.dtype.name))
     return torch.from_numpy(view)
 
 
@@ -36,6 +41,9 @@ def host(x: torch.Tensor) -> np.ndarray:
     x = x.detach().cpu()
     if x.dtype == torch.bfloat16:
         return x.contiguous().view(torch.int16).numpy().view(cases.DTYPES["bfloat16"]).copy()
+    name = str(x.dtype).removeprefix("torch.")
+    if name in FLOAT8:
+        return x.contiguous().view(torch.int8).numpy().view(getattr(ml_dtypes, name)).copy()
     return x.numpy().copy()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cases
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from fastpe import Rotary, Sinusoidal, scaling
 from fastpe._core import call_cache, operations
 
 X, Q, K = cases.random((2, 3, 16), "float32"), cases.random((2, 4, 3, 8), "bfloat16"), cases.random((2, 1, 3, 8), "bfloat16")
+FLOAT8 = np.dtype(ml_dtypes.float8_e4m3fn)
 TABLE, IDS = cases.random((5, 16), "float32"), np.array([[0, 3, 1], [2, 2, 0]])
 OFFSETS, POSITIONS = np.array([5, 2**31 - 9]), np.arange(6).reshape(2, 3)
 PLACES = [
@@ -28,7 +30,16 @@ PLACES = [
 def verbs(array, place):
     """A call of every kind that is kept; every result is new."""
     given = {name: array(value) if isinstance(value, np.ndarray) else value for name, value in place.items()}
+    narrow = [array(np.zeros(x.shape, FLOAT8)) for x in (Q, K, X, K)]
+    made = array(np.zeros_like(X)), array(np.zeros_like(K))
+    fastpe.apply_rotary(array(Q), array(K), Rotary(), out=tuple(narrow[:2]), out_scale=(0.5, 0.25), **given)
+    fastpe.apply_rotary(None, array(K), Rotary(), out=narrow[3], out_scale=0.125, **given)
+    fastpe.apply_rotary(array(K), None, Rotary(), out=made[1], **given)
+    fastpe.embed(array(IDS), array(TABLE), Sinusoidal(), out=narrow[2], out_scale=0.5, **given)
+    fastpe.embed(array(IDS), array(TABLE), Sinusoidal(), out=made[0], **given)
     return (
+        *narrow,
+        *made,
         fastpe.add_encoding(array(X), Sinusoidal(), **given),
         fastpe.add_encoding(array(X), Sinusoidal(), input_scale=2.0, out=array(np.zeros_like(X)), **given),
         *fastpe.apply_rotary(array(Q), array(K), Rotary(), **given),
@@ -71,6 +82,33 @@ def test_what_a_repeated_call_must_look_at(device):
     odd = simulated_cupy.ndarray(np.ndarray((2, 3, 16), np.float32, raw._host, 2), raw._owner)
     with pytest.raises(ValueError, match="must be aligned to its elements"):
         fastpe.add_encoding(odd)
+
+
+def test_a_repeated_call_may_not_write_what_it_reads(device):
+    """Every two of the arrays are looked at; a pair of results is no single one."""
+    raw = device.array(np.zeros(2000, np.float32))
+    q, k, q_out, k_out = (raw[begin : begin + 192].reshape(2, 4, 3, 8) for begin in (0, 400, 800, 1200))
+    table, ids, out = raw[1600:1680].reshape(5, 16), device.array(IDS.astype(np.int32)), raw[0:96].reshape(2, 3, 16)
+    shifted = raw[4:196].reshape(2, 4, 3, 8)
+    for _ in range(2):
+        fastpe.apply_rotary(q, k, Rotary(), out=(q_out, k_out))
+        fastpe.apply_rotary(q, None, Rotary(), out=q_out)
+        fastpe.embed(ids, table, Sinusoidal(), out=out)
+        fastpe.apply_rotary(q, k, Rotary())
+        for wrong in ((q_out, shifted), (k, k_out), (q_out, q_out), (shifted, k_out)):
+            with pytest.raises(ValueError, match="must lie apart"):
+                fastpe.apply_rotary(q, k, Rotary(), out=wrong)
+        with pytest.raises(ValueError, match="must lie apart"):
+            fastpe.apply_rotary(q, shifted, Rotary())
+        with pytest.raises(TypeError, match="out must be a pair"):
+            fastpe.apply_rotary(q, k, Rotary(), out=q_out)
+        with pytest.raises(TypeError, match="out must be"):
+            fastpe.apply_rotary(q, None, Rotary(), out=(q_out,))
+        with pytest.raises(ValueError, match="overlaps"):
+            fastpe.embed(ids, table, Sinusoidal(), out=raw[1590:1686].reshape(2, 3, 16))
+        assert fastpe.apply_rotary(q, None, Rotary(), out=q) is q
+    with pytest.raises(ValueError, match="out_scale"):
+        fastpe.apply_rotary(q, k, Rotary(), out_scale=2.0)
 
 
 def test_what_is_not_kept(device):

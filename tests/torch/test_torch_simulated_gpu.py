@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import cases
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -227,3 +228,43 @@ def test_calls_on_tensors_are_repeated(plain, monkeypatch):
             same(got, expected)
     with pytest.raises(ValueError, match=r"offset 2147483647 with 3 rows"):
         fastpe.add_encoding(plain(x), offset=2**31 - 1)
+
+
+def test_calls_into_given_tensors_are_repeated(plain, monkeypatch):
+    """Float8 for a cache of keys and results of the same type; what overlaps is refused, and one result is no pair."""
+    from fastpe._core import operations
+
+    q, k, table = cases.random((2, 4, 3, 8), "float32"), cases.random((2, 1, 3, 8), "float32"), cases.random((5, 16), "float32")
+    ids, float8 = np.array([[0, 3, 1], [2, 2, 0]]), np.dtype(ml_dtypes.float8_e4m3fn)
+
+    def run(offset, array):
+        outs = [array(np.zeros(x.shape, float8)) for x in (q, k)]
+        embedded = array(np.zeros((2, 3, 16), float8)), array(np.zeros((2, 3, 16), np.float32))
+        added, whole = array(np.zeros_like(q)), array(q)
+        versions = [getattr(one, "_version", 0) for one in (*outs, *embedded, added)]
+        fastpe.apply_rotary(array(q), array(k), offset=offset, out=tuple(outs), out_scale=(0.5, 0.25))
+        fastpe.apply_rotary(whole, offset=offset, out=whole)
+        fastpe.add_encoding(array(q), offset=offset, out=added)
+        fastpe.embed(array(ids), array(table), "sinusoidal", offset=offset, out=embedded[0], out_scale=0.5)
+        fastpe.embed(array(ids), array(table), "sinusoidal", offset=offset, out=embedded[1])
+        found = [getattr(one, "_version", 1) for one in (*outs, *embedded, added)]
+        assert [now - before for now, before in zip(found, versions, strict=True)] == [1] * 5
+        return *outs, whole, added, *embedded
+
+    run(3, plain)
+    with monkeypatch.context() as patch:
+        for operation in (operations.Add, operations.Rotate, operations.Embed):
+            patch.setattr(operation, "check", None)
+        there = run(40, plain)
+    for got, expected in zip(there, run(40, np.copy), strict=True):
+        same(got, expected)
+    one, other = plain(q), plain(np.zeros_like(q))
+    fastpe.apply_rotary(one, out=other)
+    for wrong in (other[:, :1], (other,)):
+        with pytest.raises((TypeError, ValueError), match="out must"):
+            fastpe.apply_rotary(one, out=wrong)
+    whole = plain(np.zeros(1000, np.float32))
+    parts = [whole[begin : begin + 192].view(2, 4, 3, 8) for begin in (0, 4, 400)]
+    fastpe.apply_rotary(parts[0], out=parts[2])
+    with pytest.raises(ValueError, match="must lie apart"):
+        fastpe.apply_rotary(parts[0], out=parts[1])

@@ -105,7 +105,11 @@ class Rotate(_Rotate, Operation):
         cu_seqlens, mask, axis = where[2:]
         return (
             cu_seqlens is mask is packing is None
-            and out_scale is None
+            and (
+                out_scale is None
+                or type(out_scale) is float
+                or (type(out_scale) is tuple and set(map(type, out_scale)) == {float})
+            )
             and type(inverse) is bool
             and type(axis) is int
             and (seq_len is None or type(seq_len) is int)
@@ -114,7 +118,7 @@ class Rotate(_Rotate, Operation):
         )
 
     def key(self, arrays: tuple[Any, ...], where: Where, out: Any) -> Any:
-        if out is not None or not self.repeatable(where):
+        if out is not None or self.out_scale is not None or not self.repeatable(where):
             return None
         (q, k), offset, axis = arrays, where[0], where[4]
         x = k if q is None else q

@@ -74,7 +74,8 @@ gallery: $(VENV)/dev.installed
 	for name in $(basename $(notdir $(wildcard examples/*.py))); do $(BIN)/python examples/$$name.py docs/pictures/gallery/$$name.png || exit; done
 
 # The core's fast tests in each version of Python, from pyenv or PATH: with the oldest NumPy and Numba in 3.10, with the versions of machines
-# with new GPUs and CuPy's simulated one in 3.12, and those of the constraints elsewhere; without torch, whose tests are skipped.
+# with new GPUs and CuPy's simulated one in 3.12, and those of the constraints elsewhere; without torch, whose tests are skipped: its small CPU
+# build is for CI's 3.11 alone, and PyPI's for the others bring CUDA.
 # To narrow it: make matrix PYTHONS=3.10 TESTS=tests/core/test_rotary.py
 VERSIONS_3.10 = numpy==1.26.* numba==0.61.*
 VERSIONS_3.12 = numpy==2.5.* numba==0.68.* cupy-cuda13x==14.2.* nvidia-cuda-nvrtc==13.* nvidia-cuda-runtime==13.*

@@ -134,7 +134,7 @@ def repeat(operation: Any, key: Any, arrays: tuple[Any, ...], where: Any, makes:
         addresses = [address for both in zip(addresses, into, strict=True) for address in both]
     elif kind is not Rotate:
         addresses *= 2
-    if on_device and not outs and (targets or kind is Rotate) and not entry.apart(addresses):
+    if on_device and not outs and (targets or len(given) > 1) and not entry.apart(addresses):
         return call_cache.MISS
     if on_device:
         done = entry.launch(addresses, 0 if placed else moves, positions, _Stream(given[0].get_device()))

@@ -51,6 +51,9 @@ class Biasing(Workload):
     def expected(self, before: list[Array]) -> list[Array]:
         return [before[0] + self.bias.values(self.distances[self.sampled[1]])]
 
+    def size(self, right: Array) -> Any:
+        return np.abs(right) + np.abs(self.bias.values(self.distances[self.sampled[1]]))  # a sum may cancel
+
     def expected_causal(self, before: list[Array]) -> list[Array]:
         """The same, with -inf for keys after the query."""
         return [np.where(self.distances[self.sampled[1]] < 0, -np.inf, self.expected(before)[0])]

@@ -105,6 +105,8 @@ def ncu(options: argparse.Namespace) -> None:
     command = [
         tool,
         "--csv",
+        "--clock-control",
+        "none",  # clocks are the machine's owner's; counters do not depend on them
         "--kernel-name",
         names,
         "--launch-skip",

@@ -33,9 +33,9 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate:
     if not traced and not is_watched(operation, arrays, where, out):
         key = None
         if validate is False:
-            key = _repeat.key_of(operation, arrays, where, out=out)
+            key = _repeat.key_of(operation, arrays, where, False, out)
             if key is not None:
-                result = _repeat.repeat(operation, key, arrays, where, out=out)
+                result = _repeat.repeat(operation, key, arrays, where, False, out)
                 if result is not call_cache.MISS:
                     return result
         if key is None and _is_split(operation, arrays):
@@ -103,8 +103,8 @@ def _make(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validat
     if is_watched(operation, arrays, where, out):
         refuse(operation, arrays, where)
         refuse_out(operation.function, out)
-    key = _repeat.key_of(operation, arrays, where, out=out) if validate is False and where is not None else None
-    if key is None or _repeat.repeat(operation, key, arrays, where, out=out) is call_cache.MISS:
+    key = _repeat.key_of(operation, arrays, where, False, out) if validate is False and where is not None else None
+    if key is None or _repeat.repeat(operation, key, arrays, where, False, out) is call_cache.MISS:
         _memory.write(operation, arrays, where, out, validate, key=key)
     return out
 

@@ -222,6 +222,18 @@ def test_the_key_holds_what_the_code_depends_on(monkeypatch):
     assert compile._key("add_sinusoidal", ("float32", 0)) != first
 
 
+def test_a_processor_that_llvm_does_not_know_has_its_features(monkeypatch):
+    """LLVM calls it generic; compiled without its conversions, float16 needs functions that older versions do not bring."""
+    for setting in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"):
+        monkeypatch.delenv(setting, raising=False)
+    known = machine_code.processor()
+    monkeypatch.setattr(machine_code.llvm, "get_host_cpu_name", lambda: "generic")
+    assert machine_code.processor() == ("generic", known[1])
+    assert known[1]
+    monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
+    assert machine_code.processor() == ("generic", "")
+
+
 def test_versions_tell_packages_apart(monkeypatch):
     """From a file beside the package, which is not imported for it; or else from the package."""
     for package in ("numba", "llvmlite"):

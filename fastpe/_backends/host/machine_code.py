@@ -26,8 +26,11 @@ METH_FASTCALL = 0x80
 
 def processor() -> tuple[str, str]:
     """The name and the features of the processor to compile for: this one, or what Numba's settings in the environment say."""
-    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
-    features = os.environ.get("NUMBA_CPU_FEATURES", "" if name.lower() == "generic" else None)
+    asked = os.environ.get("NUMBA_CPU_NAME")
+    name = (
+        asked or llvm.get_host_cpu_name()
+    )  # "generic" for a processor that is newer than LLVM, which has features all the same
+    features = os.environ.get("NUMBA_CPU_FEATURES", "" if asked and asked.lower() == "generic" else None)
     if features is not None:
         return name, features
     found = llvm.get_host_cpu_features()

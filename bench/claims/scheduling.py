@@ -113,17 +113,14 @@ def _waking() -> tuple[float, float]:
 
     helper = threading.Thread(target=serve, daemon=True)
     helper.start()
-    waking, coming = [], []
+    waking, coming, busy = [], [], np.ones(1 << 20)
     for _ in range(ROUNDS):
         time.sleep(SETTLED_SECONDS)
         start = time.perf_counter()
         jobs.put(True)
         waking.append(time.perf_counter() - start)
-        np.add.reduce(_BUSY)  # without the GIL, as a kernel is
+        np.add.reduce(busy)  # without the GIL, as a kernel is
         coming.append(arrivals.get() - start)
     jobs.put(False)
     helper.join()
     return statistics.median(waking), statistics.median(coming)
-
-
-_BUSY = np.ones(1 << 20)

@@ -36,7 +36,7 @@ USUAL_THREADS = (
 )
 
 SECONDS_BETWEEN_CALLS = 0.005  # of a thread that calls again and again
-WAITING_SECONDS = 3e-4  # how long a helper waits for the next call
+WAITING_SECONDS = 3e-4  # how long a helper waits for the next call: SPINS of `kernels/scheduler.py`
 
 _chosen: int | None = None
 _callers: dict[int, float] = {}  # threads, and until when each counts as a caller; those of small calls do not matter
@@ -78,10 +78,10 @@ class Pool:
         if core in (self._avoided, -1) or not hasattr(os, "sched_setaffinity"):
             return
         self._avoided = core
-        allowed = frozenset(os.sched_getaffinity(os.getpid()))
-        cores = (allowed if self._cores is None else allowed & self._cores) - {core}
-        for thread in self._threads if cores else ():
-            with contextlib.suppress(OSError, TypeError):  # not allowed here, or not yet started
+        with contextlib.suppress(OSError, TypeError):  # not allowed here, or a helper has not yet started
+            allowed = frozenset(os.sched_getaffinity(os.getpid()))
+            cores = (allowed if self._cores is None else allowed & self._cores) - {core}
+            for thread in self._threads if cores else ():
                 os.sched_setaffinity(thread.native_id, cores)  # type: ignore[arg-type]
 
     def _start(self, wanted: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -49,13 +50,13 @@ def _scatter(
         flat, rows = torch.where(inside, flat, 0), torch.where(inside[:, None], rows, 0)
     if frozen is not None:
         rows = torch.where((flat != frozen)[:, None], rows, 0)
-    rows = rows.to(_real(rows))
+    real = _real(rows)
     if scale != 1:
-        rows = rows * scale
+        rows = rows.to(real) * scale
     if operation.sparse:
         return torch.sparse_coo_tensor(flat[None], rows.to(dtype), (count, rows.shape[1]), check_invariants=False)
     if operation.deterministic or torch.are_deterministic_algorithms_enabled():
-        summed: Tensor = torch.ops.aten.embedding_dense_backward(rows, flat, count, -1, False)
+        summed: Tensor = torch.ops.aten.embedding_dense_backward(rows.to(real), flat, count, -1, False)
         return summed.to(dtype)
     return _added_up(rows, flat, count, dtype)
 
@@ -63,7 +64,7 @@ def _scatter(
 def by_position(
     grad: Tensor, positions: Tensor, table: tuple[int, torch.dtype], clips: bool, seq_axis: int, mask: Any
 ) -> Tensor:
-    """Sums of rows by their positions, (rows of the table, D), added up in float32, or in float64 where the gradient is."""
+    """Sums of rows by their positions, (rows of the table, D)."""
     count, dtype = table
     kept = None if mask is None else on_rows(mask, grad, seq_axis)
     if not clips:
@@ -72,7 +73,7 @@ def by_position(
     if kept is not None:
         grad = torch.where(kept[..., None], grad, 0)
     flat, rows = positions.clamp(0, count - 1).reshape(-1), grad.reshape(-1, grad.shape[-1])
-    return _added_up(rows.to(_real(rows)), flat, count, dtype)
+    return _added_up(rows, flat, count, dtype)
 
 
 def _real(rows: Tensor) -> torch.dtype:
@@ -81,15 +82,28 @@ def _real(rows: Tensor) -> torch.dtype:
 
 
 def _added_up(rows: Tensor, index: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """Sums of rows by index, (count, D). Large tables on the CPU are touched only where a row falls."""
-    shape = count, rows.shape[1]
+    """Sums of rows by index, (count, D), in float32, or in float64 where the rows are, rounded once to ``dtype``.
+
+    Large tables on the CPU are touched only where a row falls. (8, 512) rows of bfloat16, 512 wide, into 32,000 take 1.2 ms where PyTorch
+    adds them up by itself, 2.6 as float32 and copied, and 1.5 in PyTorch's own gradient (AMD EPYC, Zen 5), which rounds every sum.
+    """
+    shape, real = (count, rows.shape[1]), _real(rows)
     if not rows.is_cpu or is_traced() or in_transform():
-        return rows.new_zeros(shape).index_add(0, index, rows).to(dtype)
-    if rows.dtype == dtype:
+        return rows.new_zeros(shape, dtype=real).index_add(0, index, rows.to(real)).to(dtype)
+    if rows.dtype == dtype and (dtype == real or _rounds_once(dtype, min(shape[1], 64))):
         return zeros(shape, dtype).index_add_(0, index, rows)
     found, place = torch.unique(index, return_inverse=True)
-    sums = rows.new_zeros((found.shape[0], shape[1])).index_add_(0, place, rows)
+    sums = rows.new_zeros((found.shape[0], shape[1]), dtype=real).index_add_(0, place, rows.to(real))
     return zeros(shape, dtype).index_copy_(0, found, sums.to(dtype))
+
+
+@functools.lru_cache(maxsize=None)
+def _rounds_once(dtype: torch.dtype, width: int) -> bool:
+    """Whether PyTorch adds up rows of 16-bit elements, so wide, in float32: some versions do, on some processors, from some width on."""
+    half = torch.finfo(dtype).eps / 2  # 1 + half + half is 1 where every sum is rounded
+    rows = torch.tensor([[1.0], [half], [half]], dtype=dtype, device="cpu").expand(3, width).contiguous()
+    made = torch.zeros(2, width, dtype=dtype, device="cpu").index_add_(0, torch.ones(3, dtype=torch.long, device="cpu"), rows)
+    return bool((made[1] > 1).all())
 
 
 def on_rows(mask: Any, x: Tensor, seq_axis: int) -> Tensor:

@@ -10,7 +10,7 @@ from gradient_cases import IDS, PLACES, ROTARIES, YARN, check_gradients, random,
 
 import fastpe  # noqa: E402
 from fastpe import Learned, Rotary  # noqa: E402
-from fastpe.torch import functional  # noqa: E402
+from fastpe.torch import _gather_sum, functional  # noqa: E402
 
 # What PyTorch itself does when forward mode is first used.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
@@ -323,10 +323,14 @@ def test_embed_deterministic_algorithms():
     assert torch.equal(table.grad[3], torch.full((16,), 3.0, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("rounds_once", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 1.1])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_sums_of_16_bits(dtype):
-    """Thousands of rows of one token, scaled by what 16 bits do not hold exactly: rounded once, at the end."""
-    kind, count, scale = getattr(torch, dtype), 3_001, 1.1
+def test_sums_of_16_bits(dtype, scale, rounds_once, monkeypatch):
+    """Thousands of rows of one token, scaled by what 16 bits do not hold exactly: rounded once, at the end, whatever PyTorch does."""
+    if not rounds_once:
+        monkeypatch.setattr(_gather_sum, "_rounds_once", lambda *_: False)
+    kind, count = getattr(torch, dtype), 3_001
     ids = torch.zeros(1, count, dtype=torch.int64)
     weight = random(1, count, 4, dtype=torch.float32, requires_grad=False).abs().to(kind)
     table, types, learned = (torch.ones(2, 4, dtype=kind, requires_grad=True) for _ in range(3))

@@ -75,7 +75,7 @@ def _sum(
     # Rows of a table lie anywhere. Into the second level, bfloat16 rows took 1.8 times as long (19.1 instead of 10.4 ms for 32 x 4096 ids
     # and 1024 columns, of which a bare gather takes 10.5; AMD EPYC, Zen 5).
     for line in range(0, count * terms.first.itemsize, abi.LINE_BYTES):
-        simd.prefetch(builder, builder.add(x, builder.add(ahead, I64(line))), level=1)
+        simd.prefetch(builder, builder.add(x, builder.add(ahead, I64(line))), abi.PREFETCH_NEAR)
     total = terms.first.read(simd.load(builder, x, terms.first.stored, count, 1))
     if terms.first.stored is simd.I8:
         total = (total - zero) * row_scale

@@ -13,6 +13,8 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
+from . import abi
+
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 _INTEGER_OF = {F16: I16, F32: I32, F64: I64}
@@ -156,15 +158,6 @@ def separate(both: Vector) -> tuple[Vector, Vector]:
     return even, odd
 
 
-def prefetch(builder: ir.IRBuilder, address: ir.Value, level: int = 2) -> None:
-    """Prefetch the cache line at an address into a level of the caches; an address outside of all arrays does no harm.
-
-    Into the first, lines that come far ahead drive out what a loop works with, such as rotations: one thread adds to 512 MB of float32
-    rows in 39 ms with prefetches into the first level, 25 into the second, 44 without; 20 is what ``x += 1`` takes (AMD EPYC, Zen 4). A
-    loop that works with nothing else wants them there, if they lie where the processor does not expect them: see `gather_sum_loops.py`.
-    """
-    byte = ir.IntType(8).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
-    function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-    locality = I32(4 - level)  # of LLVM: 3 is the first level
-    builder.call(function, [builder.inttoptr(address, byte), I32(0), locality, I32(1)])
+def prefetch(builder: ir.IRBuilder, address: ir.Value, function: str = abi.PREFETCH) -> None:
+    """Prefetch the cache line at an address; one outside of all arrays does no harm."""
+    outside(builder, function, ir.VoidType(), address)

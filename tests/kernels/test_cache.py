@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from pathlib import Path
 import cases
 import numpy as np
 import pytest
+from fastpe.kernels import abi
 
 import fastpe
 from fastpe._backends import disk_cache as cache
-from fastpe._backends.host import compile, machine_code, translation
+from fastpe._backends.host import compile, machine_code, translation, tuning
 from fastpe._tools import cli
 
 # Adds to a fixed array of every element type named, prints the bytes and whether a kernel was compiled for it.
@@ -117,6 +119,20 @@ def test_whole_files_that_are_no_kernels_are_not_fatal(tmp_path, monkeypatch, fi
     results = [expected(dtype) for dtype in files]
     assert start(tmp_path, *files) == (results, "compiled-4")
     assert start(tmp_path, *files) == (results, "loaded")
+
+
+def test_x_goes_to_the_first_level_or_the_second(monkeypatch):
+    """Machine code says where, so it is kept for each."""
+    sizes, bitcode = tuning.here(), translation.translate("add_sinusoidal", "float32", abi.IN_PLACE)
+    found = {}
+    for near, level in ((0, "prefetcht1"), (1, "prefetcht0")):
+        monkeypatch.setattr(tuning, "here", lambda near=near: sizes._replace(near=near))
+        machine, module = machine_code.optimised(bitcode, *machine_code.processor())
+        text = machine.emit_assembly(module)
+        found[compile._key("add_sinusoidal", ("float32", abi.IN_PLACE))] = text
+        if "x86_64" in module.triple:
+            assert set(re.findall(r"prefetch\w+", text)) == {level}
+    assert len(set(found.values())) == len(found) == 2
 
 
 def test_a_kernel_calls_no_library():

@@ -65,8 +65,8 @@ def test_a_first_call_needs_no_numba_and_has_the_same_bits(archive, expected, tm
 
 
 FORCED_SIZES = (
-    "ahead=0, block=64, shared=64, angles=64, summed=64, streamed=64, chunk=64, largest_chunk=64, helper=64, stream_above=0",
-    "ahead=1M, block=1M, shared=1M, angles=1M, summed=1M, streamed=1M, chunk=64M, largest_chunk=64M, helper=1G, stream_above=1G",
+    "near=0, ahead=0, block=64, shared=64, angles=64, summed=64, streamed=64, chunk=64, largest_chunk=64, helper=64, stream_above=0",
+    "near=1, ahead=1M, block=1M, shared=1M, angles=1M, summed=1M, streamed=1M, chunk=64M, largest_chunk=64M, helper=1G, stream_above=1G",
 )
 PROCESSORS = {
     "x86-64-v3": ("avx2", "bmi2", "fma", "movbe"),

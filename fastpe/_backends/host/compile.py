@@ -18,7 +18,7 @@ from typing import Any
 
 from ..._arrays.locks import unforkable
 from .. import disk_cache as cache
-from . import machine_code, translation, translations
+from . import machine_code, translation, translations, tuning
 from .machine_code import Kernel
 
 # Numba's settings on which machine code depends. A program that makes them itself may find code that was compiled without: of another
@@ -84,9 +84,8 @@ def _key(name: str, variant: tuple[Any, ...]) -> str:
     machine = llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     versions = sys.version, *(_version(package) for package in ("numba", "llvmlite"))
     own = [Path(__file__).with_name(file).read_text() for file in ("compile.py", "machine_code.py")]
-    return cache.key(
-        "-".join((name, *(str(part) for part in variant))), versions, machine, settings, translation.sources(), *own
-    )
+    kind = "-".join((name, *(str(part) for part in variant)))
+    return cache.key(kind, versions, machine, settings, tuning.here().near, translation.sources(), *own)
 
 
 def _version(package: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from llvmlite import binding as llvm
 
 from ...kernels import abi
+from . import tuning
 
 Kernel = Callable[[int, int, int], None]  # (address of the arguments, address of the control block, number of the thread)
 
@@ -118,6 +119,12 @@ def _of_this_processor(kernel: Any, features: str) -> str:
         mode = enter.call(function("llvm.aarch64.get.fpcr", word), [])
         enter.call(put, [word(0)])
         leave.call(put, [leaving.args[0]])
+    fetch = module.declare_intrinsic("llvm.prefetch", [byte], ir.FunctionType(nothing, [byte, half, half, half]))
+    for name, is_near in ((abi.PREFETCH, tuning.here().near), (abi.PREFETCH_NEAR, True)):
+        prefetching, builder = defined(name, nothing, word)
+        locality = half(3 if is_near else 2)  # LLVM's names for the first level and the second
+        builder.call(fetch, [builder.inttoptr(prefetching.args[0], byte), half(0), locality, half(1)])
+        builder.ret_void()
     enter.ret(mode)
     leave.ret_void()
     pause.ret_void()

@@ -80,7 +80,7 @@ def _mapped(operation: Any, where: Any, x: Any, made: Any, arrays: Any, slots: S
         operation, where = _settled(operation, where, shape)
         target, counts = outline(operation.function, where, shape), where.positions is None
         by_sequence = (target.batch_axis, target.seq_axis) if operation.in_place else axes
-        rows = [*rows_beside(operation, where, shape), *((value, by_sequence) for value in beside)]
+        rows = [*rows_beside(target, operation[0], where), *((value, by_sequence) for value in beside)]
         aligned = [one for value, own in rows for one in _aligned(value, own, x)]
         where = where._replace(positions=None, mask=None)
     cut = (shape, [np.cumsum((0, *sizes)).tolist() for sizes in x.chunks]) if counts else None
@@ -126,7 +126,8 @@ def _aligned(value: Any, axes: Any, x: Any) -> list[Any]:
 def _settled(operation: Any, where: Where, shape: tuple[int, ...]) -> tuple[Any, Where]:
     """The call as parts are made of it; rows of a lazy mask are counted over its chunks."""
     mask = where.mask
-    if not isinstance(where.positions, da.Array) and not isinstance(mask, da.Array):
+    is_lazy = isinstance(where.positions, da.Array) or isinstance(mask, da.Array)
+    if not is_lazy or not (operation[0] is None or operation[0].counts):
         return settled(operation, where, shape)
     refuse_open_length(operation)
     if isinstance(where.positions, da.Array):

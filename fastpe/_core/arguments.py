@@ -135,6 +135,11 @@ def argument(target: Target, name: str, value: Any, kinds: str) -> Memory:
     return given
 
 
+def array_of(function: str, name: str, value: Any) -> Any:
+    """An array as it is, of any library and lazy ones too, or the numbers of a sequence; None as it is."""
+    return value if value is None or hasattr(value, "reshape") else host_numbers(function, name, value)
+
+
 def host_numbers(function: str, name: str, value: Any) -> Any:
     """Numbers, sequences and ranges as a NumPy array; arrays as they are, or over the memory of what exports it."""
     if is_known(value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from dataclasses import replace
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from .._arrays import Memory
 from .._arrays import numpy as numpy_arrays
 from .._backends import backend_on
 from .._backends.calls import AddGrid, Rows
-from .arguments import Target, argument, either
+from .arguments import Target, argument, array_of, either
 from .checks import message
 from .where import Where, kept_rows, mask_memory, position_table, readable, row_shapes, rows_of_table, spread
 
@@ -63,7 +64,7 @@ def additions(target: Target, grid: Any, where: Where, source: Memory | None, ou
     if where.positions is None and grid.shape is None:
         raise ValueError(message(function, "positions must be given where a Grid has no shape", "None"))
     given = None if where.positions is None else argument(target, "positions", where.positions, "iuf")
-    view = _view(target, grid, given)
+    view = _view(target, grid, None if given is None else given.shape[1:])
     plan = grid.grid_plan(out.shape[-1], function, given is None)
     kept = None if where.mask is None else _reshaped(view, mask_memory(view.target, where.mask, _row_shapes(view)), 0)
     if given is not None:
@@ -82,10 +83,40 @@ def additions(target: Target, grid: Any, where: Where, source: Memory | None, ou
     return _merged(AddGrid(source, out, rows, view.target.seq_axis, plan, scale), view, axes)
 
 
-def _view(target: Target, grid: Any, positions: Memory | None) -> _View:
+def settled(target: Target, grid: Any, where: Where) -> tuple[Any, Where]:
+    """The grid without a shape, positions of all rows, and the mask; both have the axes of x that rows have, so that blocks can be cut."""
+    own, positions = (grid, where.positions) if where.positions is not None else grid.with_coordinates(target.function)
+    positions, mask = [array_of(target.function, name, one) for name, one in (("positions", positions), ("mask", where.mask))]
+    view, shape = _view(target, grid, tuple(positions.shape[1:])), target.memory.shape
+    rows = _flat(view, tuple(positions.shape[1:]))
+    # Positions (B, T) beside heads look like those of a picture in a block of as many sequences as heads: each head gets its own.
+    by_head = not view.gridded and len(rows) == len(grid.axes) == 2 < len(shape) - 1 == target.seq_axis + 1
+
+    def by_row(value: Any, leading: int) -> Any:
+        given = tuple(value.shape[leading:])
+        wanted = _flat(view, given)
+        if view.gridded and view.sizes is not None:
+            wanted = (*wanted[:-1], *view.sizes)
+        if wanted != given and math.prod(wanted) == math.prod(given):
+            value = value.reshape(*value.shape[:leading], *wanted)
+        return value[..., None, :][..., np.zeros(shape[-3], int), :] if by_head else value
+
+    where = where._replace(positions=by_row(positions, 1), mask=None if mask is None else by_row(mask, 0))
+    return own if own.shape is None else replace(own, shape=None), where
+
+
+def axes_of_sequence(target: Target, encoding: Any, positions: tuple[int, ...]) -> int:
+    """How many axes of x the rows of a sequence have: one, or those of the grid, where positions of this shape, without theirs, say so."""
+    count = 0 if encoding is None or encoding.counts else len(encoding.axes)
+    shape = target.memory.shape
+    is_last = target.seq_axis == len(shape) - 2 and len(shape) > count
+    return count if count and is_last and positions[-count:] == shape[-1 - count : -1] else 1
+
+
+def _view(target: Target, grid: Any, positions: tuple[int, ...] | None) -> _View:
     """Find T rows at ``seq_axis``, or the axes of the grid before the last axis, which are T together."""
     axes, shape = len(grid.axes), target.memory.shape
-    sizes = grid.shape if grid.shape is not None or positions is None else _sizes_by(target, axes, positions.shape[1:])
+    sizes = grid.shape if grid.shape is not None or positions is None else _sizes_by(target, axes, positions)
     if sizes is not None and shape[target.seq_axis] == math.prod(sizes):
         return _View(target, sizes, False)
     if sizes is not None and len(shape) > axes and target.seq_axis == len(shape) - 2 and shape[-1 - axes : -1] == sizes:
@@ -123,12 +154,18 @@ def _row_shapes(view: _View) -> list[tuple[int, ...]]:
 
 def _reshaped(view: _View, given: Memory, leading: int) -> Memory:
     """The same array with T in place of the axes of the grid."""
-    shape = given.shape[leading:]
-    if shape in row_shapes(view.target) or view.sizes is None:
+    shape = _flat(view, given.shape[leading:])
+    if shape == given.shape[leading:]:
         return given
-    batch = shape[: len(shape) - len(view.sizes)]
-    found: Memory = view.target.library.memory(given.array.reshape(*given.shape[:leading], *batch, math.prod(view.sizes)))
+    found: Memory = view.target.library.memory(given.array.reshape(*given.shape[:leading], *shape))
     return found
+
+
+def _flat(view: _View, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape with T in place of the axes of the grid."""
+    if shape in row_shapes(view.target) or view.sizes is None:
+        return shape
+    return (*shape[: len(shape) - len(view.sizes)], math.prod(view.sizes))
 
 
 def counted(grid: Any, device: int | None) -> Memory:

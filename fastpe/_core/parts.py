@@ -10,8 +10,8 @@ import numpy as np
 
 from .._arrays import Memory, dispatch, dtypes
 from .._arrays import numpy as numpy_arrays
-from . import checks
-from .arguments import Target, either, host_numbers
+from . import checks, grid_rows
+from .arguments import Target, array_of, either, host_numbers
 from .checks import message
 from .where import Where, is_array, length_of, resolve, row_axes, row_positions, row_shapes
 
@@ -41,9 +41,9 @@ def settled(operation: Any, where: Where, shape: tuple[int, ...]) -> tuple[Any, 
     target = outline(function, where, shape)
     if encoding.needs_length and operation.seq_len is None:
         operation = operation._replace(seq_len=length_of(function, resolve(target, where), target.rows))
-    if not encoding.counts and where.positions is None:  # rows of a grid
-        own, positions = encoding.with_coordinates(function, target.rows)
-        operation, where = operation._replace(encoding=own), where._replace(positions=positions)
+    if not encoding.counts:  # rows of a grid
+        own, where = grid_rows.settled(target, encoding, where)
+        operation = operation._replace(encoding=own)
     if where.positions is None and not (where.cu_seqlens is None and where.mask is None):
         positions = np.broadcast_to(row_positions(target, resolve(target, where)), shape[:-1])
         axes = (target.seq_axis, target.batch_axis)  # heads share positions that are counted
@@ -72,11 +72,22 @@ def zeros_like(value: Any) -> Any:
     return np.broadcast_to(np.array(kind == "b", "int64" if kind in "iu" else value.dtype), value.shape)
 
 
-def rows_beside(operation: Any, where: Where, shape: tuple[int, ...]) -> list[tuple[Any, list[int]]]:
-    """Positions and the mask, each with the axes of an array of this shape that its last axes are."""
-    target = outline(operation.function, where, shape)
-    given = (where.positions, axes_in_front(operation[0])), (where.mask, 0)
-    return [(value, [] if value is None else row_axes(target, np.ndim(value) - front)) for value, front in given]
+def rows_beside(target: Target, encoding: Any, where: Where) -> list[tuple[Any, list[int]]]:
+    """Positions and the mask, each with the axes of x that its last axes are."""
+    front = axes_in_front(encoding)
+    given = [array_of(target.function, name, value) for name, value in (("positions", where.positions), ("mask", where.mask))]
+    sizes = () if given[0] is None else tuple(given[0].shape[front:])
+    ndims = [0 if value is None else value.ndim - leading for value, leading in zip(given, (front, 0), strict=True)]
+    return [
+        (value, [] if value is None else axes_of_rows(target, encoding, sizes, ndim))
+        for value, ndim in zip(given, ndims, strict=True)
+    ]
+
+
+def axes_of_rows(target: Target, encoding: Any, positions: tuple[int, ...], ndim: int) -> list[int]:
+    """The axes of x that positions, or a mask, of so many axes have, where positions have this shape behind their own axes."""
+    count, last = grid_rows.axes_of_sequence(target, encoding, positions), len(target.memory.shape) - 1
+    return row_axes(target, ndim) if count == 1 else [*range(ndim - count), *range(last - count, last)]
 
 
 def refuse_open_length(operation: Any) -> None:
@@ -94,11 +105,10 @@ def outline(function: str, where: Where, shape: tuple[int, ...]) -> Target:
 
 def _cut(encoding: Any, target: Target, where: Where, block: Block) -> Where:
     """The same rows, counted from where the block begins."""
-    first = block[target.seq_axis][0]
-    mask = None if where.mask is None else _rows_of(target, "mask", where.mask, 0, block)
-    if where.positions is not None:
-        front = axes_in_front(encoding)
-        return Where(0, _rows_of(target, "positions", where.positions, front, block), None, mask, where.seq_axis)
+    first, beside = block[target.seq_axis][0], zip(("positions", "mask"), rows_beside(target, encoding, where), strict=True)
+    positions, mask = (None if value is None else _rows_of(target, name, value, axes, block) for name, (value, axes) in beside)
+    if positions is not None:
+        return Where(0, positions, None, mask, where.seq_axis)
     if encoding is None:
         return where._replace(mask=mask)
     if type(where.offset) is int or not is_array(where.offset):  # what a compiler leaves open has no attributes
@@ -111,11 +121,10 @@ def _cut(encoding: Any, target: Target, where: Where, block: Block) -> Where:
     return where._replace(offset=offsets[sequences] + first)
 
 
-def _rows_of(target: Target, name: str, value: Any, front: int, block: Block) -> Any:
-    """The block's part of an array of (T,), (B, T) or all rows, behind so many axes of positions."""
-    array, sizes = host_numbers(target.function, name, value), target.memory.shape
-    axes = row_axes(target, array.ndim - front)
-    if tuple(array.shape[front:]) != tuple(sizes[axis] for axis in axes):
+def _rows_of(target: Target, name: str, array: Any, axes: list[int], block: Block) -> Any:
+    """The block's part of an array whose last axes are these of x."""
+    sizes = target.memory.shape
+    if tuple(array.shape[max(0, array.ndim - len(axes)) :]) != tuple([sizes[axis] for axis in axes]):
         rule = f"{name} must have shape {either([*row_shapes(target), sizes[:-1]])}, of the whole that is split"
         raise ValueError(message(target.function, rule, f"shape {tuple(array.shape)}"))
     return array[(..., *(slice(*block[axis]) for axis in axes))]

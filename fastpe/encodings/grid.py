@@ -305,12 +305,13 @@ class Grid(Additive):
             raise ValueError(message(function, rule, str(dim), "Or choose a remainder: 'truncate' or 'zero'."))
         return found
 
-    def with_coordinates(self, function: str, rows: int) -> tuple[Grid, npt.NDArray[np.float64]]:
-        """The same grid without a shape, and the positions of its rows, (axes, T)."""
-        if self.shape is None or self.rows != rows or self.extent is not None:
-            rule = "an array that is split must have the grid's rows along seq_axis, and the grid no extent"
-            raise ValueError(message(function, rule, f"{rows} rows and extent {self.extent}", "Give positions=."))
-        return replace(self, shape=None), self.counted().reshape(len(self.shape), -1)
+    def with_coordinates(self, function: str) -> tuple[Grid, npt.NDArray[Any]]:
+        """A grid without a shape that has the same bits at the positions of this one's rows, (axes, n_0, ..., n_n), which count steps."""
+        if self.shape is None:
+            raise ValueError(message(function, "positions must be given where a Grid has no shape", "None"))
+        each = zip(self.sinusoids, self.steps, strict=True)
+        scaled = tuple(replace(one, position_scale=one.position_scale * step) for one, step in each)
+        return replace(self, shape=None, sinusoid=scaled, extent=None), self.counted()
 
     def additions(self, target: Target, where: Where, out: Memory, scale: float, seq_len: int | None) -> Sequence[Any]:
         for sinusoid in self.sinusoids:

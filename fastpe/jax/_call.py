@@ -15,9 +15,10 @@ import numpy as np
 
 from .._arrays.numpy import empty
 from .._core import text
+from .._core.arguments import Target
 from .._core.operations import AddBias, Encode, Spec
-from .._core.parts import axes_in_front, outline
-from .._core.where import Where, row_axes
+from .._core.parts import axes_in_front, axes_of_rows, outline
+from .._core.where import Where
 
 Shape = tuple[int, ...]
 Axes = list[str]  # the names of an array's axes
@@ -77,9 +78,18 @@ class Call(NamedTuple):
         return [tuple(shape[:-1]) if dtype == WIDE else tuple(shape) for dtype, shape in pairs]
 
     @property
+    def encoding(self) -> Any:
+        """That which says where rows stand; a bias does not."""
+        return None if isinstance(self.operation, AddBias) else self.operation[0]
+
+    @property
     def axes_in_front(self) -> int:
         """Of positions, before those of rows."""
-        return 0 if isinstance(self.operation, AddBias) else axes_in_front(self.operation[0])
+        return axes_in_front(self.encoding)
+
+    def target(self, shape: Shape) -> Target:
+        """The array of this shape whose rows stand somewhere."""
+        return outline(self.operation.function, Where(seq_axis=dict(self.fixed).get("seq_axis", -2)), shape)
 
     def axes(self, shapes: Sequence[Shape]) -> tuple[list[Axes], list[Axes]]:
         """The names of the axes of operands and of results. Axes of one name are divided alike; those of "whole..." are not divided."""
@@ -94,7 +104,7 @@ class Call(NamedTuple):
                 [BATCH, *(f"axis{axis}" for axis in range(len(shape) - 3)), ROWS][-len(shape) + 1 :] if len(shape) > 1 else []
             )
             results = [[*lead, "whole"]]
-        target = outline(operation.function, Where(seq_axis=dict(self.fixed).get("seq_axis", -2)), shape)
+        sizes = dict(zip(self.names, shapes, strict=True)).get("positions", ())[front:]
 
         def of_place(name: str, rank: int) -> Axes:
             if name in ("q_positions", "k_positions"):
@@ -102,7 +112,8 @@ class Call(NamedTuple):
             if name == "delta":
                 return [BATCH, ROWS][:rank]
             own = rank - front if name == "positions" else rank
-            rows = [lead[axis] for axis in row_axes(target, own)] if own and ROWS in lead else []
+            stands = axes_of_rows(self.target(shape), self.encoding, sizes, own) if own and ROWS in lead else []
+            rows = [lead[axis] for axis in stands]
             return [f"whole{name}{axis}" for axis in range(rank - len(rows))] + rows
 
         operands = list(results) if operation.in_place else []
@@ -118,10 +129,7 @@ class Call(NamedTuple):
         names = [f"{own}axis{axis}" for axis in range(rank)]
         if isinstance(operation, AddBias):
             return [*[BATCH, *(f"whole{axis}" for axis in range(1, rank - 3))][: rank - 3], HEADS, ROWS, "wholek"]
-        encoding, axis = operation[0], dict(self.fixed)["seq_axis"] % rank
-        if not encoding.counts and (not self.places or rank > 3):  # a grid's axes
-            first = 0 if self.places else max(0, rank - 1 - len(encoding.axes))
-            return names[:first] + [f"whole{axis}" for axis in range(first, rank)]
+        axis = dict(self.fixed)["seq_axis"] % rank
         if rank > 2:
             names[1 if axis == 0 else 0] = BATCH
         names[axis], names[-1] = ROWS, f"whole{own}"

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import ad, batching
 
+from .._core.grid_rows import axes_of_sequence
 from .._core.operations import AddBias, Encode, Rerotate, Rotate
 from ._call import WIDE, Call, read
 from ._primitive import primitive
@@ -72,8 +73,9 @@ def _batch(operands: Sequence[Any], dims: Sequence[Any], *, text: str) -> tuple[
     ]
     places = [index for index, name in enumerate(call.names) if name in (*call.places, "delta")]
     leading = call.replaced or [index for index, dtype in enumerate(call.dtypes) if dtype == WIDE and index not in places]
-    by_sequence = any(batched[index] or ranks[index] > (call.names[index] != "delta") for index in places)
     front, is_bias, rows = call.axes_in_front, isinstance(call.operation, AddBias), ranks[leading[0]] - call.operation.in_place
+    one = {"delta": 0, "positions": front + _axes_of_sequence(call, moved, ranks, leading[0])}
+    by_sequence = any(batched[index] or ranks[index] > one.get(call.names[index], one["positions"] - front) for index in places)
     if any(is_batched and index not in (*leading, *places) for index, is_batched in enumerate(batched)):  # a table
         is_alone = True
     elif by_sequence:
@@ -89,6 +91,14 @@ def _batch(operands: Sequence[Any], dims: Sequence[Any], *, text: str) -> tuple[
             moved[index] = moved[index] if batched[index] else jnp.broadcast_to(moved[index], (size, *moved[index].shape))
         made = _by_sequence(call, moved, ranks, leading, places) if by_sequence else _in_front(call, moved)
     return list(made), [0] * len(made)
+
+
+def _axes_of_sequence(call: Call, moved: Any, ranks: list[int], lead: int) -> int:
+    """How many axes of x the rows of one sequence have."""
+    if "positions" not in call.places or not call.axes_in_front:
+        return 1
+    x, positions = moved[lead].shape[-ranks[lead] :], moved[call.names.index("positions")].shape
+    return axes_of_sequence(call.target(x), call.encoding, positions[call.axes_in_front : -1])
 
 
 def _in_front(call: Call, moved: Any) -> Any:

@@ -15,7 +15,7 @@ from .._core import checks, text
 from .._core.arguments import host_numbers
 from .._core.checks import describe, message
 from .._core.operations import AddBias, Embed, Encode, Rerotate, Resample
-from .._core.parts import phantom, refuse_open_length, zeros_like
+from .._core.parts import phantom, refuse_open_length, settled, zeros_like
 from .._core.run import plain_where
 from .._core.where import Where
 from ..encodings.fourier import Fourier
@@ -181,15 +181,11 @@ def _of_rows(operation: Any, arrays: tuple[Any, ...], where: Where) -> tuple[Any
     if encoding is None:
         return operation, {} if where.mask is None else {"mask": jnp.asarray(where.mask)}
     axis = where.seq_axis % len(shape)
-    counts = encoding.counts or where.positions is not None
-    mask = None if where.mask is None else jnp.asarray(where.mask)
-    if any(is_jax(value) for value in (where[:4] if counts else where[1:2])):
+    if encoding.counts and any(is_jax(value) for value in where[:4]):
         refuse_open_length(operation)
-    elif not counts and mask is None and (encoding.extent is not None or encoding.rows != shape[axis]):
-        return operation, {}  # a grid's own rows, which stay together
     else:
-        operation, where = operation.part(where if counts else where._replace(mask=None), shape, [(0, size) for size in shape])
-    placed = {}
+        operation, where = settled(operation, where, shape)
+    placed, mask = {}, None if where.mask is None else jnp.asarray(where.mask)
     if where.positions is not None:
         placed["positions"] = words_of(where.positions)
     elif mask is None and where.cu_seqlens is None and np.ndim(where.offset) == 0:

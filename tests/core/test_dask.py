@@ -13,7 +13,7 @@ from library_rows import ROWS
 from verb_cases import CASES
 
 import fastpe
-from fastpe import ALiBi, Rotary, Sinusoidal
+from fastpe import ALiBi, Grid, Rotary, Sinusoidal
 from fastpe.scaling import DynamicNTK
 
 da = pytest.importorskip("dask.array")
@@ -74,6 +74,24 @@ def test_what_is_wrong_is_said_before_anything_is_computed(call, text):
 def test_the_rechunk_of_the_message_helps():
     x = zeros((1, 5, 4)).rechunk({-1: -1})
     assert np.array_equal(fastpe.add_encoding(x).compute(), fastpe.add_encoding(np.zeros(x.shape, x.dtype)))
+
+
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_chunks_of_pictures_have_their_rows_of_the_grid(is_lazy):
+    x, mask = np.random.default_rng(5).standard_normal((4, 3, 4, 8)).astype(np.float32), np.arange(48).reshape(4, 12) % 5 > 0
+    positions = np.random.default_rng(1).standard_normal((2, 4, 12))
+    given = da.from_array(x.copy(), chunks=(3, 2, 3, 8))
+    where: list[dict[str, Any]] = [
+        {},
+        {"mask": mask},
+        {"positions": positions},
+        {"positions": positions[:, 0], "mask": mask[0]},
+    ]
+    for options in where:
+        lazy = {name: da.from_array(value, chunks=5) if is_lazy else value for name, value in options.items()}
+        for grid in (Grid((3, 4)), Grid((3, 4), extent=2.0)):
+            made = fastpe.add_encoding(given, grid, **lazy).compute(scheduler="sync")
+            cases.assert_same_bits(made, fastpe.add_encoding(x.copy(), grid, **options))
 
 
 def test_results_are_stored_where_they_came_from(tmp_path):

@@ -81,8 +81,25 @@ def test_sections_and_grids():
     positions = RANDOM.integers(0, 50, (3, B, T))
     check(Rotate(Rotary(sections=(2, 1, 1))), Where(positions=positions), (B, H, T, D), 0, 2)
     check(Add(Grid((3, 4))), Where(), (B, T, D), 0, 1)
-    with pytest.raises(ValueError, match="no extent"):
-        Add(Grid((3, 4), extent=2.0)).part(Where(), (B, T, D), blocks((B, T, D), 1)[0])
+    check(Add(Grid((3, 4), extent=(2.0, 7.0), start=0.5, column_major=True)), Where(mask=KEPT), (B, T, D), 0, 1)
+
+
+@pytest.mark.parametrize("grid", [Grid((3, 4), extent=2.0), Grid(None, axes=(1, 0))], ids=["own", "given"])
+def test_pictures(grid):
+    """Blocks of pictures, (B, 3, 4, D): along sequences and both axes of the grid."""
+    shapes = [None] if grid.shape else [(2, 3, 4), (2, B, 3, 4), (2, T), (2, B, T)]
+    for shape in shapes:
+        positions = None if shape is None else RANDOM.normal(size=shape)
+        for mask in (None, KEPT, KEPT[0], KEPT.reshape(B, 3, 4), KEPT[0].reshape(3, 4)):
+            check(Add(grid), Where(positions=positions, mask=mask), (B, 3, 4, D), 0, 1, 2)
+    check(Add(grid), Where(positions=None if grid.shape else RANDOM.normal(size=(2, 3, 4))), (B, 2, 3, 4, D), 0, 1, 2, 3)
+
+
+def test_positions_of_sequences_are_not_taken_for_those_of_heads():
+    """A block of as many sequences as there are heads."""
+    for mask in (None, KEPT, KEPT[0]):
+        for shape in ((2, B, T), (2, B, 3, 4), (2, T), (2, 3, 4)):
+            check(Add(Grid(None, axes=(0, 1))), Where(positions=RANDOM.normal(size=shape), mask=mask), (B, 3, T, D), 0, 2)
 
 
 def test_axes_of_positions_are_not_taken_for_sequences():

@@ -173,6 +173,22 @@ def test_pictures_divided_by_the_batch(mesh):
     x, grid = numbers(8, 3, 4, 24), Grid((3, 4), extent=(6, 8))
     given = jax.device_put(x, NamedSharding(mesh, P(("dp", "sp"))))
     assert same(run(lambda x: fastpe.add_encoding(x, grid), given), fastpe.add_encoding(x.copy(), grid))
-    gathered = jax.device_put(numbers(8, 4, 4, 24), NamedSharding(mesh, P("dp", "sp")))  # along an axis of the grid
-    made = jax.jit(lambda x: fastpe.add_encoding(x, Grid((4, 4))))(gathered)
-    assert same(made, fastpe.add_encoding(numbers(8, 4, 4, 24), Grid((4, 4))))
+
+
+@pytest.mark.parametrize("spec", [P("dp", "sp"), P(None, "dp", "sp"), P("dp", None, "sp"), P(("dp", "sp"))], ids=str)
+@pytest.mark.parametrize("grid", [Grid((4, 8), extent=3.0), Grid(None, axes=(0, 1))], ids=["own", "given"])
+def test_pictures_divided_along_the_batch_and_their_axes(mesh, grid, spec):
+    picture = numbers(4, 4, 8, 24)
+    for x in (picture, picture.reshape(4, 32, 24)):
+        if x.ndim <= max((axis for axis, along in enumerate(spec) if along), default=0) + 1:
+            continue
+        given = jax.device_put(x, NamedSharding(mesh, spec))
+        random = np.random.default_rng(1)
+        shapes = [None] if grid.shape else [(2, 4, 8), (2, 4, 4, 8), (2, 32), (2, 4, 32)]
+        for positions in [None if shape is None else random.standard_normal(shape).astype(np.float32) for shape in shapes]:
+            if positions is None:
+                made = run(lambda x: fastpe.add_encoding(x, grid), given)
+            else:
+                made = run(lambda x, at: fastpe.add_encoding(x, grid, positions=at), given, jnp.asarray(positions))
+            assert same(made, fastpe.add_encoding(x.copy(), grid, positions=positions))
+            assert made.sharding.is_equivalent_to(given.sharding, x.ndim)

@@ -14,7 +14,7 @@ jax = pytest.importorskip("jax")
 from jax import numpy as jnp  # noqa: E402
 
 import fastpe  # noqa: E402
-from fastpe import ALiBi, Rotary, Sinusoidal  # noqa: E402
+from fastpe import ALiBi, Grid, Rotary, Sinusoidal  # noqa: E402
 
 SAME = "encode/", "no_rows", "wide", "listed", "16/", "64/"  # no array to derive by, no row, and what differs in no rule
 LINEAR = [
@@ -218,3 +218,18 @@ def test_vmap_of_other_verbs():
     assert same(made, [fastpe.embed(one, table, Sinusoidal(), offset=offset) for offset, one in enumerate(ids[0])])
     loss = jax.vmap(jax.grad(lambda k, offset: (fastpe.apply_rotary(k, offset=offset) ** 2).sum()))
     np.testing.assert_allclose(loss(k[:, 0], np.arange(3)), 2 * k[:, 0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 8), (5, 3, 4, 8), (12, 8), (5, 12, 8)], ids=str)
+def test_vmap_of_pictures_is_one_call(shape):
+    """Each picture has the grid's own rows, or the same positions."""
+    x, grid, mask = (
+        numbers(2, *shape),
+        Grid((3, 4), extent=2.0),
+        np.arange(12).reshape(shape[-3:-1] if 4 in shape[:-1] else 12) % 3 > 0,
+    )
+    positions = np.random.default_rng(1).standard_normal((2, 12)).astype(np.float32)
+    for options in ({}, {"mask": mask}, {"positions": positions}):
+        function = jax.vmap(lambda x, options=options: fastpe.add_encoding(x, grid, **options))
+        assert same(function(x), np.stack([fastpe.add_encoding(one.copy(), grid, **options) for one in x]))
+        assert "scan" not in str(jax.make_jaxpr(function)(x))

@@ -6,6 +6,7 @@ Axes of one name are divided alike (`_call.py`). Channels, tables, words and key
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import math
 from typing import Any
@@ -23,6 +24,8 @@ from ._primitive import on_cpu, primitive, register
 from ._twin import in_plain_operations
 
 IN_PLAIN_OPERATIONS = False  # tests set it: then programs for the CPU are what those for a TPU are
+# JAX 0.5.0 has no such argument, and no use for it: XLA asks ``partition`` then.
+_TAKES_WHOLE = "need_replication_factors" in inspect.signature(custom_partitioning.def_partition).parameters
 
 
 def partitioned(*operands: Any, text: str) -> list[Any]:
@@ -36,7 +39,8 @@ def partitioned(*operands: Any, text: str) -> list[Any]:
         """Along which axes of the mesh axes of a name are divided: the first operand that has it decides."""
         found: dict[str, Any] = {}
         for names, one in zip(of_operands, shapes, strict=True):
-            given = zip(names, (*one.sharding.spec, *(None,) * len(names)), strict=False)
+            spec = getattr(one.sharding, "spec", ())  # before Shardy XLA asks while it knows some shardings only
+            given = zip(names, (*spec, *(None,) * len(names)), strict=False)
             found = {**{name: along for name, along in given if not _is_whole(name)}, **found}
         return found
 
@@ -60,10 +64,11 @@ def partitioned(*operands: Any, text: str) -> list[Any]:
         return mesh, own, shardings(mesh, shapes, of_results), shardings(mesh, shapes, of_operands)
 
     run = custom_partitioning(lambda *some: tuple(on_cpu(*some, text=text)))
+    whole = tuple(filter(_is_whole, dict.fromkeys(itertools.chain(*of_operands, *of_results))))
     run.def_partition(
         partition=partition,
         sharding_rule=f"{_in_words(of_operands)} -> {_in_words(of_results)}",
-        need_replication_factors=tuple(filter(_is_whole, dict.fromkeys(itertools.chain(*of_operands, *of_results)))),
+        **({"need_replication_factors": whole} if _TAKES_WHOLE else {}),
         infer_sharding_from_operands=lambda mesh, shapes, _: shardings(mesh, shapes, of_results),
     )
     return list(run(*operands))

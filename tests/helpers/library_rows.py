@@ -167,9 +167,9 @@ def traced_place(name: str, value: Any) -> Any:
 
 def with_wide_types(case: Case) -> Any:
     """As most programs have JAX, without 64-bit types, where nothing has 64 bits."""
-    import jax
+    import jax_versions
 
-    return jax.enable_x64(case.wide)
+    return jax_versions.enable_x64(case.wide)
 
 
 def under_jit(case: Case, arrays: Any, options: dict[str, Any]) -> tuple[Any, ...]:

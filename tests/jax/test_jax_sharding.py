@@ -9,8 +9,9 @@ import pytest
 
 jax = pytest.importorskip("jax")
 
+import jax_versions  # noqa: E402
 from jax import numpy as jnp  # noqa: E402
-from jax.sharding import AxisType, NamedSharding  # noqa: E402
+from jax.sharding import NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import fastpe  # noqa: E402
@@ -28,12 +29,9 @@ def same(one: Any, other: Any) -> bool:
     return np.asarray(one).tobytes() == np.ascontiguousarray(other).tobytes()
 
 
-@pytest.fixture(params=[AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.fixture(params=jax_versions.KINDS)
 def mesh(request):
-    if len(jax.devices()) < 4:
-        pytest.fail("XLA_FLAGS came too late: JAX has fewer than four devices")
-    made = jax.make_mesh((2, 2), ("dp", "sp"), axis_types=(request.param,) * 2)
-    with jax.set_mesh(made):
+    with jax_versions.mesh_of(request.param) as made:
         yield made
 
 
@@ -124,7 +122,7 @@ def test_zigzag_positions(mesh):
     assert same(made, fastpe.apply_rotary(x)[:, :, order])
 
 
-@pytest.mark.parametrize("mesh", [AxisType.Auto], indirect=True)
+@pytest.mark.parametrize("mesh", ["Auto"], indirect=True)
 def test_other_verbs(mesh):
     ids, table = np.arange(128, dtype=np.int32).reshape(4, 32) % 11, numbers(11, 16)
     given = jax.device_put(ids, NamedSharding(mesh, P("dp", "sp")))
@@ -154,7 +152,7 @@ def test_scores_divided_by_sequences_heads_and_queries(mesh, bias, spec):
     assert (np.asarray(gradient(given)) == 6).all()
 
 
-@pytest.mark.parametrize("mesh", [AxisType.Auto], indirect=True)
+@pytest.mark.parametrize("mesh", ["Auto"], indirect=True)
 @pytest.mark.parametrize("checks", [True, False])
 def test_shard_map_with_the_offset_of_a_rank(mesh, checks):
     x, spec = numbers(4, 2, 32, 16), P("dp", None, "sp")
@@ -162,13 +160,13 @@ def test_shard_map_with_the_offset_of_a_rank(mesh, checks):
     def local(x):
         return fastpe.apply_rotary(x, offset=1000 + jax.lax.axis_index("sp") * 16)
 
-    function = jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=checks)
+    function = jax_versions.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=checks)
     assert same(jax.jit(function)(x), fastpe.apply_rotary(x.copy(), offset=1000))
     gradient = jax.jit(jax.grad(lambda x: (function(x) ** 2).sum()))(x)
     assert same(gradient, fastpe.apply_rotary(2 * fastpe.apply_rotary(x, offset=1000), offset=1000, inverse=True))
 
 
-@pytest.mark.parametrize("mesh", [AxisType.Auto], indirect=True)
+@pytest.mark.parametrize("mesh", ["Auto"], indirect=True)
 def test_pictures_divided_by_the_batch(mesh):
     x, grid = numbers(8, 3, 4, 24), Grid((3, 4), extent=(6, 8))
     given = jax.device_put(x, NamedSharding(mesh, P(("dp", "sp"))))

@@ -13,8 +13,9 @@ from verb_cases import CASES
 
 jax = pytest.importorskip("jax")
 
+import jax_versions  # noqa: E402
 from jax import numpy as jnp  # noqa: E402
-from jax.sharding import AxisType, NamedSharding  # noqa: E402
+from jax.sharding import NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import fastpe  # noqa: E402
@@ -100,11 +101,10 @@ def test_transforms():
     np.testing.assert_allclose(scanned, expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("kind", jax_versions.KINDS)
 @pytest.mark.parametrize("spec", [P("dp", None, "sp"), P(None, None, ("dp", "sp")), P("dp", "sp")], ids=str)
 def test_divided_arrays(kind, spec):
-    mesh = jax.make_mesh((2, 2), ("dp", "sp"), axis_types=(kind,) * 2)
-    with jax.set_mesh(mesh):
+    with jax_versions.mesh_of(kind) as mesh:
         x, positions = numbers(4, 2, 32, 16), np.random.default_rng(1).permutation(128).astype(np.int32).reshape(4, 32)
         given = jax.device_put(x, NamedSharding(mesh, spec))
         for place in ({"offset": np.int32(1000)}, {"positions": positions}):

@@ -16,7 +16,7 @@ import numpy as np
 from .._arrays.numpy import empty
 from .._core import text
 from .._core.arguments import Target
-from .._core.operations import AddBias, Encode, Spec
+from .._core.operations import AddBias, Spec
 from .._core.parts import axes_in_front, axes_of_rows, outline
 from .._core.where import Where
 
@@ -28,15 +28,15 @@ WIDE = "int64"  # the type of operands of two words
 
 class Call(NamedTuple):
     """``arrays``: names of the element types of the operation's arrays, None for one that is not given. ``places``: fields of what says
-    where rows stand that are operands; ``fixed``: those that are numbers, with their names. ``apart``: operands that are not donated,
+    where rows stand that are operands; ``fixed``: those that are numbers. ``apart``: operands that are not donated,
     beside which results lie.
     """
 
     operation: Any
-    arrays: tuple[str | None, ...]
-    places: tuple[str, ...]
-    fixed: tuple[tuple[str, Any], ...]
-    apart: tuple[int, ...] = ()
+    arrays: Sequence[str | None]
+    places: Sequence[str]
+    fixed: dict[str, Any]
+    apart: Sequence[int] = ()
 
     @property
     def text(self) -> str:
@@ -89,21 +89,13 @@ class Call(NamedTuple):
 
     def target(self, shape: Shape) -> Target:
         """The array of this shape whose rows stand somewhere."""
-        return outline(self.operation.function, Where(seq_axis=dict(self.fixed).get("seq_axis", -2)), shape)
+        return outline(self.operation.function, Where(seq_axis=self.fixed.get("seq_axis", -2)), shape)
 
     def axes(self, shapes: Sequence[Shape]) -> tuple[list[Axes], list[Axes]]:
         """The names of the axes of operands and of results. Axes of one name are divided alike; those of "whole..." are not divided."""
-        operation, shapes, front = self.operation, self.logical(shapes), self.axes_in_front
-        if operation.in_place:
-            results = [self._of_array(shapes[index], f"own{index}") for index in self.replaced]
-            lead, shape = results[0][:-1], shapes[0]
-        else:
-            rows = next(one for one, dtype in zip(shapes, self.dtypes, strict=True) if dtype == WIDE)
-            shape = (*rows[front if isinstance(operation, Encode) else 0 :], 0)
-            lead = (
-                [BATCH, *(f"axis{axis}" for axis in range(len(shape) - 3)), ROWS][-len(shape) + 1 :] if len(shape) > 1 else []
-            )
-            results = [[*lead, "whole"]]
+        made, shapes, front = [spec.shape for spec in self.results(shapes)], self.logical(shapes), self.axes_in_front
+        results = [self._of_array(shape, f"own{index}") for index, shape in enumerate(made)]
+        lead = results[0][:-1]
         sizes = dict(zip(self.names, shapes, strict=True)).get("positions", ())[front:]
 
         def of_place(name: str, rank: int) -> Axes:
@@ -112,11 +104,11 @@ class Call(NamedTuple):
             if name == "delta":
                 return [BATCH, ROWS][:rank]
             own = rank - front if name == "positions" else rank
-            stands = axes_of_rows(self.target(shape), self.encoding, sizes, own) if own and ROWS in lead else []
+            stands = axes_of_rows(self.target(made[0]), self.encoding, sizes, own) if own and ROWS in lead else []
             rows = [lead[axis] for axis in stands]
             return [f"whole{name}{axis}" for axis in range(rank - len(rows))] + rows
 
-        operands = list(results) if operation.in_place else []
+        operands = list(results) if self.operation.in_place else []
         for name, dtype, one in list(zip(self.names, self.dtypes, shapes, strict=True))[len(operands) :]:
             is_table = dtype != WIDE and name in ("table", "token_types")
             found = [f"whole{len(operands)}", "whole"] if is_table else of_place(name, len(one))
@@ -124,12 +116,11 @@ class Call(NamedTuple):
         return operands, results
 
     def _of_array(self, shape: Shape, own: str) -> Axes:
-        """Of x, q, k or scores."""
-        operation, rank = self.operation, len(shape)
+        """Of x, q, k or scores, or of what is made."""
+        rank, axis = len(shape), self.target(shape).seq_axis
         names = [f"{own}axis{axis}" for axis in range(rank)]
-        if isinstance(operation, AddBias):
+        if isinstance(self.operation, AddBias):
             return [*[BATCH, *(f"whole{axis}" for axis in range(1, rank - 3))][: rank - 3], HEADS, ROWS, "wholek"]
-        axis = dict(self.fixed)["seq_axis"] % rank
         if rank > 2:
             names[1 if axis == 0 else 0] = BATCH
         names[axis], names[-1] = ROWS, f"whole{own}"
@@ -151,7 +142,7 @@ class Call(NamedTuple):
         if self.operation.function == "encode":
             return arrays, None
         placed = {name: array for name, array in zip(self.places, given, strict=True) if name != "start"}
-        return arrays, self.operation.where_type(**dict(self.fixed), **placed)
+        return arrays, self.operation.where_type(**self.fixed, **placed)
 
     def on_host(self, shapes: Sequence[Shape]) -> list[Any]:
         """Arrays of NumPy in place of the operands. Their values mean nothing, and most of their memory is never touched."""
@@ -165,5 +156,4 @@ class Call(NamedTuple):
 def read(whole: str) -> Call:
     """The call that a text describes."""
     operation, rest = whole.split("\n")
-    arrays, places, fixed, apart = json.loads(rest)
-    return Call(text.read(operation), tuple(arrays), tuple(places), tuple((name, value) for name, value in fixed), tuple(apart))
+    return Call(text.read(operation), *json.loads(rest))

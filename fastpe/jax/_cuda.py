@@ -46,7 +46,7 @@ def on_cuda(*operands: Any, text: str) -> list[Any]:
         given = [
             _plain(call, name, one, made[0].shape) if dtype == WIDE or name == "start" else one for name, dtype, one in named
         ]
-    call = call._replace(places=tuple("positions" if name == "start" else name for name in call.places))
+    call = call._replace(places=["positions" if name == "start" else name for name in call.places])
     found: list[Any] = buffer_callback(functools.partial(_run, call), made, input_output_aliases=call.aliases)(*given)
     return found
 
@@ -55,7 +55,7 @@ def _plain(call: Call, name: str, operand: Any, shape: tuple[int, ...]) -> Any:
     """Ids as int64, and places as positions, of a call whose first result has this shape."""
     if name == "start":
         rows = shape if len(shape) > 1 else (1, *shape)
-        return operand.astype("float64") + jnp.arange(rows[dict(call.fixed)["seq_axis"]])
+        return operand.astype("float64") + jnp.arange(rows[call.fixed["seq_axis"]])
     if isinstance(call.operation, Embed) and name not in call.places:
         return jax.lax.bitcast_convert_type(operand, jnp.int64)
     at: Any = portable.of_words(OPS, operand[..., 0], operand[..., 1])

@@ -85,11 +85,11 @@ def _in_words(every: list[Axes]) -> str:
 def _own_scores(call: Call, mesh: Any, along: dict[str, Any], shape: tuple[int, ...], *some: Any) -> Any:
     """One program for all devices holds the calls of each, which differ in heads and queries of scores of this shape."""
     ends = [_ends(mesh, along.get(name), size) for name, size in zip((HEADS, ROWS), shape[-3:], strict=False)]
-    calls, where = [], Between(**dict(call.fixed))
+    calls, where = [], Between(**call.fixed)
     for heads, rows in itertools.product(*ends):
         block = [*((0, size) for size in shape[:-3]), heads, rows, (0, shape[-1])]
         operation, part = call.operation.part(where, shape, block)
-        fixed = tuple((name, part.q_offset) for name, _ in call.fixed)  # none where tables say it
+        fixed = dict.fromkeys(call.fixed, part.q_offset)  # none where tables say it
         calls.append(functools.partial(on_cpu, text=call._replace(operation=operation, fixed=fixed).text))
     own = [jax.lax.axis_index(along[name]) if along.get(name) else 0 for name in (HEADS, ROWS)]
     return jax.lax.switch(own[0] * len(ends[1]) + own[1], calls, *some)

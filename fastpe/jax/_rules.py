@@ -28,7 +28,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, text: str) -> tuple
     # A rotation is linear: the same one, of those arrays that have a tangent.
     slots = [slot for slot, dtype in enumerate(call.arrays[: call.operation.writes]) if dtype is not None]
     without = [slots[index] for index in call.replaced if index not in given]
-    some = call._replace(arrays=tuple(None if slot in without else dtype for slot, dtype in enumerate(call.arrays)))
+    some = call._replace(arrays=[None if slot in without else dtype for slot, dtype in enumerate(call.arrays)])
     made = iter(primitive.bind(*found, *primals[len(slots) :], text=some.text))
     return results, [next(made) if index in given else jnp.zeros_like(results[index]) for index in call.replaced]
 
@@ -38,10 +38,8 @@ def _by_twin(primals: tuple[Any, ...], tangents: list[Any], *, text: str, given:
     """What is x times a factor, or rows of tables, plus what is fixed, is differentiated as plain operations; compilers drop the fixed."""
 
     def function(*some: Any) -> Any:
-        operands = list(primals)
-        for index, one in zip(given, some, strict=True):
-            operands[index] = one
-        return in_plain_operations(*operands, text=text)
+        own = dict(zip(given, some, strict=True))
+        return in_plain_operations(*[own.get(index, one) for index, one in enumerate(primals)], text=text)
 
     return jax.jvp(function, [primals[index] for index in given], tangents)[1]
 
@@ -79,7 +77,7 @@ def _batch(operands: Sequence[Any], dims: Sequence[Any], *, text: str) -> tuple[
     if any(is_batched and index not in (*leading, *places) for index, is_batched in enumerate(batched)):  # a table
         is_alone = True
     elif by_sequence:
-        is_first = rows > 1 and dict(call.fixed).get("seq_axis", -1) % (rows + 1) == 0
+        is_first = rows > 1 and call.fixed.get("seq_axis", -1) % (rows + 1) == 0
         sizes_differ = len({ranks[index] for index in leading}) > 1 or max(ranks[index] for index in places) > 2
         is_alone = bool(front or is_bias or is_first or sizes_differ or rows == 0)
     else:
@@ -103,7 +101,7 @@ def _axes_of_sequence(call: Call, moved: Any, ranks: list[int], lead: int) -> in
 
 def _in_front(call: Call, moved: Any) -> Any:
     """One more axis, from which that of rows is counted."""
-    fixed = tuple((name, value + 1 if name == "seq_axis" and value >= 0 else value) for name, value in call.fixed)
+    fixed = {name: value + 1 if name == "seq_axis" and value >= 0 else value for name, value in call.fixed.items()}
     return primitive.bind(*moved, text=call._replace(fixed=fixed).text)
 
 
@@ -114,12 +112,12 @@ def _by_sequence(call: Call, moved: Any, ranks: list[int], leading: list[int], p
     for index in places:
         place, has_own = moved[index], ranks[index] > (call.names[index] != "delta")
         if call.names[index] == "start":
-            position = place[:, None] + jnp.arange(shape[1 + dict(call.fixed)["seq_axis"] % (rows + 1)], dtype=jnp.int32)
+            position = place[:, None] + jnp.arange(shape[1 + call.fixed["seq_axis"] % (rows + 1)], dtype=jnp.int32)
             place = jnp.stack([jnp.zeros_like(position), position], -1)
         if sequences and not has_own:
             place = jnp.broadcast_to(place[:, None], (place.shape[0], *sequences, *place.shape[1:]))
         moved[index] = place.reshape(-1, *place.shape[1 + len(sequences) :])
-    call = call._replace(places=tuple("positions" if name == "start" else name for name in call.places))
+    call = call._replace(places=["positions" if name == "start" else name for name in call.places])
     if not sequences:
         return _in_front(call, moved)
     for index in leading:
@@ -130,12 +128,10 @@ def _by_sequence(call: Call, moved: Any, ranks: list[int], leading: list[int], p
 def _alone(call: Call, moved: Any, batched: Sequence[bool]) -> Any:
     """One after the other."""
 
-    def one(some: Any) -> Any:
-        rest = iter(some)
-        operands = [next(rest) if is_batched else operand for operand, is_batched in zip(moved, batched, strict=True)]
-        return primitive.bind(*operands, text=call.text)
+    def one(own: dict[int, Any]) -> Any:
+        return primitive.bind(*[own.get(index, operand) for index, operand in enumerate(moved)], text=call.text)
 
-    return jax.lax.map(one, [operand for operand, is_batched in zip(moved, batched, strict=True) if is_batched])
+    return jax.lax.map(one, {index: operand for index, operand in enumerate(moved) if batched[index]})
 
 
 batching.primitive_batchers[primitive] = _batch

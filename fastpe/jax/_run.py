@@ -38,8 +38,8 @@ def run(operation: Any, arrays: tuple[Any, ...], where: Any, out: Any, validate:
     if isinstance(operation, Resample):
         remedy = "Pass numpy.asarray(table), once, before training."
         raise TypeError(message(function, "table must be an array of NumPy, CuPy or PyTorch", describe(arrays[0]), remedy))
-    _refuse_tracers(operation)
     where = plain_where(operation, where)
+    _refuse_traced_numbers(operation, where)
     if getattr(operation, "dtype", None) is not None:
         operation = operation._replace(dtype=checks.dtype_name(function, operation.dtype))
         if operation.dtype == "float64" and not jax.config.jax_enable_x64:
@@ -82,13 +82,10 @@ def _outline(operation: Any, index: int, array: Any) -> Any:
 def _outlined(operation: Any, where: Any, arrays: tuple[Any, ...]) -> Any:
     """Where rows stand, with values that pass every check in place of JAX's arrays."""
     found = {name: zeros_like(value) for name, value in where._asdict().items() if is_jax(value)}
-    if "seq_axis" in found:
-        raise _traced(operation.function, "seq_axis", where.seq_axis)
     if "cu_seqlens" in found and found["cu_seqlens"].size:
         shape = _shape(operation, arrays)
-        is_axis = type(where.seq_axis) is int and -len(shape) <= where.seq_axis < len(shape)
         found["cu_seqlens"] = np.array(found["cu_seqlens"])
-        found["cu_seqlens"][-1] = shape[where.seq_axis] if is_axis else 0  # how many rows there are
+        found["cu_seqlens"][-1] = shape[checks.axis(operation.function, where.seq_axis, shape)]  # how many rows there are
     return where._replace(**found)
 
 
@@ -100,16 +97,12 @@ def _shape(operation: Any, arrays: tuple[Any, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _traced(function: str, name: str, value: Any) -> TypeError:
-    remedy = "Give a number; where it is an argument of a function under jax.jit, name it in static_argnames."
-    return TypeError(message(function, f"{name} must be a Python number", describe(value), remedy))
-
-
-def _refuse_tracers(operation: Any) -> None:
+def _refuse_traced_numbers(operation: Any, where: Any) -> None:
     """TypeError for arrays where numbers are needed, whose values make the program."""
-    for name, value in zip(operation._fields, operation, strict=True):
-        if isinstance(value, jax.core.Tracer):
-            raise _traced(operation.function, name, value)
+    for name, value in {**operation._asdict(), "seq_axis": getattr(where, "seq_axis", -2)}.items():
+        if isinstance(value, jax.core.Tracer) or (name == "seq_axis" and is_jax(value)):
+            remedy = "Give a number; where it is an argument of a function under jax.jit, name it in static_argnames."
+            raise TypeError(message(operation.function, f"{name} must be a Python number", describe(value), remedy))
 
 
 def _apart(operation: Any) -> tuple[Any, dict[str, Any]]:
@@ -145,12 +138,13 @@ def _call(operation: Any, arrays: tuple[Any, ...], where: Any) -> tuple[Call, li
     placed: dict[str, Any] = {}
     given, dtypes = list(arrays), [None if one is None else WIDE for one in arrays]
     for index, (name, array) in enumerate(zip(operation.names, arrays, strict=True)):
-        words = (
-            ids_of if isinstance(operation, Embed) and index in (1, 2) else words_of if name in ("delta", "positions") else None
-        )
-        if array is not None and words is not None:
-            given[index] = words(_numbers(operation.function, name, array))
-        elif array is not None:
+        if array is None:
+            continue
+        if name in ("delta", "positions"):
+            given[index] = words_of(_numbers(operation.function, name, array))
+        elif isinstance(operation, Embed) and index in (1, 2):
+            given[index] = ids_of(_numbers(operation.function, name, array))
+        else:
             dtypes[index] = str(array.dtype)
     if isinstance(operation, AddBias):
         fixed, placed = _of_bias(operation, where, arrays[0])
@@ -163,7 +157,7 @@ def _call(operation: Any, arrays: tuple[Any, ...], where: Any) -> tuple[Call, li
             operation, placed = _of_rows(operation, arrays, where)
         elif where.mask is not None:
             placed["mask"] = jnp.asarray(where.mask)
-    call = Call(operation, tuple(dtypes), tuple(placed), tuple(fixed.items()))
+    call = Call(operation, dtypes, list(placed), fixed)
     return call, [one for one in (*given, *placed.values()) if one is not None]
 
 

@@ -135,7 +135,7 @@ class _Twin:
         return _picked(table, row[..., 0], True if at.valid is None else at.valid[..., 0], real)
 
     def add_bias(self, bias: Any, causal: bool, scale: float) -> Any:
-        x, offset = self.arrays[0], dict(self.call.fixed).get("q_offset")
+        x, offset = self.arrays[0], self.call.fixed.get("q_offset")
         count, columns = x.shape[-2:]
         first, real = columns - count if offset is None else offset, portable.real_of(x)
         queries = self.ends("q_positions", first, count, x.ndim)

@@ -99,6 +99,22 @@ def new_tensors(mesh: Any) -> None:
         same_bits(look_up(spread(IDS, mesh, layout, ROWS)).detach(), look_up(IDS).detach())
 
 
+@ranked
+def pictures(mesh: Any) -> None:
+    """Along sequences and the first axis of the grid: its own rows, and positions of all pictures or of each."""
+    x, mask = numbers(B, 5, 3, D), whole_numbers(B, 15, high=4, seed=3) > 0
+    own, given = fastpe.Grid((5, 3), extent=2.0), fastpe.Grid(None, axes=(0, 1))
+    cases: list[tuple[Any, Any]] = [(own, {}), (own, {"mask": mask})]
+    cases += [(given, {"positions": numbers(*shape)}) for shape in ((2, 5, 3), (2, B, 15))]
+    for layout in layouts(mesh):
+        for grid, options in cases:
+            made = fastpe.add_encoding(spread(x, mesh, layout, ROWS), grid, **options)
+            same_bits(made, fastpe.add_encoding(x.clone(), grid, **options))
+    torch._dynamo.reset()
+    fast = torch.compile(lambda x: functional.add_encoding(x, own), backend="aot_eager", fullgraph=True)
+    same_bits(fast(spread(x, mesh, layouts(mesh)[0], ROWS)), functional.add_encoding(x, own))
+
+
 def check_gradients(mesh: Any, axes: Any, loss: Any, *arrays: Any, tables: Any = ()) -> None:
     """Of arrays that are sharded, and of tables that every rank has, which are sums over rows, so in another order."""
     from torch.distributed.tensor import Replicate

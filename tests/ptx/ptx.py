@@ -21,7 +21,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from ptx_machine import AGENT, BARRIER, BRANCH, EXIT, PLAIN, SPECIALS, Instruction, Machine, Register
+from ptx_machine import AGENT, BARRIER, BLOCK, BRANCH, EXIT, PLAIN, SPECIALS, Instruction, Machine, Register
 from ptx_memory import Memory, PTXError, some
 from ptx_operations import TYPES, operation
 from ptx_text import ADDRESS, CACHING, ENTRY, INSTRUCTION, PARAMETER, TOKEN, VARIABLE, immediate, stored_as
@@ -247,6 +247,8 @@ class _Decoder:
             instruction.kind = EXIT
         elif parts[:2] in (["bar", "sync"], ["barrier", "sync"]) and operands == [["0"]]:
             instruction.kind = BARRIER
+        elif ".".join(parts) == "bar.red.popc.u32" and len(operands) == 3 and operands[1] == ["0"]:
+            instruction.kind, instruction.run = BARRIER, self._count(operands[0][0], operands[2][0])
         elif opcode == "ld" and len(operands) == 2:
             instruction.run = self._load(parts, *operands)
         elif opcode == "st" and len(operands) == 2:
@@ -354,6 +356,17 @@ class _Decoder:
         def run(machine: Machine) -> None:
             for write, value in zip(writers, function(*[read(machine) for read in readers]), strict=True):
                 write(machine, value)
+
+        return run
+
+    def _count(self, result: str, predicate: str) -> Run:
+        """In how many threads of the block a predicate is true."""
+        write, read = self._writer(result, TYPES["u32"]), self._reader(predicate, TYPES["pred"])
+
+        def run(machine: Machine) -> None:
+            blocks = machine.per_lane(machine.fetch(BLOCK))
+            true = np.bincount(blocks[machine.per_lane(read(machine))], minlength=len(machine.agents.blocks))
+            write(machine, true[blocks].astype(np.uint32))
 
         return run
 

@@ -34,7 +34,7 @@ class Instruction:
     mnemonic: str
     kind: str
     guard: Callable | None = None  # which active lanes execute it
-    run: Callable | None = None  # what they do, if it is PLAIN
+    run: Callable | None = None  # what they do, if it is PLAIN, or once all are at a BARRIER
     label: str = ""
     target: int = -1
     leader: bool = False  # lanes may wait here
@@ -215,7 +215,7 @@ class Machine:
         self._activate(inside)
         if instruction.kind == BARRIER:
             self._pass_barrier()
-        else:
+        if instruction.run is not None:
             instruction.run(self)
         self._activate(places)
         return pc + 1

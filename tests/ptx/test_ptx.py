@@ -96,6 +96,19 @@ def test_a_register_is_changed_in_the_lanes_that_execute_only():
     assert out.tolist() == [0, 2, 4, 6, 104, 105, 106, 107]
 
 
+def test_a_barrier_counts_in_its_own_block():
+    """The threads of three blocks for whom a predicate is true: 6, 3 and none; some of two blocks have ended."""
+    body = """
+        mov.u32 %r0, %tid.x; mov.u32 %r1, %ctaid.x; ld.param.u64 %d0, [out];
+        mad.lo.u32 %r2, %r1, 8, %r0; mad.wide.u32 %d0, %r2, 4, %d0;
+        add.u32 %r3, %r0, %r2; setp.gt.u32 %p1, %r3, 20; @%p1 ret;
+        mul.lo.u32 %r3, %r1, 3; sub.u32 %r3, 6, %r3; setp.lt.u32 %p2, %r0, %r3;
+        bar.red.popc.u32 %r4, 0, %p2; st.global.u32 [%d0], %r4;"""
+    out = np.full(24, 99, np.uint32)
+    launch(handwritten(body), (3,), (8,), out)
+    assert out.tolist() == [6] * 8 + [3] * 7 + [99] + [0] * 3 + [99] * 5
+
+
 def test_threads_that_end_while_others_wait():
     """Of every three threads one ends first; the others wait at two labels, one with a register more."""
     body = """

@@ -132,9 +132,15 @@ def cases(dtype: str, rows: int) -> Iterator[Case]:
             yield Case("add_sinusoidal", f"batch {batch}", call, (x,), x.size, 0)
     cuts = device(np.linspace(0, PREFILL_ROWS, SEQUENCES + 1).astype(np.int32))
     q, k = (device(random((1, heads, PREFILL_ROWS, 128), dtype)) for heads in (32, 8))
-    yield Case("rotate", "cu_seqlens", lambda: fastpe.apply_rotary(q, k, cu_seqlens=cuts), (q, k), q.size + k.size, 4)
     x = device(random((1, PREFILL_ROWS, 256), dtype))
-    yield Case("add_sinusoidal", "cu_seqlens", lambda: fastpe.add_encoding(x, cu_seqlens=cuts), (x,), x.size, 0)
+    for about, given, options in (
+        ("cu_seqlens", {"cu_seqlens": cuts}, ()),
+        ("mask", {"mask": device(np.arange(PREFILL_ROWS)[None] >= PREFILL_ROWS // 3)}, cuda.launch.COUNTED),
+    ):
+        call = lambda given=given: fastpe.apply_rotary(q, k, **given)  # noqa: E731
+        yield Case("rotate", about, call, (q, k), q.size + k.size, 4, options)
+        call = lambda given=given: fastpe.add_encoding(x, **given)  # noqa: E731
+        yield Case("add_sinusoidal", about, call, (x,), x.size, 0, options)
     scores, keys = device(random((1, 8, rows, 256), dtype)), device(np.arange(256))
     for about, given in (
         ("", {}),

@@ -18,6 +18,7 @@ DEVICE void add(const AddSinusoidal& call) {
     typedef typename E::real Real;
     typedef typename E::word Word;
     enum { V = Layout::V, P = Layout::P, ROWS = Layout::ROWS, N = Layout::N };
+    Counter counter(call, blockIdx.z, first_row(call, (i64)blockIdx.y * blockDim.y));
     const i64 unit = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (unit * P >= (call.width + 1) / 2) return;
     const Layout at(call, unit);
@@ -58,12 +59,16 @@ DEVICE void add(const AddSinusoidal& call) {
                     }
                     if (!ready || varies(call)) {
                         ready = true;
+                        counter.reach(call, b, t0);
 #pragma unroll
                         for (int r = 0; r < ROWS; r++) {
                             Real u[P], v[P];
 #pragma unroll
                             for (int i = 0; i < P; i++) u[i] = v[i] = 0;
-                            if (inside[r]) frequencies.row(call, position_of(call, b, t0 + r, h, sequence), unit * P, u, v);
+                            if (inside[r]) {
+                                frequencies.row(call, position_of(call, b, t0 + r, h, sequence, counter), unit * P, u, v);
+                                counter.pass(mask[r] != 0);
+                            }
                             at.order(u, v, pe[r]);
                         }
                     }

@@ -277,7 +277,8 @@ struct One : E {
 
 // What positions are in memory. `start` says it where there are positions, and 0 is what tables of locate_rows and the CPU have: units of
 // 2^-32. COUNTS is added to it where the number is that of a sequence's first row, from which the others count. Where there are `sequences`
-// one behind the other, `positions` are integers instead: the first row of each, and the end.
+// one behind the other, `positions` are integers instead: the first row of each, and the end. With COUNTED defined, rows stand at the
+// number of those before them in their sequence that the mask keeps, counted from its offset.
 enum { UNITS, I32, I64, U64, F32, F64, COUNTS };
 
 DEVICE i64 from_integer(i64 position) {
@@ -351,8 +352,120 @@ struct Sequence {
     }
 };
 
-// The position of a row in units of 2^-32; `other` is its head or an axis. `at` is kept from row to row.
-DEVICE i64 position_of(const Rows& call, i64 b, i64 t, i64 other, Sequence& at) {
+// 0 for a row that is not kept.
+DEVICE u8 mask_at(const Rows& call, i64 b, i64 t) {
+    return call.mask == 0 ? 1 : *global<const u8>(call.mask + b * call.mask_batch_stride + t * call.mask_row_stride);
+}
+
+// Whether sequences differ in their positions.
+DEVICE bool sequences_differ(const Rows& call) {
+#ifdef COUNTED
+    if (call.mask_batch_stride != 0) return true;
+#endif
+    return call.positions_batch_stride != 0;
+}
+
+#ifdef COUNTED
+
+// The highest bit of each byte that is not 0.
+DEVICE u32 marks_of(u32 bytes) { return (((bytes & 0x7f7f7f7fu) + 0x7f7f7f7fu) | bytes) & 0x80808080u; }
+
+// How many rows from `from` up to `to` are kept, of those that one of so many threads looks at: 16 at a time where they are neighbours.
+DEVICE i32 kept_rows(const Rows& call, i64 b, i32 from, i32 to, i32 thread, i32 threads) {
+    const i64 begin = call.mask + b * call.mask_batch_stride + from * call.mask_row_stride;
+    const i32 rows = to - from, unaligned = (i32)-begin & 15;
+    const i32 head = call.mask_row_stride == 1 && unaligned < rows ? unaligned : rows, words = (rows - head) >> 4;
+    i32 count = 0;
+    for (i32 i = thread; i < words; i += threads) {
+        const uint4 word = global<const uint4>(begin + head)[i];
+        count += __popc(marks_of(word.x) | marks_of(word.y) >> 1 | marks_of(word.z) >> 2 | marks_of(word.w) >> 3);
+    }
+    for (i32 i = thread; i < rows - 16 * words; i += threads)
+        count += *global<const u8>(begin + (i < head ? i : i + 16 * words) * call.mask_row_stride) != 0;
+    return count;
+}
+
+// How many rows a mask keeps before row `t` of sequence `b`, from the first row of the one that is there of those one behind the other.
+struct Counter {
+    Sequence sequence;
+    i64 b, offset;
+    i32 first, t, count;
+
+    // At a block's first row, before which its threads count together; all of them must come here.
+    DEVICE Counter(const Rows& call, i64 first_b, i64 first_t) {
+        const i32 row = (i32)limited(first_t, 0, call.rows);
+        enter(call, first_b, row);
+        if (row == first) return;
+        const i32 thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+        const i32 threads = blockDim.x * blockDim.y * blockDim.z;
+        // One bit of the threads' counts after the other: a barrier counts in how many of them it is set.
+        const i32 own = kept_rows(call, b, first, row, thread, threads), most = (u32)(row - first) / (u32)threads + 18;
+        for (i32 bit = 1; bit <= most; bit <<= 1) count += bit * __syncthreads_count((own & bit) != 0);
+        t = row;
+    }
+
+    // Begin to count in the sequence in which a row is.
+    DEVICE void enter(const Rows& call, i64 next_b, i32 row) {
+        b = next_b;
+        first = 0;
+        if (call.sequences != 0) {
+            sequence.find(call, row);
+            first = (i32)limited(sequence.first, 0, row);
+            offset = sequence.begin + sequence.first;
+        } else {
+            offset = call.positions == 0 ? call.start >> 32
+                                         : integer_at(call.positions + b * call.positions_batch_stride, call.start - COUNTS);
+            offset = limited_offset(offset);
+        }
+        t = first;
+        count = 0;
+    }
+
+    DEVICE bool leaves(const Rows& call, i32 row) {
+        return call.sequences != 0 && (row < sequence.first || row >= sequence.end);
+    }
+
+    // Go to near a row, which may be anywhere.
+    DEVICE void reach(const Rows& call, i64 next_b, i64 next_t) {
+        const i32 next = (i32)limited(next_t, 0, call.rows);
+        if (leaves(call, next) || next + 16 < t || (next_b != b && sequences_differ(call))) enter(call, next_b, next);
+        if (next <= t + 16) return;
+        count += kept_rows(call, b, t, next, 0, 1);
+        t = next;
+    }
+
+    // The position of a row that is near the one that was reached.
+    DEVICE i64 position(const Rows& call, i32 row) {
+        if (leaves(call, row)) enter(call, b, row);
+        for (; t < row; t++) count += mask_at(call, b, t) != 0;
+        for (; t > row; t--) count -= mask_at(call, b, t - 1) != 0;
+        return from_integer(offset + count);
+    }
+
+    // Go on to the next row, of which the mask is known.
+    DEVICE void pass(bool kept) {
+        count += kept;
+        t++;
+    }
+};
+
+#else
+
+// Nothing: rows are not counted.
+struct Counter {
+    DEVICE Counter(const Rows&, i64, i64) {}
+    DEVICE void reach(const Rows&, i64, i64) {}
+    DEVICE void pass(bool) {}
+};
+
+#endif
+
+// The position of a row in units of 2^-32; `other` is its head or an axis. `at` and `counter`, which has reached a row near it, are kept
+// from row to row.
+DEVICE i64 position_of(const Rows& call, i64 b, i64 t, i64 other, Sequence& at, Counter& counter) {
+#ifdef COUNTED
+    return counter.position(call, (i32)t);
+#else
     if (call.positions == 0) return call.start + (t << 32);
     if (call.sequences != 0) {
         at.find(call, t);
@@ -360,9 +473,5 @@ DEVICE i64 position_of(const Rows& call, i64 b, i64 t, i64 other, Sequence& at) 
     }
     return position_at(call.positions + b * call.positions_batch_stride + t * call.positions_row_stride +
                        other * call.positions_head_stride, call.start, t);
-}
-
-// 0 for a row that is not kept.
-DEVICE u8 mask_at(const Rows& call, i64 b, i64 t) {
-    return call.mask == 0 ? 1 : *global<const u8>(call.mask + b * call.mask_batch_stride + t * call.mask_row_stride);
+#endif
 }

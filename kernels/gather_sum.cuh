@@ -70,7 +70,7 @@ struct Sources {
     Real zero, row_scale, scale;
     bool kept;
 
-    DEVICE Sources(const GatherSum& call, i64 b, i64 t, i64 h, Sequence& sequence) {
+    DEVICE Sources(const GatherSum& call, i64 b, i64 t, i64 h, Sequence& sequence, Counter& counter) {
         target = call.out + b * call.out_batch_stride + t * call.out_row_stride + h * call.out_head_stride;
         kept = mask_at(call, b, t) != 0;
         second = learned = 0;
@@ -97,7 +97,7 @@ struct Sources {
             second = call.types + (inside ? kind : 0) * call.types_row_stride;
         }
         if (ADDS_LEARNED) {
-            const i64 position = position_of(call, b, t, h, sequence);
+            const i64 position = position_of(call, b, t, h, sequence, counter);
             i64 row = position >> 32;
             if (call.clips && position != NOT_A_POSITION) row = row < 0 ? 0 : row >= call.learned_rows ? call.learned_rows - 1 : row;
             const bool inside = row >= 0 && row < call.learned_rows;
@@ -124,6 +124,7 @@ template <class Layout>
 DEVICE void sum(const GatherSum& call) {
     typedef typename Layout::Element::word Word;
     enum { V = Layout::V, P = Layout::P, N = Layout::N };
+    Counter counter(call, blockIdx.z, first_row(call, (i64)blockIdx.y * blockDim.y));
     const i64 unit = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (unit * P >= (call.width + 1) / 2) return;
     const Layout at(call, unit);
@@ -141,14 +142,15 @@ DEVICE void sum(const GatherSum& call) {
             for (int k = 0; k < V * N; k++) pe[k / N][k % N] = 0;
             bool ready = false;
             for (i64 b = blockIdx.z; b < call.batch; b += gridDim.z) {
+                counter.reach(call, b, t);
                 for (i64 h = 0; h < call.heads; h++) {
                     if (ADDS_SINUSOIDAL && (!ready || varies(call))) {
                         ready = true;
                         Real u[P], v[P];
-                        frequencies.row(call, position_of(call, b, t, h, sequence), unit * P, u, v);
+                        frequencies.row(call, position_of(call, b, t, h, sequence, counter), unit * P, u, v);
                         at.order(u, v, pe);
                     }
-                    const Sources row(call, b, t, h, sequence);
+                    const Sources row(call, b, t, h, sequence, counter);
                     if (!row.kept && !IS_EMBEDDING && call.x == call.out) continue;
 #pragma unroll
                     for (int k = 0; k < V; k++) {

@@ -18,8 +18,9 @@ extern "C" __global__ void __launch_bounds__(256) locate_rows_given(const __grid
     const i64 t = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= call.rows) return;
     Sequence sequence;
+    Counter counter(call, 0, 0);
     for (i64 b = blockIdx.y; b < call.batch; b += gridDim.y)
-        global<i64>(call.table)[b * call.rows + t] = position_of(call, b, t, 0, sequence);
+        global<i64>(call.table)[b * call.rows + t] = position_of(call, b, t, 0, sequence, counter);
 }
 
 extern "C" __global__ void __launch_bounds__(256) locate_rows_counted(const __grid_constant__ LocateRows call) {

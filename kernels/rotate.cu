@@ -12,7 +12,7 @@ struct Angles {
     typedef typename E::real Real;
 
     template <int N>
-    static DEVICE void at(const Arguments& call, i64 f, i64 b, i64 t, Real* cosine, Real* sine) {
+    static DEVICE void at(const Arguments& call, i64 f, i64 b, i64 t, Counter& counter, Real* cosine, Real* sine) {
         const Real factor = (Real)call.factor;
         u64 fraction[N], whole[N];
         i64 axes[N], position[N];
@@ -20,13 +20,13 @@ struct Angles {
         load_all<N>(call.frequencies + f * 8, fraction);
         load_all<N>(call.whole_turns + f * 8, whole);
         if (call.axes == 0) {
-            const i64 one = position_of(call, b, t, 0, sequence);
+            const i64 one = position_of(call, b, t, 0, sequence, counter);
 #pragma unroll
             for (int i = 0; i < N; i++) position[i] = one;
         } else {
             load_all<N>(call.axes + f * 8, axes);
 #pragma unroll
-            for (int i = 0; i < N; i++) position[i] = position_of(call, b, t, axes[i], sequence);
+            for (int i = 0; i < N; i++) position[i] = position_of(call, b, t, axes[i], sequence, counter);
         }
 #pragma unroll
         for (int i = 0; i < N; i++) {

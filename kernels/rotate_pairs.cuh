@@ -138,6 +138,7 @@ template <class E, class Unit, class Angles, class Arguments>
 DEVICE void rotate_pairs(const Arguments& call, i64 units) {
     typedef typename E::real Real;
     enum { N = Unit::N };
+    Counter counter(call, (i64)blockIdx.z * blockDim.z, (i64)blockIdx.y * blockDim.y);
     const i64 threads = (i64)gridDim.x * blockDim.x, thread = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     u32 group = 0, groups = 1;
     if (threads >= 2 * units) {  // fewer than 2^32
@@ -151,11 +152,12 @@ DEVICE void rotate_pairs(const Arguments& call, i64 units) {
         Real cosine[N], sine[N];
         bool ready = false;
         for (i64 b = (i64)blockIdx.z * blockDim.z + threadIdx.z; b < call.batch; b += (i64)gridDim.z * blockDim.z) {
-            if (!ready || call.positions_batch_stride != 0) {
+            if (!ready || sequences_differ(call)) {
                 ready = true;
+                counter.reach(call, b, t);
 #pragma unroll
                 for (int i = 0; i < N; i++) cosine[i] = sine[i] = 0;
-                if (rotates) Angles::template at<N>(call, unit * N, b, t, cosine, sine);
+                if (rotates) Angles::template at<N>(call, unit * N, b, t, counter, cosine, sine);
 #pragma unroll
                 for (int i = 0; i < N; i++) sine[i] = call.inverse ? -sine[i] : sine[i];
             }

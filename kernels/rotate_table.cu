@@ -13,9 +13,9 @@ struct Angles {
     typedef typename E::real Real;
 
     template <int N>
-    static DEVICE void at(const Arguments& call, i64 f, i64 b, i64 t, Real* cosine, Real* sine) {
+    static DEVICE void at(const Arguments& call, i64 f, i64 b, i64 t, Counter& counter, Real* cosine, Real* sine) {
         Sequence sequence;
-        const i64 row = position_of(call, b, t, 0, sequence) >> 32;
+        const i64 row = position_of(call, b, t, 0, sequence, counter) >> 32;
         const bool inside = row >= 0 && row < call.table_rows;
         const i64 skipped = row * call.table_row_stride + f * (i64)sizeof(Real);
 #pragma unroll

@@ -137,4 +137,4 @@ DEVICE i64 first_row(const AddSinusoidal& call, i64 group) {
     return group * ANCHOR_ROWS - (call.positions == 0 ? (call.start >> 32) & (ANCHOR_ROWS - 1) : 0);
 }
 
-DEVICE bool varies(const AddSinusoidal& call) { return call.positions_batch_stride != 0 || call.positions_head_stride != 0; }
+DEVICE bool varies(const AddSinusoidal& call) { return sequences_differ(call) || call.positions_head_stride != 0; }

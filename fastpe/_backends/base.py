@@ -53,6 +53,7 @@ class Backend(Protocol):
 
     ID_TYPES: Sequence[str]  # of ids that kernels read; others are converted
     SCALE_TYPES: Sequence[str]  # of scales and zero points
+    MOST_COUNTED_ROWS: int  # of a mask that kernels count themselves; more are counted into a table
 
     def run(self, call: Call, /) -> None:
         """Run a call, or launch it on the caller's current stream. Its arguments have been checked."""

@@ -126,10 +126,10 @@ def rows_of_table(
 
 def length_of(function: str, rows: Rows, count: int) -> int:
     """The largest position + 1 of so many rows."""
-    if not rows.table:
+    if not rows.table and not rows.counts:
         return max(1, (rows.start >> 32) + count)
     table: Any = rows.keepalive[0]
-    if table.device is not None:
+    if rows.counts or table.device is not None:
         rule = "seq_len must be given where the scaling rule depends on the length and positions lie on a GPU"
         raise ValueError(message(function, rule, "None"))
     return max(1, int(table.array.max(initial=0) >> 32) + 1)
@@ -197,16 +197,11 @@ def _counted(target: Target, offset: Any, cu_seqlens: Any, mask: Memory | None, 
     boundaries = None if cu_seqlens is None else _boundaries(target, cu_seqlens)
     offsets = _offsets(target, offset, None if boundaries is None else boundaries.shape[0] - 1)
     if target.memory.device is not None and not tabulates:
-        if boundaries is None and (mask is None or target.rows == 1):
-            if isinstance(offsets, int):
-                return rows_of_table(target, None, (0,) * (len(target.memory.shape) - 1), mask, kind=offsets * ONE)
-            kind = 0 if target.validate else backend_of(offsets).kind_of_positions(offsets, True)
-            if kind:
-                return rows_of_table(target, offsets, _by_sequence(target, offsets), mask, kind=kind)
-        if boundaries is not None and mask is None and not target.validate:
-            restarting = _restarting(target, boundaries, offsets)
-            if restarting is not None:
-                return restarting
+        counts = mask is not None and target.rows > 1
+        if not counts or (not target.validate and target.rows <= backend_of(target.memory).MOST_COUNTED_ROWS):
+            found = _counted_by_kernels(target, offsets, boundaries, mask)
+            if found is not None:
+                return found._replace(counts=counts)
     if mask is not None and len(mask.shape) == 2 and target.seq_axis == 0:  # (T, B)
         mask = mask._replace(shape=mask.shape[::-1], strides=mask.strides[::-1], array=mask.array.T)
     table = backend_of(target.memory).locate_rows_counted(target.library, target.rows, mask, offsets, boundaries)
@@ -219,7 +214,17 @@ def _counted(target: Target, offset: Any, cu_seqlens: Any, mask: Memory | None, 
     return rows_of_table(target, table, _by_sequence(target, table), given)
 
 
-def _restarting(target: Target, boundaries: Memory, offsets: Memory | int) -> Rows | None:
+def _counted_by_kernels(target: Target, offsets: Memory | int, boundaries: Memory | None, mask: Memory | None) -> Rows | None:
+    """Rows that kernels count from offsets and boundaries where these are; None if they cannot read them there."""
+    if boundaries is not None:
+        return None if target.validate else _restarting(target, boundaries, offsets, mask)
+    if isinstance(offsets, int):
+        return rows_of_table(target, None, (0,) * (len(target.memory.shape) - 1), mask, kind=offsets * ONE)
+    kind = 0 if target.validate else backend_of(offsets).kind_of_positions(offsets, True)
+    return rows_of_table(target, offsets, _by_sequence(target, offsets), mask, kind=kind) if kind else None
+
+
+def _restarting(target: Target, boundaries: Memory, offsets: Memory | int, mask: Memory | None) -> Rows | None:
     """Rows that restart at boundaries, for kernels that look for these; None if they cannot read them where they are."""
     backend = backend_of(boundaries)
     kind, count, own = backend.kind_of_positions(boundaries, False), ("sequences", boundaries.shape[0] - 1), 0
@@ -233,7 +238,8 @@ def _restarting(target: Target, boundaries: Memory, offsets: Memory | int) -> Ro
         return None
     strides = [0] * (len(target.memory.shape) - 1)
     strides[target.seq_axis] = boundaries.strides[0]
-    return Rows(kind, boundaries.address, tuple(strides), 0, (0,) * len(strides), (boundaries, offsets), sequences)
+    rows = rows_of_table(target, boundaries, tuple(strides), mask, kind=kind)
+    return rows._replace(keepalive=(boundaries, mask, offsets), sequences=sequences)
 
 
 def _by_sequence(target: Target, table: Memory) -> tuple[int, ...]:
@@ -389,7 +395,7 @@ def refuse_real_positions(function: str, positions: Any) -> None:
 
 def check_in_table(target: Target, rows: Rows, count: int) -> None:
     """IndexError with the first row whose position a table of so many rows does not have; on a GPU only to validate."""
-    if rows.table and rows.keepalive[0].device is not None and not target.validate:
+    if not target.validate and (rows.counts or (rows.table and rows.keepalive[0].device is not None)):
         return
     positions = row_positions(target, rows)
     bad = (positions < 0) | (positions >= count)

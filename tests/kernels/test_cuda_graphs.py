@@ -201,12 +201,10 @@ def test_what_a_call_alone_would_own_is_refused_in_a_capture(device):
     x, scores = device.array(np.zeros((2, 3, 8), np.float32)), device.array(np.zeros((1, 2, 3, 3), np.float32))
     ids, good = device.array(np.zeros((2, 3), np.int16)), device.array(np.zeros((2, 3), np.int32))
     scales = device.array(np.ones(18, np.float32)[::2])
-    mask = device.array(np.ones((2, 3), bool))
     calls = [
         (lambda: fastpe.embed(ids, table), "ids of int16 are converted"),
         (lambda: fastpe.embed(good, table, padding_idx=0), "padding_idx makes a mask"),
         (lambda: fastpe.embed(good, words, row_scale=scales), "row_scale of float32 is converted"),
-        (lambda: fastpe.add_encoding(x, mask=mask), "a mask of more than one row"),
         (lambda: fastpe.add_encoding(x, positions=ids), "small integers"),
         (lambda: fastpe.add_encoding(x, cu_seqlens=device.array(np.array([0, 3], np.int16))), "small integers"),
         (lambda: fastpe.add_bias(scores, ALiBi(2), q_positions=device.array(np.arange(3, dtype=np.int16))), "small integers"),

@@ -278,6 +278,19 @@ def test_compile_gate_of_gather_sums(nvrtc, types, architecture):
 
 
 @pytest.mark.parametrize("architecture", ["75", "90", "120"])
+@pytest.mark.parametrize("name", ["add_sinusoidal", "rotate", "rotate_table", "embed", "add_table"])
+def test_compile_gate_of_kernels_that_count(nvrtc, name, architecture):
+    """Those for a mask, which have barriers; the others have none."""
+    options = cuda.gather_sum_options("float32", None, None, "float32", True) if name == "embed" else ()
+    _, log = kept_nvrtc.compile_source(name, f"sm_{architecture}", "--ptxas-options=-v", *options, *cuda.launch.COUNTED)
+    assert faults(log) == []
+    ptx, counted = (
+        kept_nvrtc.compile_source(name, f"compute_{architecture}", *options, *more)[0] for more in ((), cuda.launch.COUNTED)
+    )
+    assert (len(re.findall(r"\bbar\.", ptx)), len(re.findall(r"bar\.red\.popc", counted)) > 0) == (0, True)
+
+
+@pytest.mark.parametrize("architecture", ["75", "90", "120"])
 @pytest.mark.parametrize("name", ["rotate", "rotate_table"])
 def test_compile_gate_of_rotations_to_float8(nvrtc, name, architecture):
     _, log = kept_nvrtc.compile_source(name, f"sm_{architecture}", "--ptxas-options=-v", "-DOUT=e4m3")

@@ -17,7 +17,8 @@ class Rows(NamedTuple):
     ``start`` is the first row's position, or ``table`` the address of a table of positions (both in units of 2^-32). Where ``table`` is
     the address of the caller's own positions, ``start`` is the backend's kind of those. ``mask`` is the address of a mask, or 0. Strides
     are in bytes, one for each axis of x but the last; 0 along an axis that plays no part. ``keepalive`` owns the memory. ``sequences``:
-    the fields of the argument block that say how positions restart, where ``table`` is the address of boundaries.
+    the fields of the argument block that say how positions restart, where ``table`` is the address of boundaries. ``counts``: whether
+    kernels count the rows that the mask keeps; else it only protects.
     """
 
     start: int
@@ -27,6 +28,7 @@ class Rows(NamedTuple):
     mask_strides: tuple[int, ...]
     keepalive: tuple[Any, ...]
     sequences: tuple[tuple[str, int], ...] = ()
+    counts: bool = False
 
 
 class Axis(NamedTuple):

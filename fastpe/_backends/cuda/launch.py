@@ -6,6 +6,7 @@ Nothing here synchronises, and nothing that lies on the GPU is read back.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ THREADS = 128
 BLOCKS_PER_MULTIPROCESSOR = 32  # two waves of resident blocks; more would only reread the tables
 ROTATING_THREADS = 1024  # a multiprocessor: two waves of resident blocks; more would only make the same angles again
 MOST_BLOCKS_YZ, MOST_THREADS_Z = 65535, 64
+COUNTED = ("-DCOUNTED",)  # kernels that count the rows that a mask keeps
 
 
 @functools.lru_cache(maxsize=16)
@@ -36,15 +38,15 @@ def warmup(dtype: str, device: int) -> None:
     require()
     suffix = ELEMENT_TYPES[dtype].suffix
     for name, variants in _VARIANTS.items():
-        for variant in variants:
-            function(name, f"{name}_{variant}" if name == "locate_rows" else f"{name}_{suffix}_{variant}", device)
+        for variant, options in itertools.product(variants, [()] if name in _COUNT_NOTHING else [(), COUNTED]):
+            function(name, f"{name}_{variant}" if name == "locate_rows" else f"{name}_{suffix}_{variant}", device, options)
     sums = [("embed", (None, adds), ids) for adds in (False, True) for ids in ID_TYPES] + [
         ("add_table", (dtype, False), "int64")
     ]
     for name, (learned, adds), ids in sums:
         options = gather_sum_options(dtype, None, learned, dtype, adds, (ids, *_NUMBERS[1:]))
-        for variant in _VARIANTS["add_sinusoidal"]:
-            function(name, f"{name}_{variant}", device, options)
+        for variant, more in itertools.product(_VARIANTS["add_sinusoidal"], [(), COUNTED] if adds or learned else [()]):
+            function(name, f"{name}_{variant}", device, options + more)
 
 
 _VARIANTS = {
@@ -54,6 +56,7 @@ _VARIANTS = {
     "locate_rows": ("given", "counted"),
     "add_toeplitz": ("vec16", "columns"),
 }
+_COUNT_NOTHING = "locate_rows", "add_toeplitz"
 
 Shape = tuple[tuple[int, ...], tuple[int, ...]]  # grid and block
 
@@ -123,14 +126,14 @@ def _additions(call: AddSinusoidal) -> Iterator[Launch]:
     device = _device_of("encode" if call.x is None else "add_encoding", call.x, call.out)
     suffix, itemsize = ELEMENT_TYPES[call.out.dtype].suffix, ITEMSIZE[call.out.dtype]
     sizes = {"out": itemsize} if call.x is None else {"x": itemsize, "out": itemsize}
-    addresses = tables.of(call.plan, device, call.out.dtype)
+    addresses, counts = tables.of(call.plan, device, call.out.dtype), call.rows.counts
 
     def choose(arguments: Arguments) -> tuple[str, Shape]:
         variant, units = _sum_variant(arguments, sizes, [])
-        return f"add_sinusoidal_{suffix}_{variant}", _grid(arguments, units, device)
+        return f"add_sinusoidal_{suffix}_{variant}", _grid(arguments, units, device, counts)
 
     for arguments in call.arguments(addresses):
-        yield Launch("add_sinusoidal", device, abi.ADD_SINUSOIDAL, arguments, choose)
+        yield Launch("add_sinusoidal", device, abi.ADD_SINUSOIDAL, arguments, choose, COUNTED * counts)
 
 
 ID_TYPES = "int32", "int64"
@@ -176,13 +179,14 @@ def _gather_sums(call: GatherSum) -> Iterator[Launch]:
         for place in (memory.address, memory.strides[0])
     ]
     addresses = {} if plan is None else tables.of(plan, device, out.dtype)
+    counts = call.rows.counts and not (plan is None and learned is None)
 
     def choose(arguments: Arguments) -> tuple[str, Shape]:
         variant, units = _sum_variant(arguments, sizes, others)
-        return f"{kernel}_{variant}", _grid(arguments, units, device)
+        return f"{kernel}_{variant}", _grid(arguments, units, device, counts)
 
     for arguments in call.arguments(addresses):
-        yield Launch(kernel, device, abi.GATHER_SUM, arguments, choose, options)
+        yield Launch(kernel, device, abi.GATHER_SUM, arguments, choose, options + COUNTED * counts)
 
 
 def _sum_variant(call: Arguments, sizes: dict[str, int], others: list[tuple[int, int]]) -> tuple[str, int]:
@@ -199,16 +203,16 @@ def _sum_variant(call: Arguments, sizes: dict[str, int], others: list[tuple[int,
     return "vec16_concatenated", pairs // elements
 
 
-def _grid(call: Arguments, units: int, device: int) -> Shape:
-    """Threads over units (x), groups of eight rows (y) and sequences (z)."""
+def _grid(call: Arguments, units: int, device: int, counts: bool = False) -> Shape:
+    """Threads over units (x), groups of eight rows (y) and sequences (z). Where a mask ``counts``, blocks begin with all their rows."""
     wide = min(THREADS, _power(units))
     tall = THREADS // wide
     groups = (call["rows"] + 14) // 8 if call["positions"] == 0 else (call["rows"] + 7) // 8
     columns = -(-units // wide)
     blocks = _multiprocessors(device) * BLOCKS_PER_MULTIPROCESSOR
-    varies = call["positions_batch_stride"] or call["positions_head_stride"]
+    varies = call["positions_batch_stride"] or call["positions_head_stride"] or (counts and call["mask_batch_stride"])
     # Sequences that share their positions share a thread's rows, unless there are too few rows to fill the device.
-    down = min(-(-groups // tall), max(1, blocks // columns), MOST_BLOCKS_YZ)
+    down = min(-(-groups // tall), MOST_BLOCKS_YZ if counts else max(1, blocks // columns), MOST_BLOCKS_YZ)
     deep = min(call["batch"], MOST_BLOCKS_YZ, call["batch"] if varies else max(1, blocks // (columns * down)))
     return (columns, down, deep), (wide, tall)
 
@@ -220,7 +224,7 @@ def _rotations(call: Rotate) -> Iterator[Launch]:
     plan, arrays = call.plan, [memory for pair in call.pairs for memory in pair]
     device, dtype, out = _device_of("apply_rotary", *arrays), arrays[0].dtype, arrays[1].dtype
     itemsize, suffix = ITEMSIZE[dtype], ELEMENT_TYPES[dtype].suffix
-    options = (f"-DOUT={FLOAT8[out].suffix}",) if out in FLOAT8 else ()
+    options = ((f"-DOUT={FLOAT8[out].suffix}",) if out in FLOAT8 else ()) + COUNTED * call.rows.counts
     layout = abi.ROTATE if isinstance(plan, RotaryPlan) else abi.ROTATE_TABLE
     addresses, kernel = tables.of(plan, device, dtype), plan.kernel
 

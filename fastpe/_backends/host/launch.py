@@ -24,6 +24,7 @@ from .prepared import Addition, Bias, PreparedCall, Rotation, RotationApart, Sum
 
 ID_TYPES = ("int64",)
 SCALE_TYPES = ("float64",)
+MOST_COUNTED_ROWS = 0
 
 
 def warmup(dtype: str, device: Any) -> None:

@@ -299,7 +299,7 @@ def _rotary_rows(target: Target, rows: Rows, step: int = 0) -> RotaryRows:
     strides, mask_strides = (
         (0 if batch is None else values[batch], values[axis]) for values in (rows.table_strides, rows.mask_strides)
     )
-    return RotaryRows(rows.start, rows.table, (*strides, step), rows.mask, mask_strides, rows.keepalive, rows.sequences)
+    return RotaryRows(rows.start, rows.table, (*strides, step), rows.mask, mask_strides, *rows[5:])
 
 
 def _rows(arrays: Arrays, encoding: Any, validate: bool, where: Where) -> RotaryRows:

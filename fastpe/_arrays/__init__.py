@@ -21,6 +21,12 @@ class Memory(NamedTuple):
     device: int | None
     writeable: bool
 
+    @property
+    def is_aligned(self) -> bool:
+        """Whether every element lies at a multiple of its size."""
+        size, steps = self.array.dtype.itemsize, zip(self.strides, self.shape, strict=True)
+        return not any(value % size for value in (self.address, *(stride for stride, count in steps if count > 1)))
+
     def same_elements(self, other: Memory) -> bool:
         """Whether both are the same view: axes of one element may have any stride."""
         if (self.address, self.shape, self.dtype) != (other.address, other.shape, other.dtype):

@@ -75,6 +75,11 @@ def way_round(name: str, value: Any, otherwise: str = "") -> str:
     return (own or _WAYS_ROUND.get(package, otherwise)).replace("{name}", name)
 
 
+def misaligned(function: str, name: str, memory: Any) -> ValueError:
+    rule, got = f"{name} must be aligned to its elements", f"{memory.dtype} with strides {memory.strides}"
+    return ValueError(message(function, rule, f"{got} at address {memory.address:#x}", "Pass a copy."))
+
+
 def unknown_array(function: str, name: str, array: Any) -> TypeError:
     """The error for what is no array that fastpe knows, with the way round where there is one."""
     kind = type(array)

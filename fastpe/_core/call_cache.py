@@ -189,6 +189,7 @@ class DeviceEntry(Entry):
         self.device = arrays[0].device
         self._library = dispatch.library_on(self.device)
         self._misaligned = max(memory.array.dtype.itemsize for memory in arrays) - 1  # bits that no address may have
+        self.misaligned_positions = 0  # and these no address of positions
         # As ``_low``, ``_high`` and ``_distance``, of every two.
         self._pairs = []
         for (i, one), (j, other) in itertools.combinations(enumerate(arrays), 2):
@@ -215,6 +216,8 @@ class DeviceEntry(Entry):
         if bits & self._misaligned:
             return False
         if positions:
+            if positions & self.misaligned_positions:
+                return False
             self.call.run(addresses, positions, stream)
             return True
         if not -POSITION_LIMIT <= offset <= self._last or (offset and not self._counts):
@@ -255,6 +258,8 @@ def keep(key: Key, operation: Any, kernel_call: Any, prepared: Any, job: Job, wh
         encoding, made = operation.encoding, _ENTRIES[type(operation)]
         made = made if job.device is None else DeviceEntry
         entry = made(prepared, job.arrays, encoding is not None and encoding.counts)
+        if isinstance(entry, DeviceEntry) and type(offset) is not int:
+            entry.misaligned_positions = offset.dtype.itemsize - 1
     if key not in entries and len(entries) >= MOST_ENTRIES:
         entries.clear()
     entries[key] = entry

@@ -79,7 +79,7 @@ def test_misaligned_elements_are_refused(device):
     raw = np.zeros(4 * 3 * 4 + 2, np.uint8)
     x = device.array(raw)
     view = type(x)(np.ndarray((1, 3, 4), np.float32, x._host, 2), x._owner)
-    with pytest.raises(ValueError, match="an array on a GPU must be aligned to its elements"):
+    with pytest.raises(ValueError, match="x on a GPU must be aligned to its elements"):
         fastpe.add_encoding(view)
 
 

@@ -84,6 +84,34 @@ def test_what_a_repeated_call_must_look_at(device):
         fastpe.add_encoding(odd)
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("name", ["positions", "offset", "cu_seqlens", "q_positions"])
+def test_positions_must_be_aligned_in_every_call(device, name, kind):
+    """A first call, one like an earlier one, and one that reads them back: the same error, and nothing is written."""
+    import simulated_cupy
+
+    values = {"positions": [[4, 5, 6], [1, 9, 2]], "offset": [7, 3], "cu_seqlens": [0, 2, 3], "q_positions": [5, 4]}[name]
+    if name != "positions" and kind in (np.float32, np.float64):
+        pytest.skip("integers only")
+    size = np.dtype(kind).itemsize * np.size(values)
+    raw, x = device.array(np.zeros(size + 8, np.uint8)), device.array(X)
+    good, bad = (simulated_cupy.ndarray(np.ndarray(np.shape(values), kind, raw._host, at), raw._owner) for at in (0, 2))
+    scores = device.array(np.zeros((2, 2, 2, 3), np.float32))
+
+    def call(at, **options):
+        if name == "q_positions":
+            return fastpe.add_bias(scores, fastpe.ALiBi(2), q_positions=at, **options)
+        return fastpe.add_encoding(x, Sinusoidal(), **{name: at}, **options)
+
+    for options in ({}, {}, {"validate": True}):
+        good._host[...] = values
+        before, launches = device.host(call(good, **options)), len(simulated_cupy.launched)
+        with pytest.raises(ValueError, match=f"{name} on a GPU must be aligned to its elements, got .* Pass a copy"):
+            call(bad, **options)
+        assert len(simulated_cupy.launched) == launches
+        cases.assert_same_bits(device.host(scores if name == "q_positions" else x), before)
+
+
 def test_a_repeated_call_may_not_write_what_it_reads(device):
     """Every two of the arrays are looked at; a pair of results is no single one."""
     raw = device.array(np.zeros(2000, np.float32))

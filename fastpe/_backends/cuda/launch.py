@@ -98,11 +98,8 @@ def _device_of(function: str, *arrays: Memory | None) -> int:
     """The device of arrays, which must be aligned to their elements."""
     given = [memory for memory in arrays if memory is not None]
     for memory in given:
-        itemsize = memory.array.dtype.itemsize
-        strides = [stride for stride, size in zip(memory.strides, memory.shape, strict=True) if size > 1]
-        if any(value % itemsize for value in (memory.address, *strides)):
-            rule = "an array on a GPU must be aligned to its elements"
-            raise ValueError(errors.message(function, rule, f"{memory.dtype} with strides {memory.strides}", "Pass a copy."))
+        if not memory.is_aligned:
+            raise errors.misaligned(function, "an array on a GPU", memory)
     device = given[0].device
     assert device is not None
     return device

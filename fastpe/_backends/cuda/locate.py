@@ -33,10 +33,7 @@ _TABLE = (
 
 def kind_of_positions(positions: Memory, counts: bool) -> int:
     """How kernels read these positions, or with ``counts`` those of first rows; 0 where they need a table of them."""
-    size = positions.array.dtype.itemsize
-    if positions.dtype not in _KINDS or any(value % size for value in (positions.address, *positions.strides)):
-        return 0
-    return _KINDS[positions.dtype] + _COUNTS * counts
+    return _KINDS[positions.dtype] + _COUNTS * counts if positions.dtype in _KINDS else 0
 
 
 def _locate(variant: str, device: int, grid: tuple[int, int], arguments: dict[str, int]) -> None:

@@ -110,6 +110,7 @@ KERNELS = {
 }
 PLACES = {
     "given": {"positions": np.array([5.5, -3, 2.0**30])},
+    "converted": {"positions": np.array([5, -3, 100], np.int16)},
     "restarting": {"cu_seqlens": np.array([0, 1, 3])},
     "restarting and counted": {"cu_seqlens": np.array([0, 1, 3]), "mask": np.array([True, False, True])},
     "counted": {"mask": np.array([True, False, True])},

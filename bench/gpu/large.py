@@ -85,8 +85,9 @@ def _table() -> None:
 
 
 def _mask() -> None:
-    """a mask of 200 001 rows"""
-    mask = np.random.default_rng(0).random((2, 200_001)) < 0.7
-    x = cupy.zeros((2, 200_001, 2), np.float32)
-    fastpe.add_encoding(x, mask=cupy.asarray(mask))
-    cases.assert_same_bits(cupy.asnumpy(x), fastpe.add_encoding(np.zeros((2, 200_001, 2), np.float32), mask=mask))
+    """masks of 16 384 rows, which the kernels count, and of 200 001"""
+    for rows in (16_384, 200_001):
+        mask = np.random.default_rng(0).random((2, rows)) < 0.7
+        x = cupy.zeros((2, rows, 2), np.float32)
+        fastpe.add_encoding(x, mask=cupy.asarray(mask))
+        cases.assert_same_bits(cupy.asnumpy(x), fastpe.add_encoding(np.zeros((2, rows, 2), np.float32), mask=mask))

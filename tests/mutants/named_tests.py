@@ -62,7 +62,7 @@ NAMED = {
     "kernels/add_sinusoidal.cu": _SINE_BITS,
     "kernels/sinusoidal_rows.cuh": (*_SINE_BITS, *_SUM_BITS),
     "kernels/add_toeplitz.cu": _BIAS_BITS,
-    "kernels/arithmetic.cuh": (*_SINE_BITS, *_ROTATION_BITS, *_BIAS_BITS, *_SUM_BITS),
+    "kernels/arithmetic.cuh": (*_SINE_BITS, *_ROTATION_BITS, *_BIAS_BITS, *_SUM_BITS, "tests/kernels/test_cuda_masks.py*"),
     "kernels/add_table.cu": _SUM_BITS,
     "kernels/embed.cu": _SUM_BITS,
     "kernels/gather_sum.cuh": _SUM_BITS,

@@ -169,7 +169,8 @@ def test_cuda_counts_are_those_of_the_documentation(monkeypatch: pytest.MonkeyPa
         # A thread makes its angles for one head at decoding, and each bias where positions are given.
         alone = one.kernel.endswith(("decode", "k_positions"))
         restarts = one.kernel.endswith("cu_seqlens")  # where a thread looks for boundaries, and anchors are more
-        most = 60 if alone else 45 if restarts else 35 if one.kernel.startswith("add_toeplitz") else 40
+        counts = one.kernel.endswith("mask")  # where threads count the rows before theirs
+        most = 60 if alone else 55 if counts else 45 if restarts else 35 if one.kernel.startswith("add_toeplitz") else 40
         assert max(one.instructions.values()) < most
         assert f"`{one.kernel.split(',')[0]}`" in documented
 

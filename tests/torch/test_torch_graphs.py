@@ -279,17 +279,32 @@ def test_a_captured_graph_is_replayed(cuda):
 
 
 @pytest.mark.cuda
-def test_a_table_of_positions_is_not_captured(cuda):
-    x, positions = torch.zeros(1, 5, 72, device=cuda), torch.arange(5, device=cuda)
-    fastpe.add_encoding(x, positions=positions)
-    with pytest.raises(RuntimeError, match="would not outlive the call"), captured(cuda):
-        fastpe.add_encoding(x, positions=positions)
+@pytest.mark.parametrize("rows", [5, 20_000])
+def test_positions_and_masks_are_replayed_with_new_values(cuda, rows):
+    """Of a mask that is counted into a table, too, which PyTorch keeps for the graph."""
+    x, positions, mask = torch.zeros(2, rows, 8), torch.arange(rows), torch.arange(2 * rows).reshape(2, rows) % 3 != 1
+    there = [x.to(cuda) for _ in range(2)]
+    given = {"positions": positions.to(cuda)}, {"mask": mask.to(cuda)}
+    for one, where in zip(there, given, strict=True):
+        fastpe.add_encoding(one, **where)
+    with captured(cuda) as graph:
+        for one, where in zip(there, given, strict=True):
+            fastpe.add_encoding(one, **where)
+    for more in (0, 7):
+        given[0]["positions"].copy_(positions + more)
+        given[1]["mask"].copy_(mask.roll(more, 1))
+        for one in there:
+            one.zero_()
+        graph.replay()
+        expected = {"positions": positions + more}, {"mask": mask.roll(more, 1)}
+        for one, where in zip(there, expected, strict=True):
+            assert torch.equal(one.cpu(), fastpe.add_encoding(x.clone(), **where))
 
 
 @pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")  # layers of float32
 def test_compiled_to_lower_the_overhead(cuda):
-    """``reduce-overhead`` captures graphs, and leaves fastpe's operators out of them."""
+    """``reduce-overhead`` captures graphs, fastpe's operators with them."""
     model = Attention().to(cuda).requires_grad_(False)
     compiled = torch.compile(model, mode="reduce-overhead", fullgraph=True)
     for length in (6, 6, 6, 9):

@@ -21,8 +21,8 @@ MOST_BLOCKS_Y = 65535
 
 # Rows over which kernels count a mask themselves. A block of 128 threads reads the mask before its first row, 16 bytes a load: of T rows
 # T/2 bytes on average, from the cache, beside the 32 KiB of 64 elements of bfloat16 a thread, and 20 PTX instructions for each 16 bytes.
-# An addition of bfloat16 takes 33 an element where T is 1024, 35 where it is 8192, and 28 where it is given positions, an H200 starting 25
-# in the time of the element's transfer (`python -m bench.cuda_counts`). A launch beforehand takes microseconds, and memory.
+# An addition of bfloat16 takes 33 an element where T is 1024, 35 where it is 8192, and 28 where it is given positions (counted for sm_90 as
+# `python -m bench.cuda_counts` does); an H200 starts 25 in the time of the element's transfer. A launch beforehand takes microseconds.
 MOST_COUNTED_ROWS = 16384
 _TABLE = (
     f"a mask of more than {MOST_COUNTED_ROWS} rows, validate=True, small integers and learned biases of far distances between positions "

@@ -224,8 +224,5 @@ GATHERED_VALUES = 512  # of a bias, which add_toeplitz gathers at a time in a sc
 
 # Functions that kernels declare and call, each with as many arguments as it needs; `host/machine_code.py` has their bodies.
 ENTER_FLOAT_MODE, LEAVE_FLOAT_MODE, PAUSE = "fastpe_enter_float_mode", "fastpe_leave_float_mode", "fastpe_pause"
-PREFETCH, PREFETCH_NEAR = (
-    "fastpe_prefetch",
-    "fastpe_prefetch_near",
-)  # a line that comes in turn; one that the processor does not expect
+PREFETCH, PREFETCH_NEAR = "fastpe_prefetch", "fastpe_prefetch_near"  # lines in turn; lines that the processor does not expect
 IN_QUADRANT = "fastpe_in_quadrant_"  # and a number: for so many uint64, `arithmetic.sincos`

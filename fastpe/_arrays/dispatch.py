@@ -131,9 +131,7 @@ def memory(function: str, name: str, array: Any, tensors: bool = False) -> tuple
         found: Memory = library.memory(array)
     except errors.NotExported as error:
         raise errors.not_exported(function, name, error) from None
-    if found.device is not None and not found.is_aligned:
-        raise errors.misaligned(function, f"{name} on a GPU", found)
-    return library, found
+    return library, errors.aligned(function, name, found)
 
 
 def _load(name: str) -> Any:

@@ -75,9 +75,12 @@ def way_round(name: str, value: Any, otherwise: str = "") -> str:
     return (own or _WAYS_ROUND.get(package, otherwise)).replace("{name}", name)
 
 
-def misaligned(function: str, name: str, memory: Any) -> ValueError:
-    rule, got = f"{name} must be aligned to its elements", f"{memory.dtype} with strides {memory.strides}"
-    return ValueError(message(function, rule, f"{got} at address {memory.address:#x}", "Pass a copy."))
+def aligned(function: str, name: str, memory: Any) -> Any:
+    """The memory; ValueError where it lies on a GPU and is not aligned to its elements."""
+    if memory.device is not None and not memory.is_aligned:
+        rule, got = f"{name} on a GPU must be aligned to its elements", f"{memory.dtype} with strides {memory.strides}"
+        raise ValueError(message(function, rule, f"{got} at address {memory.address:#x}", "Pass a copy."))
+    return memory
 
 
 def unknown_array(function: str, name: str, array: Any) -> TypeError:

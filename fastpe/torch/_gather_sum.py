@@ -97,7 +97,7 @@ def _added_up(rows: Tensor, index: Tensor, count: int, dtype: torch.dtype) -> Te
     return zeros(shape, dtype).index_copy_(0, found, sums.to(dtype))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=16)
 def _rounds_once(dtype: torch.dtype, width: int) -> bool:
     """Whether PyTorch adds up rows of 16-bit elements, so wide, in float32: some versions do, on some processors, from some width on."""
     half = torch.finfo(dtype).eps / 2  # 1 + half + half is 1 where every sum is rounded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import random
 import signal
@@ -42,6 +43,7 @@ def calls_at_exit() -> None:
     """An exit handler makes the first call that wants helpers; an object destroyed still later calls when they are gone."""
     prepare()
     atexit.register(_calls_at_exit)
+    gc.set_threshold(0)  # the last collection finds the object, not an earlier one by chance
     cycle = CallsWhenDestroyed("cycle")
     cycle.itself = cycle
 

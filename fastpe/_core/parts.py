@@ -87,7 +87,9 @@ def rows_beside(target: Target, encoding: Any, where: Where) -> list[tuple[Any, 
 def axes_of_rows(target: Target, encoding: Any, positions: tuple[int, ...], ndim: int) -> list[int]:
     """The axes of x that positions, or a mask, of so many axes have, where positions have this shape behind their own axes."""
     count, last = grid_rows.axes_of_sequence(target, encoding, positions), len(target.memory.shape) - 1
-    return row_axes(target, ndim) if count == 1 else [*range(ndim - count), *range(last - count, last)]
+    if count == 1 or ndim < count:  # beside positions (B, T), which look like those of a picture, a mask may be (T,)
+        return row_axes(target, ndim)
+    return [*range(ndim - count), *range(last - count, last)]
 
 
 def refuse_open_length(operation: Any) -> None:

@@ -74,6 +74,8 @@ def _batch(operands: Sequence[Any], dims: Sequence[Any], *, text: str) -> tuple[
     front, is_bias, rows = call.axes_in_front, isinstance(call.operation, AddBias), ranks[leading[0]] - call.operation.in_place
     one = {"delta": 0, "positions": front + _axes_of_sequence(call, moved, ranks, leading[0])}
     by_sequence = any(batched[index] or ranks[index] > one.get(call.names[index], one["positions"] - front) for index in places)
+    # A mask (T,) beside positions (axes, B, T) of a Grid: with one more axis in front of x, (B, T) would be a picture.
+    by_sequence |= any(call.names[index] == "mask" and ranks[index] < one["positions"] - front for index in places)
     if any(is_batched and index not in (*leading, *places) for index, is_batched in enumerate(batched)):  # a table
         is_alone = True
     elif by_sequence:

@@ -151,7 +151,7 @@ def _call(operation: Any, arrays: tuple[Any, ...], where: Any) -> tuple[Call, li
     elif isinstance(operation, Encode):
         refuse_open_length(operation)
     else:
-        fixed["seq_axis"] = where.seq_axis
+        fixed["seq_axis"] = int(where.seq_axis)
         moves = isinstance(operation, Rerotate) and operation.source.text == operation.target.text and operation.seq_len is None
         if not moves:  # else only the distance matters
             operation, placed = _of_rows(operation, arrays, where)

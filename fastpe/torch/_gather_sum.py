@@ -90,8 +90,11 @@ def _added_up(rows: Tensor, index: Tensor, count: int, dtype: torch.dtype) -> Te
     shape, real = (count, rows.shape[1]), _real(rows)
     if not rows.is_cpu or is_traced() or in_transform():
         return rows.new_zeros(shape, dtype=real).index_add(0, index, rows.to(real)).to(dtype)
-    if rows.dtype == dtype and (dtype == real or _rounds_once(dtype, min(shape[1], 64))):
+    if rows.dtype == dtype == real:
         return zeros(shape, dtype).index_add_(0, index, rows)
+    if rows.dtype == dtype and shape[1] >= 16 and _rounds_once(dtype, min(shape[1], 64)):
+        # PyTorch sorts contiguous rows of 16 elements or more where it has FBGEMM; else it copies the whole table to float32.
+        return zeros(shape, dtype).index_add_(0, index, rows.contiguous())
     found, place = torch.unique(index, return_inverse=True)
     sums = rows.new_zeros((found.shape[0], shape[1]), dtype=real).index_add_(0, place, rows.to(real))
     return zeros(shape, dtype).index_copy_(0, found, sums.to(dtype))

@@ -138,3 +138,11 @@ def test_processes_of_a_cluster(workers, monkeypatch):
         found = client.run(threads_of_fastpe)
     assert len({pid for pid, _ in found.values()} - {os.getpid()}) == workers
     assert {count for _, count in found.values()} == {1}
+
+
+def test_grid_positions_of_sequences_beside_a_mask_of_rows():
+    """As many sequences as rows: the mask was cut along the sequences."""
+    grid, x = fastpe.Grid(None, axes=(0, 1)), np.zeros((4, 4, 8), np.float32)
+    given = {"positions": np.random.default_rng(0).integers(0, 50, (2, 4, 4)), "mask": np.arange(4) < 1}
+    got = fastpe.add_encoding(da.from_array(x, chunks=(2, 2, 8)), grid, **given)
+    assert np.array_equal(got.compute(), fastpe.add_encoding(x.copy(), grid, **given))

@@ -9,6 +9,7 @@ import cases
 import numpy as np
 import pytest
 
+import fastpe
 from fastpe import FIRE, ALiBi, Grid, Rotary, Sinusoidal, T5Bias
 from fastpe._core.operations import Add, AddBias, Between, Embed, Rerotate, Rotate
 from fastpe._core.run import run
@@ -169,3 +170,17 @@ def test_an_integer_of_numpy():
 def test_blocks_are_of_whole_rows():
     with pytest.raises(ValueError, match="whole rows"):
         Add(Sinusoidal()).part(Where(), (B, T, D), [(0, B), (0, T), (0, 4)])
+
+
+@pytest.mark.parametrize("rows", [4, 6])
+def test_grid_positions_of_sequences_beside_a_mask_of_rows(rows):
+    """Positions (axes, B, T) look like those of a picture; a mask (T,) beside them has the rows alone."""
+    grid, shape = fastpe.Grid(None, axes=(0, 1)), (4, rows, 8)
+    positions, mask = np.random.default_rng(0).integers(0, 50, (2, 4, rows)), np.arange(rows) < 1
+    x = np.zeros(shape, np.float32)
+    whole = fastpe.add_encoding(x.copy(), grid, positions=positions, mask=mask)
+    for block in itertools.product([(0, 2), (2, 4)], [(0, rows // 2), (rows // 2, rows)]):
+        operation, where = Add(grid).part(Where(0, positions, None, mask, -2), shape, [*block, (0, 8)])
+        own = tuple(slice(*ends) for ends in block)
+        made = fastpe.add_encoding(x[own].copy(), operation.encoding, positions=where.positions, mask=where.mask)
+        assert np.array_equal(made, whole[own])

@@ -233,3 +233,15 @@ def test_vmap_of_pictures_is_one_call(shape):
         function = jax.vmap(lambda x, options=options: fastpe.add_encoding(x, grid, **options))
         assert same(function(x), np.stack([fastpe.add_encoding(one.copy(), grid, **options) for one in x]))
         assert "scan" not in str(jax.make_jaxpr(function)(x))
+
+
+def test_vmap_of_grid_positions_of_sequences_beside_a_mask_of_rows():
+    grid, x = fastpe.Grid(None, axes=(0, 1)), np.zeros((3, 4, 6, 8), np.float32)
+    given = {"positions": np.random.default_rng(0).integers(0, 50, (2, 4, 6)), "mask": np.arange(6) < 1}
+    got = jax.vmap(lambda one: fastpe.jax.add_encoding(one, grid, **given))(x)
+    assert np.array_equal(got, np.stack([fastpe.add_encoding(one.copy(), grid, **given) for one in x]))
+
+
+def test_an_axis_may_be_an_integer_of_numpy():
+    x = np.zeros((2, 6, 8), np.float32)
+    assert np.array_equal(fastpe.jax.add_encoding(jnp.asarray(x), seq_axis=np.int64(1)), fastpe.add_encoding(x, seq_axis=1))

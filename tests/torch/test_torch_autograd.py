@@ -332,8 +332,8 @@ def test_sums_of_16_bits(dtype, scale, rounds_once, monkeypatch):
         monkeypatch.setattr(_gather_sum, "_rounds_once", lambda *_: False)
     kind, count = getattr(torch, dtype), 3_001
     ids = torch.zeros(1, count, dtype=torch.int64)
-    weight = random(1, count, 4, dtype=torch.float32, requires_grad=False).abs().to(kind)
-    table, types, learned = (torch.ones(2, 4, dtype=kind, requires_grad=True) for _ in range(3))
+    weight = random(1, count, 16, dtype=torch.float32, requires_grad=False).abs().to(kind)
+    table, types, learned = (torch.ones(2, 16, dtype=kind, requires_grad=True) for _ in range(3))
     result = functional.embed(ids, table, Learned(learned, "clip"), scale=scale, token_types=(ids, types))
     (result * weight).sum().backward()
     exact = weight.double().sum((0, 1))

@@ -84,15 +84,15 @@ def _real(rows: Tensor) -> torch.dtype:
 def _added_up(rows: Tensor, index: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """Sums of rows by index, (count, D), in float32, or in float64 where the rows are, rounded once to ``dtype``.
 
-    Large tables on the CPU are touched only where a row falls. (8, 512) rows of bfloat16, 512 wide, into 32,000 take 1.2 ms where PyTorch
-    adds them up by itself, 2.6 as float32 and copied, and 1.5 in PyTorch's own gradient (AMD EPYC, Zen 5), which rounds every sum.
+    Large tables on the CPU are touched only where a row falls. (8, 128) rows of bfloat16, 512 wide, into 32,000 take 0.5 ms where PyTorch
+    adds them up by itself, and 0.7 in its own gradient, which rounds every sum (AMD EPYC, Zen 5; `python -m bench.claims --only tensors`).
     """
     shape, real = (count, rows.shape[1]), _real(rows)
     if not rows.is_cpu or is_traced() or in_transform():
         return rows.new_zeros(shape, dtype=real).index_add(0, index, rows.to(real)).to(dtype)
     if rows.dtype == dtype == real:
         return zeros(shape, dtype).index_add_(0, index, rows)
-    if rows.dtype == dtype and shape[1] >= 16 and _rounds_once(dtype, min(shape[1], 64)):
+    if rows.dtype == dtype and shape[1] >= 16 and _rounds_once(dtype):
         # PyTorch sorts contiguous rows of 16 elements or more where it has FBGEMM; else it copies the whole table to float32.
         return zeros(shape, dtype).index_add_(0, index, rows.contiguous())
     found, place = torch.unique(index, return_inverse=True)
@@ -101,11 +101,11 @@ def _added_up(rows: Tensor, index: Tensor, count: int, dtype: torch.dtype) -> Te
 
 
 @functools.lru_cache(maxsize=16)
-def _rounds_once(dtype: torch.dtype, width: int) -> bool:
-    """Whether PyTorch adds up rows of 16-bit elements, so wide, in float32: some versions do, on some processors, from some width on."""
+def _rounds_once(dtype: torch.dtype) -> bool:
+    """Whether PyTorch adds up rows of 16-bit elements in float32, as some versions do."""
     half = torch.finfo(dtype).eps / 2  # 1 + half + half is 1 where every sum is rounded
-    rows = torch.tensor([[1.0], [half], [half]], dtype=dtype, device="cpu").expand(3, width).contiguous()
-    made = torch.zeros(2, width, dtype=dtype, device="cpu").index_add_(0, torch.ones(3, dtype=torch.long, device="cpu"), rows)
+    rows = torch.tensor([[1.0], [half], [half]], dtype=dtype, device="cpu").expand(3, 16).contiguous()
+    made = torch.zeros(2, 16, dtype=dtype, device="cpu").index_add_(0, torch.ones(3, dtype=torch.long, device="cpu"), rows)
     return bool((made[1] > 1).all())
 
 

@@ -64,7 +64,7 @@ def test_the_environment_overrides_sizes():
     assert tuning.overridden(usual, "") == usual
 
 
-@pytest.mark.parametrize("text", ["blocks=8K", "block", "block=", "block=-1", "block=8k", "chunk=0", "block=8 K"])
+@pytest.mark.parametrize("text", ["blocks=8K", "block", "block=", "block=-1", "block=8k", "chunk=0", "block=8 K", "near=2"])
 def test_what_is_no_size_is_ignored_with_a_warning(text):
     usual = tuning.of(tuning.Caches())
     with pytest.warns(RuntimeWarning, match=r"FASTPE_TUNING must give sizes like 16K to ahead, block.*It is ignored"):

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..._arrays import ITEMSIZE, Memory, errors
+from ..._arrays import ITEMSIZE, Memory
 from ..._arrays.dtypes import ELEMENT_TYPES, FLOAT8, RESULT_TYPES
 from ...kernels import abi
 from ..calls import AddSinusoidal, AddToeplitz, Arguments, Call, GatherSum, Rotate
@@ -94,12 +94,9 @@ def launches(call: Call) -> Iterator[Launch]:
             yield from _additions(part)
 
 
-def _device_of(function: str, *arrays: Memory | None) -> int:
-    """The device of arrays, which must be aligned to their elements."""
-    given = [memory for memory in arrays if memory is not None]
-    for memory in given:
-        errors.aligned(function, "an array", memory)
-    device = given[0].device
+def _device_of(*arrays: Memory | None) -> int:
+    """The device of arrays, which all lie on one and are aligned to their elements (`_arrays/dispatch.py`)."""
+    device = next(memory.device for memory in arrays if memory is not None)
     assert device is not None
     return device
 
@@ -119,7 +116,7 @@ def _takes_vectors(call: Arguments, sizes: dict[str, int], places: list[tuple[in
 
 
 def _additions(call: AddSinusoidal) -> Iterator[Launch]:
-    device = _device_of("encode" if call.x is None else "add_encoding", call.x, call.out)
+    device = _device_of(call.x, call.out)
     suffix, itemsize = ELEMENT_TYPES[call.out.dtype].suffix, ITEMSIZE[call.out.dtype]
     sizes = {"out": itemsize} if call.x is None else {"x": itemsize, "out": itemsize}
     addresses, counts = tables.of(call.plan, device, call.out.dtype), call.rows.counts
@@ -163,7 +160,7 @@ def gather_sum_options(
 def _gather_sums(call: GatherSum) -> Iterator[Launch]:
     kernel, first, out, plan, types, learned = call.kernel, call.first, call.out, call.plan, call.types, call.learned
     numbers = call.ids, call.type_ids, call.row_scales, call.zero_points
-    device = _device_of("embed" if kernel == "embed" else "add_encoding", first, out, types, learned, *numbers)
+    device = _device_of(first, out, types, learned, *numbers)
     names = [None if memory is None else memory.dtype for memory in (types, learned)]
     kinds = [usual if memory is None else memory.dtype for memory, usual in zip(numbers, _NUMBERS, strict=True)]
     options = gather_sum_options(first.dtype, names[0], names[1], out.dtype, plan is not None, kinds, call.more_zero)
@@ -218,7 +215,7 @@ def _grid(call: Arguments, units: int, device: int, counts: bool = False) -> Sha
 
 def _rotations(call: Rotate) -> Iterator[Launch]:
     plan, arrays = call.plan, [memory for pair in call.pairs for memory in pair]
-    device, dtype, out = _device_of("apply_rotary", *arrays), arrays[0].dtype, arrays[1].dtype
+    device, dtype, out = _device_of(*arrays), arrays[0].dtype, arrays[1].dtype
     itemsize, suffix = ITEMSIZE[dtype], ELEMENT_TYPES[dtype].suffix
     options = ((f"-DOUT={FLOAT8[out].suffix}",) if out in FLOAT8 else ()) + COUNTED * call.rows.counts
     layout = abi.ROTATE if isinstance(plan, RotaryPlan) else abi.ROTATE_TABLE
@@ -281,7 +278,7 @@ _VALUES = (
 
 def _biases(call: AddToeplitz) -> Iterator[Launch]:
     out, key = call.out, call.key
-    device, itemsize = _device_of("add_bias", call.x, out), ITEMSIZE[out.dtype]
+    device, itemsize = _device_of(call.x, out), ITEMSIZE[out.dtype]
     values, is_table = call.values, call.slopes is None
     array = call.slopes if values is None else values.array
     if values is not None and values.device is not None:

@@ -80,12 +80,16 @@ def overridden(tuning: Tuning, text: str) -> Tuning:
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, size = (piece.strip() for piece in part.partition("="))
         nbytes = _bytes(size)
-        if name not in tuning._fields or nbytes is None or (nbytes == 0 and name in ("chunk", "largest_chunk", "helper")):
+        if name not in tuning._fields or nbytes is None or _is_wrong(name, nbytes):
             rule = f"the environment's FASTPE_TUNING must give sizes like 16K to {', '.join(tuning._fields[:-1])}, and 0 or 1 to near"
             warnings.warn(errors.message("fastpe", rule, repr(part), "It is ignored."), RuntimeWarning, stacklevel=2)
         else:
             tuning = tuning._replace(**{name: nbytes})
     return tuning
+
+
+def _is_wrong(name: str, nbytes: int) -> bool:
+    return nbytes > 1 if name == "near" else nbytes == 0 and name in ("chunk", "largest_chunk", "helper")
 
 
 def caches(folder: str = CPU) -> Caches:

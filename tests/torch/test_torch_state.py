@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import multiprocessing
-import os
 import pickle
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from module_cases import CONCATENATED, FAR, IDS, MODULES, YARN, X, call, make  # noqa: E402
+from ranks import leave  # noqa: E402
 
 import fastpe  # noqa: E402
 import fastpe.torch  # noqa: E402
@@ -266,8 +266,7 @@ def _train(rank: int, store: str, results: str) -> None:
         torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()
-    # Not by returning, which lets gloo's object go: it waits for its thread with the GIL held, which that thread may be waiting for.
-    os._exit(0)
+    leave()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from fastpe._backends.host import machine_code, translation
 
 AVX2 = "+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+sse4.2,+popcnt,+lzcnt"
 AVX512 = f"{AVX2},+avx512f,+avx512dq,+avx512bw,+avx512vl"
-PROCESSORS = {"x86-64-v3": AVX2, "znver3": AVX2, "skylake-avx512": AVX512, "znver4": AVX512}
+PROCESSORS = {"x86-64-v3": AVX2, "znver3": AVX2, "skylake-avx512": AVX512, "znver4": f"{AVX512},+avx512bf16"}
 
 
 def assembly(bitcode: bytes, name: str, features: str) -> str:

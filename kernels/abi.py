@@ -226,3 +226,5 @@ GATHERED_VALUES = 512  # of a bias, which add_toeplitz gathers at a time in a sc
 ENTER_FLOAT_MODE, LEAVE_FLOAT_MODE, PAUSE = "fastpe_enter_float_mode", "fastpe_leave_float_mode", "fastpe_pause"
 PREFETCH, PREFETCH_NEAR = "fastpe_prefetch", "fastpe_prefetch_near"  # lines in turn; lines that the processor does not expect
 IN_QUADRANT = "fastpe_in_quadrant_"  # and a number: for so many uint64, `arithmetic.sincos`
+TO_BFLOAT16 = "fastpe_to_bfloat16_"  # and a number: for so many float32, `arithmetic.f32_to_bf16`, in the processor's own way
+CONVERTS = "fastpe_converts_to_bfloat16_"  # and a number: whether that is right for these

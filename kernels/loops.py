@@ -23,14 +23,24 @@ def steps(builder: ir.IRBuilder, start: ir.Value, stop: ir.Value, step: int) -> 
         yield index
 
 
+def parts(builder: ir.IRBuilder, number: ir.Value, *counts: int) -> Iterator[tuple[ir.Value, ir.Value, int]]:
+    """The parts of 0 ... number - 1 for vectors of each count, the largest first, and for single elements: from, to, and the count.
+
+    The counts are powers of two.
+    """
+    start = I64(0)
+    for count in dict.fromkeys((*counts, 1)):
+        stop = builder.and_(number, I64(-count))
+        with builder.if_then(builder.icmp_signed("<", start, stop)):
+            yield start, stop, count
+        start = stop
+
+
 def vectors(builder: ir.IRBuilder, number: ir.Value, count: int) -> Iterator[tuple[ir.Value, int]]:
     """Two loops over 0 ... number - 1: whole vectors of ``count``, then single elements. Yields an index and how many to take there."""
-    whole = builder.and_(number, I64(-count))
-    for index in steps(builder, I64(0), whole, count):
-        yield index, count
-    if count > 1:
-        for index in steps(builder, whole, number, 1):
-            yield index, 1
+    for start, stop, step in parts(builder, number, count):
+        for index in steps(builder, start, stop, step):
+            yield index, step
 
 
 def lines(builder: ir.IRBuilder, target: ir.Value, number: ir.Value, itemsize: int) -> Iterator[tuple[ir.Value, int]]:

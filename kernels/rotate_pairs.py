@@ -9,7 +9,7 @@
 
 u' = fma(u, c, -(v s)), v' = fma(v, c, u s), in float32 for 16- and 32-bit arrays and in float64 for float64, one rounding at the store.
 Channels outside [first_channel, first_channel + 2 pairs) are left as they are. Cosines and sines of some rows are made once and serve all
-heads of q and k, and all sequences that share the positions; each load of them serves HEADS_AT_ONCE heads.
+heads of q and k, and all sequences that share the positions; HEADS_AT_ONCE heads follow one another row by row.
 Bytes moved per element: one read and one write of q and k, and 4 / HEADS_AT_ONCE (float64: 8) from the second-level cache.
 """
 
@@ -35,7 +35,8 @@ def build(name: str, dtype: str, mode: int, out_dtype: str | None, make_angles: 
     element = a.ELEMENTS[dtype]
     size, itemsize = element.real_bytes, element.itemsize
     target_element, real = element if out_dtype is None else a.mixed(out_dtype, element.real), element.number
-    rotate_row, rotate_rows = (loops.rotate_row(element, target_element, heads) for heads in (1, HEADS_AT_ONCE))
+    rotate_row = loops.rotate_row(element, target_element)
+    direct_sines = loops.direct_sines(element)
     copy_channels, variant = loops.copy_channels(element, target_element), variant_of(name, dtype, mode, out_dtype)
     inline = scheduler.inline_as(variant)
 
@@ -66,16 +67,13 @@ def build(name: str, dtype: str, mode: int, out_dtype: str | None, make_angles: 
                 ahead = ahead_by * inner_step
                 if j + ahead_by >= inner:
                     ahead += outer_step - inner * inner_step
-                if not kept:
-                    pass
-                elif h + HEADS_AT_ONCE <= heads:
-                    rotate_rows(call, cosines, sines, source, target, x_stride, out_stride, ahead, x_step, out_step, factor)
-                else:
-                    for one in range(heads - h):
-                        x, out = source + one * x_step, target + one * out_step
-                        rotate_row(call, cosines, sines, x, out, x_stride, out_stride, ahead, x_step, out_step, factor)
+                at_once = min(HEADS_AT_ONCE, heads - h)
+                if kept:
+                    rotate_row(
+                        call, cosines, sines, at_once, source, target, x_stride, out_stride, ahead, x_step, out_step, factor
+                    )
                 if mode == OUT_OF_PLACE:
-                    for one in range(min(HEADS_AT_ONCE, heads - h)):
+                    for one in range(at_once):
                         x, out = source + one * x_step, target + one * out_step
                         copy_channels(0, first if kept else head_dim, x, out, x_stride, out_stride, factor)
                         if kept:
@@ -96,6 +94,7 @@ def build(name: str, dtype: str, mode: int, out_dtype: str | None, make_angles: 
                     for t in range(t0, t1):
                         skipped = (t - t0) * pairs * size
                         make_angles(call, b, t, cosines_at + skipped, sines_at + skipped)
+                        direct_sines(call, sines_at + skipped)
                 for array in (at.q, at.k):
                     if word(call, array + rotated.out) != 0:
                         rotate_heads(call, control, array, b, t0, t1, cosines_at, sines_at)

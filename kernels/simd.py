@@ -15,7 +15,7 @@ from numba.core import cgutils
 
 from . import abi
 
-I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 _INTEGER_OF = {F16: I16, F32: I32, F64: I64}
 _FLOAT_OF = {I16: F16, I32: F32, I64: F64}
@@ -146,6 +146,12 @@ def interleave(left: Vector, right: Vector) -> Vector:
     order = [element for number in range(count) for element in (number, count + number)]
     mask = ir.Constant(ir.VectorType(I32, 2 * count), order)
     return Vector(left.builder, left.builder.shuffle_vector(left.value, right.value, mask))
+
+
+def join(left: Vector, right: Vector) -> Vector:
+    """left[0], left[1], ..., right[0], ..."""
+    order = ir.Constant(ir.VectorType(I32, 2 * left.value.type.count), list(range(2 * left.value.type.count)))
+    return Vector(left.builder, left.builder.shuffle_vector(left.value, right.value, order))
 
 
 def separate(both: Vector) -> tuple[Vector, Vector]:

@@ -36,7 +36,7 @@ RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 WHERE = ("offset", "positions", "cu_seqlens", "mask")  # together they say where rows stand
 MOST_SIGNATURES = 12
 MOST_MODULES = 9
-MOST_LINES = 24_036  # raise it by the lines of what is new, and for nothing else; 16 000 is wanted
+MOST_LINES = 24_170  # raise it by the lines of what is new, and for nothing else; 16 000 is wanted
 MOST_INVERSE = (21, 7)  # lines, files
 
 

@@ -66,12 +66,15 @@ def guarded_rows(dtype: str, *shape: int, place: str, apart: int = 0) -> np.ndar
 
 
 def widths(kernel: str, dtype: str) -> range:
-    """A tail of every length behind no, one and two vectors. Rotations count in pairs; sinusoids take two vectors of columns at a time."""
+    """A tail of every length behind no, one and two vectors. Rotations count in pairs; sinusoids take two vectors of columns at a time.
+
+    Rotations of 16 bits have vectors of two lengths.
+    """
     itemsize = DTYPES[dtype].itemsize
     number = 64 // max(itemsize, 4)
     if kernel == "add_sinusoidal":
         number *= 2
-    if kernel in ("add_toeplitz", "add_table"):
+    if kernel in ("add_toeplitz", "add_table") or kernel.startswith("rotate"):
         number = 64 // itemsize
     return range(1, 2 * number + 2)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import cases
 import mpmath
 import numba
@@ -196,3 +198,29 @@ def test_bfloat16_nan_survives():
         assert (np.isnan(fastpe.add_encoding(x.copy(), input_scale=scale).astype(np.float32)) == expected).all()
     infinite = ~np.isfinite(x.astype(np.float32))
     assert (np.isnan(fastpe.add_encoding(x.copy(), input_scale=0.0).astype(np.float32)) == infinite).all()
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize("verb", ["add_encoding", "apply_rotary"])
+def test_vectors_of_bfloat16_round_as_single_numbers_do(verb, interleaved):
+    """Every bfloat16, turned with its neighbour, or 1/256 of it. Columns that lie apart are taken one by one.
+
+    A processor that converts by itself may take subnormals for 0.
+    """
+    from ml_dtypes import bfloat16
+
+    pairs = np.random.default_rng(0).permutation(np.arange(1 << 16, dtype=np.uint16).reshape(-1, 2)).reshape(4, 128, 64, 2)
+    every = (pairs if interleaved else pairs.swapaxes(-1, -2)).reshape(4, 128, 128).view(bfloat16)
+    places = np.zeros(128, int)  # sines are 0, so that sums are as small as x
+    if verb == "add_encoding":
+        encoding = fastpe.Sinusoidal(layout="interleaved" if interleaved else "concatenated")
+        call = partial(fastpe.add_encoding, encoding=encoding, positions=places, input_scale=2.0**-8)
+    else:
+        call = partial(fastpe.apply_rotary, encoding=fastpe.Rotary(interleaved=interleaved))
+    together, apart = every.copy(), np.repeat(every, 2, axis=-1)[..., ::2]
+    call(together)
+    call(apart)
+    alike = (together.view(np.uint16) == apart.view(np.uint16)) | (np.isnan(together) & np.isnan(apart))
+    assert alike.all(), f"{(~alike).sum()} of {alike.size} differ"
+    sizes = np.abs(together.astype(np.float64))
+    assert ((sizes > 0) & (sizes < 2.0**-126)).sum() > 100, "few subnormals: the test is blind"

@@ -72,7 +72,7 @@ PROCESSORS = {
     "x86-64-v3": ("avx2", "bmi2", "fma", "movbe"),
     "znver3": ("avx2", "bmi2", "fma", "clzero", "vaes", "sse4a"),
     "skylake-avx512": ("avx512f", "avx512dq", "avx512vl", "avx512bw", "clwb", "adx"),
-    "znver4": ("avx512f", "avx512bf16", "avx512vbmi2", "gfni", "sse4a"),
+    "znver4": ("avx512f", "avx512dq", "avx512bf16", "avx512vbmi2", "gfni", "sse4a"),
 }
 
 
@@ -81,7 +81,8 @@ def test_other_processors_get_the_same_bits(archive, expected, tmp_path, name):
     has = machine_code.llvm.get_host_cpu_features()
     if not all(has.get(feature) for feature in PROCESSORS[name]):
         pytest.skip(f"this processor cannot run what is compiled for {name}")
-    settings = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "+f16c"}
+    features = ",".join(f"+{feature}" for feature in ("f16c", *PROCESSORS[name]))
+    settings = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
     assert first_calls(archive, tmp_path, **settings) == [expected, "False"]
     for sizes in FORCED_SIZES:
         assert first_calls(archive, tmp_path, **settings, FASTPE_TUNING=sizes) == [expected, "False"], sizes

@@ -134,7 +134,56 @@ def _of_this_processor(kernel: Any, features: str) -> str:
         converting, builder = defined(name, real, words)
         in_steps = triple.startswith("x86_64") and "+avx512dq" not in features.split(",")
         builder.ret((_in_quadrant_in_steps if in_steps else _in_quadrant)(builder, converting.args[0], real))
+    has_bfloat16 = triple.startswith("x86_64") and {"+avx512bf16", "+avx512dq"} <= set(features.split(","))
+    bodies = {abi.CONVERTS: (ir.IntType(1), _converts), abi.TO_BFLOAT16: (ir.IntType(16), _to_bfloat16)}
+    for name in sorted({one.name for one in kernel.functions if one.name.startswith(tuple(bodies))}):
+        begin, count = name.rsplit("_", 1)
+        kind, body = bodies[f"{begin}_"]
+        result = kind if body is _converts else ir.VectorType(kind, int(count))
+        converting, builder = defined(name, result, ir.VectorType(ir.FloatType(), int(count)))
+        builder.ret(body(builder, converting.args[0]) if has_bfloat16 else ir.Constant(result, None))
     return str(module)
+
+
+def _parts(builder: Any, values: Any) -> list[Any]:
+    """A vector of float32 as vectors of 16."""
+    from llvmlite import ir
+
+    masks = (ir.Constant(ir.VectorType(ir.IntType(32), 16), list(range(at, at + 16))) for at in range(0, values.type.count, 16))
+    return [builder.shuffle_vector(values, values, mask) for mask in masks]
+
+
+def _converts(builder: Any, values: Any) -> Any:
+    """Whether none is subnormal, which AVX512-BF16 takes for 0, or a NaN. Anything else it rounds to nearest even, whatever the mode."""
+    from llvmlite import ir
+
+    flags, half, number = ir.VectorType(ir.IntType(1), 16), ir.IntType(16), ir.IntType(32)
+    classify = _intrinsic(builder, "llvm.x86.avx512.fpclass.ps.512", flags, ir.VectorType(ir.FloatType(), 16), number)
+    found = half(0)
+    for part in _parts(builder, values):
+        found = builder.or_(found, builder.bitcast(builder.call(classify, [part, number(0xA1)]), half))
+    return builder.icmp_unsigned("==", found, half(0))
+
+
+def _to_bfloat16(builder: Any, values: Any) -> Any:
+    """16 or 32 float32 by the processor's own instruction."""
+    from llvmlite import ir
+
+    class BFloat(ir.Type):  # type: ignore[misc]  # llvmlite has none
+        def _to_string(self) -> str:
+            return "bfloat" if llvm.llvm_version_info >= (16,) else "i16"
+
+    parts, kind = _parts(builder, values), ir.VectorType(ir.FloatType(), 16)
+    name = "cvtneps2bf16" if len(parts) == 1 else "cvtne2ps2bf16"
+    result = ir.VectorType(BFloat(), values.type.count)
+    convert = _intrinsic(builder, f"llvm.x86.avx512bf16.{name}.512", result, *[kind] * len(parts))
+    return builder.bitcast(builder.call(convert, parts[::-1]), ir.VectorType(ir.IntType(16), values.type.count))
+
+
+def _intrinsic(builder: Any, name: str, result: Any, *kinds: Any) -> Any:
+    from llvmlite import ir
+
+    return builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(result, kinds), name)
 
 
 def _in_quadrant(builder: Any, turns: Any, real: Any) -> Any:
